@@ -1,0 +1,55 @@
+# Everything a contributor runs. `make check` is exactly what CI runs, without the slow tests.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Extra words for pip, e.g. an index of CPU-only torch builds.
+PIP_FLAGS ?=
+# Extra words for pytest, e.g. `make test ARGS="-k returns"`.
+ARGS ?=
+# SLOW=1 runs the tests marked slow, too.
+SLOW ?=
+# The first interpreter that is new enough; overrule with `make install PYTHON=...`.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+
+.PHONY: help install demo test lint types docs check clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
+		| awk -F '\t' '{printf "make %-9s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## Create .venv and install metarl with its development tools
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "metarl needs Python 3.11 or newer; none was found." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]' $(PIP_FLAGS)
+	@touch $@
+
+demo: $(STAMP)  ## Meta-train a small learner and show that it adapts
+	$(BIN)/python experiments/demo.py
+
+test: $(STAMP)  ## Run the fast tests (SLOW=1: all; ARGS=...: more words for pytest)
+	$(BIN)/python -m pytest $(if $(SLOW),,-m "not slow") $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/pyright
+
+docs: $(STAMP)  ## Build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+check: lint types docs test  ## What CI runs: ruff, pyright, the docs and the tests
+
+clean:  ## Remove caches and built files, but neither .venv nor runs/
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis MUJOCO_LOG.TXT
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

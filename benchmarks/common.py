@@ -1,0 +1,75 @@
+"""What the benchmarks share: interleaved rounds, the machine's description, a table, JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("metarl-toolkit", "torch", "mujoco", "numpy", "gymnasium", "envpool")
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], float]], rounds: int
+) -> dict[str, list[float]]:
+    """Measure every contender once a round, in an order that rotates.
+
+    A shared machine is never quiet: contenders that take turns within one run meet the same noise,
+    so their ratios mean something where absolute figures do not.
+    """
+    names = list(contenders)
+    figures: dict[str, list[float]] = {name: [] for name in names}
+    for k in range(rounds):
+        for name in names[k % len(names) :] + names[: k % len(names)]:
+            figures[name].append(contenders[name]())
+    return figures
+
+
+def paired_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Return the median of the ratios within each round."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """Return the versions, the hardware and the command, as results record them."""
+    return {
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "threads": threads,
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "machine": platform.machine()},
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def write_json(path: Path | None, result: Mapping[str, Any]) -> None:
+    """Write `result` through a temporary name, so that a reader never sees half a file."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(json.dumps(result, indent=2) + "\n")
+    draft.rename(path)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

@@ -1,0 +1,175 @@
+"""Seconds of one meta-iteration, by number of tasks, beside the bare physics of the same steps.
+
+    python benchmarks/meta_step.py --tasks 10 20 40 80 --rounds 5 --json out.json
+
+Each number of tasks runs in a process of its own, so that its peak memory is its own. In there,
+meta-iterations take turns with `mujoco.batch` alone stepping as many env steps in as many worlds:
+the ratio says what everything but physics costs, and survives a noisy machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from common import environment, interleave, paired_ratio, write_json
+
+MIB = 2**20
+
+
+def measure(tasks: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure one number of tasks, in this process."""
+    from metarl import TaskDistribution, TaskWorlds, find_family, find_learner
+    from metarl.keys import Key
+    from metarl.threads import set_threads
+
+    threads = set_threads(args.threads)
+    family = find_family(args.family)
+    if args.horizon is not None:
+        family.horizon = args.horizon
+    imported = peak_memory()
+    worlds = TaskWorlds(family, tasks * args.rollouts, threads)
+    algorithm = find_learner(args.algorithm)
+    learner = algorithm(worlds.spec, algorithm.Config(), seed=0)
+    drawn = TaskDistribution(family).sample(tasks, Key(0, "benchmark").numpy())
+    metrics: list[dict[str, float]] = []
+
+    def meta_step() -> float:
+        start = time.perf_counter()
+        metrics.append(learner.meta_step(worlds, drawn, Key(0, len(metrics))))
+        return time.perf_counter() - start
+
+    meta_step()  # warm up
+    env_steps = worlds.env_steps
+    peak = peak_memory()  # before the bare engine has worlds of its own
+    bare = bare_seconds(family, worlds, env_steps // worlds.num_worlds, threads)
+    figures = interleave({"meta_step": meta_step, "bare": bare}, args.rounds)
+    measured = metrics[1:]
+    return {
+        "tasks": tasks,
+        "rollouts_per_task": args.rollouts,
+        "horizon": family.horizon,
+        "env_steps": env_steps,
+        "threads": threads,
+        "seconds": statistics.median(figures["meta_step"]),
+        "seconds_sampling": statistics.median(m["seconds_sampling"] for m in measured),
+        "seconds_update": statistics.median(m["seconds_update"] for m in measured),
+        "seconds_bare_physics": statistics.median(figures["bare"]),
+        "over_bare_physics": paired_ratio(figures["meta_step"], figures["bare"]),
+        "sampling_over_bare_physics": paired_ratio(
+            [m["seconds_sampling"] for m in measured], figures["bare"]
+        ),
+        "peak_memory_mib": peak / MIB,
+        "memory_after_imports_mib": imported / MIB,
+        "rounds": figures,
+    }
+
+
+def bare_seconds(family: Any, worlds: Any, calls: int, threads: int) -> Any:
+    """Return a function that times `calls` bare steps of as many worlds with the same models."""
+    import numpy as np
+    from mujoco.batch import Batch
+
+    from metarl.keys import Key
+
+    model = family.compile()
+    batch = Batch(model, worlds.num_worlds, threads)
+    fields = {edit.field for param in family.params for edit in param.edits}
+    for field in fields:
+        batch.expand(field)[...] = worlds.simulator.batch.expand(field)
+    if fields:
+        batch.set_const()
+    ctrl = batch.bind("ctrl")
+    low, high = model.actuator_ctrlrange.T
+    noise = Key(0, "actions").numpy().uniform(-1, 1, (16, worlds.num_worlds, model.nu))
+    actions = np.asarray(low + (high - low) * (noise + 1) / 2)
+
+    def run() -> float:
+        total = 0.0
+        for start in range(0, calls, family.horizon):
+            batch.reset()  # episodes of the same length; the reset is not on the clock
+            begin = time.perf_counter()
+            for k in range(start, min(start + family.horizon, calls)):
+                ctrl[...] = actions[k % len(actions)]
+                batch.step(nstep=family.frame_skip)
+            total += time.perf_counter() - begin
+        return total
+
+    return run
+
+
+def peak_memory() -> float:
+    """Return the most bytes of memory that this process has held."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # unlike getrusage, not inherited from the process that started this one
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return float(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak) * (1 if sys.platform == "darwin" else 1024)
+
+
+def main() -> None:
+    """Parse the flags, measure each number of tasks in a process, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", type=int, nargs="+", default=[10, 20, 40, 80])
+    parser.add_argument("--rollouts", type=int, default=20, help="worlds per task")
+    parser.add_argument("--horizon", type=int, default=None, help="default: the family's")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each configuration")
+    parser.add_argument("--threads", type=int, default=None, help="default: every core")
+    parser.add_argument("--family", default="half-cheetah-vel")
+    parser.add_argument("--algorithm", default="maml-trpo")
+    parser.add_argument("--json", type=Path, default=None, help="also write the figures here")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(measure(args.tasks[0], args)))
+        return
+    rows = []
+    for tasks in args.tasks:
+        flags = [*sys.argv[1:], "--child", "--tasks", str(tasks)]
+        command = [sys.executable, str(Path(__file__).resolve()), *flags]
+        answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        rows.append(json.loads(answer.splitlines()[-1]))
+    show(rows, args)
+    described = environment(rows[0]["threads"])
+    settings = {"family": args.family, "algorithm": args.algorithm}
+    write_json(args.json, {"benchmark": "meta_step", **settings, **described, "results": rows})
+
+
+def show(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """Print the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{args.algorithm} on {args.family}, {rows[0]['threads']} threads, "
+    table = Table(title=title + f"median of {args.rounds} rounds")
+    columns = ("tasks", "steps", "total s", "sample s", "update s", "bare s", "total/bare", "MiB")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            f"{row['tasks']}x{row['rollouts_per_task']}",
+            f"{row['env_steps'] / 1000:.4g}k",
+            f"{row['seconds']:.2f}",
+            f"{row['seconds_sampling']:.2f}",
+            f"{row['seconds_update']:.2f}",
+            f"{row['seconds_bare_physics']:.2f}",
+            f"{row['over_bare_physics']:.2f}x",
+            f"{row['peak_memory_mib']:.0f}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

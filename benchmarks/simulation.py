@@ -1,0 +1,203 @@
+"""Environment steps per second: TaskWorlds against the bare engine and other vector environments.
+
+    python benchmarks/simulation.py --worlds 40 400 800 --rounds 5 --seconds 1 --json out.json
+
+TaskWorlds runs half-cheetah-dynamics: every world has dynamics of its own, observations and
+rewards are computed, episodes end and restart. `mujoco.batch` is the engine alone on the same
+models: write the controls, step, nothing else. That is the ceiling. The other three run gymnasium's
+HalfCheetah-v5, with the same frame skip and horizon but one and the same dynamics everywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import gymnasium
+import mujoco
+import numpy as np
+import torch
+from common import environment, interleave, paired_ratio, write_json
+from mujoco.batch import Batch
+from rich.console import Console
+from rich.table import Table
+
+from metarl import TaskDistribution, TaskWorlds, find_family
+from metarl.keys import Key
+from metarl.threads import set_threads
+
+FAMILY = "half-cheetah-dynamics"
+GYMNASIUM = "HalfCheetah-v5"
+POOL = 16  # different random actions, drawn before the clock starts
+
+
+class Contender:
+    """A named thing that steps `worlds` worlds at once."""
+
+    def __init__(self, name: str, worlds: int, step: Callable[[int], None], **hooks: Any) -> None:
+        self.name = name
+        self.worlds = worlds
+        self.step = step
+        self.between: Callable[[], Any] = hooks.get("between", lambda: None)
+        self.close: Callable[[], Any] = hooks.get("close", lambda: None)
+
+    def measure(self, seconds: float) -> float:
+        """Return env steps per second over at least `seconds`."""
+        self.between()
+        calls, start = 0, time.perf_counter()
+        while True:
+            self.step(calls)
+            calls += 1
+            elapsed = time.perf_counter() - start
+            if elapsed >= seconds:
+                return calls * self.worlds / elapsed
+
+
+def task_worlds(count: int, threads: int) -> Contender:
+    """The worlds that a learner trains in: a task each."""
+    family = find_family(FAMILY)
+    worlds = TaskWorlds(family, count, threads)
+    worlds.seed(Key(0))
+    worlds.set_tasks(_tasks(count), 1)
+    worlds.reset()
+    actions = torch.from_numpy(_actions(count, worlds.spec.action_size))
+
+    def step(k: int) -> None:
+        worlds.step(actions[k % POOL])
+
+    return Contender("TaskWorlds", count, step)
+
+
+def bare_batch(count: int, threads: int) -> Contender:
+    """The engine alone, on the same per-world models."""
+    family = find_family(FAMILY)
+    model = family.compile()
+    source = TaskWorlds(family, count, threads)
+    source.set_tasks(_tasks(count), 1)
+    batch = Batch(model, count, threads)
+    for field in {edit.field for param in family.params for edit in param.edits}:
+        batch.expand(field)[...] = source.simulator.batch.expand(field)
+    batch.set_const()
+    ctrl = batch.bind("ctrl")
+    low, high = model.actuator_ctrlrange.T
+    actions = low + (high - low) * (_actions(count, model.nu).astype(np.float64) + 1) / 2
+
+    def step(k: int) -> None:
+        ctrl[...] = actions[k % POOL]
+        batch.step(nstep=family.frame_skip)
+
+    return Contender("mujoco.batch", count, step, between=batch.reset)
+
+
+def gymnasium_vector(count: int, mode: str, horizon: int) -> Contender:
+    """gymnasium's own vector environments."""
+    envs = gymnasium.make_vec(
+        GYMNASIUM, num_envs=count, vectorization_mode=mode, max_episode_steps=horizon
+    )
+    envs.reset(seed=0)
+    actions = _actions(count, envs.single_action_space.shape[0])
+    name = f"gymnasium {mode}"
+    return Contender(name, count, lambda k: envs.step(actions[k % POOL]), close=envs.close)
+
+
+def envpool_vector(count: int, threads: int, horizon: int) -> Contender | None:
+    """EnvPool's C++ environments, or None if it is not installed or lacks the environment."""
+    try:
+        import envpool
+
+        envs = envpool.make_gymnasium(
+            GYMNASIUM, num_envs=count, num_threads=threads, max_episode_steps=horizon, seed=0
+        )
+    except Exception as error:  # whatever is missing, the other contenders go on
+        print(f"EnvPool left out: {type(error).__name__}: {error}")
+        return None
+    envs.reset()
+    actions = _actions(count, envs.action_space.shape[0]).astype(np.float64)
+    return Contender("EnvPool", count, lambda k: envs.step(actions[k % POOL]))
+
+
+def run(count: int, args: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
+    """Measure all contenders with `count` worlds; return a row each."""
+    horizon = find_family(FAMILY).horizon
+    found = [
+        task_worlds(count, threads),
+        bare_batch(count, threads),
+        envpool_vector(count, threads, horizon),
+        gymnasium_vector(count, "sync", horizon),
+        gymnasium_vector(min(count, args.async_worlds), "async", horizon),
+    ]
+    contenders = [c for c in found if c is not None]
+    try:
+        interleave({c.name: lambda c=c: c.measure(0.1) for c in contenders}, 1)  # warm up
+        figures = interleave(
+            {c.name: lambda c=c: c.measure(args.seconds) for c in contenders}, args.rounds
+        )
+    finally:
+        for contender in contenders:
+            contender.close()
+    ours = figures["TaskWorlds"]
+    return [
+        {
+            "worlds": count,
+            "name": c.name,
+            "stepped_at_once": c.worlds,
+            "env_steps_per_second": statistics.median(figures[c.name]),
+            "rounds": figures[c.name],
+            "task_worlds_over_this": paired_ratio(ours, figures[c.name]),
+        }
+        for c in contenders
+    ]
+
+
+def main() -> None:
+    """Parse the flags, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--worlds", type=int, nargs="+", default=[40, 400, 800])
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of one measurement")
+    parser.add_argument("--threads", type=int, default=None, help="default: every core")
+    parser.add_argument(
+        "--async-worlds", type=int, default=40, help="most processes for AsyncVectorEnv"
+    )
+    parser.add_argument("--json", type=Path, default=None, help="also write the figures here")
+    args = parser.parse_args()
+    threads = set_threads(args.threads)
+    mujoco.set_mju_user_warning(lambda _: None)  # gymnasium's model file uses a deprecated word
+    console = Console()
+    rows: list[dict[str, Any]] = []
+    for count in args.worlds:
+        rows += run(count, args, threads)
+    table = Table(title=f"env steps/s, {threads} threads, median of {args.rounds} rounds")
+    for column in ("worlds", "what", "at once", "env steps/s", "TaskWorlds is"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for row in rows:
+        table.add_row(
+            str(row["worlds"]),
+            row["name"],
+            str(row["stepped_at_once"]),
+            f"{row['env_steps_per_second']:,.0f}",
+            f"{row['task_worlds_over_this']:.2f}x",
+            end_section=row is rows[-1] or row["worlds"] != rows[rows.index(row) + 1]["worlds"],
+        )
+    console.print(table)
+    write_json(args.json, {"benchmark": "simulation", **environment(threads), "results": rows})
+
+
+def _tasks(count: int):
+    return TaskDistribution(find_family(FAMILY)).sample(count, Key(0, "benchmark").numpy())
+
+
+def _actions(count: int, size: int) -> np.ndarray:
+    rng = Key(0, "actions").numpy()
+    return rng.uniform(-1, 1, (POOL, count, size)).astype(np.float32)
+
+
+if __name__ == "__main__":
+    main()

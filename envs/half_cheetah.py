@@ -1,0 +1,101 @@
+"""HalfCheetah: a planar runner with six motors (gymnasium's half_cheetah.xml, dt 0.05 s).
+
+Three families. The observation has 17 numbers: qpos without the root's x, then qvel; the
+absolute x, which some older code included, would leak the distance covered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from metarl import Choices, Interval, Param, TaskFamily, scale
+from metarl.simulator import Simulator, State
+
+CONTROL_COST = 0.05
+"""Weight of the squared norm of the action, as in the literature of meta-RL (gymnasium: 0.1)."""
+
+
+def gymnasium_model(file: str) -> Path:
+    """Return the path of an MJCF file that gymnasium ships."""
+    package = find_spec("gymnasium")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("gymnasium is not installed")
+    return Path(package.origin).parent / "envs" / "mujoco" / "assets" / file
+
+
+class _HalfCheetah(TaskFamily):
+    """The robot, its observation, and the two quantities that its rewards are made of."""
+
+    model = gymnasium_model("half_cheetah.xml")
+    frame_skip = 5
+    horizon = 200
+
+    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, 17): qpos[1:] (m, rad), then qvel (m/s, rad/s)."""
+        return torch.cat((sim.qpos[:, 1:], sim.qvel), dim=1)
+
+    def velocity(self, sim: Simulator, before: State) -> Tensor:
+        """Return (B,) the mean forward velocity over the step, in m/s."""
+        return (sim.qpos[:, 0] - before.qpos[:, 0]) / self.dt
+
+    def control_cost(self, action: Tensor) -> Tensor:
+        """Return (B,) the weighted squared norm of the action."""
+        return CONTROL_COST * action.square().sum(1)
+
+
+class HalfCheetahVel(_HalfCheetah):
+    """Run at a velocity that the reward alone reveals: −|v − v*| − 0.05‖a‖² (Finn et al. 2017)."""
+
+    name = "half-cheetah-vel"
+    params = (
+        Param("goal_velocity", Interval(0.0, 3.0), ood=(Interval(3.0, 3.5),), unit="m/s",
+              doc="forward velocity to hold"),
+    )  # fmt: skip
+
+    def reward(
+        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return (B,) −|v − v*| − 0.05‖a‖²."""
+        error = (self.velocity(sim, before) - task["goal_velocity"]).abs()
+        return -error - self.control_cost(action)
+
+
+class HalfCheetahDir(_HalfCheetah):
+    """Run forward or backward, as the reward reveals: d·v − 0.05‖a‖² (Finn et al. 2017)."""
+
+    name = "half-cheetah-dir"
+    params = (Param("direction", Choices((-1.0, 1.0)), doc="-1 backward, 1 forward"),)
+
+    def reward(
+        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return (B,) d·v − 0.05‖a‖²."""
+        return task["direction"] * self.velocity(sim, before) - self.control_cost(action)
+
+
+class HalfCheetahDynamics(_HalfCheetah):
+    """Run forward as fast as it can, v − 0.05‖a‖², in a body and on a ground that vary."""
+
+    name = "half-cheetah-dynamics"
+    params = (
+        Param("mass", Interval(0.5, 2.0, log=True), ood=(Interval(2.0, 3.0),),
+              edit=(scale("body_mass"), scale("body_inertia")),
+              doc="scale of every link's mass and inertia"),
+        Param("friction", Interval(0.4, 2.0, log=True), ood=(Interval(0.2, 0.4),),
+              edit=scale("geom_friction"), doc="scale of all friction coefficients"),
+        Param("damping", Interval(0.5, 2.0, log=True), ood=(Interval(2.0, 3.0),),
+              edit=scale("dof_damping"), doc="scale of all joint damping"),
+        Param("strength", Interval(0.5, 1.25), ood=(Interval(0.3, 0.5),),
+              edit=scale("actuator_gear"), doc="scale of all motor torques"),
+    )  # fmt: skip
+
+    def reward(
+        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return (B,) v − 0.05‖a‖²."""
+        return self.velocity(sim, before) - self.control_cost(action)

@@ -1,0 +1,378 @@
+"""The conformance suite of task families: ``metarl check my_robot.py:MyRobot``.
+
+A check is a function of a family. It returns nothing, or raises CheckError with one line that says
+what is wrong and how to mend it; the first line of its docstring is its title. `CHECKS` lists them
+in order, so pytest can parametrise over it. A family that fails one of `GATES` is asked no further,
+since every later check would only fail for the same reason. Traces are compared bit by bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.errors import UserError
+from metarl.family import TaskFamily
+from metarl.keys import Key
+from metarl.plain_physics import PlainWorld, edited_model, first_difference
+from metarl.simulator import Simulator, State
+from metarl.tasks import Interval, TaskDistribution, Tasks
+from metarl.worlds import TaskWorlds
+
+KEY = Key("metarl check")
+STEPS = 60
+"""Environment steps of a comparison."""
+LONGEST = 1000
+"""Environment steps of a check that goes by the horizon, at most."""
+
+
+class CheckError(AssertionError):
+    """A family breaks its contract: one line that says why, and how to mend it."""
+
+
+class Trace(NamedTuple):
+    """What a run of T steps gave, (T, B, …)."""
+
+    obs: Tensor
+    next_obs: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    diverged: Tensor
+    qpos: Tensor
+    qvel: Tensor
+
+
+# --- the checks that the others build on -------------------------------------------------------
+
+
+def check_model(family: TaskFamily) -> None:
+    """The model compiles, and every parameter fits it."""
+    _demand(family.params, "the family has no parameters: add a Param, or there is one task only")
+    nominal = family.compile()
+    moving = np.flatnonzero(nominal.body_mass > 0)
+    for row in _extremes(family).values:
+        model = edited_model(family, row)
+        for field in ("body_mass", "body_inertia"):
+            value = getattr(model, field)[moving].reshape(len(moving), -1)
+            bad = ~(np.isfinite(value) & (value > 0)).all(1)
+            if bad.any():
+                body = nominal.body(int(moving[bad][0])).name
+                label = _named(family, row).label(0)
+                raise CheckError(
+                    f"{field} of '{body}' is {value[bad][0]} in task {label}: "
+                    "narrow the ranges of the parameter that edits it"
+                )
+
+
+def check_spaces(family: TaskFamily) -> None:
+    """Observations, rewards and flags have the right shapes and types."""
+    sizes = set()
+    for count in (1, 3):
+        worlds = TaskWorlds(family, count, 1)
+        obs = worlds.reset()
+        kept = obs.clone()
+        got = worlds.step(torch.zeros(count, worlds.spec.action_size))
+        _demand(torch.equal(obs, kept), "observe() returned a buffer that the next step overwrote")
+        sizes.add(worlds.spec.observation_size)
+        for name, tensor, dtype, shape in (
+            ("observe()", got.obs, torch.float32, (count, worlds.spec.observation_size)),
+            ("observe()", got.next_obs, torch.float32, (count, worlds.spec.observation_size)),
+            ("reward()", got.reward, torch.float64, (count,)),
+            ("terminated()", family.terminated(worlds.simulator), torch.bool, (count,)),
+        ):
+            _demand(
+                tensor.dtype == dtype and tensor.shape == shape,
+                f"{name} gives {tuple(tensor.shape)} {tensor.dtype}, expected {shape} {dtype}",
+            )
+    _demand(len(sizes) == 1, f"the observation's size depends on the number of worlds: {sizes}")
+    _demand(min(sizes) > 0, "observe() gives no numbers at all")
+
+
+def check_finite(family: TaskFamily) -> None:
+    """Everything stays finite under random actions."""
+    tasks = _extremes(family)
+
+    def spy(name: str) -> Callable[..., Tensor]:
+        def wrapped(sim: Simulator, *rest: Any) -> Tensor:
+            value = getattr(family, name)(sim, *rest)
+            bad = ~torch.isfinite(value.reshape(len(value), -1)).all(1)
+            bad &= torch.isfinite(sim.qpos).all(1) & torch.isfinite(sim.qvel).all(1)
+            if len(bad) == len(tasks) and bad.any():
+                label = tasks.label(int(bad.nonzero()[0]))
+                raise CheckError(f"{name}() is not finite in task {label}: guard its arithmetic")
+            return value
+
+        return wrapped
+
+    worlds = _worlds(_variant(family, reward=spy("reward"), observe=spy("observe")), tasks)
+    worlds.reset()
+    for t, action in enumerate(_actions(worlds, _long(family))):
+        diverged = worlds.step(action).diverged
+        if diverged.any():
+            label = tasks.label(int(diverged.nonzero()[0]))
+            raise CheckError(
+                f"the physics diverged at step {t} in task {label}: "
+                "lower the model's timestep, or narrow the parameters' ranges"
+            )
+
+
+def check_repeats(family: TaskFamily) -> None:
+    """Resets and draws of tasks repeat from their seeds."""
+    distribution = TaskDistribution(family)
+    draws = [distribution.sample(8, KEY.numpy()) for _ in range(2)]
+    _demand(draws[0] == draws[1], "the same seed drew different tasks")
+    worlds = _worlds(family, _tasks(family))
+    first, again = _run(worlds), _run(worlds)
+    hint = "take every draw in initial_state() from `rng`, and keep no state in the family"
+    _same(first, again, "a second run from the same seed", hint)
+    _same(first, _run(_worlds(family, _tasks(family))), "a run in new worlds", hint)
+
+
+def check_alone(family: TaskFamily) -> None:
+    """A world does not depend on which others run beside it."""
+    tasks = _tasks(family)
+    actions = _actions(_worlds(family, tasks, 2), STEPS)
+    together = _run(_worlds(family, tasks, 2), actions)
+    chosen = torch.tensor([0, 2])
+    few = _run(_worlds(family, tasks[:2], 1), actions[:, chosen])
+    hint = "compute each row of the result from that world's row alone"
+    _same(Trace(*(x[:, chosen] for x in together)), few, "a run with fewer worlds", hint)
+
+
+# --- the physics and the tasks -----------------------------------------------------------------
+
+
+def check_plain_loop(family: TaskFamily) -> None:
+    """The worlds equal a plain loop of mj_step, to the bit."""
+    tasks = _tasks(family)
+    worlds = _worlds(_endless(family), tasks)
+    worlds.seed(KEY)
+    worlds.reset()
+    sim, loops = worlds.simulator, []
+    for i, row in enumerate(tasks.values):
+        model, fresh = sim.batch.get_model(i), edited_model(family, row)
+        field = first_difference(model, fresh)
+        _demand(
+            not field,
+            f"{field} of world {i} is not the nominal model's with the edits of its task: "
+            "does the family change its compiled model?",
+        )
+        loops.append((PlainWorld(model), PlainWorld(fresh)))
+    every = torch.ones(worlds.num_worlds, dtype=torch.bool)
+    for t, action in enumerate([None, *_actions(worlds, STEPS)]):
+        diverged = every if action is None else worlds.step(action).diverged
+        for i, pair in enumerate(loops):
+            for plain in pair:
+                if diverged[i]:  # the worlds restarted this one, so follow
+                    plain.start(sim.batch.state[i])
+                else:
+                    plain.step(sim.ctrl[i].numpy(), family.frame_skip)
+                equal = _bits(sim.qpos[i], torch.from_numpy(plain.data.qpos))
+                equal &= _bits(sim.qvel[i], torch.from_numpy(plain.data.qvel))
+                _demand(equal, f"world {i} left a plain mj_step loop at step {t}: {_STATELESS}")
+
+
+def check_idempotent(family: TaskFamily) -> None:
+    """set_tasks is idempotent: twice is as good as once."""
+    tasks = _tasks(family)
+    worlds = _worlds(family, tasks)
+    once = _run(worlds)
+    worlds.set_tasks(tasks, 1)
+    worlds.set_tasks(tasks, 1)
+    _same(once, _run(worlds), "a run after the same set_tasks again", _STATELESS)
+
+
+def check_order(family: TaskFamily) -> None:
+    """set_tasks is free of order: earlier tasks leave no trace."""
+    tasks, others = _tasks(family), _tasks(family, "others")
+    worlds = _worlds(family, others)
+    second = _run(worlds)
+    worlds.set_tasks(tasks, 1)
+    _same(_run(_worlds(family, tasks)), _run(worlds), "a run after other tasks", _STATELESS)
+    worlds.set_tasks(others, 1)
+    _same(second, _run(worlds), "a run after other tasks", _STATELESS)
+
+
+def check_parameters(family: TaskFamily) -> None:
+    """Every parameter changes the trajectory, the observation or the reward."""
+    distribution = TaskDistribution(family)
+    nominal = distribution.nominal()
+    worlds = _worlds(family, nominal, 2)
+    actions = _actions(worlds, _long(family, 200))
+    base = _run(worlds, actions)
+    for param in family.params:
+        for name in param.names:
+            ends = distribution.sweep(name, 2)
+            far = np.argmax(np.abs(ends.column(name) - nominal.column(name)))
+            worlds.set_tasks(ends[int(far)], 2)
+            if not _difference(base, _run(worlds, actions)):
+                value = f"{name}={ends.column(name)[far]:.4g}"
+                raise CheckError(
+                    f"{value} gives the run of {nominal.label(0)}: its edit moves nothing, "
+                    "choose a field that the robot's physics uses"
+                    if param.edits
+                    else f"{value} gives the run of {nominal.label(0)}: it has no edit, so "
+                    f"reward() must read task['{param.name}']"
+                )
+
+
+def check_splits(family: TaskFamily) -> None:
+    """The splits are frozen and disjoint, and lie where they should."""
+    distribution = TaskDistribution(family)
+    hint = "a Param must be constant, and ood must lie outside train"
+    train = np.concatenate(
+        [distribution.sample(1000, KEY.numpy()).values, distribution.split("train", 100).values]
+    )
+    for name in ("train", "heldout", "ood") if distribution.has_ood else ("train", "heldout"):
+        tasks = distribution.split(name, 50)
+        _demand(tasks == TaskDistribution(family).split(name, 50), f"split '{name}' moved: {hint}")
+        _demand(tasks[:20] == distribution.split(name, 20), f"split '{name}' depends on n: {hint}")
+        _demand(Tasks.from_json(tasks.to_json()) == tasks, f"split '{name}' changed in JSON")
+        inside = np.array([_in_box(family, row) for row in tasks.values])
+        _demand((inside == (name != "ood")).all(), f"split '{name}' is out of place: {hint}")
+        if name != "train" and not (name == "heldout" and distribution.shared_split):
+            shared = {row.tobytes() for row in tasks.values} & {row.tobytes() for row in train}
+            _demand(not shared, f"split '{name}' shares a task with the training draws: {hint}")
+
+
+# --- episodes ----------------------------------------------------------------------------------
+
+
+def check_clipping(family: TaskFamily) -> None:
+    """Actions are clipped to [-1, 1], which spans the control range."""
+    worlds = _worlds(family, _tasks(family))
+    actions = 3 * _actions(worlds, STEPS)
+    hint = "compute the reward from `action`, which is clipped"
+    _same(_run(worlds, actions), _run(worlds, actions.clamp(-1, 1)), "a run with clipped", hint)
+    model = family.compile()
+    limited = model.actuator_ctrllimited.astype(bool)
+    for sign, column in ((-1.0, 0), (1.0, 1)):
+        expected = np.where(limited, model.actuator_ctrlrange[:, column], sign)
+        worlds = _worlds(_endless(family), _tasks(family))
+        worlds.step(torch.full((worlds.num_worlds, model.nu), sign))
+        ctrl = worlds.simulator.ctrl.numpy()
+        _demand(
+            np.allclose(ctrl, expected, rtol=1e-12, atol=1e-12),
+            f"action {sign:g} gives ctrl {ctrl[0]}, not {expected}: leave ctrl to the worlds",
+        )
+
+
+def check_horizon(family: TaskFamily) -> None:
+    """Episodes are cut exactly at the horizon."""
+    horizon = min(family.horizon, LONGEST)
+    worlds = _worlds(_variant(family, horizon=horizon), _tasks(family))
+    run = _run(worlds, _actions(worlds, 2 * horizon + 1))
+    done = run.terminated | run.truncated | run.diverged
+    _demand(
+        horizon == 1 or not run.terminated[0].all(),
+        "every episode ends at its first step: terminated() is true of the initial state",
+    )
+    length = torch.zeros(worlds.num_worlds, dtype=torch.int64)
+    for t in range(len(done)):
+        length += 1
+        cut = (length >= horizon) & ~(run.terminated[t] | run.diverged[t])
+        _demand(torch.equal(run.truncated[t], cut), f"`truncated` is wrong at step {t}, {length}")
+        length[done[t]] = 0
+
+
+def check_successor(family: TaskFamily) -> None:
+    """next_obs is the true successor, and obs begins the next episode."""
+    cut, free = _variant(family, horizon=5), _endless(family)
+    tasks, hint = _tasks(family), "observe() must depend on the simulator and the task alone"
+    actions = _actions(_worlds(family, tasks), 5)
+    ended, twin = _run(_worlds(cut, tasks), actions), _run(_worlds(free, tasks), actions)
+    fresh = _worlds(free, tasks)
+    fresh.seed(KEY)
+    fresh.reset()
+    second = fresh.reset()
+    done = ended.terminated | ended.truncated | ended.diverged
+    for i in range(len(tasks)):
+        last = int(done[:, i].nonzero()[0])
+        head = slice(0, last + 1)
+        if not ended.diverged[last, i]:
+            equal = _bits(ended.next_obs[head, i], twin.next_obs[head, i])
+            _demand(equal, f"next_obs of world {i} is not what the step led to: {hint}")
+        equal = _bits(ended.obs[:last, i], ended.next_obs[:last, i])
+        _demand(equal, f"obs and next_obs of world {i} differ within an episode: {hint}")
+        equal = _bits(ended.obs[last, i], second[i])
+        _demand(equal, f"obs of world {i} is not its next episode's first: {hint}")
+
+
+def check_divergence(family: TaskFamily) -> None:
+    """A diverged world is flagged at once and leaves the others as they are."""
+    tasks, bad = _tasks(family), 1
+    actions = _actions(_worlds(family, tasks), 20)
+    base = _run(_worlds(family, tasks), actions)
+    others = torch.arange(len(tasks)) != bad
+    hint = "reward(), observe() and terminated() must not mix worlds"
+    for field, value in (("qpos", torch.nan), ("qpos", torch.inf), ("qvel", torch.nan)):
+        with _quiet_physics():
+            run = _run(_worlds(family, tasks), actions, poison=(5, field, bad, value))
+        what = f"a run with {value} in {field} of world {bad}"
+        _demand(run.diverged[5, bad], f"world {bad} was not flagged in {what}")
+        _demand(run.reward[5, bad] == 0, f"world {bad} was paid for a diverged step in {what}")
+        _demand(torch.isfinite(run.obs).all(), f"an observation is not finite in {what}: {hint}")
+        kept = [Trace(*(x[:, others] for x in trace)) for trace in (base, run)]
+        _same(*kept, what, hint)
+
+
+def check_threads(family: TaskFamily) -> None:
+    """One, two and four physics threads give the same bits."""
+    tasks = _tasks(family)
+    one = _run(_worlds(family, tasks, 2))
+    for threads in (2, 4):
+        run = _run(_worlds(family, tasks, 2, threads))
+        _same(one, run, f"a run on {threads} threads", _STATELESS)
+
+
+GATES = (check_model, check_spaces, check_finite, check_repeats, check_alone)
+"""The checks without which the others mean nothing."""
+CHECKS: tuple[Callable[[TaskFamily], None], ...] = (
+    *GATES, check_plain_loop, check_idempotent, check_order, check_parameters, check_splits,
+    check_clipping, check_horizon, check_successor, check_divergence, check_threads,
+)  # fmt: skip
+"""Every check, in the order in which they run."""
+
+
+def check_family(
+    family: TaskFamily | type[TaskFamily], report: Callable[[str], None] = print
+) -> int:
+    """Run every check on a family, and report a line for each.
+
+    Args:
+        family: a family, or its class, whose construction then counts as the first check.
+        report: takes the lines ``ok    …``, ``FAIL  …: why`` and ``skip  …``.
+
+    Returns:
+        The number of checks that failed.
+    """
+    failures, stopped = 0, ""
+    for check in CHECKS:
+        if stopped:
+            report(f"skip  {title(check)}: it needs '{stopped}'")
+            continue
+        try:
+            family = family() if isinstance(family, type) else family
+            check(family)
+        except Exception as error:  # whatever a stranger's code raises becomes one line
+            failures += 1
+            report(f"FAIL  {title(check)}: {_reason(error, family)}")
+            stopped = title(check) if check in GATES else ""
+        else:
+            report(f"ok    {title(check)}")
+    return failures
+
+
+def title(check: Callable[[TaskFamily], None]) -> str:
+    """Return what a check says of a family that passes it."""
+    return (check.__doc__ or check.__name__).partition("\n")[0].rstrip(".")

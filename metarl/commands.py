@@ -1,0 +1,267 @@
+"""The commands that read: families, algorithms, evaluate, adapt and check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from metarl.arguments import parse
+from metarl.errors import UserError
+from metarl.family import TaskFamily, find_family, list_families
+from metarl.learner import find_learner, list_learners
+from metarl.tasks import Choices, Interval, TaskDistribution, Tasks
+
+
+@dataclass(frozen=True)
+class _List:
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class Families(_List):
+    """List the registered task families: parameters with units and ranges, shapes, horizon."""
+
+
+@dataclass(frozen=True)
+class Algorithms(_List):
+    """List the registered algorithms and their settings."""
+
+
+@dataclass(frozen=True)
+class _OnRun:
+    """What the commands that open a trained run share."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run folder (its newest checkpoint is used), or a checkpoint folder."""
+    episodes: int = 3
+    """Adaptation rounds K; the curve has K + 1 points, the first one before any data."""
+    rollouts_per_task: int | None = None
+    """Worlds of each task; the default is what the run was trained with."""
+    seed: int = 0
+    """Of initial states and exploration."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the learner computes."""
+    threads: int | None = None
+    """CPU threads; the default is every core."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers. Raises UserError."""
+        for name, low in (("episodes", 0), ("rollouts_per_task", 1), ("seed", 0), ("threads", 1)):
+            value = getattr(self, name)
+            if value is not None and not low <= value < 2**31:
+                raise UserError(f"{name} must be a whole number of at least {low}, not {value}")
+
+
+@dataclass(frozen=True)
+class Evaluate(_OnRun):
+    """Draw a run's adaptation curve on tasks that it was not trained on."""
+
+    split: Literal["heldout", "ood", "train"] = "heldout"
+    """Unseen draws from the training box, tasks outside it, or frozen training draws."""
+    tasks: int = 30
+    """How many tasks of the split."""
+    json: Annotated[str | None, tyro.conf.arg(metavar="FILE|-")] = None
+    """Also write the report as JSON, to a file or to the standard output."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers. Raises UserError."""
+        super().__post_init__()
+        if not 1 <= self.tasks <= 1_000_000:
+            raise UserError(f"tasks must be a whole number from 1 to 1000000, not {self.tasks}")
+
+
+@dataclass(frozen=True)
+class Adapt(_OnRun):
+    """Adapt a trained policy to one task, print each round, and save the adapted policy."""
+
+    set: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
+    ] = ()
+    """One of the task's parameters; those not set are nominal."""
+    out: str | None = None
+    """Folder for the adapted policy: adapted.safetensors and adapted.json."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Run the conformance suite on a task family, a line per check; exit code 1 if one fails."""
+
+    family: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FAMILY")]
+    """A registered name, or file.py:Class."""
+
+
+# --- families and algorithms -------------------------------------------------------------------
+
+
+def families(argv: Sequence[str]) -> int:
+    """List the families."""
+    args = parse(Families, argv, prog="metarl families")
+    rows = [describe_family(name) for name in list_families()]
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    for row in rows:
+        if "error" in row:
+            print(f"{row['name']}\n  cannot be used: {row['error']}\n")
+            continue
+        print(
+            f"{row['name']}   observation {row['observation_size']}  action {row['action_size']}  "
+            f"horizon {row['horizon']} steps = {row['horizon'] * row['dt']:g} s"
+        )
+        for param in row["params"]:
+            size = f"[{param['size']}]" if param["size"] > 1 else ""
+            unit = f" {param['unit']}" if param["unit"] else ""
+            ood = " ".join(_range(r) for r in param["ood"])
+            line = f"  {param['name']}{size}  {_range(param['train'])}{unit}"
+            print(line + (f"  ood {ood}" if ood else "") + f"  {param['doc']}".rstrip())
+        print()
+    return 0
+
+
+def describe_family(name: str) -> dict[str, Any]:
+    """Return what `metarl families --json` says of one family; of a broken one, its error."""
+    from metarl.worlds import TaskWorlds
+
+    try:
+        family = find_family(name)
+        spec = TaskWorlds(family, 1, 1).spec
+    except UserError as error:
+        return {"name": name, "error": str(error)}
+    return {
+        "name": name,
+        "doc": _first_line(type(family)),
+        "observation_size": spec.observation_size,
+        "action_size": spec.action_size,
+        "horizon": spec.horizon,
+        "dt": family.dt,
+        "frame_skip": family.frame_skip,
+        "params": [
+            {
+                "name": param.name,
+                "size": len(param.names),
+                "unit": param.unit,
+                "train": _range_json(param.train),
+                "ood": [_range_json(outside) for outside in param.ood],
+                "nominal": param.nominal_value,
+                "doc": param.doc,
+            }
+            for param in family.params
+        ],
+    }
+
+
+def _range_json(where: Interval | Choices) -> dict[str, Any]:
+    return asdict(where)
+
+
+def _range(where: dict[str, Any]) -> str:
+    return str(Choices(**where) if "values" in where else Interval(**where))
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
+def algorithms(argv: Sequence[str]) -> int:
+    """List the algorithms."""
+    args = parse(Algorithms, argv, prog="metarl algorithms")
+    rows = []
+    for name in list_learners():
+        cls = find_learner(name)
+        rows.append({"name": name, "doc": _first_line(cls), "settings": asdict(cls.Config())})
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    for row in rows:
+        settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+        print(f"{row['name']}   {row['doc']}\n  {settings}\n")
+    return 0
+
+
+def check(argv: Sequence[str]) -> int:
+    """Run the conformance suite on a family."""
+    args = parse(Check, argv, prog="metarl check")
+    from metarl.check import check_family
+
+    return 1 if check_family(args.family, lambda line: print(line, flush=True)) else 0
+
+
+# --- evaluate and adapt ------------------------------------------------------------------------
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Evaluate a run."""
+    args = parse(Evaluate, argv, prog="metarl evaluate")
+    from metarl.evaluation import evaluate as evaluate_learner
+    from metarl.launch import open_run, rollouts_per_task, worlds_for
+    from metarl.run_folder import disk_errors, write_json
+
+    checkpoint, family, learner = open_run(args.run, args.device, args.threads)
+    tasks = TaskDistribution(family).split(args.split, args.tasks)
+    count = args.rollouts_per_task or rollouts_per_task(checkpoint)
+    worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
+    report = evaluate_learner(
+        learner, worlds, tasks, episodes=args.episodes, seed=args.seed, split=args.split
+    )
+    result = report.to_json()
+    if args.json == "-":
+        print(json.dumps(result))
+        return 0
+    for line in report.summary():
+        print(line)
+    if args.json is not None:
+        with disk_errors(Path(args.json)):
+            write_json(Path(args.json), result)
+        print(f"wrote {args.json}")
+    return 0
+
+
+def adapt(argv: Sequence[str]) -> int:
+    """Adapt to one task."""
+    args = parse(Adapt, argv, prog="metarl adapt")
+    from metarl.adapted import adapt_to, save_adapted
+    from metarl.launch import open_run, rollouts_per_task, worlds_for
+
+    checkpoint, family, learner = open_run(args.run, args.device, args.threads)
+    task = parse_task(family, args.set)
+    count = args.rollouts_per_task or rollouts_per_task(checkpoint)
+    worlds = worlds_for(family, learner, count, args.threads)
+    print(f"{checkpoint.path}: adapting to {task.label(0) or 'the one task of ' + family.name}")
+    rounds = []
+    for result in adapt_to(learner, worlds, task, episodes=args.episodes, seed=args.seed):
+        rounds.append(result)
+        print(
+            f"after {result.experience:>4} episodes   return {result.mean:10.2f}   "
+            f"(worlds from {result.low:.2f} to {result.high:.2f})",
+            flush=True,
+        )
+    if args.out is not None:
+        path = save_adapted(Path(args.out), checkpoint, learner, task, rounds)
+        print(f"wrote {path}")
+    return 0
+
+
+def parse_task(family: TaskFamily, settings: Sequence[str]) -> Tasks:
+    """Turn ``name=value`` words into one task. Raises UserError naming the first bad one."""
+    values: dict[str, float] = {}
+    for word in settings:
+        name, mark, text = word.partition("=")
+        name = name.strip().replace("-", "_")
+        if not mark or not name:
+            raise UserError(f"--set {word}: write it as NAME=VALUE, such as --set mass=1.5")
+        if name in values:
+            raise UserError(f"--set {word}: '{name}' is set twice")
+        try:
+            values[name] = float(text)
+        except ValueError:
+            raise UserError(f"--set {word}: '{text}' is not a number") from None
+    return TaskDistribution(family).make(**values)
+
+
+__all__ = ["adapt", "algorithms", "check", "evaluate", "families"]

@@ -1,0 +1,143 @@
+"""Declarative edits of a MuJoCo model: what a task parameter does to the fields of one world.
+
+    scale("body_mass", "torso")          nominal mass of the torso times the value
+    shift("body_mass", "torso")          nominal mass plus the value (kg)
+    assign("opt.gravity", index=2)       the value itself (m/s²)
+
+Edits always start from the compiled model's nominal values, so applying a task twice, or two
+tasks in either order, gives the same world.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import mujoco
+import numpy as np
+from mujoco.batch import MODEL_FIELDS
+
+from metarl.errors import UserError, did_you_mean
+
+_OBJECTS = {
+    "body": mujoco.mjtObj.mjOBJ_BODY,
+    "geom": mujoco.mjtObj.mjOBJ_GEOM,
+    "jnt": mujoco.mjtObj.mjOBJ_JOINT,
+    "dof": mujoco.mjtObj.mjOBJ_JOINT,
+    "actuator": mujoco.mjtObj.mjOBJ_ACTUATOR,
+    "site": mujoco.mjtObj.mjOBJ_SITE,
+    "tendon": mujoco.mjtObj.mjOBJ_TENDON,
+}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change of one model field, at some objects or at all of them."""
+
+    kind: Literal["scale", "assign", "shift"]
+    field: str
+    """A field of MjModel such as ``geom_friction``, or of its options such as ``opt.gravity``."""
+    names: tuple[str, ...] = ()
+    """The bodies, geoms, joints or actuators to change; () is all of them (not the world body)."""
+    index: int | None = None
+    """One component of a vector field (0: sliding friction); None is every component."""
+
+    def rows(self, model: mujoco.MjModel) -> np.ndarray | None:
+        """Return the rows of the field that this edits, None for an option field.
+
+        Raises:
+            UserError: the field, a name or the component does not exist in `model`.
+        """
+        if self.field not in MODEL_FIELDS:
+            hint = did_you_mean(self.field, MODEL_FIELDS)
+            raise UserError(f"'{self.field}' is not a model field that a task can change{hint}")
+        nominal = nominal_value(model, self.field)
+        self._check_index(nominal)
+        if self.field.startswith("opt."):
+            if self.names:
+                raise UserError(f"'{self.field}' is an option of the whole model: it takes no names")
+            return None
+        kind = self.field.split("_")[0]
+        if not self.names:
+            return np.arange(1 if kind == "body" else 0, len(nominal))
+        if kind not in _OBJECTS:
+            raise UserError(f"'{self.field}' belongs to no named object: edit it without names")
+        return np.concatenate([self._rows_of(model, kind, name) for name in self.names])
+
+    def count(self, model: mujoco.MjModel) -> int:
+        """Return the number of rows that this edits: the size of a Param with size="model"."""
+        rows = self.rows(model)
+        return 1 if rows is None else len(rows)
+
+    def apply(self, values: np.ndarray, rows: np.ndarray | None, value: np.ndarray) -> None:
+        """Change `values` in place.
+
+        Args:
+            values: (B, ...) the field in every world, nominal or as an earlier edit left it.
+            rows: what `rows` returned.
+            value: (B, n) the parameter, with n = 1 or one number a row.
+        """
+        target = values[:, rows] if rows is not None else values
+        value = value.reshape(*value.shape, *(1,) * (target.ndim - 2))
+        if rows is None and target.ndim == 1:
+            value = value[:, 0]
+        part = target if self.index is None else target[..., self.index : self.index + 1]
+        if self.kind == "scale":
+            part *= value
+        elif self.kind == "shift":
+            part += value
+        else:
+            part[...] = value
+        if rows is not None:
+            values[:, rows] = target
+
+    def _check_index(self, nominal: np.ndarray) -> None:
+        if self.index is None:
+            return
+        components = nominal.shape[-1] if nominal.ndim else 0
+        if not 0 <= self.index < components:
+            raise UserError(f"'{self.field}' has {components} components, so no index {self.index}")
+
+    def _rows_of(self, model: mujoco.MjModel, kind: str, name: str) -> np.ndarray:
+        objects = _OBJECTS[kind]
+        found = mujoco.mj_name2id(model, objects, name)
+        if found < 0:
+            label = objects.name.removeprefix("mjOBJ_").lower()
+            options = names_of(model, objects)
+            raise UserError(
+                f"the model has no {label} '{name}'{did_you_mean(name, options)}; "
+                f"it has {', '.join(options) or 'none with a name'}"
+            )
+        if kind != "dof":
+            return np.array([found])
+        return np.flatnonzero(model.dof_jntid == found)
+
+
+def scale(field: str, *names: str, index: int | None = None) -> Edit:
+    """Multiply the nominal value of a field by the parameter."""
+    return Edit("scale", field, names, index)
+
+
+def shift(field: str, *names: str, index: int | None = None) -> Edit:
+    """Add the parameter to the nominal value of a field."""
+    return Edit("shift", field, names, index)
+
+
+def assign(field: str, *names: str, index: int | None = None) -> Edit:
+    """Set a field to the parameter."""
+    return Edit("assign", field, names, index)
+
+
+def nominal_value(model: mujoco.MjModel, field: str) -> np.ndarray:
+    """Return the value of a model or option field in the compiled model."""
+    owner = model.opt if field.startswith("opt.") else model
+    return np.asarray(getattr(owner, field.removeprefix("opt.")))
+
+
+def names_of(model: mujoco.MjModel, objects: mujoco.mjtObj) -> list[str]:
+    """Return the names of all objects of one type, without the unnamed."""
+    counts = {"body": model.nbody, "geom": model.ngeom, "joint": model.njnt,
+              "actuator": model.nu, "site": model.nsite, "tendon": model.ntendon}  # fmt: skip
+    count = counts[objects.name.removeprefix("mjOBJ_").lower()]
+    found = (mujoco.mj_id2name(model, objects, i) for i in range(count))
+    return [name for name in found if name]

@@ -1,0 +1,92 @@
+"""SIGINT and SIGTERM during training: finish the iteration if that is quick, else leave it.
+
+An iteration that was left half-way is run again after a resume, from the same state and the same
+keys, so it comes out the same to the bit. So nothing is lost but its time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+GRACE = 2.5
+"""Seconds that an iteration may take to finish after a signal; the save comes after that."""
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+"""Exit code of a run that a signal stopped: 128 plus the signal's number, as shells have it."""
+
+
+class Left(BaseException):
+    """Raised out of an iteration that takes too long to wait for.
+
+    A BaseException, so that no ``except Exception`` on the way stops it.
+    """
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """A signal stopped training, and its state is saved.
+
+    A KeyboardInterrupt, so that a script which trains several runs stops as a whole.
+    """
+
+    def __init__(self, message: str, signum: int, run: Path) -> None:
+        """Say what stopped, by which signal, and where the run folder is."""
+        super().__init__(message)
+        self.exit_code = EXIT_CODES[signal.Signals(signum)]
+        self.run = run
+
+
+class StopSignals:
+    """Context in which the first SIGINT or SIGTERM sets `signum` instead of ending the process.
+
+    A block under `may_leave` is left by `Left` when it goes on for `GRACE` seconds after that, or
+    on a second signal. Signals only reach Python's main thread: elsewhere this does nothing.
+    """
+
+    def __init__(self, grace: float = GRACE) -> None:
+        """Take the seconds that a block under `may_leave` gets to finish."""
+        self.signum: int | None = None
+        self._grace = grace
+        self._open = False
+        self._timer: threading.Timer | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        """Install the handlers."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in EXIT_CODES:
+                self._previous[signum] = signal.signal(signum, self._on_signal)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Put the previous handlers back."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)  # type: ignore[arg-type]
+
+    @contextlib.contextmanager
+    def may_leave(self) -> Iterator[None]:
+        """Mark a block that may be left half-way."""
+        self._open = True
+        try:
+            yield
+        finally:
+            self._open = False
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is None:
+            self.signum = signum
+            # A real signal from a timer, since it also wakes a sleep or a wait in the main thread.
+            ident = threading.main_thread().ident or 0
+            self._timer = threading.Timer(self._grace, signal.pthread_kill, (ident, signum))
+            self._timer.daemon = True
+            self._timer.start()
+        elif self._open:
+            self._open = False
+            raise Left

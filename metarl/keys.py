@@ -1,0 +1,103 @@
+"""Keyed randomness: every draw is a function of (seed, iteration, phase, task, world, episode).
+
+A `Key` is a path of words. Folding in a word gives a new key, and a key gives a generator, so a
+draw never depends on which thread, process or restart asks for it, or on what was drawn before.
+`WorldDraws` does the same for many worlds at once: one vectorised counter-based stream a world.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True, init=False)
+class Key:
+    """An immutable source of randomness, named by the words folded into it."""
+
+    words: tuple[int | str, ...]
+
+    def __init__(self, *words: int | str) -> None:
+        object.__setattr__(self, "words", words)
+
+    def fold(self, *words: int | str) -> Key:
+        """Return the key of this path extended by `words`."""
+        return Key(*self.words, *words)
+
+    def uint64(self) -> int:
+        """Return the 64-bit number that stands for this key."""
+        text = "\x1f".join(f"{type(word).__name__}:{word}" for word in self.words)
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+    def numpy(self) -> np.random.Generator:
+        """Return a numpy generator that starts at this key."""
+        return np.random.Generator(np.random.Philox(key=self.uint64()))
+
+    def torch(self) -> torch.Generator:
+        """Return a CPU torch generator that starts at this key."""
+        return torch.Generator().manual_seed(self.uint64() >> 1)
+
+    def normal(self, tasks: int, steps: int, worlds: int, size: int) -> Tensor:
+        """Draw action noise, (steps, tasks * worlds, size) float32 standard normal.
+
+        The block of task m depends on this key and m alone, so tasks may be split over workers.
+        """
+        out = torch.empty(steps, tasks, worlds, size)
+        for m in range(tasks):
+            generator = self.fold("task", m).torch()
+            out[:, m] = torch.randn(steps, worlds, size, generator=generator)
+        return out.reshape(steps, tasks * worlds, size)
+
+
+class WorldDraws:
+    """Independent draws for n worlds at once, each world from a stream of its own.
+
+    Counter-based (SplitMix64, Steele et al. 2014): number k of world i is a hash of (key_i, k),
+    so the draws of one world do not change when others join or leave.
+    """
+
+    def __init__(self, key: Key, task: np.ndarray, world: np.ndarray, episode: np.ndarray) -> None:
+        """Start the streams of n worlds.
+
+        Args:
+            key: what all worlds share.
+            task: (n,) index of each world's task.
+            world: (n,) index of each world within its task.
+            episode: (n,) number of episodes that each world began before.
+        """
+        state = np.full(len(task), key.uint64(), np.uint64)
+        for part in (task, world, episode):
+            state = _mix(state ^ _mix(np.asarray(part).astype(np.uint64) + _GOLDEN))
+        self._state = state
+        self._drawn = 0
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+    def uniform(self, low: float, high: float, size: int) -> Tensor:
+        """Return (n, size) float64 draws from U[low, high)."""
+        return low + (high - low) * torch.from_numpy(self._unit(size))
+
+    def normal(self, size: int) -> Tensor:
+        """Return (n, size) float64 standard normal draws (Box and Muller 1958)."""
+        u, v = self._unit(size), self._unit(size)
+        return torch.from_numpy(np.sqrt(-2.0 * np.log1p(-u)) * np.cos(2.0 * np.pi * v))
+
+    def _unit(self, size: int) -> np.ndarray:
+        counter = np.arange(self._drawn + 1, self._drawn + size + 1, dtype=np.uint64)
+        self._drawn += size
+        bits = _mix(self._state[:, None] + counter[None, :] * _GOLDEN)
+        return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The SplitMix64 finaliser, element by element, modulo 2^64."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,185 @@
+"""From names and settings to a run: what `metarl train` and the experiments have in common."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from metarl import checkpoint as checkpoints
+from metarl.errors import UserError
+from metarl.family import TaskFamily, find_family
+from metarl.learner import Learner, find_learner
+from metarl.run_folder import disk_errors
+from metarl.tasks import TaskDistribution
+from metarl.threads import set_threads
+from metarl.train_config import TrainConfig
+from metarl.training import Callback, absolute, meta_train
+from metarl.worlds import TaskWorlds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from metarl.checkpoint import Checkpoint
+
+__all__ = ["absolute", "open_run", "resume", "resolve_device", "start", "train_config"]
+
+MAY_CHANGE = frozenset(
+    {
+        "iterations", "env_steps", "checkpoint_every", "keep_checkpoints", "device", "threads",
+        "out", "print_every", "progress",
+    }
+)  # fmt: skip
+"""Train settings that a resumed run may change; any other would make it a different run."""
+
+
+def resolve_device(name: str) -> str:
+    """Return cpu or cuda for auto, cpu or cuda. Raises UserError if there is no such device."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device 'cuda': torch finds no CUDA device here; use --device cpu or auto")
+    return name
+
+
+def start(
+    family: str,
+    algorithm: str,
+    train: TrainConfig,
+    learner_config: object,
+    callbacks: Sequence[Callback] = (),
+) -> Path:
+    """Begin a run.
+
+    Args:
+        family: a registered name or ``file.py:Class``.
+        algorithm: likewise.
+        train: how long, how often, where to.
+        learner_config: an instance of the algorithm's Config.
+        callbacks: passed on to `meta_train`.
+
+    Returns:
+        The run folder.
+    """
+    set_threads(train.threads)
+    cls, found = find_learner(algorithm), find_family(family)
+    worlds = _worlds(found, train)
+    learner = cls(
+        worlds.spec, learner_config, seed=train.seed, device=resolve_device(train.device)
+    )
+    return meta_train(learner, worlds, TaskDistribution(found), train, callbacks)
+
+
+def resume(
+    checkpoint: Checkpoint, train: TrainConfig, callbacks: Sequence[Callback] = ()
+) -> Path:
+    """Go on with a run from one of its checkpoints, to the same bits as if it had not stopped.
+
+    Args:
+        checkpoint: as `metarl.checkpoint.load` returned it.
+        train: `train_config(checkpoint)`, or a copy with fields of `MAY_CHANGE` changed. With
+            another `out`, the run goes on there, and the old folder stays as it is.
+        callbacks: passed on to `meta_train`.
+
+    Returns:
+        The run folder.
+    """
+    saved = train_config(checkpoint)
+    for item in fields(TrainConfig):
+        old, new = getattr(saved, item.name), getattr(train, item.name)
+        if old != new and item.name not in MAY_CHANGE:
+            raise UserError(
+                f"{item.name} cannot change when a run goes on: it has {old}, not {new}; "
+                f"leave it out, or start another run"
+            )
+    _prepare_folder(checkpoint, Path(str(train.out)))
+    device = train.device
+    if device == "auto":
+        device = str(checkpoint.meta.get("device", "auto"))
+    set_threads(train.threads or checkpoint.meta.get("threads"))
+    learner = checkpoints.restore(checkpoint, device=resolve_device(device))
+    family = find_family(checkpoint.family)
+    worlds = _worlds(family, train)
+    _check_spec(learner, worlds)
+    return meta_train(
+        learner, worlds, TaskDistribution(family), train, callbacks, resume=checkpoint
+    )
+
+
+def train_config(checkpoint: Checkpoint) -> TrainConfig:
+    """Return the settings of the run that a checkpoint belongs to, with `out` where it lies now."""
+    saved = TrainConfig.from_json(checkpoint.meta.get("train"), checkpoint.path)
+    return replace(saved, out=str(run_of(checkpoint)))
+
+
+def run_of(checkpoint: Checkpoint) -> Path:
+    """Return the run folder that a checkpoint lies in."""
+    return Path(checkpoint.path).parent.parent
+
+
+def open_run(run: str, device: str, threads: int | None) -> tuple[Checkpoint, TaskFamily, Learner]:
+    """Load the newest checkpoint of a run folder, or the checkpoint `run` is, for use.
+
+    Returns:
+        The checkpoint, its family and its learner.
+    """
+    set_threads(threads)
+    checkpoint = checkpoints.load(checkpoints.newest(Path(run)))
+    family = find_family(checkpoint.family)
+    return checkpoint, family, checkpoints.restore(checkpoint, device=resolve_device(device))
+
+
+def worlds_for(
+    family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None
+) -> TaskWorlds:
+    """Make worlds that fit a loaded learner. Raises UserError if the family has changed."""
+    worlds = TaskWorlds(family, num_worlds, threads)
+    _check_spec(learner, worlds)
+    return worlds
+
+
+def rollouts_per_task(checkpoint: Checkpoint) -> int:
+    """Return how many worlds a task had in training."""
+    return train_config(checkpoint).rollouts_per_task
+
+
+def config_json(config: object) -> dict[str, Any]:
+    """Return a configuration dataclass as a JSON object."""
+    return asdict(config)  # type: ignore[call-overload]
+
+
+def _worlds(family: TaskFamily, train: TrainConfig) -> TaskWorlds:
+    count = train.tasks_per_iteration * train.rollouts_per_task
+    return TaskWorlds(family, count, train.threads)
+
+
+def _check_spec(learner: Learner, worlds: TaskWorlds) -> None:
+    if tuple(learner.spec) != tuple(worlds.spec):
+        raise UserError(
+            f"family '{worlds.family.name}' has changed since training: it has "
+            f"{worlds.spec}, the checkpoint {learner.spec}"
+        )
+
+
+def _prepare_folder(checkpoint: Checkpoint, out: Path) -> None:
+    """Refuse to overwrite newer checkpoints; for another folder, copy the history so far."""
+    run = run_of(checkpoint)
+    if out.resolve() == run.resolve():
+        newest = checkpoints.newest(run)
+        if newest.resolve() != Path(checkpoint.path).resolve():
+            raise UserError(
+                f"'{checkpoint.path}' is not the newest checkpoint of its run ({newest.name} is): "
+                f"give --out for a new folder that goes on from it"
+            )
+        return
+    if any((out / "checkpoints").glob("step_*")):
+        raise UserError(f"'{out}' already holds a run: choose another --out")
+    with disk_errors(out):
+        (out / "evaluation").mkdir(parents=True, exist_ok=True)
+        if (run / "metrics.csv").is_file():
+            shutil.copy(run / "metrics.csv", out / "metrics.csv")
+        for report in (run / "evaluation").glob("heldout_step_*.json"):
+            shutil.copy(report, out / "evaluation" / report.name)

@@ -1,0 +1,107 @@
+"""Learner: the one interface of every meta-RL algorithm.
+
+What adaptation changes is an explicit state that goes in and comes out. It is the whole
+difference between the algorithms at test time, so one evaluation, one adapted-policy file and one
+video renderer serve all of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from metarl.family import find_plugin, plugins
+
+if TYPE_CHECKING:
+    from metarl.keys import Key
+    from metarl.rollout import Rollout
+    from metarl.tasks import Tasks
+    from metarl.worlds import Spec, Step, TaskWorlds
+
+
+class Learner(ABC):
+    """A meta-RL algorithm: prior, policy, adaptation rule and meta-update."""
+
+    name: ClassVar[str]
+    """The name it is registered under, kebab-case."""
+    Config: ClassVar[type]
+    """A frozen dataclass of its settings; the docstring under each field is its help text."""
+    pools_worlds: ClassVar[bool] = False
+    """Whether `adapt` pools the worlds of a task. If not, each world is a trial of its own."""
+    explores_to_adapt: ClassVar[bool] = False
+    """Whether the data for `adapt` must come from exploring rollouts, apart from the scored ones."""
+
+    def __init__(self, spec: Spec, config: Any, *, seed: int = 0, device: str = "cpu") -> None:
+        """Initialise the weights.
+
+        Args:
+            spec: sizes of observation and action, and the horizon.
+            config: an instance of `Config`.
+            seed: of the initial weights.
+            device: where the weights and the rollouts live.
+        """
+        self.spec = spec
+        self.config = config
+        self.seed = seed
+        self.device = torch.device(device)
+
+    @abstractmethod
+    def begin(self, tasks: int, worlds: int) -> Any:
+        """Return the state before any data, for `tasks` tasks of `worlds` worlds each."""
+
+    @abstractmethod
+    def act(
+        self, step: Step, state: Any, *, explore: bool, noise: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        """Choose actions (B, A) float32; the worlds clip them to [-1, 1].
+
+        Args:
+            step: what the agent sees in each world.
+            state: the learner's state; never changed in place.
+            explore: whether to use `noise`.
+            noise: (B, A) standard normal, or None if not exploring.
+        """
+
+    @abstractmethod
+    def adapt(self, state: Any, rollout: Rollout) -> Any:
+        """Return the state adapted to a rollout in the same worlds. Pure: `state` stays as it is."""
+
+    @abstractmethod
+    def meta_step(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> dict[str, float]:
+        """Collect data for M tasks and make one meta-update.
+
+        A pure function of (weights, tasks, key): it sets the tasks, seeds and resets the worlds.
+
+        Returns:
+            Metrics, among them ``return_before`` and ``return_after`` (mean training return before
+            and after adaptation) and ``diverged`` (transitions left out).
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that a later `load_state_dict` needs to go on to the same bits."""
+
+    @abstractmethod
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` returned. Raises UserError if names or shapes differ."""
+
+    @abstractmethod
+    def adapted_state_dict(self, state: Any) -> dict[str, Tensor]:
+        """Return the adapted policy in `state`, as ``metarl adapt --out`` saves it."""
+
+
+def find_learner(name: str) -> type[Learner]:
+    """Return the learner class registered as `name`, or the one of ``file.py:Class``.
+
+    Raises:
+        UserError: no such algorithm or file, or it is not a Learner.
+    """
+    return find_plugin(name, "metarl.learners", Learner, "algorithm")
+
+
+def list_learners() -> list[str]:
+    """Return the names of the registered algorithms."""
+    return sorted(plugins("metarl.learners"))

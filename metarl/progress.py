@@ -1,0 +1,82 @@
+"""What a training run shows while it goes on: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+
+class TrainingProgress:
+    """Shows iterations, env steps/s, time left and the latest return before → after adaptation.
+
+    On a terminal this is one line that moves; in a file or a pipe it is a line every `print_every`
+    iterations, flushed, so that a log can be followed.
+    """
+
+    def __init__(self, *, total: float, done: float, print_every: int, show: bool) -> None:
+        """Start at `done` of `total` (both iterations, or both env steps)."""
+        self._total, self._start = total, done
+        self._began = time.monotonic()
+        self._print_every = print_every
+        self._show = show
+        self._bar: Progress | None = None
+        if show and sys.stdout.isatty():
+            columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=Console(), refresh_per_second=4)
+            self._task = self._bar.add_task("starting", total=total, completed=done)
+
+    def __enter__(self) -> TrainingProgress:
+        """Show the bar, if there is one."""
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Leave the bar where it is."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(
+        self, iteration: int, done: float, steps_per_second: float, metrics: dict[str, float]
+    ) -> None:
+        """Show the iteration just finished."""
+        if not self._show:
+            return
+        left = clock((self._total - done) * self._pace(done))
+        before, after = metrics.get("return_before"), metrics.get("return_after")
+        returns = "" if before is None or after is None else f"  return {before:.1f} → {after:.1f}"
+        text = f"iteration {iteration}  {si(steps_per_second)} env steps/s  {left} left{returns}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=min(done, self._total), description=text)
+        elif iteration % self._print_every == 0 or iteration == 1 or done >= self._total:
+            self.say(text)
+
+    def say(self, line: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if not self._show:
+            return
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, flush=True)
+
+    def _pace(self, done: float) -> float:
+        """Seconds per unit so far, evaluations and checkpoints included."""
+        return (time.monotonic() - self._began) / max(done - self._start, 1e-9)
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as h:mm:ss."""
+    whole = max(0, round(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def si(value: float) -> str:
+    """Return a number with three digits and k, M or G: 132500 -> '132k'."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"

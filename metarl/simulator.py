@@ -1,0 +1,144 @@
+"""Simulator: B worlds of one MuJoCo model, stepped together on C++ threads.
+
+This is the only file that touches `mujoco.batch`. State tensors (`qpos`, `qvel`, `ctrl`, `time`)
+are views of the engine's own memory, (B, …) float64: writing one sets the state at the next step.
+Derived quantities (`bind("xpos")`, `sensordata`) are computed only if somebody has asked for them;
+from then on they are current after every step and reset, at the cost of one kinematics pass.
+A bound tensor is live: copy what must outlast the next step.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+import torch
+from mujoco.batch import DATA_FIELDS, Batch, SimulationError
+from torch import Tensor
+
+from metarl.edits import nominal_value
+from metarl.errors import UserError
+from metarl.threads import physics_threads
+
+_VEL = int(mujoco.mjtStage.mjSTAGE_VEL)
+_NONE = int(mujoco.mjtStage.mjSTAGE_NONE)
+_STATE = ("qpos", "qvel", "ctrl", "act", "time", "qfrc_applied", "xfrc_applied", "mocap_pos",
+          "mocap_quat", "userdata")  # fmt: skip
+
+
+class State(NamedTuple):
+    """A copy of the generalised positions and velocities, taken before a step."""
+
+    qpos: Tensor
+    """(B, nq)"""
+    qvel: Tensor
+    """(B, nv)"""
+
+
+class Simulator:
+    """B worlds of one model, each with its own state and, where asked, its own model fields."""
+
+    def __init__(self, model: mujoco.MjModel, num_worlds: int, threads: int | None = None) -> None:
+        """Make `num_worlds` worlds of a copy of `model`.
+
+        Args:
+            model: the nominal model.
+            num_worlds: B.
+            threads: physics threads; None takes the process's setting (`metarl.threads`).
+        """
+        self.model = model
+        self.num_worlds = num_worlds
+        self.batch = Batch(model, num_worlds, min(threads or physics_threads(), num_worlds))
+        self._bound: dict[str, Tensor] = {}
+        self.qpos = self.bind("qpos")
+        self.qvel = self.bind("qvel")
+        self.ctrl = self.bind("ctrl")
+        self.time = self.bind("time")
+        self._stage = _NONE
+        self._expanded: set[str] = set()
+        self._warnings = torch.from_numpy(self.batch.warning)[:, :, 1]
+        self._warned = self._warnings.sum(1)
+
+    @property
+    def sensordata(self) -> Tensor:
+        """The (B, nsensordata) sensor values, current after every step."""
+        return self.bind("sensordata")
+
+    def bind(self, field: str) -> Tensor:
+        """Return a live (B, …) tensor over a field of MjData, writable if it is a state.
+
+        Raises:
+            UserError: MuJoCo has no such field.
+        """
+        if field in self._bound:
+            return self._bound[field]
+        if field not in DATA_FIELDS:
+            close = difflib.get_close_matches(field, DATA_FIELDS, n=1)
+            hint = f" (did you mean '{close[0]}'?)" if close else ""
+            raise UserError(f"the simulator has no field '{field}'{hint}")
+        array = self.batch.bind(field)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch has no read-only tensors
+            self._bound[field] = torch.from_numpy(array)
+        if field not in _STATE:
+            self._stage = _VEL
+            self.batch.forward(stage=_VEL)
+        return self._bound[field]
+
+    def snapshot(self) -> State:
+        """Return a copy of qpos and qvel."""
+        return State(self.qpos.clone(), self.qvel.clone())
+
+    def set_fields(self, fields: Mapping[str, np.ndarray]) -> None:
+        """Give model fields per-world values, (B, …); fields set before and not named go back.
+
+        Runs mj_setConst, so that what MuJoCo derives from the fields follows.
+        """
+        for name in self._expanded - set(fields):
+            self.batch.expand(name)[...] = nominal_value(self.model, name)
+        for name, values in fields.items():
+            self.batch.expand(name)[...] = values
+        self._expanded |= set(fields)
+        if self._expanded:
+            self.batch.set_const()
+
+    def reset(self, ids: Tensor | None) -> None:
+        """Reset worlds to the model's defaults; write their state, then call `refresh`."""
+        self.batch.reset(None if ids is None else ids.numpy(), stage=_NONE)
+        if ids is None:
+            self._warned = self._warnings.sum(1)
+        else:
+            self._warned[ids] = self._warnings[ids].sum(1)
+
+    def refresh(self, ids: Tensor | None) -> None:
+        """Bring derived fields up to date with a state that was just written."""
+        if self._stage != _NONE:
+            self.batch.forward(None if ids is None else ids.numpy(), stage=self._stage)
+
+    def step(self, frame_skip: int) -> Tensor | None:
+        """Advance every world by `frame_skip` physics steps.
+
+        Returns:
+            (B,) bool, the worlds that diverged: MuJoCo raised or warned in them, or their state
+            is not finite. None if all is well, which is the usual case. The other worlds are
+            untouched to the bit.
+        """
+        failed = None
+        try:
+            self.batch.step(nstep=frame_skip, stage=self._stage)
+        except SimulationError as error:
+            failed = torch.from_numpy(np.asarray(error.ids, np.int64))
+        warned = self._warnings.sum(1)
+        healthy = torch.isfinite(self.qpos.sum() + self.qvel.sum()) and failed is None
+        if healthy and torch.equal(warned, self._warned):
+            return None
+        diverged = (warned != self._warned) | ~torch.isfinite(self.qpos).all(1)
+        diverged |= ~torch.isfinite(self.qvel).all(1)
+        if failed is not None:
+            diverged[failed] = True
+        self._warned = warned
+        return diverged

@@ -1,0 +1,125 @@
+"""TrainConfig: what every learner's training run may be told, and how far such a run has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from metarl.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and on how much to train; the learner's own settings are apart."""
+
+    tasks_per_iteration: int = 20
+    """Tasks drawn from the training distribution in each iteration."""
+    rollouts_per_task: int = 20
+    """Worlds (parallel rollouts) of each task."""
+    iterations: int = 300
+    """Meta-updates to make."""
+    env_steps: int | None = None
+    """Train until this many environment steps instead of a number of iterations."""
+    evaluate_every: int = 25
+    """Iterations between held-out evaluations; there is one before the first and at the end too."""
+    evaluate_tasks: int = 20
+    """Held-out tasks in each of those evaluations."""
+    evaluate_episodes: int = 2
+    """Adaptation rounds in each of those evaluations."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints."""
+    keep_checkpoints: int = 3
+    """How many of the newest checkpoints to keep."""
+    seed: int = 0
+    """Of everything random: weights, tasks, initial states, actions."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the learner computes; auto is cuda where there is one. The physics is on the CPU."""
+    threads: int | None = None
+    """CPU threads of the physics and of torch; default: every core, or a resumed run's own."""
+    out: str | None = None
+    """Run folder; the default is runs/FAMILY-ALGORITHM-seedSEED."""
+    print_every: int = 10
+    """Iterations between printed lines where there is no terminal for a progress bar."""
+    progress: bool = True
+    """Whether to print anything."""
+
+    def __post_init__(self) -> None:
+        """Check every field. Raises UserError."""
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is None and name in ("env_steps", "threads"):
+                continue
+            low = 0 if name == "seed" else 1
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole or not low <= value < 2**63:
+                raise UserError(f"{name} must be a whole number of at least {low}, not {value!r}")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UserError(f"device must be auto, cpu or cuda, not {self.device!r}")
+        if self.out is not None and (not isinstance(self.out, str) or not self.out.strip()):
+            raise UserError(f"out must be the name of a folder, not {self.out!r}")
+        if not isinstance(self.progress, bool):
+            raise UserError(f"progress must be true or false, not {self.progress!r}")
+
+    @classmethod
+    def from_json(cls, data: object, where: object) -> TrainConfig:
+        """Read a configuration that a checkpoint holds. Raises UserError naming `where`."""
+        if not isinstance(data, dict):
+            raise UserError(f"'{where}': its train configuration is missing")
+        known = [item.name for item in fields(cls)]
+        for name in data:
+            if name not in known:
+                raise UserError(
+                    f"'{where}': unknown train setting '{name}'{did_you_mean(name, known)}"
+                )
+        return cls(**data)
+
+
+_COUNTS = (
+    "tasks_per_iteration", "rollouts_per_task", "iterations", "env_steps", "evaluate_every",
+    "evaluate_tasks", "evaluate_episodes", "checkpoint_every", "keep_checkpoints", "seed",
+    "threads", "print_every",
+)  # fmt: skip
+
+
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    iteration: int = 0
+    """Meta-updates made."""
+    env_steps: int = 0
+    """Environment steps of training; evaluation takes none of them."""
+    seconds: float = 0.0
+    """Wall-clock time of those iterations, over all processes of the run."""
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    """One entry per held-out evaluation."""
+
+    @classmethod
+    def of(cls, meta: dict[str, Any]) -> Position:
+        """Read a checkpoint's meta. Raises UserError if it has none of a training run."""
+        try:
+            return cls(
+                int(meta["iteration"]), int(meta["env_steps"]), float(meta["seconds"]),
+                [dict(entry) for entry in meta["curve"]],
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"the checkpoint is not one of a training run: {error}") from None
+
+    def done(self, config: TrainConfig) -> float:
+        """Progress in the unit of `goal`."""
+        return self.iteration if config.env_steps is None else self.env_steps
+
+
+def goal(config: TrainConfig) -> int:
+    """Return where a run ends: a number of env steps if that is set, else of iterations."""
+    return config.iterations if config.env_steps is None else config.env_steps
+
+
+def finished(meta: dict[str, Any], config: TrainConfig) -> bool:
+    """Whether a checkpoint with this meta has come to the end of `config`."""
+    return Position.of(meta).done(config) >= goal(config)
+
+
+def default_out(family: str, algorithm: str, seed: int) -> str:
+    """Return the run folder that is used when none is named."""
+    return f"runs/{family}-{algorithm}-seed{seed}"

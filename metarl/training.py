@@ -1,0 +1,329 @@
+"""meta_train(): the training loop, a function.
+
+Every draw is keyed by (seed, iteration), and a learner's `meta_step` is a pure function of its
+weights, the tasks and the key. So a run is its weights and an iteration number: a run that was
+killed goes on from its newest checkpoint to the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from metarl import checkpoint as checkpoints
+from metarl.errors import UserError
+from metarl.evaluation import evaluate
+from metarl.interrupt import Left, StopSignals, TrainingStopped
+from metarl.keys import Key
+from metarl.progress import TrainingProgress, clock, si
+from metarl.run_folder import RunFolder, disk_errors, write_json
+from metarl.threads import set_threads
+from metarl.train_config import Position, TrainConfig, default_out, goal
+from metarl.worlds import TaskWorlds
+
+__all__ = ["Callback", "TrainConfig", "meta_train"]
+
+if TYPE_CHECKING:
+    from metarl.learner import Learner
+    from metarl.tasks import TaskDistribution
+
+Callback = Callable[[int, "Learner", dict[str, float]], None]
+"""Called after every iteration with its number (from 1), the learner and its metrics."""
+
+SNAPSHOT_BYTES = 256 * 2**20
+"""Learners with more state than this (a replay memory) are not copied after every iteration."""
+
+
+INTACT = "; the checkpoints written before are intact"
+
+
+def meta_train(
+    learner: Learner,
+    worlds: TaskWorlds,
+    distribution: TaskDistribution,
+    config: TrainConfig,
+    callbacks: Sequence[Callback] = (),
+    *,
+    resume: checkpoints.Checkpoint | None = None,
+) -> Path:
+    """Meta-train `learner` over a task distribution.
+
+    Args:
+        learner: is changed in place.
+        worlds: tasks_per_iteration x rollouts_per_task worlds.
+        distribution: where tasks come from.
+        config: how long, how often, where to.
+        callbacks: called after every iteration, in order.
+        resume: a loaded checkpoint of such a run to go on from, to the same bits.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: the folder holds another run or cannot be written, the worlds do not fit, or
+            the weights stop being finite. The newest checkpoint is good in each case.
+        TrainingStopped: SIGINT or SIGTERM; the state is saved.
+    """
+    run = _Run(learner, worlds, distribution, config, resume)
+    with run.folder, StopSignals() as stop, run.open():
+        try:
+            while True:
+                if run.evaluation_due() and stop.signum is None:
+                    run.evaluate(stop)
+                if run.position.done(config) >= goal(config) or stop.signum is not None:
+                    break
+                metrics = run.iterate(stop)
+                for callback in callbacks:
+                    callback(run.position.iteration, learner, metrics)
+                if run.position.iteration % config.checkpoint_every == 0:
+                    run.save()
+            run.save()
+        except Left:
+            run.save_good()
+        if stop.signum is not None:
+            raise TrainingStopped(run.how_to_resume(), stop.signum, run.folder.path)
+    run.summarise()
+    return run.folder.path
+
+
+class _Run:
+    """The moving parts of one call of `meta_train`."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        worlds: TaskWorlds,
+        distribution: TaskDistribution,
+        config: TrainConfig,
+        resume: checkpoints.Checkpoint | None,
+    ) -> None:
+        needed = config.tasks_per_iteration * config.rollouts_per_task
+        if worlds.num_worlds != needed:
+            raise UserError(
+                f"worlds must be tasks_per_iteration x rollouts_per_task = {needed}, "
+                f"not {worlds.num_worlds}"
+            )
+        self.learner, self.worlds, self.distribution = learner, worlds, distribution
+        self.config, self.resume = config, resume
+        self.position = Position() if resume is None else Position.of(resume.meta)
+        recorded = None if resume is None else resume.meta.get("threads")
+        self.threads = set_threads(config.threads or recorded)
+        name = default_out(worlds.family.name, learner.name, config.seed)
+        self.folder = RunFolder(config.out or name)
+        self.good: dict[str, Tensor] | None = None
+        self.eval_tasks = distribution.split("heldout", config.evaluate_tasks)
+        self.eval_worlds = TaskWorlds(
+            worlds.family, len(self.eval_tasks) * config.rollouts_per_task, config.threads
+        )
+
+    # --- opening and closing -------------------------------------------------------------------
+
+    def open(self) -> TrainingProgress:
+        """Take over the resumed state, and make the logger, the first checkpoint and the bar."""
+        taken = any(self.folder.checkpoints.glob("step_*"))
+        if self.resume is None and taken:
+            raise UserError(
+                f"'{self.folder.path}' already holds a run: go on with "
+                f"`metarl train --resume {self.folder.path}`, or choose another --out"
+            )
+        if self.resume is not None:
+            self.learner.load_state_dict(self.resume.tensors)
+        self.keep_good()
+        position = self.position
+        with disk_errors(self.folder.path, INTACT):
+            self.folder.write_config(self.describe())
+            self.folder.drop_after(position.iteration)
+            self.folder.write_curve(position.curve)
+            self.logger = self.folder.logger(upto=position.iteration, env_steps=position.env_steps)
+        self.save()
+        self.progress = TrainingProgress(
+            total=goal(self.config), done=position.done(self.config),
+            print_every=self.config.print_every, show=self.config.progress,
+        )  # fmt: skip
+        self.progress.say(
+            f"{self.worlds.family.name}  {self.learner.name}  seed {self.config.seed}  "
+            f"{self.worlds.num_worlds} worlds  {self.threads} threads  {self.learner.device}  "
+            f"→ {self.folder.path}"
+        )
+        return self.progress
+
+    def describe(self) -> dict[str, Any]:
+        """Return what config.json holds."""
+        return {
+            "family": reference(self.worlds.family),
+            "algorithm": reference(self.learner),
+            "train": asdict(self.config),
+            "learner": asdict(self.learner.config),
+            "threads": self.threads,
+            "device": str(self.learner.device),
+            "versions": checkpoints.versions(),
+        }
+
+    # --- an iteration --------------------------------------------------------------------------
+
+    def iterate(self, stop: StopSignals) -> dict[str, float]:
+        """Make one meta-update; one that fails or is left is undone, and the rest saved."""
+        number, config = self.position.iteration, self.config
+        key = Key(config.seed)
+        tasks = self.distribution.sample(
+            config.tasks_per_iteration, key.fold("tasks", number).numpy()
+        )
+        began, steps = time.monotonic(), self.worlds.env_steps
+        try:
+            with stop.may_leave():
+                metrics = self.learner.meta_step(self.worlds, tasks, key.fold("meta", number))
+            self.refuse_nonfinite()
+        except (Exception, Left):
+            self.save_good()
+            raise
+        seconds, steps = time.monotonic() - began, self.worlds.env_steps - steps
+        self.position.iteration += 1
+        self.position.env_steps += steps
+        self.position.seconds += seconds
+        self.keep_good()
+        self.log(metrics, steps / max(seconds, 1e-9))
+        return metrics
+
+    def refuse_nonfinite(self) -> None:
+        """Stop before a NaN spreads to checkpoints: one in a weight is one in every action."""
+        for name, tensor in self.learner.state_dict().items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                count = int((~torch.isfinite(tensor)).sum())
+                raise UserError(
+                    f"iteration {self.position.iteration + 1}: {count} of {tensor.numel()} numbers "
+                    f"of '{name}' are not finite; the last good state is in "
+                    f"'{self.folder.checkpoints}'; smaller learning rates are the usual cure"
+                )
+
+    def keep_good(self) -> None:
+        """Copy the learner's state, so that an unfinished iteration can be undone."""
+        state = self.learner.state_dict()
+        small = sum(tensor.nbytes for tensor in state.values()) <= SNAPSHOT_BYTES
+        self.good = {k: v.detach().clone() for k, v in state.items()} if small else None
+
+    def log(self, metrics: dict[str, float], steps_per_second: float) -> None:
+        """Append a row to metrics.csv and TensorBoard, and show it."""
+        position = self.position
+        row = {
+            "iteration": position.iteration, "env_steps": position.env_steps,
+            "seconds": round(position.seconds, 3), "env_steps_per_second": round(steps_per_second),
+        }  # fmt: skip
+        with disk_errors(self.folder.path, INTACT):
+            for name, value in (row | metrics).items():
+                self.logger.record(name, value)
+            self.logger.dump(position.env_steps)
+        done = position.done(self.config)
+        self.progress.update(position.iteration, done, steps_per_second, metrics)
+        bad = [name for name, value in metrics.items() if not abs(value) < float("inf")]
+        if bad:
+            self.progress.say(
+                f"warning: iteration {position.iteration}: not finite: {', '.join(bad)}"
+            )
+
+    # --- evaluation and checkpoints ------------------------------------------------------------
+
+    def evaluation_due(self) -> bool:
+        """Whether the present weights are to be evaluated and have not been."""
+        position, config = self.position, self.config
+        last = position.done(config) >= goal(config)
+        due = position.iteration % config.evaluate_every == 0 or last
+        return due and all(entry["iteration"] != position.iteration for entry in position.curve)
+
+    def evaluate(self, stop: StopSignals) -> None:
+        """Evaluate on held-out tasks, in worlds of their own; append to the curve."""
+        position, config = self.position, self.config
+        with stop.may_leave():
+            report = evaluate(
+                self.learner, self.eval_worlds, self.eval_tasks,
+                episodes=config.evaluate_episodes, seed=config.seed, split="heldout",
+            )  # fmt: skip
+        result = report.to_json()
+        mean, interval = result["mean"], result["ci95"]
+        position.curve.append(
+            {
+                "iteration": position.iteration, "env_steps": position.env_steps,
+                "seconds": round(position.seconds, 3), "before": mean[0], "after": mean[-1],
+                "before_ci": interval[0], "after_ci": interval[-1],
+                "experience": result["experience"], "mean": mean,
+                "stand_still": result["stand_still"],
+            }
+        )  # fmt: skip
+        with disk_errors(self.folder.path, INTACT):
+            write_json(self.folder.evaluation_path(position.iteration), result)
+            self.folder.write_curve(position.curve)
+            self.logger.record("heldout/before", mean[0], exclude="csv")
+            self.logger.record("heldout/after", mean[-1], exclude="csv")
+            self.logger.dump(position.env_steps)
+        self.progress.say(
+            f"held-out tasks at {si(position.env_steps)} env steps: "
+            f"return {mean[0]:.1f} → {mean[-1]:.1f} (stand still {result['stand_still']:.1f})"
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint of the present state, unless there is one."""
+        position = self.position
+        if (self.folder.checkpoints / f"step_{position.iteration:08d}").exists():
+            return
+        meta = asdict(position) | {
+            "seed": self.config.seed, "train": asdict(self.config), "threads": self.threads,
+            "device": str(self.learner.device),
+        }  # fmt: skip
+        with disk_errors(self.folder.path, INTACT):
+            checkpoints.save(
+                self.folder.checkpoints, self.learner, family=reference(self.worlds.family),
+                step=position.iteration, meta=meta,
+            )  # fmt: skip
+            checkpoints.prune(self.folder.checkpoints, keep=self.config.keep_checkpoints)
+
+    def save_good(self) -> None:
+        """Go back to the end of the last whole iteration, and save that."""
+        if self.good is not None:
+            self.learner.load_state_dict(self.good)
+            self.save()
+
+    # --- last words ----------------------------------------------------------------------------
+
+    def how_to_resume(self) -> str:
+        """Return one line on what is saved and how to go on."""
+        kept = checkpoints.newest(self.folder.path)
+        return (
+            f"stopped after iteration {self.position.iteration}; saved {kept}; "
+            f"go on with: metarl train --resume {self.folder.path}"
+        )
+
+    def summarise(self) -> None:
+        """Print where everything is, the adaptation curve, and what to try next."""
+        position, path = self.position, self.folder.path
+        last = position.curve[-1]
+        example = self.distribution.nominal()
+        setting = f"{example.names[0]}={example.values[0, 0]:.4g}" if example.names else ""
+        seen = "".join(f"{episodes:>10}" for episodes in last["experience"])
+        mean = "".join(f"{value:>10.1f}" for value in last["mean"])
+        for line in (
+            f"wrote {path}: {position.iteration} iterations, {si(position.env_steps)} env steps, "
+            f"{clock(position.seconds)}",
+            f"{len(self.eval_tasks)} held-out tasks (stand still {last['stand_still']:.1f}):",
+            f"  episodes of experience {seen}",
+            f"  mean return            {mean}",
+            "next:",
+            f"  metarl evaluate {path}",
+            f"  metarl adapt {path} --set {setting}" if setting else f"  metarl adapt {path}",
+        ):
+            self.progress.say(line)
+
+
+def reference(thing: object) -> str:
+    """Return the name by which `find_family` or `find_learner` finds the class of `thing` again."""
+    return absolute(str(getattr(type(thing), "source", "") or getattr(thing, "name", "")))
+
+
+def absolute(name: str) -> str:
+    """Return ``file.py:Class`` with the file's full path, and a registered name as it is."""
+    path, mark, attribute = name.rpartition(".py:")
+    return f"{Path(path + '.py').resolve()}:{attribute}" if mark else name

@@ -1,0 +1,241 @@
+"""TaskWorlds: B worlds of a family, each running its own task. Everything else adapts this.
+
+Worlds are task-major: world i runs task ``i // worlds_per_task``. `step` resets worlds whose
+episode ended, so `obs` is what to act on next, and `next_obs` is always the true successor.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.edits import nominal_value
+from metarl.errors import UserError
+from metarl.family import TaskFamily, find_family
+from metarl.keys import Key, WorldDraws
+from metarl.simulator import Simulator
+from metarl.tasks import TaskDistribution, Tasks
+
+
+class Spec(NamedTuple):
+    """What a learner must know of a family: sizes and the horizon, and nothing of its tasks."""
+
+    observation_size: int
+    action_size: int
+    horizon: int
+    """Environment steps in one episode."""
+
+
+class Step(NamedTuple):
+    """All that an agent may see. There is no task in it."""
+
+    obs: Tensor
+    """(B, O) float32"""
+    prev_action: Tensor
+    """(B, A) float32, zeros at the start of a trial"""
+    prev_reward: Tensor
+    """(B,) float32, zeros at the start of a trial"""
+    first: Tensor
+    """(B,) bool, whether this is the first step of an episode"""
+
+
+class Transition(NamedTuple):
+    """What one step of every world gave."""
+
+    obs: Tensor
+    """(B, O) float32, what to act on next: of the new episode where one began"""
+    reward: Tensor
+    """(B,) float64, 0 where diverged"""
+    terminated: Tensor
+    """(B,) bool, the family's failure condition; do not bootstrap"""
+    truncated: Tensor
+    """(B,) bool, the time limit; bootstrap from next_obs"""
+    next_obs: Tensor
+    """(B, O) float32, the true successor of the observation acted on"""
+    diverged: Tensor
+    """(B,) bool, the physics failed; use the transition for nothing"""
+
+
+class TaskWorlds:
+    """B simulated robots of one family, each with a task of its own."""
+
+    def __init__(
+        self, family: TaskFamily | str, num_worlds: int, threads: int | None = None
+    ) -> None:
+        """Make the worlds, all of them running the nominal task.
+
+        Args:
+            family: a family or its name.
+            num_worlds: B.
+            threads: physics threads; None takes the process's setting.
+
+        Raises:
+            UserError: the family is unknown, or its methods return the wrong shapes.
+        """
+        if num_worlds < 1:
+            raise UserError(f"the number of worlds must be at least 1, not {num_worlds}")
+        self.family = find_family(family) if isinstance(family, str) else family
+        self.num_worlds = num_worlds
+        self.simulator = Simulator(self.family.compile(), num_worlds, threads)
+        self.env_steps = 0
+        """Environment steps taken so far, summed over worlds."""
+        self._rows = [[e.rows(self.family.compile()) for e in p.edits] for p in self.family.params]
+        self._action_map()
+        self._steps = torch.zeros(num_worlds, dtype=torch.int64)
+        self.seed(Key(0))
+        nominal = TaskDistribution(self.family).nominal()
+        self.set_tasks(nominal, num_worlds)
+        obs = self.reset()
+        self.spec = Spec(obs.shape[1], self.simulator.ctrl.shape[1], self.family.horizon)
+
+    def seed(self, key: Key) -> None:
+        """Start the randomness of resets anew: the next reset of world i is its episode 0."""
+        self._key = key
+        self._episode = np.zeros(self.num_worlds, np.int64)
+
+    def set_tasks(self, tasks: Tasks, worlds_per_task: int) -> None:
+        """Give every world its task: always from the nominal model. Call `reset` next.
+
+        Args:
+            tasks: M tasks of this family.
+            worlds_per_task: E, with M * E equal to the number of worlds.
+        """
+        if len(tasks) * worlds_per_task != self.num_worlds:
+            raise UserError(
+                f"{len(tasks)} tasks x {worlds_per_task} worlds do not fill {self.num_worlds} worlds"
+            )
+        expected = tuple(name for param in self.family.params for name in param.names)
+        if tasks.names != expected:
+            raise UserError(f"tasks have parameters {tasks.names}, not {self.family.name}'s {expected}")
+        self.tasks = tasks
+        self.worlds_per_task = worlds_per_task
+        self._task_index = np.arange(self.num_worlds) // worlds_per_task
+        self._world_index = np.arange(self.num_worlds) % worlds_per_task
+        values = tasks.values[self._task_index]
+        self.task: dict[str, Tensor] = {}
+        fields: dict[str, np.ndarray] = {}
+        column = 0
+        for param, rows in zip(self.family.params, self._rows, strict=True):
+            value = values[:, column : column + len(param.names)]
+            column += len(param.names)
+            scalar = len(param.names) == 1
+            self.task[param.name] = torch.from_numpy((value[:, 0] if scalar else value).copy())
+            for edit, which in zip(param.edits, rows, strict=True):
+                edit.apply(self._field(fields, edit.field), which, value)
+        self.simulator.set_fields(fields)
+
+    def reset(self, ids: Tensor | None = None) -> Tensor:
+        """Begin a new trial in the worlds `ids` (n,) int64, or in all.
+
+        Returns:
+            (B, O) float32 observation of every world.
+        """
+        self._begin_episodes(ids)
+        obs = self._observe()
+        if ids is None:
+            zeros = torch.zeros(self.num_worlds, self.simulator.ctrl.shape[1])
+            first = torch.ones(self.num_worlds, dtype=torch.bool)
+            self.current = Step(obs, zeros, torch.zeros(self.num_worlds), first)
+            return obs
+        _, prev_action, prev_reward, first = (part.clone() for part in self.current)
+        prev_action[ids], prev_reward[ids], first[ids] = 0.0, 0.0, True
+        self.current = Step(obs, prev_action, prev_reward, first)
+        return obs
+
+    def step(self, action: Tensor) -> Transition:
+        """Advance every world by one environment step, and begin new episodes where one ended.
+
+        Args:
+            action: (B, A), clipped to [-1, 1]; not finite counts as diverged.
+        """
+        sim = self.simulator
+        clipped = action.double().clamp(-1.0, 1.0)
+        before = sim.snapshot()
+        torch.addcmul(self._ctrl_mid, clipped, self._ctrl_half, out=self._ctrl)
+        sim.ctrl.copy_(self._ctrl)
+        diverged = sim.step(self.family.frame_skip)
+        self._steps += 1
+        self.env_steps += self.num_worlds
+        reward = self.family.reward(sim, before, clipped, self.task)
+        terminated = self.family.terminated(sim)
+        next_obs = self._observe()
+        if reward.shape != (self.num_worlds,) or terminated.shape != (self.num_worlds,):
+            self._refuse_shapes(reward, terminated)
+        sane = torch.isfinite(reward.sum() + next_obs.sum())
+        if diverged is None and sane:
+            diverged = torch.zeros(self.num_worlds, dtype=torch.bool)
+        else:
+            diverged = self._mark_diverged(diverged, reward, next_obs)
+            reward = torch.where(diverged, 0.0, reward)
+            next_obs = torch.where(diverged[:, None], self.current.obs, next_obs)
+            terminated = terminated & ~diverged
+        truncated = (self._steps >= self.family.horizon) & ~(terminated | diverged)
+        done = terminated | truncated | diverged
+        obs = self._restart(done, next_obs) if done.any() else next_obs
+        self.current = Step(obs, clipped.float(), reward.float(), done)
+        return Transition(obs, reward, terminated, truncated, next_obs, diverged)
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _action_map(self) -> None:
+        """Actions in [-1, 1] map linearly onto each actuator's control range."""
+        model = self.family.compile()
+        limited = model.actuator_ctrllimited.astype(bool)
+        low, high = np.where(limited[:, None], model.actuator_ctrlrange, [-1.0, 1.0]).T
+        self._ctrl_mid = torch.from_numpy((low + high) / 2).expand(self.num_worlds, -1)
+        self._ctrl_half = torch.from_numpy((high - low) / 2)
+        self._ctrl = torch.empty(self.num_worlds, model.nu, dtype=torch.float64)
+
+    def _field(self, fields: dict[str, np.ndarray], name: str) -> np.ndarray:
+        """The (B, …) values of a model field being edited, nominal at first."""
+        if name not in fields:
+            nominal = nominal_value(self.family.compile(), name)
+            fields[name] = np.repeat(nominal[None], self.num_worlds, axis=0)
+        return fields[name]
+
+    def _begin_episodes(self, ids: Tensor | None) -> None:
+        every = torch.arange(self.num_worlds) if ids is None else ids
+        which = every.numpy()
+        self.simulator.reset(ids)
+        rng = WorldDraws(
+            self._key, self._task_index[which], self._world_index[which], self._episode[which]
+        )
+        self.family.initial_state(self.simulator, every, rng)
+        self.simulator.refresh(ids)
+        self._episode[which] += 1
+        self._steps[every] = 0
+
+    def _restart(self, done: Tensor, next_obs: Tensor) -> Tensor:
+        """Begin the next episode of the trial in the worlds that are done."""
+        ids = None if bool(done.all()) else done.nonzero()[:, 0]
+        self._begin_episodes(ids)
+        obs = self._observe()
+        return obs if ids is None else torch.where(done[:, None], obs, next_obs)
+
+    def _observe(self) -> Tensor:
+        obs = self.family.observe(self.simulator, self.task)
+        if obs.ndim != 2 or obs.shape[0] != self.num_worlds:
+            raise UserError(
+                f"family '{self.family.name}': observe() returned shape {tuple(obs.shape)}, "
+                f"expected ({self.num_worlds}, O)"
+            )
+        return obs.to(torch.float32)
+
+    def _mark_diverged(self, diverged: Tensor | None, reward: Tensor, obs: Tensor) -> Tensor:
+        """Add to the worlds whose physics failed those whose reward or observation is not finite."""
+        broken = ~(torch.isfinite(reward) & torch.isfinite(obs).all(1))
+        physics = torch.zeros_like(broken) if diverged is None else diverged
+        if bool(broken.all()) and not bool(physics.any()):
+            what = "observe()" if not torch.isfinite(obs).all() else "reward()"
+            raise UserError(f"family '{self.family.name}': {what} is not finite in any world")
+        return physics | broken
+
+    def _refuse_shapes(self, reward: Tensor, terminated: Tensor) -> None:
+        wrong = ("reward", reward) if reward.shape != (self.num_worlds,) else ("terminated", terminated)
+        raise UserError(
+            f"family '{self.family.name}': {wrong[0]}() returned shape {tuple(wrong[1].shape)}, "
+            f"expected ({self.num_worlds},)"
+        )

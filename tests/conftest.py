@@ -1,0 +1,28 @@
+"""Settings for every test: quiet threads, headless rendering, and reproducible examples."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch and mujoco are imported: waiting threads must not spin against the physics threads,
+# and a machine without a display renders through EGL.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("MUJOCO_GL", "egl")
+
+import pytest
+import torch
+from hypothesis import settings
+
+# No deadline: the first example pays for compiling a model. No random example: a failure repeats.
+settings.register_profile("metarl", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("metarl")
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_found():
+    """Give every test one torch thread and leave torch's global settings as they were."""
+    torch.set_num_threads(1)
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_grad_enabled(grad)

@@ -1,0 +1,189 @@
+"""The documentation is true: its code runs, its commands exist, its links and copies are right."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from metarl import cli, find_family, find_learner
+from metarl.family import list_families
+from metarl.learner import list_learners
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(
+    r"^(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<lang>\w+)\n(?P<code>.*?)^```", re.M | re.S
+)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def blocks(page: Path, language: str) -> list[tuple[int, str, str | None]]:
+    """Return (line, code, copied file) of the fenced blocks in one language."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        (text[: found.start("code")].count("\n"), found["code"], found["file"])
+        for found in BLOCK.finditer(text)
+        if found["lang"] == language
+    ]
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def slug(heading: str) -> str:
+    kept = "".join(c for c in heading.lower() if c.isalnum() or c in " -_")
+    return kept.strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name)
+def test_python_code_runs(page, tmp_path, monkeypatch):
+    """The blocks of a page run in order, as one script."""
+    monkeypatch.chdir(tmp_path)
+    scope = {"__name__": "docs"}
+    for line, code, copied in blocks(page, "python"):
+        if copied is None:  # copies are compared below, and their files are tested as plug-ins
+            exec(compile("\n" * line + code, name(page), "exec"), scope)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_copies_equal_their_files(page):
+    for line, code, copied in blocks(page, "python"):
+        if copied is not None:
+            original = (page.parent / copied).read_text(encoding="utf-8")
+            assert code == original, f"{name(page)}:{line} is not a copy of {copied}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_resolve(page):
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        if target.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (page.parent / file).resolve() if file else page
+        assert linked.exists(), f"{name(page)} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.M)
+            assert anchor in map(slug, headings), f"{name(page)} links to {target}"
+
+
+def metarl_commands(page: Path) -> list[list[str]]:
+    """Return the words of each metarl command in the page's shell blocks and code spans."""
+    text = page.read_text(encoding="utf-8")
+    shell = [line for _, code, _ in blocks(page, "sh") for line in unfolded(code)]
+    spans = re.findall(r"`(metarl [^`]+)`", text)
+    found = [shlex.split(line, comments=True) for line in (*shell, *spans)]
+    return [words[1:] for words in found if words and words[0] == "metarl" and len(words) > 1]
+
+
+def unfolded(code: str) -> list[str]:
+    return re.sub(r"\\\n\s*", " ", code).splitlines()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_exist(page, capsys):
+    """Every command named is one that `metarl --help` lists, with options that its help lists."""
+    assert cli.main(["--help"]) == 0
+    listed = re.findall(r"^  (\w+)  ", capsys.readouterr().out, re.M)
+    for words in metarl_commands(page):
+        if words[0] == "COMMAND":
+            continue
+        assert words[0] in listed, f"{name(page)}: metarl {words[0]}"
+        cli.main(
+            [words[0], *(["point-goal", "maml-trpo"] if words[0] == "train" else []), "--help"]
+        )
+        text = capsys.readouterr().out
+        for option in (word for word in words if word.startswith("--")):
+            assert re.search(rf"{option}\b", text), f"{name(page)}: metarl {' '.join(words)}"
+
+
+def test_readme_has_every_command(capsys):
+    cli.main(["--help"])
+    listed = set(re.findall(r"^  (\w+)  ", capsys.readouterr().out, re.M)) & set(cli.COMMANDS)
+    assert listed == set(cli.COMMANDS)
+    assert {words[0] for words in metarl_commands(ROOT / "README.md")} >= listed
+
+
+def test_every_family_and_algorithm_has_a_page():
+    ours = set(entry_points("families"))
+    assert ours <= {p.stem for p in (ROOT / "docs/families").glob("*.md")} & set(list_families())
+    theirs = set(entry_points("learners"))
+    pages = {p.stem for p in (ROOT / "docs/algorithms").glob("*.md")}
+    assert theirs <= pages & set(list_learners())
+
+
+def entry_points(kind: str) -> dict[str, str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["entry-points"][f"metarl.{kind}"]
+
+
+@pytest.mark.parametrize("family", sorted(entry_points("families")))
+def test_family_page_has_the_ranges_of_the_code(family):
+    """Parameter, unit and ranges stand in the page's table as they are in the code."""
+    found = find_family(family)
+    page = (ROOT / "docs/families" / f"{family}.md").read_text(encoding="utf-8")
+    page = page.replace("−", "-")
+    for param in found.params:
+        ood = ", ".join(str(interval) for interval in param.ood) or "none"
+        row = f"| `{param.name}` | {param.unit or '1'} | {param.train} | {ood} |"
+        assert row in page, f"{family}.md lacks: {row}"
+    assert f"{found.horizon} steps" in page
+    assert f"dt {found.dt:g} s (frame skip {found.frame_skip})" in page
+
+
+@pytest.mark.parametrize("learner", sorted(entry_points("learners")))
+def test_algorithm_page_has_the_settings_of_the_code(learner):
+    page = (ROOT / "docs/algorithms" / f"{learner}.md").read_text(encoding="utf-8")
+    config = find_learner(learner).Config()
+    for field, value in vars(config).items():
+        row = re.search(rf"^\| `{field}` \| ([^|]+) \|", page, re.M)
+        assert row, f"{learner}.md lacks {field}"
+        assert row[1].strip() == shown(value), f"{learner}.md: {field} is {value}"
+
+
+def shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def test_versions_agree():
+    import metarl
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == metarl.__version__
+
+
+def test_every_direct_dependency_is_pinned():
+    """constraints.txt pins what pyproject.toml asks for, apart from the optional extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", pins, re.M))
+    assert {re.split(r"[\[<>=!]", line)[0] for line in wanted} <= pinned
+
+
+def test_example_family_trains_with_the_example_learner(tmp_path, capsys):
+    """Both plug-in examples work from their files, through the command line."""
+    examples = ROOT / "docs" / "examples"
+    words = f"train {examples}/my_robot.py:MyRobot {examples}/my_learner.py:ConstantAction"
+    flags = "--iterations 1 --tasks-per-iteration 2 --rollouts-per-task 2 --evaluate-tasks 2"
+    code = cli.main([*words.split(), *flags.split(), "--out", str(tmp_path / "run")])
+    assert code == 0, capsys.readouterr().err
+    assert (tmp_path / "run" / "metrics.csv").is_file()
+
+
+def test_example_learner_adapts():
+    """On point-goal the example learner's held-out return rises by more than a third."""
+    from metarl import TaskDistribution, TaskWorlds, evaluate
+
+    worlds = TaskWorlds("point-goal", 10 * 20, threads=1)
+    cls = find_learner(f"{ROOT}/docs/examples/my_learner.py:ConstantAction")
+    learner = cls(worlds.spec, cls.Config())
+    tasks = TaskDistribution(worlds.family).split("heldout", 10)
+    report = evaluate(learner, worlds, tasks, episodes=2, seed=0)
+    assert report.mean[-1] > report.mean[0] * 2 / 3
