@@ -18,9 +18,7 @@ T = TypeVar("T")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def parse(
-    cls: type[T], argv: Sequence[str], *, prog: str, flags: Iterable[str] | None = None
-) -> T:
+def parse(cls: type[T], argv: Sequence[str], *, prog: str, flags: Iterable[str] | None = None) -> T:
     """Parse `argv` into an instance of the dataclass `cls`.
 
     Args:
@@ -41,7 +39,9 @@ def parse(
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise _cause(stop) or UserError(f"{_one_line(said.getvalue())}; see {prog} --help") from None
+        raise _cause(stop) or UserError(
+            f"{_one_line(said.getvalue())}; see {prog} --help"
+        ) from None
 
 
 def field_names(cls: object) -> list[str]:

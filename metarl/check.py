@@ -3,29 +3,29 @@
 A check is a function of a family. It returns nothing, or raises CheckError with one line that says
 what is wrong and how to mend it; the first line of its docstring is its title. `CHECKS` lists them
 in order, so pytest can parametrise over it. A family that fails one of `GATES` is asked no further,
-since every later check would only fail for the same reason. Traces are compared bit by bit.
+since every later check would only fail for the same reason. Runs are compared bit by bit.
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-import mujoco
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.errors import UserError
 from metarl.family import TaskFamily
 from metarl.keys import Key
 from metarl.plain_physics import PlainWorld, edited_model, first_difference
-from metarl.simulator import Simulator, State
-from metarl.tasks import Interval, TaskDistribution, Tasks
+from metarl.simulator import Simulator
+from metarl.tasks import TaskDistribution, Tasks
+from metarl.trace import (
+    difference,
+    endless,
+    make_worlds,
+    variant,
+)  # fmt: skip
 from metarl.worlds import TaskWorlds
 
 KEY = Key("metarl check")
@@ -37,19 +37,6 @@ LONGEST = 1000
 
 class CheckError(AssertionError):
     """A family breaks its contract: one line that says why, and how to mend it."""
-
-
-class Trace(NamedTuple):
-    """What a run of T steps gave, (T, B, …)."""
-
-    obs: Tensor
-    next_obs: Tensor
-    reward: Tensor
-    terminated: Tensor
-    truncated: Tensor
-    diverged: Tensor
-    qpos: Tensor
-    qvel: Tensor
 
 
 # --- the checks that the others build on -------------------------------------------------------
@@ -114,7 +101,7 @@ def check_finite(family: TaskFamily) -> None:
 
         return wrapped
 
-    worlds = _worlds(_variant(family, reward=spy("reward"), observe=spy("observe")), tasks)
+    worlds = make_worlds(variant(family, reward=spy("reward"), observe=spy("observe")), tasks)
     worlds.reset()
     for t, action in enumerate(_actions(worlds, _long(family))):
         diverged = worlds.step(action).diverged
@@ -131,22 +118,22 @@ def check_repeats(family: TaskFamily) -> None:
     distribution = TaskDistribution(family)
     draws = [distribution.sample(8, KEY.numpy()) for _ in range(2)]
     _demand(draws[0] == draws[1], "the same seed drew different tasks")
-    worlds = _worlds(family, _tasks(family))
+    worlds = make_worlds(family, _tasks(family))
     first, again = _run(worlds), _run(worlds)
     hint = "take every draw in initial_state() from `rng`, and keep no state in the family"
     _same(first, again, "a second run from the same seed", hint)
-    _same(first, _run(_worlds(family, _tasks(family))), "a run in new worlds", hint)
+    _same(first, _run(make_worlds(family, _tasks(family))), "a run in new worlds", hint)
 
 
 def check_alone(family: TaskFamily) -> None:
     """A world does not depend on which others run beside it."""
     tasks = _tasks(family)
-    actions = _actions(_worlds(family, tasks, 2), STEPS)
-    together = _run(_worlds(family, tasks, 2), actions)
+    actions = _actions(make_worlds(family, tasks, 2), STEPS)
+    together = _run(make_worlds(family, tasks, 2), actions)
     chosen = torch.tensor([0, 2])
-    few = _run(_worlds(family, tasks[:2], 1), actions[:, chosen])
+    few = _run(make_worlds(family, tasks[:2], 1), actions[:, chosen])
     hint = "compute each row of the result from that world's row alone"
-    _same(Trace(*(x[:, chosen] for x in together)), few, "a run with fewer worlds", hint)
+    _same(together.worlds(chosen), few, "a run with fewer worlds", hint)
 
 
 # --- the physics and the tasks -----------------------------------------------------------------
@@ -155,7 +142,7 @@ def check_alone(family: TaskFamily) -> None:
 def check_plain_loop(family: TaskFamily) -> None:
     """The worlds equal a plain loop of mj_step, to the bit."""
     tasks = _tasks(family)
-    worlds = _worlds(_endless(family), tasks)
+    worlds = make_worlds(endless(family), tasks)
     worlds.seed(KEY)
     worlds.reset()
     sim, loops = worlds.simulator, []
@@ -177,15 +164,15 @@ def check_plain_loop(family: TaskFamily) -> None:
                     plain.start(sim.batch.state[i])
                 else:
                     plain.step(sim.ctrl[i].numpy(), family.frame_skip)
-                equal = _bits(sim.qpos[i], torch.from_numpy(plain.data.qpos))
-                equal &= _bits(sim.qvel[i], torch.from_numpy(plain.data.qvel))
+                equal = _equal(sim.qpos[i], torch.from_numpy(plain.data.qpos))
+                equal &= _equal(sim.qvel[i], torch.from_numpy(plain.data.qvel))
                 _demand(equal, f"world {i} left a plain mj_step loop at step {t}: {_STATELESS}")
 
 
 def check_idempotent(family: TaskFamily) -> None:
     """set_tasks is idempotent: twice is as good as once."""
     tasks = _tasks(family)
-    worlds = _worlds(family, tasks)
+    worlds = make_worlds(family, tasks)
     once = _run(worlds)
     worlds.set_tasks(tasks, 1)
     worlds.set_tasks(tasks, 1)
@@ -195,10 +182,10 @@ def check_idempotent(family: TaskFamily) -> None:
 def check_order(family: TaskFamily) -> None:
     """set_tasks is free of order: earlier tasks leave no trace."""
     tasks, others = _tasks(family), _tasks(family, "others")
-    worlds = _worlds(family, others)
+    worlds = make_worlds(family, others)
     second = _run(worlds)
     worlds.set_tasks(tasks, 1)
-    _same(_run(_worlds(family, tasks)), _run(worlds), "a run after other tasks", _STATELESS)
+    _same(_run(make_worlds(family, tasks)), _run(worlds), "a run after other tasks", _STATELESS)
     worlds.set_tasks(others, 1)
     _same(second, _run(worlds), "a run after other tasks", _STATELESS)
 
@@ -207,7 +194,7 @@ def check_parameters(family: TaskFamily) -> None:
     """Every parameter changes the trajectory, the observation or the reward."""
     distribution = TaskDistribution(family)
     nominal = distribution.nominal()
-    worlds = _worlds(family, nominal, 2)
+    worlds = make_worlds(family, nominal, 2)
     actions = _actions(worlds, _long(family, 200))
     base = _run(worlds, actions)
     for param in family.params:
@@ -215,7 +202,7 @@ def check_parameters(family: TaskFamily) -> None:
             ends = distribution.sweep(name, 2)
             far = np.argmax(np.abs(ends.column(name) - nominal.column(name)))
             worlds.set_tasks(ends[int(far)], 2)
-            if not _difference(base, _run(worlds, actions)):
+            if not difference(base, _run(worlds, actions)):
                 value = f"{name}={ends.column(name)[far]:.4g}"
                 raise CheckError(
                     f"{value} gives the run of {nominal.label(0)}: its edit moves nothing, "
@@ -250,7 +237,7 @@ def check_splits(family: TaskFamily) -> None:
 
 def check_clipping(family: TaskFamily) -> None:
     """Actions are clipped to [-1, 1], which spans the control range."""
-    worlds = _worlds(family, _tasks(family))
+    worlds = make_worlds(family, _tasks(family))
     actions = 3 * _actions(worlds, STEPS)
     hint = "compute the reward from `action`, which is clipped"
     _same(_run(worlds, actions), _run(worlds, actions.clamp(-1, 1)), "a run with clipped", hint)
@@ -258,7 +245,7 @@ def check_clipping(family: TaskFamily) -> None:
     limited = model.actuator_ctrllimited.astype(bool)
     for sign, column in ((-1.0, 0), (1.0, 1)):
         expected = np.where(limited, model.actuator_ctrlrange[:, column], sign)
-        worlds = _worlds(_endless(family), _tasks(family))
+        worlds = make_worlds(endless(family), _tasks(family))
         worlds.step(torch.full((worlds.num_worlds, model.nu), sign))
         ctrl = worlds.simulator.ctrl.numpy()
         _demand(
@@ -270,7 +257,7 @@ def check_clipping(family: TaskFamily) -> None:
 def check_horizon(family: TaskFamily) -> None:
     """Episodes are cut exactly at the horizon."""
     horizon = min(family.horizon, LONGEST)
-    worlds = _worlds(_variant(family, horizon=horizon), _tasks(family))
+    worlds = make_worlds(variant(family, horizon=horizon), _tasks(family))
     run = _run(worlds, _actions(worlds, 2 * horizon + 1))
     done = run.terminated | run.truncated | run.diverged
     _demand(
@@ -287,11 +274,11 @@ def check_horizon(family: TaskFamily) -> None:
 
 def check_successor(family: TaskFamily) -> None:
     """next_obs is the true successor, and obs begins the next episode."""
-    cut, free = _variant(family, horizon=5), _endless(family)
+    cut, free = variant(family, horizon=5), endless(family)
     tasks, hint = _tasks(family), "observe() must depend on the simulator and the task alone"
-    actions = _actions(_worlds(family, tasks), 5)
-    ended, twin = _run(_worlds(cut, tasks), actions), _run(_worlds(free, tasks), actions)
-    fresh = _worlds(free, tasks)
+    actions = _actions(make_worlds(family, tasks), 5)
+    ended, twin = _run(make_worlds(cut, tasks), actions), _run(make_worlds(free, tasks), actions)
+    fresh = make_worlds(free, tasks)
     fresh.seed(KEY)
     fresh.reset()
     second = fresh.reset()
@@ -300,38 +287,37 @@ def check_successor(family: TaskFamily) -> None:
         last = int(done[:, i].nonzero()[0])
         head = slice(0, last + 1)
         if not ended.diverged[last, i]:
-            equal = _bits(ended.next_obs[head, i], twin.next_obs[head, i])
+            equal = _equal(ended.next_obs[head, i], twin.next_obs[head, i])
             _demand(equal, f"next_obs of world {i} is not what the step led to: {hint}")
-        equal = _bits(ended.obs[:last, i], ended.next_obs[:last, i])
+        equal = _equal(ended.obs[:last, i], ended.next_obs[:last, i])
         _demand(equal, f"obs and next_obs of world {i} differ within an episode: {hint}")
-        equal = _bits(ended.obs[last, i], second[i])
+        equal = _equal(ended.obs[last, i], second[i])
         _demand(equal, f"obs of world {i} is not its next episode's first: {hint}")
 
 
 def check_divergence(family: TaskFamily) -> None:
     """A diverged world is flagged at once and leaves the others as they are."""
     tasks, bad = _tasks(family), 1
-    actions = _actions(_worlds(family, tasks), 20)
-    base = _run(_worlds(family, tasks), actions)
+    actions = _actions(make_worlds(family, tasks), 20)
+    base = _run(make_worlds(family, tasks), actions)
     others = torch.arange(len(tasks)) != bad
     hint = "reward(), observe() and terminated() must not mix worlds"
     for field, value in (("qpos", torch.nan), ("qpos", torch.inf), ("qvel", torch.nan)):
         with _quiet_physics():
-            run = _run(_worlds(family, tasks), actions, poison=(5, field, bad, value))
+            run = _run(make_worlds(family, tasks), actions, poison=(5, field, bad, value))
         what = f"a run with {value} in {field} of world {bad}"
         _demand(run.diverged[5, bad], f"world {bad} was not flagged in {what}")
         _demand(run.reward[5, bad] == 0, f"world {bad} was paid for a diverged step in {what}")
         _demand(torch.isfinite(run.obs).all(), f"an observation is not finite in {what}: {hint}")
-        kept = [Trace(*(x[:, others] for x in trace)) for trace in (base, run)]
-        _same(*kept, what, hint)
+        _same(base.worlds(others), got.worlds(others), what, hint)
 
 
 def check_threads(family: TaskFamily) -> None:
     """One, two and four physics threads give the same bits."""
     tasks = _tasks(family)
-    one = _run(_worlds(family, tasks, 2))
+    one = _run(make_worlds(family, tasks, 2))
     for threads in (2, 4):
-        run = _run(_worlds(family, tasks, 2, threads))
+        run = _run(make_worlds(family, tasks, 2, threads))
         _same(one, run, f"a run on {threads} threads", _STATELESS)
 
 

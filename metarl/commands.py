@@ -12,9 +12,10 @@ import tyro
 
 from metarl.arguments import parse
 from metarl.errors import UserError
-from metarl.family import TaskFamily, find_family, list_families
+from metarl.family import TaskFamily, find_family, find_plugin, list_families
 from metarl.learner import find_learner, list_learners
 from metarl.tasks import Choices, Interval, TaskDistribution, Tasks
+from metarl.train_config import MAX_WORLDS
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,10 @@ class Evaluate(_OnRun):
     def __post_init__(self) -> None:
         """Check the numbers. Raises UserError."""
         super().__post_init__()
-        if not 1 <= self.tasks <= 1_000_000:
-            raise UserError(f"tasks must be a whole number from 1 to 1000000, not {self.tasks}")
+        if not 1 <= self.tasks <= MAX_WORLDS:
+            raise UserError(
+                f"tasks must be a whole number from 1 to {MAX_WORLDS}, not {self.tasks}"
+            )
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,9 @@ def check(argv: Sequence[str]) -> int:
     args = parse(Check, argv, prog="metarl check")
     from metarl.check import check_family
 
-    return 1 if check_family(args.family, lambda line: print(line, flush=True)) else 0
+    # The class, not an instance: a model that does not compile is the first check's to report.
+    family = find_plugin(args.family, "metarl.families", TaskFamily, "family")
+    return 1 if check_family(family, lambda line: print(line, flush=True)) else 0
 
 
 # --- evaluate and adapt ------------------------------------------------------------------------
@@ -234,11 +239,11 @@ def adapt(argv: Sequence[str]) -> int:
     worlds = worlds_for(family, learner, count, args.threads)
     print(f"{checkpoint.path}: adapting to {task.label(0) or 'the one task of ' + family.name}")
     rounds = []
-    for result in adapt_to(learner, worlds, task, episodes=args.episodes, seed=args.seed):
-        rounds.append(result)
+    for one in adapt_to(learner, worlds, task, episodes=args.episodes, seed=args.seed):
+        rounds.append(one)
         print(
-            f"after {result.experience:>4} episodes   return {result.mean:10.2f}   "
-            f"(worlds from {result.low:.2f} to {result.high:.2f})",
+            f"after {one.experience:>4} episodes   return {one.returns.mean():10.2f}   "
+            f"(worlds from {one.returns.min():.2f} to {one.returns.max():.2f})",
             flush=True,
         )
     if args.out is not None:

@@ -55,7 +55,9 @@ class Edit:
         self._check_index(nominal)
         if self.field.startswith("opt."):
             if self.names:
-                raise UserError(f"'{self.field}' is an option of the whole model: it takes no names")
+                raise UserError(
+                    f"'{self.field}' is an option of the whole model: it takes no names"
+                )
             return None
         kind = self.field.split("_")[0]
         if not self.names:

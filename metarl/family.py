@@ -116,7 +116,9 @@ class TaskFamily:
                 model = _spec(self.model).compile()
             except (ValueError, OSError, TypeError, mujoco.FatalError) as error:
                 text = " ".join(str(error).split())
-                raise UserError(f"family '{self.name}': its MJCF does not compile: {text}") from None
+                raise UserError(
+                    f"family '{self.name}': its MJCF does not compile: {text}"
+                ) from None
         for field in ("opt.timestep", "opt.gravity", "body_mass", "body_inertia", "qpos0"):
             owner = model.opt if field.startswith("opt.") else model
             if not np.isfinite(getattr(owner, field.removeprefix("opt."))).all():
@@ -189,6 +191,17 @@ def find_plugin(name: str, group: str, base: type, kind: str) -> type[Any]:
         raise UserError(f"{kind} '{name}' does not define {missing}")
     cls.source = name
     return cls
+
+
+def reference(thing: object) -> str:
+    """Return the name by which `find_plugin` finds the class of a family or learner again."""
+    return absolute(str(getattr(type(thing), "source", "") or getattr(thing, "name", "")))
+
+
+def absolute(name: str) -> str:
+    """Return ``file.py:Class`` with the file's full path, and a registered name as it is."""
+    path, mark, attribute = name.rpartition(".py:")
+    return f"{Path(path + '.py').resolve()}:{attribute}" if mark else name
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,14 @@ from metarl.learner import Learner, find_learner
 from metarl.run_folder import disk_errors
 from metarl.tasks import TaskDistribution
 from metarl.threads import set_threads
-from metarl.train_config import TrainConfig
-from metarl.training import Callback, absolute, meta_train
+from metarl.train_config import MAX_WORLDS, TrainConfig
+from metarl.training import Callback, meta_train
 from metarl.worlds import TaskWorlds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from metarl.checkpoint import Checkpoint
-
-__all__ = ["absolute", "open_run", "resume", "resolve_device", "start", "train_config"]
 
 MAY_CHANGE = frozenset(
     {
@@ -67,14 +65,15 @@ def start(
     set_threads(train.threads)
     cls, found = find_learner(algorithm), find_family(family)
     worlds = _worlds(found, train)
-    learner = cls(
-        worlds.spec, learner_config, seed=train.seed, device=resolve_device(train.device)
-    )
+    learner = cls(worlds.spec, learner_config, seed=train.seed, device=resolve_device(train.device))
     return meta_train(learner, worlds, TaskDistribution(found), train, callbacks)
 
 
 def resume(
-    checkpoint: Checkpoint, train: TrainConfig, callbacks: Sequence[Callback] = ()
+    checkpoint: Checkpoint,
+    train: TrainConfig,
+    learner_config: object = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Go on with a run from one of its checkpoints, to the same bits as if it had not stopped.
 
@@ -82,19 +81,15 @@ def resume(
         checkpoint: as `metarl.checkpoint.load` returned it.
         train: `train_config(checkpoint)`, or a copy with fields of `MAY_CHANGE` changed. With
             another `out`, the run goes on there, and the old folder stays as it is.
+        learner_config: what the learner's settings are believed to be, if they are to be checked.
         callbacks: passed on to `meta_train`.
 
     Returns:
         The run folder.
     """
-    saved = train_config(checkpoint)
-    for item in fields(TrainConfig):
-        old, new = getattr(saved, item.name), getattr(train, item.name)
-        if old != new and item.name not in MAY_CHANGE:
-            raise UserError(
-                f"{item.name} cannot change when a run goes on: it has {old}, not {new}; "
-                f"leave it out, or start another run"
-            )
+    _refuse_changes(asdict(train_config(checkpoint)), asdict(train), MAY_CHANGE)
+    if learner_config is not None:
+        _refuse_changes(checkpoint.learner_config, config_json(learner_config), frozenset())
     _prepare_folder(checkpoint, Path(str(train.out)))
     device = train.device
     if device == "auto":
@@ -136,6 +131,10 @@ def worlds_for(
     family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None
 ) -> TaskWorlds:
     """Make worlds that fit a loaded learner. Raises UserError if the family has changed."""
+    if num_worlds > MAX_WORLDS:
+        raise UserError(
+            f"tasks x rollouts_per_task is {num_worlds} worlds; the limit is {MAX_WORLDS}"
+        )
     worlds = TaskWorlds(family, num_worlds, threads)
     _check_spec(learner, worlds)
     return worlds
@@ -149,6 +148,22 @@ def rollouts_per_task(checkpoint: Checkpoint) -> int:
 def config_json(config: object) -> dict[str, Any]:
     """Return a configuration dataclass as a JSON object."""
     return asdict(config)  # type: ignore[call-overload]
+
+
+def _refuse_changes(old: dict[str, Any], new: dict[str, Any], but: frozenset[str]) -> None:
+    """Raise UserError if a setting differs that a run cannot change on the way."""
+    for name in new:
+        before, after = _plain(old.get(name)), _plain(new[name])
+        if before != after and name not in but:
+            raise UserError(
+                f"{name} cannot change when a run goes on: it has {before}, not {after}; "
+                f"leave it out, or start another run"
+            )
+
+
+def _plain(value: object) -> object:
+    """A setting as it comes back from JSON, where a tuple is a list."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _worlds(family: TaskFamily, train: TrainConfig) -> TaskWorlds:

@@ -16,7 +16,7 @@ class TrainingProgress:
     iterations, flushed, so that a log can be followed.
     """
 
-    def __init__(self, *, total: float, done: float, print_every: int, show: bool) -> None:
+    def __init__(self, *, total: int, done: int, print_every: int, show: bool) -> None:
         """Start at `done` of `total` (both iterations, or both env steps)."""
         self._total, self._start = total, done
         self._began = time.monotonic()
@@ -40,7 +40,7 @@ class TrainingProgress:
             self._bar.stop()
 
     def update(
-        self, iteration: int, done: float, steps_per_second: float, metrics: dict[str, float]
+        self, iteration: int, done: int, steps_per_second: float, metrics: dict[str, float]
     ) -> None:
         """Show the iteration just finished."""
         if not self._show:
@@ -63,7 +63,7 @@ class TrainingProgress:
         else:
             print(line, flush=True)
 
-    def _pace(self, done: float) -> float:
+    def _pace(self, done: int) -> float:
         """Seconds per unit so far, evaluations and checkpoints included."""
         return (time.monotonic() - self._began) / max(done - self._start, 1e-9)
 

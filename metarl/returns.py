@@ -112,11 +112,10 @@ class LinearBaseline:
         gram, moment = x.mT @ x, x.mT @ y[..., None]
         eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
         ridge = torch.full((len(gram), 1, 1), self.ridge, dtype=gram.dtype, device=gram.device)
-        for _ in range(8):
-            factor, info = torch.linalg.cholesky_ex(gram + ridge * eye)
-            if not info.any():
-                break
+        factor, info = torch.linalg.cholesky_ex(gram + ridge * eye)
+        while info.any():
             ridge = torch.where(info[:, None, None] > 0, ridge * 10.0, ridge)
+            factor, info = torch.linalg.cholesky_ex(gram + ridge * eye)
         return torch.cholesky_solve(moment, factor)[..., 0]
 
     def _predict(self, rollout: Rollout, features: Tensor, weights: Tensor) -> Tensor:

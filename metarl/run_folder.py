@@ -44,12 +44,12 @@ def disk_errors(path: Path, note: str = "") -> Iterator[None]:
         raise UserError(f"cannot write '{error.filename or path}': {reason}{note}") from error
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole: to a temporary name beside it, synced, then renamed over it."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -72,10 +72,10 @@ def finite(value: object) -> object:
 
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+    write_bytes(path, (json.dumps(finite(value), indent=1, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any] | list[Any]:
+def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever it holds)
     """Read a JSON file. Raises UserError, one line, if it is missing or malformed."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ class MetricsCsv(CSVOutputFormat):
         header, rows = _kept_rows(path, upto)
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([header, *rows] if header else [])
-        write_text(path, text.getvalue())
+        write_bytes(path, text.getvalue().encode())
         self.file = open(path, "r+", encoding="utf-8")  # noqa: SIM115  (closed by close())
         self.file.seek(0, io.SEEK_END)
         self.keys = header

@@ -34,7 +34,9 @@ class Interval:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise UserError(f"Interval({self.low}, {self.high}): low must be below high, both finite")
+            raise UserError(
+                f"Interval({self.low}, {self.high}): low must be below high, both finite"
+            )
         if self.log and self.low <= 0:
             raise UserError(f"Interval({self.low}, {self.high}, log=True): low must be positive")
 
@@ -274,9 +276,7 @@ class TaskDistribution:
 
     def nominal(self) -> Tasks:
         """Return the one task that leaves the robot as it is, goals at mid-range."""
-        return self._tasks(
-            np.array([[p.nominal_value for p in self.params for _ in p.names]])
-        )
+        return self._tasks(np.array([[p.nominal_value for p in self.params for _ in p.names]]))
 
     def make(self, **values: float) -> Tasks:
         """Return one task with the named values, the others nominal."""
@@ -337,4 +337,3 @@ class TaskDistribution:
             rows[:, column] = np.asarray(axes[column])[index % len(axes[column])]
             index = index // len(axes[column])
         return rows
-

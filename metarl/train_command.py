@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
 from metarl.arguments import field_names, parse, take_option
 from metarl.errors import UserError
+from metarl.family import absolute
 from metarl.learner import find_learner, list_learners
 from metarl.train_config import TrainConfig
-
-if TYPE_CHECKING:
-    from metarl.checkpoint import Checkpoint
 
 PROG = "metarl train"
 
@@ -36,7 +34,7 @@ def train(argv: list[str]) -> int:
         return _resume(run, rest)
     algorithm = guess_algorithm(rest)
     if wants_help:
-        parse_train(rest, algorithm)
+        parse_train(["--help"], algorithm)
     if sum(not token.startswith("-") for token in rest[:2]) < 2 and algorithm is None:
         raise UserError(
             f"say which FAMILY and which ALGORITHM, as in `{PROG} half-cheetah-vel maml-trpo`; "
@@ -53,13 +51,14 @@ def train(argv: list[str]) -> int:
 
 def _resume(run: str, argv: list[str]) -> int:
     from metarl import checkpoint as checkpoints
-    from metarl.launch import absolute, resume, run_of, train_config
+    from metarl.launch import resume, run_of, train_config
     from metarl.train_config import finished
 
     checkpoint = checkpoints.load(checkpoints.newest(Path(run)))
-    learner = _learner_config(checkpoint)
     got = parse_train(
-        argv, checkpoint.algorithm, (checkpoint.family, train_config(checkpoint), learner)
+        argv,
+        checkpoint.algorithm,
+        (checkpoint.family, train_config(checkpoint), checkpoints.learner_config(checkpoint)),
     )
     for what, old, new in (
         ("FAMILY", checkpoint.family, got.family),
@@ -67,10 +66,6 @@ def _resume(run: str, argv: list[str]) -> int:
     ):
         if old not in (new, absolute(new)):
             raise UserError(f"{what} cannot change when a run goes on: it is {old}, not {new}")
-    for name in field_names(learner):
-        old, new = getattr(learner, name), getattr(got.learner, name)
-        if old != new:
-            raise UserError(f"{name} cannot change when a run goes on: it has {old}, not {new}")
     if finished(checkpoint.meta, got.train):
         where = run_of(checkpoint)
         print(
@@ -78,14 +73,8 @@ def _resume(run: str, argv: list[str]) -> int:
             f"--iterations or --env-steps to go on, or try: metarl evaluate {where}"
         )
         return 0
-    resume(checkpoint, got.train)
+    resume(checkpoint, got.train, got.learner)
     return 0
-
-
-def _learner_config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401  (each algorithm has its own)
-    from metarl.checkpoint import learner_config
-
-    return learner_config(checkpoint)
 
 
 def guess_algorithm(argv: Sequence[str]) -> str | None:
@@ -127,7 +116,11 @@ def parse_train(
     members = [
         ("family", _word("FAMILY", family_doc), *_default(family_default)),
         ("algorithm", _word("ALGORITHM", algorithm_doc), *_default(algorithm if saved else None)),
-        ("resume", Annotated[str | None, tyro.conf.arg(metavar="DIR", help=resume_doc)], field(default=None)),
+        (
+            "resume",
+            Annotated[str | None, tyro.conf.arg(metavar="DIR", help=resume_doc)],
+            field(default=None),
+        ),
         ("train", Annotated[TrainConfig, tyro.conf.arg(name="")], field(default=train_default)),
         ("learner", Annotated[config, tyro.conf.arg(name="")], field(default=learner_default)),
     ]

@@ -8,6 +8,10 @@ from typing import Any, Literal
 from metarl.errors import UserError, did_you_mean
 
 
+MAX_WORLDS = 1_000_000
+"""Beyond this, a count is a slip of the hand: the worlds of one process need gigabytes by then."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How long and on how much to train; the learner's own settings are apart."""
@@ -50,9 +54,15 @@ class TrainConfig:
             if value is None and name in ("env_steps", "threads"):
                 continue
             low = 0 if name == "seed" else 1
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not whole or not low <= value < 2**63:
+            if type(value) is not int or not low <= value < 2**63:
                 raise UserError(f"{name} must be a whole number of at least {low}, not {value!r}")
+        for one, many in (("tasks_per_iteration", self.tasks_per_iteration),
+                          ("evaluate_tasks", self.evaluate_tasks)):  # fmt: skip
+            worlds = many * self.rollouts_per_task
+            if worlds > MAX_WORLDS:
+                raise UserError(
+                    f"{one} x rollouts_per_task is {worlds} worlds; the limit is {MAX_WORLDS}"
+                )
         if self.device not in ("auto", "cpu", "cuda"):
             raise UserError(f"device must be auto, cpu or cuda, not {self.device!r}")
         if self.out is not None and (not isinstance(self.out, str) or not self.out.strip()):
@@ -105,7 +115,7 @@ class Position:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"the checkpoint is not one of a training run: {error}") from None
 
-    def done(self, config: TrainConfig) -> float:
+    def done(self, config: TrainConfig) -> int:
         """Progress in the unit of `goal`."""
         return self.iteration if config.env_steps is None else self.env_steps
 

@@ -19,12 +19,14 @@ from torch import Tensor
 from metarl import checkpoint as checkpoints
 from metarl.errors import UserError
 from metarl.evaluation import evaluate
+from metarl.family import reference
 from metarl.interrupt import Left, StopSignals, TrainingStopped
 from metarl.keys import Key
 from metarl.progress import TrainingProgress, clock, si
 from metarl.run_folder import RunFolder, disk_errors, write_json
 from metarl.threads import set_threads
 from metarl.train_config import Position, TrainConfig, default_out, goal
+from metarl.versions import versions
 from metarl.worlds import TaskWorlds
 
 __all__ = ["Callback", "TrainConfig", "meta_train"]
@@ -162,7 +164,7 @@ class _Run:
             "learner": asdict(self.learner.config),
             "threads": self.threads,
             "device": str(self.learner.device),
-            "versions": checkpoints.versions(),
+            "versions": versions(),
         }
 
     # --- an iteration --------------------------------------------------------------------------
@@ -316,14 +318,3 @@ class _Run:
             f"  metarl adapt {path} --set {setting}" if setting else f"  metarl adapt {path}",
         ):
             self.progress.say(line)
-
-
-def reference(thing: object) -> str:
-    """Return the name by which `find_family` or `find_learner` finds the class of `thing` again."""
-    return absolute(str(getattr(type(thing), "source", "") or getattr(thing, "name", "")))
-
-
-def absolute(name: str) -> str:
-    """Return ``file.py:Class`` with the file's full path, and a registered name as it is."""
-    path, mark, attribute = name.rpartition(".py:")
-    return f"{Path(path + '.py').resolve()}:{attribute}" if mark else name

@@ -105,11 +105,13 @@ class TaskWorlds:
         """
         if len(tasks) * worlds_per_task != self.num_worlds:
             raise UserError(
-                f"{len(tasks)} tasks x {worlds_per_task} worlds do not fill {self.num_worlds} worlds"
+                f"{len(tasks)} tasks x {worlds_per_task} worlds do not fill {self.num_worlds}"
             )
         expected = tuple(name for param in self.family.params for name in param.names)
         if tasks.names != expected:
-            raise UserError(f"tasks have parameters {tasks.names}, not {self.family.name}'s {expected}")
+            raise UserError(
+                f"tasks have parameters {tasks.names}, not {self.family.name}'s {expected}"
+            )
         self.tasks = tasks
         self.worlds_per_task = worlds_per_task
         self._task_index = np.arange(self.num_worlds) // worlds_per_task
@@ -225,7 +227,7 @@ class TaskWorlds:
         return obs.to(torch.float32)
 
     def _mark_diverged(self, diverged: Tensor | None, reward: Tensor, obs: Tensor) -> Tensor:
-        """Add to the worlds whose physics failed those whose reward or observation is not finite."""
+        """Add to the worlds whose physics failed those with a NaN or infinite result."""
         broken = ~(torch.isfinite(reward) & torch.isfinite(obs).all(1))
         physics = torch.zeros_like(broken) if diverged is None else diverged
         if bool(broken.all()) and not bool(physics.any()):
@@ -234,7 +236,9 @@ class TaskWorlds:
         return physics | broken
 
     def _refuse_shapes(self, reward: Tensor, terminated: Tensor) -> None:
-        wrong = ("reward", reward) if reward.shape != (self.num_worlds,) else ("terminated", terminated)
+        wrong = (
+            ("reward", reward) if reward.shape != (self.num_worlds,) else ("terminated", terminated)
+        )
         raise UserError(
             f"family '{self.family.name}': {wrong[0]}() returned shape {tuple(wrong[1].shape)}, "
             f"expected ({self.num_worlds},)"

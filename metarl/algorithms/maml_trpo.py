@@ -76,7 +76,9 @@ class MamlTrpoConfig:
         if not (math.isfinite(self.cg_damping) and self.cg_damping >= 0):
             raise UserError(f"cg_damping must not be negative, not {self.cg_damping}")
         if not self.hidden or any(units < 1 for units in self.hidden):
-            raise UserError(f"hidden must name at least one layer of positive size, not {self.hidden}")
+            raise UserError(
+                f"hidden must name at least one layer of positive size, not {self.hidden}"
+            )
 
 
 class State(NamedTuple):
@@ -204,7 +206,9 @@ class MamlTrpo(Learner):
             "loss": step.loss,
             "accepted": float(step.accepted),
             "line_search_trials": float(step.trials),
-            "std": float(self.policy(self.theta[None], batches[0].obs[:1, :1]).log_std.exp().mean()),
+            "std": float(
+                self.policy(self.theta[None], batches[0].obs[:1, :1]).log_std.exp().mean()
+            ),
             "seconds_sampling": sampled - started,
             "seconds_update": time.perf_counter() - sampled,
         }

@@ -1,0 +1,19 @@
+"""HalfCheetah forward or backward, as the reward reveals: ``half_cheetah_dir.py maml-trpo``."""
+
+import sys
+
+from metarl.algorithms.maml_trpo import MamlTrpoConfig
+from metarl.experiment import Settings, main
+from metarl.train_config import TrainConfig
+
+SETTINGS = {
+    "maml-trpo": Settings(
+        train=TrainConfig(
+            tasks_per_iteration=10, rollouts_per_task=20, iterations=300, evaluate_tasks=10
+        ),
+        learner=MamlTrpoConfig(max_kl=0.02),
+    ),
+}
+
+if __name__ == "__main__":
+    sys.exit(main("half-cheetah-dir", SETTINGS))

@@ -1,0 +1,316 @@
+"""Checkpoints: safetensors and JSON in a folder of their own, which never execute code.
+
+    RUN/checkpoints/step_00000120/
+        weights.safetensors    the learner's tensors
+        checkpoint.json        everything else, and the sha256 of both files
+
+A checkpoint is written to a temporary folder, synced to the disk and renamed, so a kill at any
+moment leaves either all of it or none. A file that was changed by one bit is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from metarl.errors import UserError, did_you_mean
+from metarl.family import reference
+from metarl.versions import versions
+
+if TYPE_CHECKING:
+    from metarl.learner import Learner
+
+FORMAT = 1
+WEIGHTS = "weights.safetensors"
+HEADER = "checkpoint.json"
+_LARGEST_JSON = 64 * 2**20
+_LARGEST_HEADER = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read and found whole."""
+
+    path: Path
+    step: int
+    family: str
+    """A registered name, or file.py:Class."""
+    algorithm: str
+    """Likewise."""
+    spec: dict[str, int]
+    """observation_size, action_size, horizon."""
+    learner_config: dict[str, Any]
+    meta: dict[str, Any]
+    """What the caller of `save` added: seed, env steps, training settings, …"""
+    tensors: dict[str, Tensor]
+
+
+def save(
+    folder: Path | str, learner: Learner, *, family: str, step: int, meta: dict[str, Any]
+) -> Path:
+    """Write ``folder/step_00000120`` so that it is there as a whole or not at all.
+
+    Args:
+        folder: where the checkpoints of a run lie; made if needed.
+        learner: its `state_dict` is saved.
+        family: the name that `find_family` finds it by.
+        step: the number of meta-updates so far.
+        meta: any JSON object to keep beside the weights.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; what was there is intact.
+    """
+    folder = Path(folder)
+    final = folder / f"step_{step:08d}"
+    temporary = folder / f".writing-{os.getpid()}-{final.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        _write_files(temporary, learner, family, step, meta)
+        _publish(temporary, final)
+    except OSError as error:
+        raise UserError(f"cannot write checkpoint '{final}': {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def load(path: Path | str) -> Checkpoint:
+    """Read and verify one checkpoint folder.
+
+    Raises:
+        UserError: a file is missing, truncated, changed, not ours, or of another format.
+    """
+    path = Path(path)
+    body = _read_header(path / HEADER)
+    weights = path / WEIGHTS
+    with _refusing(weights):
+        _check_weights(weights, body["sha256"])
+        tensors = safetensors.torch.load_file(weights)
+    with _refusing(path / HEADER):
+        return Checkpoint(
+            path=path,
+            step=int(body["step"]),
+            family=str(body["family"]),
+            algorithm=str(body["algorithm"]),
+            spec={str(name): int(size) for name, size in body["spec"].items()},
+            learner_config=dict(body["learner_config"]),
+            meta=dict(body["meta"]),
+            tensors=tensors,
+        )
+
+
+def newest(path: Path | str) -> Path:
+    """Return the newest readable checkpoint of a run folder, or `path` if it is a checkpoint.
+
+    Raises:
+        UserError: there is no such folder, or no readable checkpoint in it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"there is no run or checkpoint '{path}'")
+    if (path / HEADER).is_file():
+        return path
+    found = checkpoints(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+    problem = ""
+    for candidate in reversed(found):
+        try:
+            load(candidate)
+        except UserError as error:
+            problem = problem or f": {error}"
+        else:
+            return candidate
+    raise UserError(f"'{path}' holds no readable checkpoint{problem}")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoint folders in `folder`, oldest first, without looking into them."""
+    found = [p for p in folder.glob("step_*") if p.is_dir() and p.name[5:].isdigit()]
+    return sorted(found, key=lambda p: int(p.name[5:]))
+
+
+def prune(folder: Path | str, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints."""
+    for old in checkpoints(Path(folder))[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def learner_config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401  (each algorithm has its own)
+    """Return the algorithm's settings in a checkpoint. Raises UserError if they do not fit."""
+    from metarl.learner import find_learner
+
+    cls = find_learner(checkpoint.algorithm).Config
+    known = {field.name: field for field in fields(cls)}
+    values = {}
+    for name, value in checkpoint.learner_config.items():
+        if name not in known:
+            raise UserError(
+                f"'{checkpoint.path}': {checkpoint.algorithm} has no setting '{name}'"
+                f"{did_you_mean(name, known)}"
+            )
+        values[name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"'{checkpoint.path}': its settings are refused: {error}") from None
+
+
+def restore(checkpoint: Checkpoint, *, device: str = "cpu") -> Learner:
+    """Return the learner that a checkpoint holds.
+
+    Raises:
+        UserError: the algorithm is unknown, or settings or weights do not fit it.
+    """
+    from metarl.learner import find_learner
+    from metarl.worlds import Spec
+
+    if set(checkpoint.spec) != set(Spec._fields) or min(checkpoint.spec.values()) < 1:
+        raise UserError(f"'{checkpoint.path}': its spec {checkpoint.spec} is not {Spec._fields}")
+    cls = find_learner(checkpoint.algorithm)
+    seed = int(checkpoint.meta.get("seed", 0))
+    learner = cls(Spec(**checkpoint.spec), learner_config(checkpoint), seed=seed, device=device)
+    try:
+        learner.load_state_dict(checkpoint.tensors)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UserError(f"'{checkpoint.path}': {error}") from None
+    return learner
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def _write_files(
+    folder: Path, learner: Learner, family: str, step: int, meta: dict[str, Any]
+) -> None:
+    tensors = {k: v.detach().cpu().contiguous() for k, v in learner.state_dict().items()}
+    weights = safetensors.torch.save(tensors)
+    body = {
+        "format": FORMAT,
+        "step": step,
+        "family": family,
+        "algorithm": reference(learner),
+        "spec": learner.spec._asdict(),
+        "learner_config": asdict(learner.config),
+        "meta": meta,
+        "versions": versions(),
+        "sha256": {WEIGHTS: hashlib.sha256(weights).hexdigest()},
+    }
+    body["self_sha256"] = _digest(body)
+    _write_synced(folder / WEIGHTS, weights)
+    _write_synced(folder / HEADER, json.dumps(body, indent=1).encode())
+    _sync_folder(folder)
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    """Rename into place; a checkpoint of the same step makes way first."""
+    if final.exists():
+        aside = final.with_name(f".replaced-{os.getpid()}-{final.name}")
+        os.rename(final, aside)
+        os.rename(temporary, final)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        os.rename(temporary, final)
+    _sync_folder(final.parent)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for left in (*folder.glob(".writing-*"), *folder.glob(".replaced-*")):
+        owner = left.name.split("-")[1]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    with _refusing(path):
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ValueError("it is too large to be one")
+        body = json.loads(path.read_bytes())
+        if not isinstance(body, dict) or body.get("format") != FORMAT:
+            found = body.get("format") if isinstance(body, dict) else None
+            raise ValueError(f"its format is {found!r}, this metarl reads {FORMAT}")
+        claimed = body.pop("self_sha256", None)
+        if claimed != _digest(body):
+            raise ValueError("it was changed after it was written (sha256)")
+        return body
+
+
+def _check_weights(path: Path, digests: object) -> None:
+    """Check size, header and sha256 before a byte is interpreted as a tensor."""
+    if not isinstance(digests, dict) or set(digests) != {WEIGHTS}:
+        raise ValueError(f"the checkpoint must name {WEIGHTS} and no other file")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+        if size < 8 or header > min(size - 8, _LARGEST_HEADER):
+            raise ValueError("it is truncated or no safetensors file")
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != digests[WEIGHTS]:
+        raise ValueError("it was changed after it was written (sha256)")
+
+
+def _digest(body: dict[str, Any]) -> str:
+    """The sha256 of a JSON object, whatever its layout in the file."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turn whatever a bad file causes into one line that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"'{path}' is missing: not a whole checkpoint") from None
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError,
+            safetensors.SafetensorError) as error:  # fmt: skip
+        text = " ".join(str(error).split())
+        raise UserError(f"'{path}' is not a checkpoint that can be read: {text}") from None

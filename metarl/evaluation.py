@@ -1,0 +1,258 @@
+"""evaluate(): the meta-test protocol, one function for every learner, and its statistics.
+
+Round k of a trial is one episode of every world with deterministic actions, in the state that the
+learner has after k rounds of adaptation; round 0 is before any data. What the learner adapts to is
+either that very episode (RL², PEARL) or, if it must explore, a separate one with noise (MAML).
+Nothing of the learner changes but the state, which is thrown away at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy.stats import trim_mean
+
+from metarl.errors import UserError
+from metarl.keys import Key
+from metarl.rollout import collect
+
+if TYPE_CHECKING:
+    from metarl.learner import Learner
+    from metarl.tasks import Tasks
+    from metarl.worlds import TaskWorlds
+
+RESAMPLES = 2000
+"""Bootstrap resamples behind every interval."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """An adaptation curve on M tasks, K rounds. The fields are the keys of the JSON."""
+
+    family: str
+    algorithm: str
+    split: str
+    seed: int
+    rollouts_per_task: int
+    task_names: list[str]
+    """[P]"""
+    tasks: list[list[float]]
+    """[M][P]"""
+    returns: list[list[float]]
+    """[M][K+1], the mean over the worlds of task m in round k"""
+    experience: list[int]
+    """[K+1], episodes of a task that the learner had seen before round k"""
+    iqm: list[float]
+    """[K+1], interquartile mean over tasks"""
+    ci95: list[list[float]]
+    """[K+1][2], bootstrap interval of the interquartile mean"""
+    mean: list[float]
+    """[K+1], mean over tasks"""
+    stand_still: float
+    """Mean return of zero actions on the same tasks"""
+    env_steps: int
+    """Environment steps that the evaluation took"""
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object of `metarl evaluate --json`."""
+        return asdict(self)
+
+    def save(self, path: Path | str) -> None:
+        """Write the JSON, whole or not at all."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
+
+    @classmethod
+    def from_json(cls, data: object, where: object = "report") -> Report:
+        """Read a report; keys beyond the fields are ignored. Raises UserError naming `where`."""
+        if not isinstance(data, dict):
+            raise UserError(f"'{where}' is not an evaluation report: no JSON object")
+        missing = [field.name for field in fields(cls) if field.name not in data]
+        if missing:
+            raise UserError(f"'{where}' is not an evaluation report: it lacks {', '.join(missing)}")
+        report = cls(**{field.name: data[field.name] for field in fields(cls)})
+        rows, rounds = len(report.tasks), len(report.experience)
+        try:
+            shape = np.shape(np.asarray(report.returns, np.float64))
+        except (TypeError, ValueError):
+            shape = ()
+        if shape != (rows, rounds) or rows == 0:
+            raise UserError(f"'{where}': returns must be {rows} x {rounds} numbers")
+        return report
+
+    @classmethod
+    def load(cls, path: Path | str) -> Report:
+        """Read a report from a file. Raises UserError if it is missing or malformed."""
+        try:
+            data = json.loads(Path(path).read_text())
+        except OSError as error:
+            raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
+        except ValueError as error:
+            raise UserError(f"'{path}' is not JSON: {error}") from None
+        return cls.from_json(data, path)
+
+    def difference(self) -> tuple[float, float, float]:
+        """Return the mean of (last round − round 0) over tasks, and its 95 % interval."""
+        returns = np.asarray(self.returns)
+        gain = returns[:, -1] - returns[:, 0]
+        rows = resampled_rows(self.tasks, Key("difference", self.seed).numpy())
+        low, high = np.percentile(gain[rows].mean(1), [2.5, 97.5])
+        return float(gain.mean()), float(low), float(high)
+
+    def summary(self) -> list[str]:
+        """Return the adaptation curve as lines of a table, with its reference lines."""
+        same = len({tuple(task) for task in self.tasks}) < len(self.tasks)
+        lines = [
+            f"{self.family}  {self.algorithm}  {self.split}: {len(self.tasks)} tasks, "
+            f"{self.rollouts_per_task} worlds each, seed {self.seed}",
+            f"{'episodes seen':>15}{'mean':>10}{'IQM':>10}   95 % interval of the IQM",
+        ]
+        table = zip(self.experience, self.mean, self.iqm, self.ci95, strict=True)
+        for seen, mean, iqm, (low, high) in table:
+            lines.append(f"{seen:>15}{mean:>10.1f}{iqm:>10.1f}   [{low:.1f}, {high:.1f}]")
+        lines.append(f"{'stand still':>15}{self.stand_still:>10.1f}")
+        gain, low, high = self.difference()
+        lines.append(
+            f"adaptation gains {gain:+.1f} (95 % interval {low:+.1f} to {high:+.1f}) over the "
+            f"task-blind policy of episode 0"
+        )
+        if same and self.split == "heldout":
+            lines.append("note: tasks are choices, so the held-out tasks are the training tasks")
+        return lines
+
+
+@torch.no_grad()
+def evaluate(
+    learner: Learner,
+    worlds: TaskWorlds,
+    tasks: Tasks,
+    *,
+    episodes: int,
+    seed: int,
+    split: str = "heldout",
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Let a learner adapt to tasks, and score it before and after each round.
+
+    Args:
+        learner: is not changed.
+        worlds: a multiple of len(tasks) worlds; E = num_worlds / M of them a task.
+        tasks: M tasks.
+        episodes: K, adaptation rounds; 0 scores the prior alone.
+        seed: of initial states and exploration.
+        split: what to call the tasks in the report.
+        progress: called with (rounds done, rounds in all).
+
+    Returns:
+        The report, whose curve has K + 1 points.
+    """
+    count, started, steps = len(tasks), time.perf_counter(), worlds.env_steps
+    if worlds.num_worlds % count:
+        raise UserError(f"{worlds.num_worlds} worlds cannot be shared by {count} tasks evenly")
+    per_task, horizon = worlds.num_worlds // count, worlds.spec.horizon
+    still = stand_still(worlds, tasks, seed)
+    state = learner.begin(count, per_task)
+    key = Key(seed, "evaluate")
+    rounds = []
+    for k in range(episodes + 1):
+        _begin(worlds, key.fold("score", k))
+        scored, after = collect(
+            worlds, learner, state, horizon, key.fold("score", k), explore=False
+        )
+        rounds.append(scored.first_episode_return().reshape(count, per_task).mean(1).cpu())
+        if k < episodes and learner.explores_to_adapt:
+            _begin(worlds, key.fold("explore", k))
+            data, _ = collect(worlds, learner, state, horizon, key.fold("explore", k), explore=True)
+            state = learner.adapt(state, data)
+        elif k < episodes:
+            state = learner.adapt(after, scored)
+        if progress is not None:
+            progress(k + 1, episodes + 1)
+    returns = torch.stack(rounds, 1).numpy().astype(np.float64)
+    centre, interval = iqm_interval(returns, tasks.values, Key("bootstrap", seed).numpy())
+    return Report(
+        family=tasks.family, algorithm=learner.name, split=split, seed=seed,
+        rollouts_per_task=per_task, task_names=list(tasks.names), tasks=tasks.values.tolist(),
+        returns=returns.tolist(),
+        experience=[k * (per_task if learner.pools_worlds else 1) for k in range(episodes + 1)],
+        iqm=centre.tolist(), ci95=interval.tolist(), mean=returns.mean(0).tolist(),
+        stand_still=still, env_steps=worlds.env_steps - steps,
+        seconds=round(time.perf_counter() - started, 3),
+    )  # fmt: skip
+
+
+def stand_still(worlds: TaskWorlds, tasks: Tasks, seed: int) -> float:
+    """Set the tasks and return the mean return of zero actions over one episode."""
+    worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
+    _begin(worlds, Key(seed, "stand still"))
+    action = torch.zeros(worlds.num_worlds, worlds.spec.action_size)
+    total = torch.zeros(worlds.num_worlds, dtype=torch.float64)
+    running = torch.ones(worlds.num_worlds, dtype=torch.bool)
+    for _ in range(worlds.spec.horizon):
+        got = worlds.step(action)
+        total += got.reward * running
+        running &= ~(got.terminated | got.truncated | got.diverged)
+    return float(total.mean())
+
+
+def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Return the interquartile mean: the mean of the middle half (Agarwal et al. 2021)."""
+    return np.asarray(trim_mean(values, 0.25, axis=axis))
+
+
+def iqm_interval(
+    returns: np.ndarray, tasks: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the interquartile mean over tasks and its 95 % percentile-bootstrap interval.
+
+    Args:
+        returns: (M, K+1).
+        tasks: (M, P), which rows are the same task; see `resampled_rows`.
+        rng: of the resampling.
+
+    Returns:
+        (K+1,) and (K+1, 2).
+    """
+    rows = resampled_rows(tasks, rng)
+    low, high = np.percentile(iqm(returns[rows], axis=1), [2.5, 97.5], axis=0)
+    return iqm(returns), np.stack([low, high], axis=1)
+
+
+def resampled_rows(
+    tasks: np.ndarray | list[list[float]], rng: np.random.Generator, resamples: int = RESAMPLES
+) -> np.ndarray:
+    """Return (resamples, M) row numbers of a stratified bootstrap.
+
+    Rows of the same task (one of two directions, say) form a stratum and are drawn with
+    replacement among themselves; tasks that occur once are draws from one distribution, and form
+    one stratum together.
+    """
+    values = np.asarray(tasks, np.float64).reshape(len(tasks), -1)
+    _, label, count = np.unique(values, axis=0, return_inverse=True, return_counts=True)
+    label = np.where(count[label.ravel()] > 1, label.ravel(), -1)
+    rows = np.empty((resamples, len(values)), np.int64)
+    for stratum in np.unique(label):
+        members = np.flatnonzero(label == stratum)
+        rows[:, members] = members[rng.integers(0, len(members), (resamples, len(members)))]
+    return rows
+
+
+def _begin(worlds: TaskWorlds, key: Key) -> None:
+    worlds.seed(key)
+    worlds.reset()

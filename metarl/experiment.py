@@ -1,0 +1,212 @@
+"""Tuned experiments: train, evaluate on held-out and out-of-range tasks, write one result file.
+
+A script in ``experiments/`` names a family and the tuned settings of each algorithm on it:
+
+    main("half-cheetah-vel", {"maml-trpo": Settings(TrainConfig(...), MamlTrpoConfig(...))})
+
+and is then a command: ``python experiments/half_cheetah_vel.py maml-trpo --seed 1 [overrides]``.
+An interrupted run goes on where it stopped when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from metarl import checkpoint as checkpoints
+from metarl.arguments import field_names, parse
+from metarl.cli import guarded
+from metarl.errors import UserError, did_you_mean
+from metarl.evaluation import evaluate
+from metarl.launch import open_run, resume, start, train_config, worlds_for
+from metarl.run_folder import disk_errors, read_json, write_json
+from metarl.tasks import TaskDistribution
+from metarl.threads import available_cores
+from metarl.train_config import TrainConfig, default_out, finished
+from metarl.versions import versions
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The tuned settings of one algorithm on one family."""
+
+    train: TrainConfig
+    """How long and on how much to train."""
+    learner: Any
+    """An instance of the algorithm's Config."""
+
+
+@dataclass(frozen=True)
+class Test:
+    """How the trained learner is tested, and where the results go."""
+
+    results: str = "experiments/results"
+    """Folder for FAMILY-ALGORITHM-seedS.json and FAMILY-ALGORITHM.png."""
+    test_tasks: int = 30
+    """Tasks of each split in the final test."""
+    test_episodes: int = 3
+    """Adaptation rounds in the final test."""
+    test_seed: int = 0
+    """Of initial states and exploration in the final test."""
+
+    def __post_init__(self) -> None:
+        """Check every field. Raises UserError."""
+        for name, low in (("test_tasks", 1), ("test_episodes", 0), ("test_seed", 0)):
+            if getattr(self, name) < low:
+                raise UserError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        if not self.results.strip():
+            raise UserError("results must be the name of a folder")
+
+
+def main(family: str, settings: Mapping[str, Settings], argv: Sequence[str] | None = None) -> int:
+    """Run one experiment from the command line, and return its exit code.
+
+    Args:
+        family: a registered name or ``file.py:Class``.
+        settings: algorithm -> its tuned settings on the family.
+        argv: the arguments; None takes them from `sys.argv`.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    return guarded(lambda words: _main(family, settings, words), words)
+
+
+def _main(family: str, settings: Mapping[str, Settings], argv: list[str]) -> int:
+    prog = f"python experiments/{Path(sys.argv[0]).name}"
+    algorithm = next((word for word in argv if not word.startswith("-")), None)
+    if algorithm not in settings and not {"-h", "--help"} & set(argv):
+        raise UserError(
+            f"say which algorithm first: {', '.join(settings)}"
+            if algorithm is None or argv[0].startswith("-")
+            else f"no tuned settings of '{algorithm}' on {family}"
+            f"{did_you_mean(algorithm, settings)}; there are some of {', '.join(settings)}"
+        )
+    tuned = settings.get(algorithm or "", next(iter(settings.values())))
+    got = _parse(argv, tuned, prog)
+    run = train_or_resume(family, got.algorithm, got.train, got.learner)
+    result = test(run, got.test, got.train)
+    result["command"] = shlex.join([*prog.split(), *_without_paths(argv)])
+    path = write_result(result, Path(got.test.results))
+    print(f"wrote {path}")
+    return 0
+
+
+def _parse(argv: list[str], tuned: Settings, prog: str) -> Any:  # noqa: ANN401  (made here)
+    learner = type(tuned.learner)
+    word = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ALGORITHM", help="Which.")]
+    flat = tyro.conf.arg(name="")
+    members = [
+        ("algorithm", word),
+        ("test", Annotated[Test, flat], field(default_factory=Test)),
+        ("train", Annotated[TrainConfig, flat], field(default=tuned.train)),
+        ("learner", Annotated[learner, flat], field(default=tuned.learner)),
+    ]
+    cls = make_dataclass("Experiment", members, frozen=True)
+    cls.__doc__ = "Train with the tuned settings, test, and write the result file and its plot."
+    flags = [name for part in (Test, TrainConfig, learner) for name in field_names(part)]
+    return parse(cls, argv, prog=prog, flags=flags)
+
+
+def train_or_resume(family: str, algorithm: str, train: TrainConfig, learner: object) -> Path:
+    """Train, or go on with the run of these settings if there is one. Returns the run folder."""
+    name = family.rpartition(":")[2]
+    run = Path(train.out or default_out(name, algorithm, train.seed))
+    train = replace(train, out=str(run))
+    if not any((run / "checkpoints").glob("step_*")):
+        return start(family, algorithm, train, learner)
+    checkpoint = checkpoints.load(checkpoints.newest(run))
+    if finished(checkpoint.meta, train):
+        print(f"{run} has finished training; testing it")
+        return run
+    print(f"going on with {run} from iteration {checkpoint.step}")
+    saved = train_config(checkpoint)
+    train = replace(train, threads=train.threads or saved.threads)
+    return resume(checkpoint, train, learner)
+
+
+def test(run: Path, how: Test, train: TrainConfig) -> dict[str, Any]:
+    """Test the newest checkpoint of a run on the heldout and ood splits.
+
+    Returns:
+        The held-out report as a JSON object, with ood, curve, config, versions and hardware.
+    """
+    checkpoint, family, learner = open_run(str(run), train.device, train.threads)
+    distribution = TaskDistribution(family)
+
+    def report(split: str) -> dict[str, Any]:
+        tasks = distribution.split(split, how.test_tasks)
+        worlds = worlds_for(family, learner, len(tasks) * train.rollouts_per_task, train.threads)
+        got = evaluate(
+            learner, worlds, tasks, episodes=how.test_episodes, seed=how.test_seed, split=split
+        )
+        for line in got.summary():
+            print(line)
+        return got.to_json()
+
+    config = read_json(run / "config.json")
+    settings = {"train": config["train"] | {"out": None}, "learner": asdict(learner.config)}
+    return {
+        **report("heldout"),
+        "ood": report("ood") if distribution.has_ood else None,
+        "curve": checkpoint.meta["curve"],
+        "config": {**settings, "threads": checkpoint.meta["threads"]},
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+
+
+def write_result(result: dict[str, Any], folder: Path) -> Path:
+    """Write FAMILY-ALGORITHM-seedS.json, and draw FAMILY-ALGORITHM.png over all seeds there.
+
+    Returns:
+        The path of the JSON file.
+    """
+    from metarl.report import plot_results
+
+    stem = f"{result['family']}-{result['algorithm']}"
+    path = folder / f"{stem}-seed{result['config']['train']['seed']}.json"
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, result)
+        seeds = [read_json(one) for one in sorted(folder.glob(f"{stem}-seed*.json"))]
+        plot_results(seeds, folder / f"{stem}.png")
+    return path
+
+
+def hardware() -> dict[str, Any]:
+    """Return the CPU's model and core count, and the GPU or None; nothing that names a machine."""
+    import torch
+
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return {"cpu": _cpu_model(), "cores": available_cores(), "gpu": gpu}
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _without_paths(argv: Sequence[str]) -> list[str]:
+    """Leave --out and --results out: where files went is no part of how to repeat a result."""
+    kept, skip = [], False
+    for word in argv:
+        name = word.partition("=")[0]
+        if skip:
+            skip = False
+        elif name in ("--out", "--results"):
+            skip = "=" not in word
+        else:
+            kept.append(word.replace(os.path.expanduser("~"), "~"))
+    return kept

@@ -1,0 +1,106 @@
+"""The specification that the worlds are held to: one MjModel, one MjData and mj_step in a loop.
+
+It applies a task's edits in its own way, an element at a time to a freshly compiled model, and
+shares no code with `metarl.edits` or `metarl.simulator`. Slow, and meant to be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+
+from metarl.edits import Edit
+from metarl.family import TaskFamily
+
+_DOFS = {
+    mujoco.mjtJoint.mjJNT_FREE: 6, mujoco.mjtJoint.mjJNT_BALL: 3,
+    mujoco.mjtJoint.mjJNT_SLIDE: 1, mujoco.mjtJoint.mjJNT_HINGE: 1,
+}  # fmt: skip
+
+
+class PlainWorld:
+    """One world, stepped by MuJoCo's own Python bindings."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        """Take the model of one world, its task's edits included."""
+        self.model = model
+        self.data = mujoco.MjData(model)
+
+    def start(self, state: np.ndarray) -> None:
+        """Begin at an mjSTATE_INTEGRATION vector."""
+        mujoco.mj_resetData(self.model, self.data)
+        mujoco.mj_setState(self.model, self.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+
+    def step(self, ctrl: np.ndarray, frame_skip: int) -> None:
+        """Advance by one environment step with the controls (A,)."""
+        self.data.ctrl[:] = ctrl
+        for _ in range(frame_skip):
+            mujoco.mj_step(self.model, self.data)
+
+
+def edited_model(family: TaskFamily, values: Sequence[float] | np.ndarray) -> mujoco.MjModel:
+    """Return a freshly compiled model with the edits of one task.
+
+    Args:
+        family: whose model and parameters.
+        values: (P,) the task.
+    """
+    model = family._compile()
+    column = 0
+    for param in family.params:
+        size = len(param.names)
+        for edit in param.edits:
+            for k, row in enumerate(_rows(model, edit)):
+                _edit_row(model, edit, row, float(values[column + (k if size > 1 else 0)]))
+        column += size
+    if any(param.edits for param in family.params):
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+    return model
+
+
+def first_difference(one: mujoco.MjModel, two: mujoco.MjModel) -> str:
+    """Return the name of a field in which two models differ in any bit, or ''."""
+    for prefix, a, b in (("", one, two), ("opt.", one.opt, two.opt)):
+        for name in dir(a):
+            value = None if name.startswith("_") else getattr(a, name)
+            if not isinstance(value, np.ndarray | int | float):
+                continue
+            if np.asarray(value).tobytes() != np.asarray(getattr(b, name)).tobytes():
+                return prefix + name
+    return ""
+
+
+def _rows(model: mujoco.MjModel, edit: Edit) -> list[int]:
+    """The rows of the field that an edit names; an option field has the one row 0."""
+    if edit.field.startswith("opt."):
+        return [0]
+    kind = edit.field.split("_")[0]
+    if not edit.names:
+        return list(range(kind == "body", len(getattr(model, edit.field))))
+    if kind == "dof":
+        joints = [model.joint(name) for name in edit.names]
+        return [int(j.dofadr[0]) + k for j in joints for k in range(_DOFS[int(j.type[0])])]
+    find = getattr(model, {"jnt": "joint"}.get(kind, kind))
+    return [find(name).id for name in edit.names]
+
+
+def _edit_row(model: mujoco.MjModel, edit: Edit, row: int, value: float) -> None:
+    """Change one row of one field, an element at a time."""
+    option = edit.field.removeprefix("opt.")
+    if option != edit.field and np.ndim(getattr(model.opt, option)) == 0:
+        setattr(model.opt, option, _changed(edit, getattr(model.opt, option), value))
+        return
+    whole = getattr(model.opt, option) if option != edit.field else getattr(model, edit.field)
+    part = whole if option != edit.field else whole[row : row + 1]
+    part = part if edit.index is None else part[..., edit.index : edit.index + 1]
+    for position in np.ndindex(part.shape):
+        part[position] = _changed(edit, part[position], value)
+
+
+def _changed(edit: Edit, old: float, value: float) -> float:
+    """The new value of one element, computed in float64."""
+    if edit.kind == "assign":
+        return value
+    return float(old) * value if edit.kind == "scale" else float(old) + value

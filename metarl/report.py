@@ -1,0 +1,131 @@
+"""Plots of a run: how it learned, and how it adapts, with the reference lines beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from metarl.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from metarl.evaluation import Report
+
+BEFORE, AFTER, STILL = "#8a8f98", "#1f6fb2", "#c44e52"
+OOD = "#dd8452"
+
+
+def plot_adaptation(reports: Sequence[Report], path: Path | str) -> Path:
+    """Draw adaptation curves over the episodes seen, one line a split, as a PNG.
+
+    Args:
+        reports: of one family; those of the same split (seeds) are averaged.
+        path: where to write it.
+    """
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(5.4, 3.8), layout="constrained")
+    _draw_adaptation(axes, reports)
+    return _write(figure, path)
+
+
+def plot_results(results: Sequence[dict[str, Any]], path: Path | str) -> Path:
+    """Draw the result files of one experiment, one a seed, as a PNG."""
+    from metarl.evaluation import Report
+
+    splits = [result for r in results for result in (r, r["ood"]) if result is not None]
+    reports = [Report.from_json(split) for split in splits]
+    return plot_run([result["curve"] for result in results], reports, path)
+
+
+def plot_run(
+    curves: Sequence[Sequence[dict[str, Any]]], reports: Sequence[Report], path: Path | str
+) -> Path:
+    """Draw learning and adaptation curves side by side, as a PNG.
+
+    Args:
+        curves: one a seed, each a list of {env_steps, before, after}.
+        reports: of all seeds, heldout and ood.
+        path: where to write it.
+    """
+    pyplot = _pyplot()
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10.4, 3.9), layout="constrained")
+    _draw_learning(left, curves, reports)
+    _draw_adaptation(right, reports)
+    seeds = len(curves)
+    first = reports[0]
+    figure.suptitle(
+        f"{first.family}, {first.algorithm}, {seeds} seed{'s' if seeds > 1 else ''}", fontsize=11
+    )
+    return _write(figure, path)
+
+
+def _draw_learning(
+    axes: Axes, curves: Sequence[Sequence[dict[str, Any]]], reports: Sequence[Report]
+) -> None:
+    for key, colour, label in (
+        ("before", BEFORE, "before adaptation (task-blind)"), ("after", AFTER, "after adaptation"),
+    ):  # fmt: skip
+        length = min(len(curve) for curve in curves)
+        steps = np.array([entry["env_steps"] for entry in curves[0][:length]]) / 1e6
+        values = np.array([[entry[key] for entry in curve[:length]] for curve in curves])
+        axes.plot(steps, values.mean(0), color=colour, label=label)
+        if len(curves) > 1:
+            axes.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0)
+    still = np.mean([r.stand_still for r in reports if r.split == "heldout"])
+    axes.axhline(float(still), color=STILL, ls="--", lw=1, label="standing still")
+    axes.set(xlabel="environment steps (millions)", ylabel="return on held-out tasks")
+    _finish(axes, "learning" + (" (band: lowest to highest seed)" if len(curves) > 1 else ""))
+
+
+def _draw_adaptation(axes: Axes, reports: Sequence[Report]) -> None:
+    if not reports:
+        raise UserError("there is no evaluation to draw")
+    for split, colour in (("heldout", AFTER), ("ood", OOD), ("train", BEFORE)):
+        group = [report for report in reports if report.split == split]
+        if not group:
+            continue
+        seen = group[0].experience
+        centre = np.mean([report.iqm for report in group], axis=0)
+        interval = np.mean([report.ci95 for report in group], axis=0)
+        axes.plot(seen, centre, "o-", color=colour, label=f"{split}, IQM")
+        axes.fill_between(seen, interval[:, 0], interval[:, 1], color=colour, alpha=0.2, lw=0)
+        if split == "heldout" or len({report.split for report in reports}) == 1:
+            still = float(np.mean([report.stand_still for report in group]))
+            axes.axhline(centre[0], color=colour, ls=":", lw=1, label="task-blind (episode 0)")
+            axes.axhline(still, color=STILL, ls="--", lw=1, label="standing still")
+    axes.set(xlabel="episodes of the task seen", ylabel="return")
+    _finish(axes, "adaptation (band: 95 % interval over tasks)")
+
+
+def _finish(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _pyplot() -> Any:  # noqa: ANN401  (a module)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _write(figure: Any, path: Path | str) -> Path:  # noqa: ANN401
+    from matplotlib import pyplot
+
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
+    finally:
+        pyplot.close(figure)
+    return path

@@ -1,0 +1,121 @@
+"""Traces: short runs of the worlds under given actions, to compare bit by bit."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.family import TaskFamily
+from metarl.keys import Key
+from metarl.tasks import Tasks
+from metarl.worlds import TaskWorlds
+
+_BITS = {torch.float64: torch.int64, torch.float32: torch.int32}
+
+
+class Trace(NamedTuple):
+    """What a run of T steps gave, (T, B, …)."""
+
+    obs: Tensor
+    next_obs: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    diverged: Tensor
+    qpos: Tensor
+    """After the step; of the next episode where one began."""
+    qvel: Tensor
+
+    def worlds(self, which: Tensor) -> Trace:
+        """Return the trace of some worlds: indices, or a (B,) mask."""
+        return Trace(*(part[:, which] for part in self))
+
+    @property
+    def done(self) -> Tensor:
+        """(T, B) bool: the last step of an episode, however it ended."""
+        return self.terminated | self.truncated | self.diverged
+
+
+class Poison(NamedTuple):
+    """A number to write into the state of one world, before one step of a run."""
+
+    step: int
+    field: str
+    """qpos or qvel."""
+    world: int
+    value: float
+
+
+def make_worlds(
+    family: TaskFamily, tasks: Tasks, worlds_per_task: int = 1, threads: int = 1
+) -> TaskWorlds:
+    """Return worlds that run `tasks`."""
+    worlds = TaskWorlds(family, len(tasks) * worlds_per_task, threads)
+    worlds.set_tasks(tasks, worlds_per_task)
+    return worlds
+
+
+def random_actions(worlds: TaskWorlds, steps: int, key: Key) -> Tensor:
+    """Return (steps, B, A) draws from U[-1, 1)."""
+    generator = key.fold("actions").torch()
+    size = (steps, worlds.num_worlds, worlds.spec.action_size)
+    return 2 * torch.rand(*size, generator=generator) - 1
+
+
+def run(worlds: TaskWorlds, actions: Tensor, key: Key, poison: Poison | None = None) -> Trace:
+    """Seed and reset the worlds, and step them with `actions`, (T, B, A)."""
+    worlds.seed(key)
+    worlds.reset()
+    sim, steps = worlds.simulator, []
+    for t, action in enumerate(actions):
+        if poison and t == poison.step:
+            getattr(sim, poison.field)[poison.world] = poison.value
+        got = worlds.step(action)
+        steps.append(
+            Trace(
+                got.obs, got.next_obs, got.reward, got.terminated, got.truncated, got.diverged,
+                sim.qpos.clone(), sim.qvel.clone(),
+            )
+        )  # fmt: skip
+    return Trace(*(torch.stack(part) for part in zip(*steps, strict=True)))
+
+
+def same_bits(a: Tensor, b: Tensor) -> Tensor:
+    """Return, elementwise, whether two tensors of one shape and type hold the same bits."""
+    kind = _BITS.get(a.dtype, a.dtype)
+    return a.contiguous().view(kind) == b.contiguous().view(kind)
+
+
+def difference(a: Trace, b: Trace) -> str:
+    """Return where two traces first differ in any bit, in words, or ''."""
+    first, words = len(a.obs), ""
+    for name in Trace._fields:
+        x, y = getattr(a, name), getattr(b, name)
+        differs = (~same_bits(x, y)).flatten(2) if x.ndim > 2 else ~same_bits(x, y)[..., None]
+        if not differs.any():
+            continue
+        t, world, i = differs.nonzero()[0].tolist()
+        if t < first:
+            one, two = (z.flatten(2)[t, world, i] if z.ndim > 2 else z[t, world] for z in (x, y))
+            first = t
+            words = f"{name} of world {world} at step {t} is {two.item()!r}, not {one.item()!r}"
+    return words
+
+
+def variant(family: TaskFamily, **attributes: Any) -> TaskFamily:
+    """Return a copy of a family with other attributes, such as its horizon or a method."""
+    clone = copy.copy(family)
+    vars(clone).update(attributes)
+    return clone
+
+
+def endless(family: TaskFamily) -> TaskFamily:
+    """Return a copy of a family whose episodes end only where the physics diverges."""
+
+    def never(sim: Any) -> Tensor:
+        return torch.zeros(len(sim.qpos), dtype=torch.bool)
+
+    return variant(family, horizon=2**40, terminated=never)
