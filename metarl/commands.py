@@ -204,12 +204,12 @@ def evaluate(argv: Sequence[str]) -> int:
     """Evaluate a run."""
     args = parse(Evaluate, argv, prog="metarl evaluate")
     from metarl.evaluation import evaluate as evaluate_learner
-    from metarl.launch import open_run, rollouts_per_task, worlds_for
+    from metarl.launch import open_run, worlds_for, worlds_per_task
     from metarl.run_folder import disk_errors, write_json
 
     checkpoint, family, learner = open_run(args.run, args.device, args.threads)
+    count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
     tasks = TaskDistribution(family).split(args.split, args.tasks)
-    count = args.rollouts_per_task or rollouts_per_task(checkpoint)
     worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
     report = evaluate_learner(
         learner, worlds, tasks, episodes=args.episodes, seed=args.seed, split=args.split
@@ -231,11 +231,11 @@ def adapt(argv: Sequence[str]) -> int:
     """Adapt to one task."""
     args = parse(Adapt, argv, prog="metarl adapt")
     from metarl.adapted import adapt_to, save_adapted
-    from metarl.launch import open_run, rollouts_per_task, worlds_for
+    from metarl.launch import open_run, worlds_for, worlds_per_task
 
     checkpoint, family, learner = open_run(args.run, args.device, args.threads)
     task = parse_task(family, args.set)
-    count = args.rollouts_per_task or rollouts_per_task(checkpoint)
+    count = worlds_per_task(checkpoint, args.rollouts_per_task, 1)
     worlds = worlds_for(family, learner, count, args.threads)
     print(f"{checkpoint.path}: adapting to {task.label(0) or 'the one task of ' + family.name}")
     rounds = []

@@ -96,7 +96,8 @@ class Edit:
     def _check_index(self, nominal: np.ndarray) -> None:
         if self.index is None:
             return
-        components = nominal.shape[-1] if nominal.ndim else 0
+        vector = nominal.ndim > (0 if self.field.startswith("opt.") else 1)
+        components = nominal.shape[-1] if vector else 0
         if not 0 <= self.index < components:
             raise UserError(f"'{self.field}' has {components} components, so no index {self.index}")
 

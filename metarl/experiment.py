@@ -26,7 +26,7 @@ from metarl.arguments import field_names, parse
 from metarl.cli import guarded
 from metarl.errors import UserError, did_you_mean
 from metarl.evaluation import evaluate
-from metarl.launch import open_run, resume, start, train_config, worlds_for
+from metarl.launch import open_run, refuse_changes, resume, start, train_config, worlds_for
 from metarl.run_folder import disk_errors, read_json, write_json
 from metarl.tasks import TaskDistribution
 from metarl.threads import available_cores
@@ -45,7 +45,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Test:
+class Measure:
     """How the trained learner is tested, and where the results go."""
 
     results: str = "experiments/results"
@@ -91,9 +91,9 @@ def _main(family: str, settings: Mapping[str, Settings], argv: list[str]) -> int
     tuned = settings.get(algorithm or "", next(iter(settings.values())))
     got = _parse(argv, tuned, prog)
     run = train_or_resume(family, got.algorithm, got.train, got.learner)
-    result = test(run, got.test, got.train)
+    result = measure(run, got.measure, got.train)
     result["command"] = shlex.join([*prog.split(), *_without_paths(argv)])
-    path = write_result(result, Path(got.test.results))
+    path = write_result(result, Path(got.measure.results))
     print(f"wrote {path}")
     return 0
 
@@ -104,13 +104,13 @@ def _parse(argv: list[str], tuned: Settings, prog: str) -> Any:  # noqa: ANN401 
     flat = tyro.conf.arg(name="")
     members = [
         ("algorithm", word),
-        ("test", Annotated[Test, flat], field(default_factory=Test)),
+        ("measure", Annotated[Measure, flat], field(default_factory=Measure)),
         ("train", Annotated[TrainConfig, flat], field(default=tuned.train)),
         ("learner", Annotated[learner, flat], field(default=tuned.learner)),
     ]
     cls = make_dataclass("Experiment", members, frozen=True)
     cls.__doc__ = "Train with the tuned settings, test, and write the result file and its plot."
-    flags = [name for part in (Test, TrainConfig, learner) for name in field_names(part)]
+    flags = [name for part in (Measure, TrainConfig, learner) for name in field_names(part)]
     return parse(cls, argv, prog=prog, flags=flags)
 
 
@@ -122,6 +122,7 @@ def train_or_resume(family: str, algorithm: str, train: TrainConfig, learner: ob
     if not any((run / "checkpoints").glob("step_*")):
         return start(family, algorithm, train, learner)
     checkpoint = checkpoints.load(checkpoints.newest(run))
+    refuse_changes(checkpoint, train, learner)
     if finished(checkpoint.meta, train):
         print(f"{run} has finished training; testing it")
         return run
@@ -131,7 +132,7 @@ def train_or_resume(family: str, algorithm: str, train: TrainConfig, learner: ob
     return resume(checkpoint, train, learner)
 
 
-def test(run: Path, how: Test, train: TrainConfig) -> dict[str, Any]:
+def measure(run: Path, how: Measure, train: TrainConfig) -> dict[str, Any]:
     """Test the newest checkpoint of a run on the heldout and ood splits.
 
     Returns:

@@ -47,10 +47,10 @@ class StopSignals:
     on a second signal. Signals only reach Python's main thread: elsewhere this does nothing.
     """
 
-    def __init__(self, grace: float = GRACE) -> None:
-        """Take the seconds that a block under `may_leave` gets to finish."""
+    def __init__(self, grace: float | None = None) -> None:
+        """Take the seconds that a block under `may_leave` gets to finish; None means `GRACE`."""
         self.signum: int | None = None
-        self._grace = grace
+        self._grace = GRACE if grace is None else grace
         self._open = False
         self._timer: threading.Timer | None = None
         self._previous: dict[int, object] = {}

@@ -72,7 +72,7 @@ def start(
 def resume(
     checkpoint: Checkpoint,
     train: TrainConfig,
-    learner_config: object = None,
+    learner_config: Any = None,  # noqa: ANN401
     callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Go on with a run from one of its checkpoints, to the same bits as if it had not stopped.
@@ -87,9 +87,7 @@ def resume(
     Returns:
         The run folder.
     """
-    _refuse_changes(asdict(train_config(checkpoint)), asdict(train), MAY_CHANGE)
-    if learner_config is not None:
-        _refuse_changes(checkpoint.learner_config, config_json(learner_config), frozenset())
+    refuse_changes(checkpoint, train, learner_config)
     _prepare_folder(checkpoint, Path(str(train.out)))
     device = train.device
     if device == "auto":
@@ -131,33 +129,38 @@ def worlds_for(
     family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None
 ) -> TaskWorlds:
     """Make worlds that fit a loaded learner. Raises UserError if the family has changed."""
-    if num_worlds > MAX_WORLDS:
-        raise UserError(
-            f"tasks x rollouts_per_task is {num_worlds} worlds; the limit is {MAX_WORLDS}"
-        )
     worlds = TaskWorlds(family, num_worlds, threads)
     _check_spec(learner, worlds)
     return worlds
 
 
-def rollouts_per_task(checkpoint: Checkpoint) -> int:
-    """Return how many worlds a task had in training."""
-    return train_config(checkpoint).rollouts_per_task
+def worlds_per_task(checkpoint: Checkpoint, wanted: int | None, tasks: int) -> int:
+    """Return how many worlds each of `tasks` tasks gets: as wanted, or else as in training."""
+    count = wanted or train_config(checkpoint).rollouts_per_task
+    if tasks * count > MAX_WORLDS:
+        raise UserError(
+            f"tasks x rollouts_per_task is {tasks * count} worlds; the limit is {MAX_WORLDS}"
+        )
+    return count
 
 
-def config_json(config: object) -> dict[str, Any]:
-    """Return a configuration dataclass as a JSON object."""
-    return asdict(config)  # type: ignore[call-overload]
+def refuse_changes(checkpoint: Checkpoint, train: TrainConfig, learner_config: Any) -> None:  # noqa: ANN401
+    """Raise UserError if a setting differs that a run cannot change on the way.
 
-
-def _refuse_changes(old: dict[str, Any], new: dict[str, Any], but: frozenset[str]) -> None:
-    """Raise UserError if a setting differs that a run cannot change on the way."""
-    for name in new:
-        before, after = _plain(old.get(name)), _plain(new[name])
-        if before != after and name not in but:
+    Args:
+        checkpoint: of the run.
+        train: see `resume`.
+        learner_config: an instance of the algorithm's Config, or None for no opinion.
+    """
+    wanted = {k: v for k, v in asdict(train).items() if k not in MAY_CHANGE}
+    wanted |= {} if learner_config is None else asdict(learner_config)
+    had = asdict(train_config(checkpoint)) | checkpoint.learner_config
+    for name, new in wanted.items():
+        before, after = _plain(had.get(name)), _plain(new)
+        if before != after:
             raise UserError(
-                f"{name} cannot change when a run goes on: it has {before}, not {after}; "
-                f"leave it out, or start another run"
+                f"{name} cannot change when a run goes on: '{run_of(checkpoint)}' has {before}, "
+                f"not {after}; leave it out, or start another run with --out"
             )
 
 

@@ -20,6 +20,7 @@ import json
 import math
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,17 @@ class _Events(TensorBoardOutputFormat):
 
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)
         self._is_closed = False
+        # Its thread passes an error on to the next write, so it need not print it as well.
+        self._hook, threading.excepthook = threading.excepthook, self._quietly
+
+    def _quietly(self, failed: threading.ExceptHookArgs) -> None:
+        if not issubclass(failed.exc_type, OSError):
+            self._hook(failed)
+
+    def close(self) -> None:
+        """Close the file; the disk may be full."""
+        threading.excepthook = self._hook
+        super().close()
 
 
 class RunFolder:
@@ -164,18 +176,16 @@ class RunFolder:
 
     def __exit__(self, *exc: object) -> None:
         """Close the log and release the lock, as the system does for a killed process."""
-        if self._logger is not None:
+        for writer in [] if self._logger is None else self._logger.output_formats:
             with contextlib.suppress(OSError):
-                self._logger.close()
+                writer.close()
         if self._lock is not None:
             self._lock.close()
 
     def logger(self, *, upto: int, env_steps: int) -> Logger:
         """Return SB3's logger for this run, with what lies beyond iteration `upto` dropped."""
-        events = _Events(self.path, purge_step=env_steps + 1)
-        self._logger = Logger(
-            str(self.path), [MetricsCsv(self.path / "metrics.csv", upto=upto), events]
-        )
+        rows = MetricsCsv(self.path / "metrics.csv", upto=upto)
+        self._logger = Logger(str(self.path), [rows, _Events(self.path, env_steps + 1)])
         return self._logger
 
     def evaluation_path(self, iteration: int) -> Path:

@@ -51,7 +51,7 @@ def train(argv: list[str]) -> int:
 
 def _resume(run: str, argv: list[str]) -> int:
     from metarl import checkpoint as checkpoints
-    from metarl.launch import resume, run_of, train_config
+    from metarl.launch import refuse_changes, resume, run_of, train_config
     from metarl.train_config import finished
 
     checkpoint = checkpoints.load(checkpoints.newest(Path(run)))
@@ -66,6 +66,7 @@ def _resume(run: str, argv: list[str]) -> int:
     ):
         if old not in (new, absolute(new)):
             raise UserError(f"{what} cannot change when a run goes on: it is {old}, not {new}")
+    refuse_changes(checkpoint, got.train, got.learner)
     if finished(checkpoint.meta, got.train):
         where = run_of(checkpoint)
         print(

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from metarl.errors import UserError, did_you_mean
 
-
 MAX_WORLDS = 1_000_000
 """Beyond this, a count is a slip of the hand: the worlds of one process need gigabytes by then."""
 

@@ -7,8 +7,9 @@ killed goes on from its newest checkpoint to the same bits as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,17 @@ def meta_train(
             raise TrainingStopped(run.how_to_resume(), stop.signum, run.folder.path)
     run.summarise()
     return run.folder.path
+
+
+@contextlib.contextmanager
+def _global_draws(key: Key, device: torch.device) -> Iterator[None]:
+    """Key torch's global generator, too, and put it back: libraries draw from it unasked.
+
+    A learner that draws from it by accident is reproducible all the same.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(key.uint64() >> 1)
+        yield
 
 
 class _Run:
@@ -178,7 +190,7 @@ class _Run:
         )
         began, steps = time.monotonic(), self.worlds.env_steps
         try:
-            with stop.may_leave():
+            with stop.may_leave(), _global_draws(key.fold("global", number), self.learner.device):
                 metrics = self.learner.meta_step(self.worlds, tasks, key.fold("meta", number))
             self.refuse_nonfinite()
         except (Exception, Left):

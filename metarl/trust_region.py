@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from sb3_contrib.common.utils import conjugate_gradient_solver
 from torch import Tensor
 
 
@@ -23,6 +22,37 @@ class TrustRegionStep(NamedTuple):
     """of the new parameters, at most max_kl if accepted"""
     trials: int
     """line-search trials made"""
+
+
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float = 1e-10
+) -> Tensor:
+    """Solve A x = b for a symmetric positive definite A, from x = 0 (Hestenes and Stiefel 1952).
+
+    sb3-contrib's solver starts from random numbers of torch's global generator, so the same seed
+    would not give the same weights; hence one of our own.
+
+    Args:
+        product: v -> A v, (D,) to (D,).
+        b: (D,).
+        iterations: at most.
+        tolerance: stop when the squared residual has fallen to this fraction of |b|².
+    """
+    x, residual, direction = torch.zeros_like(b), b.clone(), b.clone()
+    squared = start = residual @ residual
+    for _ in range(iterations):
+        if squared <= tolerance * start:
+            break
+        image = product(direction)
+        curvature = direction @ image
+        if not curvature > 0:  # A is not positive definite along it, or not finite
+            break
+        step = squared / curvature
+        x += step * direction
+        residual -= step * image
+        previous, squared = squared, residual @ residual
+        direction = residual + (squared / previous) * direction
+    return x
 
 
 def trust_region_step(
@@ -53,7 +83,7 @@ def trust_region_step(
     unchanged = TrustRegionStep(params, False, loss, 0.0, 0)
     if not torch.isfinite(gradient).all() or gradient.norm() == 0:
         return unchanged
-    direction = conjugate_gradient_solver(fisher_product, gradient, max_iter=iterations)
+    direction = conjugate_gradient(fisher_product, gradient, iterations)
     curvature = float(direction @ fisher_product(direction))
     if not math.isfinite(curvature) or curvature <= 0:
         return unchanged

@@ -135,6 +135,7 @@ class TaskWorlds:
         Returns:
             (B, O) float32 observation of every world.
         """
+        ids = None if ids is None else torch.unique(ids)  # the engine wants them in order
         self._begin_episodes(ids)
         obs = self._observe()
         if ids is None:

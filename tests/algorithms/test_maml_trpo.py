@@ -1,0 +1,251 @@
+"""MAML-TRPO: gradients against finite differences, batches against loops, and a learnable toy."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import grad
+
+from metarl import TaskDistribution, TaskWorlds, collect, evaluate
+from metarl.algorithms.maml_trpo import Batch, MamlTrpo, MamlTrpoConfig, State
+from metarl.errors import UserError
+from metarl.keys import Key
+from metarl.worlds import Spec
+
+SPEC = Spec(3, 2, 10)
+
+
+def learner(**changes: object) -> MamlTrpo:
+    """A float64 learner with a policy of few parameters."""
+    settings = {"hidden": (5,), "fisher_fraction": 1.0, "cg_damping": 0.0, "action_scale": 0.5}
+    agent = MamlTrpo(SPEC, MamlTrpoConfig(**(settings | changes)))
+    agent.theta = agent.theta.double()
+    return agent
+
+
+def batch(seed: int, tasks: int = 4, samples: int = 12) -> Batch:
+    """Random data in float64; one sample of the first task is masked out."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+    weight = torch.full((tasks, samples), 1 / samples, dtype=torch.float64)
+    weight[0] = 1 / (samples - 1)
+    weight[0, 3] = 0.0
+    return Batch(draw(tasks, samples, 3), draw(tasks, samples, 2), draw(tasks, samples), weight)
+
+
+def meta_loss(agent: MamlTrpo, theta: Tensor, data: list[Batch]) -> Tensor:
+    """The mean surrogate after the inner steps, as a plain function of the prior."""
+    start = theta.expand(len(data[0].obs), -1).clone().requires_grad_()
+    phi = agent._adapted(start, data, second_order=False)[-1].detach()
+    old = agent.policy(agent.theta.expand(len(phi), -1) * 0.9, data[-1].obs).detach()
+    return agent._surrogate(agent.policy(phi, data[-1].obs), old, data[-1])
+
+
+@pytest.mark.parametrize("inner_steps", [1, 2, 3])
+def test_meta_gradient_equals_finite_differences(inner_steps: int) -> None:
+    agent = learner(inner_steps=inner_steps, inner_lr=0.3)
+    data = [batch(seed) for seed in range(inner_steps + 1)]
+    theta = agent.theta.expand(4, -1).clone().requires_grad_()
+    phi = agent._adapted(theta, data, second_order=True)[-1]
+    old = agent.policy(agent.theta.expand(4, -1) * 0.9, data[-1].obs).detach()
+    loss = agent._surrogate(agent.policy(phi, data[-1].obs), old, data[-1])
+    (by_task,) = grad(loss, theta)
+    exact = by_task.sum(0)
+    numeric = torch.empty_like(exact)
+    step = 1e-5
+    for i in range(len(exact)):
+        shift = torch.zeros_like(exact)
+        shift[i] = step
+        up, down = (meta_loss(agent, agent.theta + s * shift, data) for s in (1, -1))
+        numeric[i] = (up - down) / (2 * step)
+    assert float((exact - numeric).norm() / numeric.norm()) < 1e-6
+
+
+def test_first_order_takes_the_gradient_at_the_adapted_parameters() -> None:
+    agent, data = learner(first_order=True, inner_lr=0.3), [batch(0), batch(1)]
+    theta = agent.theta.expand(4, -1).clone().requires_grad_()
+    phi = agent._adapted(theta, data, second_order=False)[-1]
+    old = agent.policy(phi, data[-1].obs).detach()
+    (through,) = grad(agent._surrogate(agent.policy(phi, data[-1].obs), old, data[-1]), theta)
+    leaf = phi.detach().requires_grad_()
+    (at_phi,) = grad(agent._surrogate(agent.policy(leaf, data[-1].obs), old, data[-1]), leaf)
+    assert torch.allclose(through, at_phi, rtol=1e-12)
+
+
+@pytest.mark.parametrize("inner_steps", [1, 2])
+def test_fisher_product_is_the_hessian_of_the_kl(inner_steps: int) -> None:
+    agent = learner(inner_steps=inner_steps, inner_lr=0.3)
+    data = [batch(seed) for seed in range(inner_steps + 1)]
+    product = agent._fisher_product(data)
+    start = agent.theta.expand(4, -1).clone().requires_grad_()
+    old = agent.policy(agent._adapted(start, data, second_order=False)[-1], data[-1].obs).detach()
+
+    def kl_gradient(params: Tensor) -> Tensor:
+        theta = params.expand(4, -1).clone().requires_grad_()
+        phi = agent._adapted(theta, data, second_order=True)[-1]
+        kl = (old.kl(agent.policy(phi, data[-1].obs)) * data[-1].weight).sum(1).mean()
+        return grad(kl, theta)[0].sum(0)
+
+    rng = torch.Generator().manual_seed(9)
+    for _ in range(3):
+        v = torch.randn(len(agent.theta), generator=rng, dtype=torch.float64)
+        step = 1e-5
+        numeric = (kl_gradient(agent.theta + step * v) - kl_gradient(agent.theta - step * v)) / (
+            2 * step
+        )
+        assert float((product(v) - numeric).norm() / numeric.norm()) < 1e-6
+
+
+def test_batched_tasks_equal_a_loop_over_tasks() -> None:
+    agent, data = learner(inner_lr=0.3), batch(0)
+    together = agent._inner_step(State(agent.theta.expand(4, -1)), data).params
+    for m in range(4):
+        alone = Batch(*(part[m : m + 1] for part in data))
+        params = agent._inner_step(State(agent.theta[None]), alone).params
+        assert torch.allclose(params[0], together[m], rtol=1e-12, atol=1e-14)
+
+
+def test_inner_step_by_hand() -> None:
+    """One weight a layer short of a network: the log std's gradient is E[(z² − 1) A]."""
+    agent, data = learner(inner_lr=0.1), batch(2)
+    params = agent._inner_step(State(agent.theta.expand(4, -1)), data).params
+    policy = agent.policy(agent.theta.expand(4, -1), data.obs)
+    z = (data.action - policy.mean) / policy.log_std.exp()
+    gradient = ((z**2 - 1) * (data.advantage * data.weight)[..., None]).sum(1)
+    assert torch.allclose(params[:, -2:], agent.theta[-2:] + 0.1 * gradient, rtol=1e-10)
+
+
+def test_masked_samples_change_nothing() -> None:
+    agent, data = learner(), batch(0)
+    obs, action = data.obs.clone(), data.action.clone()
+    obs[0, 3], action[0, 3] = 50.0, -50.0
+    changed = Batch(obs, action, data.advantage, data.weight)
+    state = State(agent.theta.expand(4, -1))
+    assert torch.equal(
+        agent._inner_step(state, data).params, agent._inner_step(state, changed).params
+    )
+
+
+def rollout_of(agent: MamlTrpo, worlds: TaskWorlds, tasks: int):
+    worlds.set_tasks(
+        TaskDistribution(worlds.family).split("train", tasks), worlds.num_worlds // tasks
+    )
+    worlds.seed(Key(0))
+    worlds.reset()
+    state = agent.begin(tasks, worlds.worlds_per_task)
+    return collect(worlds, agent, state, worlds.spec.horizon, Key(1), explore=True)
+
+
+def test_advantages_are_normalised_in_each_task() -> None:
+    worlds = TaskWorlds("point-goal", 12, threads=1)
+    agent = MamlTrpo(worlds.spec, MamlTrpoConfig(hidden=(8,)))
+    rollout, _ = rollout_of(agent, worlds, 3)
+    data = agent._batch(rollout)
+    assert data.obs.shape == (3, 4 * 20, 4)
+    assert torch.allclose(data.advantage.mean(1), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(data.advantage.square().mean(1), torch.ones(3), atol=1e-4)
+    assert torch.allclose(data.weight.sum(1), torch.ones(3))
+
+
+def test_diverged_transitions_reach_no_loss() -> None:
+    worlds = TaskWorlds("point-goal", 12, threads=1)
+    agent = MamlTrpo(worlds.spec, MamlTrpoConfig(hidden=(8,)))
+    rollout, state = rollout_of(agent, worlds, 3)
+    rollout.diverged[5, 2] = True
+    clean = agent.adapt(state, rollout).params
+    rollout.action[5, 2] = 1e6
+    assert torch.equal(agent.adapt(state, rollout).params, clean)
+    assert clean.isfinite().all()
+
+
+def test_adapt_leaves_its_input_alone() -> None:
+    worlds = TaskWorlds("point-goal", 12, threads=1)
+    agent = MamlTrpo(worlds.spec, MamlTrpoConfig(hidden=(8,)))
+    rollout, state = rollout_of(agent, worlds, 3)
+    before = state.params.clone()
+    after = agent.adapt(state, rollout)
+    assert torch.equal(state.params, before)
+    assert not torch.equal(after.params, before)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_accepted_steps_keep_the_trust_region(first_order: bool) -> None:
+    worlds = TaskWorlds("point-goal", 40, threads=1)
+    config = MamlTrpoConfig(hidden=(16,), max_kl=0.005, first_order=first_order)
+    agent, tasks = MamlTrpo(worlds.spec, config), TaskDistribution(worlds.family)
+    accepted = 0
+    for i in range(6):
+        before = agent.theta
+        metrics = agent.meta_step(worlds, tasks.sample(8, Key(i).numpy()), Key(0, i))
+        accepted += int(metrics["accepted"])
+        assert metrics["kl"] <= 0.005
+        assert bool(metrics["accepted"]) != torch.equal(agent.theta, before)
+        assert metrics["loss"] <= 1e-6
+    assert accepted >= 5
+
+
+def test_the_same_weights_on_1_2_and_4_physics_threads() -> None:
+    digests = set()
+    for threads in (1, 2, 4):
+        worlds = TaskWorlds("half-cheetah-dynamics", 8, threads=threads)
+        agent = MamlTrpo(worlds.spec, MamlTrpoConfig(hidden=(8,)))
+        tasks = TaskDistribution(worlds.family)
+        for i in range(2):
+            agent.meta_step(worlds, tasks.sample(4, Key(i).numpy()), Key(0, i))
+        digests.add(hashlib.sha256(agent.theta.numpy().tobytes()).hexdigest())
+    assert len(digests) == 1
+
+
+def test_a_step_does_not_depend_on_what_the_worlds_did_before() -> None:
+    results = []
+    for disturb in (False, True):
+        worlds = TaskWorlds("point-goal", 8, threads=1)
+        agent = MamlTrpo(worlds.spec, MamlTrpoConfig(hidden=(8,)))
+        if disturb:
+            for _ in range(7):
+                worlds.step(torch.ones(8, 2))
+        agent.meta_step(worlds, TaskDistribution(worlds.family).split("train", 4), Key(3))
+        results.append(agent.theta)
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("inner_lr", float("nan")), ("inner_lr", 0.0), ("max_kl", -1.0), ("gamma", 1.5),
+        ("gae_lambda", 0.0), ("inner_steps", 0), ("hidden", ()), ("hidden", (0,)),
+        ("cg_iterations", 0), ("cg_damping", -1.0), ("fisher_fraction", 0.0),
+        ("init_std", float("inf")), ("action_scale", -0.1),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_refused(field: str, value: object) -> None:
+    with pytest.raises(UserError, match=field):
+        MamlTrpoConfig(**{field: value})
+
+
+def test_foreign_weights_are_refused() -> None:
+    agent = learner()
+    for tensors in ({}, {"theta": torch.zeros(3)}, agent.state_dict() | {"x": torch.zeros(1)}):
+        with pytest.raises(UserError, match="theta"):
+            agent.load_state_dict(tensors)
+
+
+@pytest.mark.slow
+def test_it_learns_to_adapt_on_the_toy() -> None:
+    """30 updates on the point robot: two rounds gain most of the way to goals never seen."""
+    worlds = TaskWorlds("point-goal", 200)
+    config = MamlTrpoConfig(inner_lr=0.5)
+    agent, tasks = MamlTrpo(worlds.spec, config, seed=1), TaskDistribution(worlds.family)
+    for i in range(30):
+        agent.meta_step(worlds, tasks.sample(20, Key(i).numpy()), Key(1, i))
+    report = evaluate(agent, worlds, tasks.split("heldout", 20), episodes=2, seed=0)
+    gain, low, _ = report.difference()
+    assert low > 0
+    assert gain > 0.4 * -report.mean[0]
+    assert report.mean[0] == pytest.approx(report.stand_still, rel=0.35)
+    assert np.all(np.diff(report.mean) > 0)

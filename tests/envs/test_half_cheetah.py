@@ -1,0 +1,71 @@
+"""Rewards and observations of the half-cheetah families against formulas of their own."""
+
+import numpy as np
+import pytest
+import torch
+
+from metarl import TaskDistribution, TaskWorlds, find_family
+from metarl.simulator import State
+
+ACTION = torch.tensor([[1.0, -1.0, 0.5, 0.0, 0.0, 0.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "expected"),
+    [
+        # the root moves 0.1 m in 0.05 s: v = 2 m/s; the action's square is 2.25, times 0.05
+        ("half-cheetah-vel", {"goal_velocity": 1.7}, -0.3 - 0.1125),
+        ("half-cheetah-vel", {"goal_velocity": 2.5}, -0.5 - 0.1125),
+        ("half-cheetah-dir", {"direction": 1.0}, 2.0 - 0.1125),
+        ("half-cheetah-dir", {"direction": -1.0}, -2.0 - 0.1125),
+        ("half-cheetah-dynamics", {"mass": 1.5}, 2.0 - 0.1125),
+    ],
+)
+def test_rewards_by_hand(name: str, task: dict[str, float], expected: float) -> None:
+    worlds = TaskWorlds(name, 1, 1)
+    worlds.set_tasks(TaskDistribution(worlds.family).make(**task), 1)
+    sim = worlds.simulator
+    before = State(torch.zeros(1, 9, dtype=torch.float64), sim.qvel.clone())
+    sim.qpos[0, 0] = 0.1
+    reward = worlds.family.reward(sim, before, ACTION, worlds.task)
+    assert float(reward) == pytest.approx(expected, abs=1e-9)
+
+
+def test_rewards_on_recorded_states() -> None:
+    worlds = TaskWorlds("half-cheetah-vel", 8, 1)
+    tasks = TaskDistribution(worlds.family).split("heldout", 8)
+    worlds.set_tasks(tasks, 1)
+    worlds.reset()
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        x = worlds.simulator.qpos[:, 0].numpy().copy()
+        move = rng.uniform(-1.5, 1.5, (8, 6))
+        got = worlds.step(torch.from_numpy(move))
+        speed = (worlds.simulator.qpos[:, 0].numpy() - x) / 0.05
+        cost = 0.05 * (np.clip(move, -1, 1) ** 2).sum(1)
+        expected = -np.abs(speed - tasks.values[:, 0]) - cost
+        np.testing.assert_allclose(got.reward.numpy(), expected, atol=1e-9)
+
+
+def test_the_observation_leaves_out_the_absolute_position() -> None:
+    worlds = TaskWorlds("half-cheetah-dir", 2, 1)
+    assert worlds.spec == (17, 6, 200)
+    before = worlds.family.observe(worlds.simulator, worlds.task)
+    worlds.simulator.qpos[:, 0] += 5.0
+    assert torch.equal(worlds.family.observe(worlds.simulator, worlds.task), before)
+    assert torch.equal(before[:, 8:], worlds.simulator.qvel)
+
+
+def test_standing_still_scores_what_arithmetic_says() -> None:
+    """The mean of 30 held-out velocities over 200 steps, and nearly nothing for moving."""
+    from metarl.evaluation import stand_still
+
+    worlds = TaskWorlds("half-cheetah-vel", 30, 2)
+    tasks = TaskDistribution(worlds.family).split("heldout", 30)
+    assert stand_still(worlds, tasks, 0) == pytest.approx(-200 * tasks.values.mean(), rel=0.03)
+
+
+def test_constants() -> None:
+    family = find_family("half-cheetah-vel")
+    assert family.dt == pytest.approx(0.05)
+    assert family.compile().body_mass.sum() == pytest.approx(14.0)

@@ -1,0 +1,155 @@
+"""The meta-test protocol, and the statistics behind its intervals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import trim_mean
+
+from metarl import TaskDistribution, TaskWorlds, evaluate
+from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
+from metarl.errors import UserError
+from metarl.evaluation import Report, iqm, iqm_interval, resampled_rows, stand_still
+
+
+@pytest.fixture(scope="module")
+def worlds() -> TaskWorlds:
+    return TaskWorlds("point-goal", 12, threads=1)
+
+
+@pytest.fixture(scope="module")
+def report(worlds: TaskWorlds) -> Report:
+    tasks = TaskDistribution(worlds.family).split("heldout", 4)
+    return evaluate(learner(worlds), worlds, tasks, episodes=2, seed=5)
+
+
+def learner(worlds: TaskWorlds) -> MamlTrpo:
+    return MamlTrpo(worlds.spec, MamlTrpoConfig(hidden=(8,)))
+
+
+def test_iqm_is_the_mean_of_the_middle_half() -> None:
+    assert iqm(np.array([100.0, 1.0, 2.0, -50.0])) == pytest.approx(1.5)
+    values = np.random.default_rng(0).normal(size=(30, 3))
+    np.testing.assert_allclose(iqm(values), trim_mean(values, 0.25, axis=0))
+
+
+def test_tasks_that_occur_once_are_resampled_together() -> None:
+    rows = resampled_rows([[0.1], [0.2], [0.3]], np.random.default_rng(0), 500)
+    assert rows.shape == (500, 3)
+    assert set(np.unique(rows[:, 0])) == {0, 1, 2}
+
+
+def test_equal_tasks_are_resampled_among_themselves() -> None:
+    rows = resampled_rows([[1.0], [-1.0], [1.0], [-1.0]], np.random.default_rng(0), 500)
+    assert set(np.unique(rows[:, [0, 2]])) == {0, 2}
+    assert set(np.unique(rows[:, [1, 3]])) == {1, 3}
+
+
+def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
+    rng = np.random.default_rng(1)
+    tasks = np.arange(60.0)[:, None]
+    hits = 0
+    for _ in range(400):
+        returns = rng.normal(size=(60, 1))
+        _, ((low, high),) = iqm_interval(returns, tasks, rng)
+        hits += low <= 0.0 <= high
+    assert 0.93 <= hits / 400 <= 0.97
+
+
+def test_experience_counts_the_episodes_that_were_adapted_to(report: Report) -> None:
+    assert report.experience == [0, 3, 6]
+    assert report.rollouts_per_task == 3
+    assert np.shape(report.returns) == (4, 3)
+    # 12 worlds, 20 steps: standing still, three scored rounds, two explored ones
+    assert report.env_steps == 12 * 20 * 6
+
+
+def test_keys_are_those_of_the_contract(report: Report) -> None:
+    assert set(report.to_json()) == {
+        "family", "algorithm", "split", "seed", "rollouts_per_task", "task_names", "tasks",
+        "returns", "experience", "iqm", "ci95", "mean", "stand_still", "env_steps", "seconds",
+    }  # fmt: skip
+
+
+def test_returns_are_those_of_a_plain_loop(worlds: TaskWorlds, report: Report) -> None:
+    """Round 0 of a zero policy stands still, so its return is minus the distance to the goal."""
+    agent = learner(worlds)
+    agent.theta = torch.zeros_like(agent.theta)
+    tasks = TaskDistribution(worlds.family).split("heldout", 4)
+    got = evaluate(agent, worlds, tasks, episodes=0, seed=5)
+    distance = np.linalg.norm(tasks.values, axis=1) * 20
+    np.testing.assert_allclose(np.array(got.returns)[:, 0], -distance, rtol=0.02)
+    assert got.stand_still == pytest.approx(-distance.mean(), rel=0.02)
+
+
+def test_the_same_seed_gives_the_same_report(worlds: TaskWorlds, report: Report) -> None:
+    tasks = TaskDistribution(worlds.family).split("heldout", 4)
+    again = evaluate(learner(worlds), worlds, tasks, episodes=2, seed=5)
+    assert again.returns == report.returns
+    assert again.ci95 == report.ci95
+    other = evaluate(learner(worlds), worlds, tasks, episodes=2, seed=6)
+    assert other.returns != report.returns
+
+
+def test_a_task_is_scored_alike_in_any_company(worlds: TaskWorlds, report: Report) -> None:
+    """The first two tasks alone give the same bits as among four: draws are keyed by task."""
+    tasks = TaskDistribution(worlds.family).split("heldout", 4)[:2]
+    pair = TaskWorlds("point-goal", 6, threads=1)
+    got = evaluate(learner(pair), pair, tasks, episodes=0, seed=5)
+    np.testing.assert_allclose(
+        np.array(got.returns)[:, 0], np.array(report.returns)[:2, 0], rtol=1e-6
+    )
+
+
+def test_evaluation_leaves_the_weights_alone(worlds: TaskWorlds) -> None:
+    agent = learner(worlds)
+    before = {name: tensor.clone() for name, tensor in agent.state_dict().items()}
+    tasks = TaskDistribution(worlds.family).split("heldout", 4)
+    evaluate(agent, worlds, tasks, episodes=1, seed=0)
+    assert all(torch.equal(before[k], v) for k, v in agent.state_dict().items())
+
+
+def test_stand_still_is_zero_action(worlds: TaskWorlds) -> None:
+    tasks = TaskDistribution(worlds.family).make(goal_x=1.0, goal_y=0.0)
+    assert stand_still(worlds, tasks, 0) == pytest.approx(-20.0, rel=0.01)
+
+
+def test_worlds_must_divide_evenly(worlds: TaskWorlds) -> None:
+    tasks = TaskDistribution(worlds.family).split("heldout", 5)
+    with pytest.raises(UserError, match="12 worlds"):
+        evaluate(learner(worlds), worlds, tasks, episodes=0, seed=0)
+
+
+def test_difference_by_hand() -> None:
+    report = Report(
+        "f", "a", "heldout", 0, 1, ["x"], [[0.0], [1.0]], [[0.0, 2.0], [1.0, 5.0]], [0, 1],
+        [0.5, 3.5], [[0, 1], [2, 5]], [0.5, 3.5], -9.0, 1, 1.0,
+    )  # fmt: skip
+    mean, low, high = report.difference()
+    assert (mean, low, high) == (3.0, 2.0, 4.0)
+    assert "+3.0" in "\n".join(report.summary())
+
+
+def test_save_and_load(tmp_path: Path, report: Report) -> None:
+    path = tmp_path / "deep" / "report.json"
+    report.save(path)
+    assert Report.load(path) == report
+    assert [p.name for p in path.parent.iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"family": 1', "null"])
+def test_malformed_reports_are_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"report\.json") as caught:
+        Report.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_report_of_the_wrong_shape_is_refused(report: Report) -> None:
+    data = json.loads(json.dumps(report.to_json()))
+    data["returns"] = data["returns"][:1]
+    with pytest.raises(UserError, match="returns"):
+        Report.from_json(data)

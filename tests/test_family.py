@@ -1,0 +1,150 @@
+"""Families: models that do not compile, parameters that do not fit, and plug-ins from a file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metarl import Interval, Param, TaskFamily, TaskWorlds, UserError, find_family, scale, shift
+from metarl.family import list_families
+from metarl.keys import Key
+
+MJCF = """
+<mujoco><option timestep="{step}"/><worldbody><body name="cart">
+<joint name="slide" type="slide" axis="1 0 0"/><geom name="box" type="box" size=".1 .1 .1" mass="1"/>
+</body>{more}</worldbody><actuator><motor name="push" joint="slide" ctrlrange="-4 2"/></actuator></mujoco>
+"""
+CART = MJCF.format(step=0.01, more="")
+
+
+def family(**attributes: object) -> TaskFamily:
+    def reward(self, sim, before, action, task):
+        return sim.qvel[:, 0]
+
+    body = {"name": "cart", "model": CART, "reward": reward} | attributes
+    return type("Cart", (TaskFamily,), body)()
+
+
+def test_defaults() -> None:
+    cart = family(name="", frame_skip=3)
+    assert cart.name == "cart"
+    assert cart.dt == pytest.approx(0.03)
+    assert cart.params == ()
+    assert TaskWorlds(cart, 2, 1).spec == (2, 1, 200)
+
+
+def test_actions_map_onto_the_control_range() -> None:
+    worlds = TaskWorlds(family(), 5, 1)
+    worlds.step(torch.tensor([[-1.0], [-0.5], [0.0], [1.0], [7.0]]))
+    assert worlds.simulator.ctrl[:, 0].tolist() == [-4.0, -2.5, -1.0, 2.0, 2.0]
+
+
+def test_a_vector_parameter_takes_its_size_from_the_model() -> None:
+    more = '<body name="b" pos="1 0 0"><geom size=".1"/></body>'
+    one = family(
+        model=MJCF.format(step=0.01, more=more),
+        params=(Param("mass", Interval(0.5, 2), edit=scale("body_mass"), size="model"),),
+    )
+    assert one.params[0].names == ("mass[0]", "mass[1]")
+    worlds = TaskWorlds(one, 2, 1)
+    assert worlds.task["mass"].shape == (2, 2)
+
+
+def test_initial_quaternions_are_unit() -> None:
+    free = MJCF.format(
+        step=0.01, more='<body name="f" pos="0 0 3"><freejoint/><geom size=".1"/></body>'
+    )
+    worlds = TaskWorlds(family(model=free, reset_noise=0.5), 16, 1)
+    worlds.seed(Key(0))
+    worlds.reset()
+    norm = worlds.simulator.qpos[:, 4:8].norm(dim=1)
+    torch.testing.assert_close(norm, torch.ones(16, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"model": "<mujoco><worldbody>"}, "'cart': its MJCF does not compile"),
+        ({"model": "<mujoco/>"}, "no actuators"),
+        ({"model": "nowhere.xml"}, "no model file nowhere.xml"),
+        ({"model": ""}, "no model"),
+        ({"model": MJCF.format(step="nan", more="")}, "timestep"),
+        ({"frame_skip": 0}, "frame_skip must be a positive integer"),
+        ({"horizon": 2.5}, "horizon must be a positive integer"),
+        (
+            {"params": (Param("m", Interval(1, 2), edit=scale("body_mass", "crat")),)},
+            "parameter 'm': the model has no body 'crat' .did you mean 'cart'",
+        ),
+        (
+            {"params": (Param("m", Interval(1, 2), edit=shift("body_mss")),)},
+            "parameter 'm': 'body_mss' is not a model field",
+        ),
+        (
+            {"params": (Param("m", Interval(1, 2), edit=scale("body_mass"), size=7),)},
+            "parameter 'm': size 7",
+        ),
+        ({"params": (Param("m", Interval(1, 2), size="model"),)}, "size='model' needs an edit"),
+        ({"params": (Param("m", Interval(1, 2)), Param("m", Interval(1, 2)))}, "the same name"),
+    ],
+)
+def test_refusals_name_the_family(attributes: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        family(**attributes)
+    assert "\n" not in str(caught.value)
+    assert "cart" in str(caught.value)
+
+
+def test_no_warning_reaches_the_user(capfd, recwarn, tmp_path, monkeypatch) -> None:
+    """gymnasium's half_cheetah.xml uses an attribute that MuJoCo calls deprecated."""
+    monkeypatch.chdir(tmp_path)
+    find_family("half-cheetah-vel")
+    assert not recwarn.list
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_registered_families() -> None:
+    assert {"half-cheetah-vel", "half-cheetah-dir", "half-cheetah-dynamics", "point-goal"} <= set(
+        list_families()
+    )
+
+
+def test_a_family_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "my_robot.py"
+    file.write_text("from envs.point import PointGoal\nclass Mine(PointGoal):\n    name = 'mine'\n")
+    assert find_family(f"{file}:Mine").name == "mine"
+    for name, words in (
+        (f"{file}:Mina", "did you mean 'Mine'"),
+        (f"{file}", "say which class"),
+        (f"{tmp_path}/other.py:Mine", "there is no file"),
+        ("half-cheeta-vel", "did you mean 'half-cheetah-vel'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            find_family(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import nothing_like_this", "ModuleNotFoundError"),
+        ("class A:\n  pass", "not a subclass"),
+        ("def f(:", "SyntaxError"),
+        ("A = 3", "not a subclass"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_broken_file_is_one_line(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "robot.py"
+    file.write_text(text)
+    with pytest.raises(UserError, match=words) as caught:
+        find_family(f"{file}:A")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_nominal_model_is_never_changed() -> None:
+    cheetah = find_family("half-cheetah-dynamics")
+    mass = cheetah.compile().body_mass.copy()
+    worlds = TaskWorlds(cheetah, 4, 1)
+    worlds.step(torch.zeros(4, 6))
+    np.testing.assert_array_equal(cheetah.compile().body_mass, mass)

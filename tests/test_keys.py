@@ -1,0 +1,60 @@
+"""Keyed randomness: the same words give the same numbers, whoever asks and whenever."""
+
+import numpy as np
+import torch
+
+from metarl.keys import Key, WorldDraws
+
+GOLDEN_KEY = 7163381271710615482
+GOLDEN_DRAW = 0.8946894304475369
+
+
+def test_pinned() -> None:
+    """Golden: a change here changes every split and every run."""
+    assert Key(0).uint64() == GOLDEN_KEY
+    assert Key(0).fold("tasks", 1).numpy().random() == GOLDEN_DRAW
+
+
+def test_words_are_told_apart() -> None:
+    keys = [Key(1), Key("1"), Key(1, 1), Key(11), Key("a", "b"), Key("ab"), Key("a\x1fb")]
+    assert len({key.uint64() for key in keys}) == len(keys)
+    assert Key(1).fold(2, "x") == Key(1, 2, "x")
+
+
+def test_noise_of_a_task_does_not_depend_on_the_others() -> None:
+    four, two = Key(3).normal(4, 5, 3, 2), Key(3).normal(2, 5, 3, 2)
+    assert four.shape == (5, 12, 2)
+    assert torch.equal(four[:, :6], two)
+    assert not torch.equal(four[:, :3], four[:, 3:6])
+
+
+def draws(index: list[int], episode: int = 0) -> WorldDraws:
+    which = np.array(index)
+    return WorldDraws(Key(0), which // 2, which % 2, np.full(len(which), episode))
+
+
+def test_a_world_draws_alike_in_any_company() -> None:
+    every = draws(list(range(6)))
+    some = draws([4, 1])
+    for _ in range(3):
+        a, b = every.uniform(-1, 1, 3), some.uniform(-1, 1, 3)
+        assert torch.equal(a[[4, 1]], b)
+        c, d = every.normal(2), some.normal(2)
+        assert torch.equal(c[[4, 1]], d)
+
+
+def test_worlds_and_episodes_differ() -> None:
+    first, second = draws(list(range(50))), draws(list(range(50)), episode=1)
+    numbers = torch.cat((first.uniform(0, 1, 4), second.uniform(0, 1, 4)))
+    assert len(numbers.unique()) == 400
+
+
+def test_distributions() -> None:
+    many = WorldDraws(Key(5), np.arange(20000), np.zeros(20000), np.zeros(20000))
+    u, z = many.uniform(2.0, 4.0, 3), many.normal(3)
+    assert 2.0 <= float(u.min()) < float(u.max()) < 4.0
+    assert abs(float(u.mean()) - 3.0) < 0.01
+    assert abs(float(u.var()) - 4 / 12) < 0.01
+    assert abs(float(z.mean())) < 0.02
+    assert abs(float(z.std()) - 1) < 0.02
+    assert abs(float(torch.corrcoef(z.T)[0, 1])) < 0.02

@@ -1,0 +1,136 @@
+"""Advantages against a plain loop and Monte Carlo; the baseline against numbers by hand."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metarl.returns import LinearBaseline, generalized_advantages
+from metarl.rollout import Rollout
+
+
+def rollout(obs, next_obs, reward, terminated, truncated, tasks: int = 1) -> Rollout:
+    steps, worlds = reward.shape
+    done = terminated | truncated
+    first = torch.cat((torch.ones(1, worlds, dtype=torch.bool), done[:-1]))
+    zeros = torch.zeros(steps, worlds, 1)
+    return Rollout(
+        obs, zeros, reward, next_obs, terminated, truncated, torch.zeros_like(done), first, zeros,
+        zeros[..., 0], tasks,
+    )  # fmt: skip
+
+
+def random_flags(seed: int, steps: int, worlds: int) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    kind = torch.randint(0, 6, (steps, worlds), generator=rng)
+    return kind == 0, kind == 1
+
+
+def plain_gae(r, v, nv, terminated, done, gamma, lam):
+    advantage = [[0.0] * r.shape[1] for _ in range(len(r))]
+    for b in range(r.shape[1]):
+        running = 0.0
+        for t in reversed(range(len(r))):
+            bootstrap = 0.0 if terminated[t, b] else gamma * float(nv[t, b])
+            delta = float(r[t, b]) + bootstrap - float(v[t, b])
+            running = delta + (0.0 if done[t, b] else gamma * lam * running)
+            advantage[t][b] = running
+    return torch.tensor(advantage, dtype=torch.float64)
+
+
+@given(st.integers(0, 10**6), st.floats(0.5, 1.0), st.floats(0.0, 1.0))
+def test_gae_equals_a_plain_loop(seed: int, gamma: float, lam: float) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    r, v, nv = torch.randn(3, 9, 4, generator=rng, dtype=torch.float64)
+    terminated, truncated = random_flags(seed, 9, 4)
+    got = generalized_advantages(
+        r, v, nv, terminated, terminated | truncated, gamma=gamma, gae_lambda=lam
+    )
+    expected = plain_gae(r, v, nv, terminated, terminated | truncated, gamma, lam)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+@given(st.integers(0, 10**6))
+def test_lambda_one_is_monte_carlo(seed: int) -> None:
+    """With consistent values, A_t = Σ γ^k r_{t+k} + γ^n V(end) − V(s_t)."""
+    rng = torch.Generator().manual_seed(seed)
+    values = torch.randn(8, 2, generator=rng, dtype=torch.float64)
+    reward = torch.randn(7, 2, generator=rng, dtype=torch.float64)
+    none = torch.zeros(7, 2, dtype=torch.bool)
+    done = none.clone()
+    done[-1] = True
+    got = generalized_advantages(
+        reward, values[:-1], values[1:], none, done, gamma=0.9, gae_lambda=1.0
+    )
+    for t in range(7):
+        gain = sum(0.9**k * reward[t + k] for k in range(7 - t)) + 0.9 ** (7 - t) * values[-1]
+        torch.testing.assert_close(got[t], gain - values[t])
+
+
+def test_a_time_limit_bootstraps_and_a_failure_does_not() -> None:
+    one = torch.ones(1, 2, dtype=torch.float64)
+    terminated = torch.tensor([[True, False]])
+    got = generalized_advantages(
+        one, 0 * one, 10 * one, terminated, torch.tensor([[True, True]]), gamma=0.5, gae_lambda=1.0
+    )
+    assert got.tolist() == [[1.0, 6.0]]
+
+
+def test_the_baseline_finds_a_value_that_is_linear_and_unending() -> None:
+    """Reward o at a random o each step: the discounted value is o + γ E[o] / (1 − γ).
+
+    The episodes are cut after 30 steps, so only the bootstrapped fit can see past the cut.
+    """
+    rng = torch.Generator().manual_seed(0)
+    states = torch.rand(31, 4000, 1, generator=rng) + 0.5
+    obs, next_obs = states[:-1], states[1:]
+    none = torch.zeros(30, 4000, dtype=torch.bool)
+    truncated = none.clone()
+    truncated[-1] = True
+    data = rollout(obs, next_obs, obs[..., 0], none, truncated)
+    value, next_value = LinearBaseline(0.9).values(data)
+    expected = obs[..., 0].double() + 0.9 / 0.1
+    assert float((value - expected).abs().mean()) < 0.15
+    assert float((next_value[-1] - next_obs[-1, :, 0].double() - 9.0).abs().mean()) < 0.3
+    blind, _ = LinearBaseline(0.9, bootstrap=False).values(data)
+    assert float((blind[-1] - expected[-1]).mean()) < -8.0
+
+
+def test_after_a_termination_nothing_follows() -> None:
+    """A last step of reward 1 that fails is worth 1, whatever came before."""
+    obs = torch.rand(5, 200, 2, generator=torch.Generator().manual_seed(1))
+    terminated = torch.zeros(5, 200, dtype=torch.bool)
+    terminated[-1] = True
+    data = rollout(obs, obs, torch.ones(5, 200), terminated, torch.zeros_like(terminated))
+    value, _ = LinearBaseline(0.5).values(data)
+    expected = torch.tensor([1.9375, 1.875, 1.75, 1.5, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(value.mean(1), expected, rtol=0, atol=0.08)
+
+
+def test_each_task_has_weights_of_its_own() -> None:
+    obs = torch.rand(10, 8, 1, generator=torch.Generator().manual_seed(2))
+    terminated = torch.zeros(10, 8, dtype=torch.bool)
+    terminated[-1] = True
+    sign = torch.tensor([1.0] * 4 + [-1.0] * 4)
+    data = rollout(obs, obs, sign.expand(10, 8), terminated, ~terminated & False, tasks=2)
+    value, _ = LinearBaseline(0.9).values(data)
+    torch.testing.assert_close(value[:, :4].mean(1), -value[:, 4:].mean(1), rtol=0.05, atol=0.05)
+    assert float(value[0, :4].mean()) > 5.0
+
+
+def test_a_singular_fit_is_finite() -> None:
+    obs = torch.zeros(3, 2, 4)
+    flags = torch.zeros(3, 2, dtype=torch.bool)
+    value, next_value = LinearBaseline(0.99, ridge=0.0 + 1e-30).values(
+        rollout(obs, obs, torch.ones(3, 2), flags, flags)
+    )
+    assert value.isfinite().all()
+    assert next_value.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [1e6, -1e6])
+def test_observations_are_clipped(size: float) -> None:
+    flags = torch.zeros(3, 2, dtype=torch.bool)
+    features = LinearBaseline(0.9)._features(torch.full((3, 2, 1), size), torch.zeros(3, 2))
+    assert features[0, 0].tolist() == [10.0 if size > 0 else -10.0, 100.0, 0.0, 0.0, 0.0, 1.0]
+    assert not flags.any()
