@@ -15,24 +15,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.errors import one_line
 from metarl.family import TaskFamily
-from metarl.keys import Key
 from metarl.plain_physics import PlainWorld, edited_model, first_difference
 from metarl.simulator import Simulator
 from metarl.tasks import TaskDistribution, Tasks
 from metarl.trace import (
+    KEY,
+    Poison,
+    Trace,
     difference,
     endless,
+    extreme_tasks,
+    in_train_box,
     make_worlds,
+    one_task,
+    random_actions,
+    run,
+    same_bits,
+    sample_tasks,
     variant,
 )  # fmt: skip
 from metarl.worlds import TaskWorlds
 
-KEY = Key("metarl check")
 STEPS = 60
 """Environment steps of a comparison."""
 LONGEST = 1000
 """Environment steps of a check that goes by the horizon, at most."""
+
+
+_STATELESS = "keep nothing in the family, and edit the model only through Param"
 
 
 class CheckError(AssertionError):
@@ -47,14 +59,14 @@ def check_model(family: TaskFamily) -> None:
     _demand(family.params, "the family has no parameters: add a Param, or there is one task only")
     nominal = family.compile()
     moving = np.flatnonzero(nominal.body_mass > 0)
-    for row in _extremes(family).values:
+    for row in extreme_tasks(family, ood=True).values:
         model = edited_model(family, row)
         for field in ("body_mass", "body_inertia"):
             value = getattr(model, field)[moving].reshape(len(moving), -1)
             bad = ~(np.isfinite(value) & (value > 0)).all(1)
             if bad.any():
                 body = nominal.body(int(moving[bad][0])).name
-                label = _named(family, row).label(0)
+                label = one_task(family, row).label(0)
                 raise CheckError(
                     f"{field} of '{body}' is {value[bad][0]} in task {label}: "
                     "narrow the ranges of the parameter that edits it"
@@ -87,7 +99,7 @@ def check_spaces(family: TaskFamily) -> None:
 
 def check_finite(family: TaskFamily) -> None:
     """Everything stays finite under random actions."""
-    tasks = _extremes(family)
+    tasks = extreme_tasks(family)
 
     def spy(name: str) -> Callable[..., Tensor]:
         def wrapped(sim: Simulator, *rest: Any) -> Tensor:
@@ -118,20 +130,20 @@ def check_repeats(family: TaskFamily) -> None:
     distribution = TaskDistribution(family)
     draws = [distribution.sample(8, KEY.numpy()) for _ in range(2)]
     _demand(draws[0] == draws[1], "the same seed drew different tasks")
-    worlds = make_worlds(family, _tasks(family))
-    first, again = _run(worlds), _run(worlds)
+    worlds = make_worlds(family, sample_tasks(family))
+    first, again = _trace(worlds), _trace(worlds)
     hint = "take every draw in initial_state() from `rng`, and keep no state in the family"
     _same(first, again, "a second run from the same seed", hint)
-    _same(first, _run(make_worlds(family, _tasks(family))), "a run in new worlds", hint)
+    _same(first, _trace(make_worlds(family, sample_tasks(family))), "a run in new worlds", hint)
 
 
 def check_alone(family: TaskFamily) -> None:
     """A world does not depend on which others run beside it."""
-    tasks = _tasks(family)
+    tasks = sample_tasks(family)
     actions = _actions(make_worlds(family, tasks, 2), STEPS)
-    together = _run(make_worlds(family, tasks, 2), actions)
+    together = _trace(make_worlds(family, tasks, 2), actions)
     chosen = torch.tensor([0, 2])
-    few = _run(make_worlds(family, tasks[:2], 1), actions[:, chosen])
+    few = _trace(make_worlds(family, tasks[:2], 1), actions[:, chosen])
     hint = "compute each row of the result from that world's row alone"
     _same(together.worlds(chosen), few, "a run with fewer worlds", hint)
 
@@ -141,7 +153,7 @@ def check_alone(family: TaskFamily) -> None:
 
 def check_plain_loop(family: TaskFamily) -> None:
     """The worlds equal a plain loop of mj_step, to the bit."""
-    tasks = _tasks(family)
+    tasks = sample_tasks(family)
     worlds = make_worlds(endless(family), tasks)
     worlds.seed(KEY)
     worlds.reset()
@@ -171,23 +183,23 @@ def check_plain_loop(family: TaskFamily) -> None:
 
 def check_idempotent(family: TaskFamily) -> None:
     """set_tasks is idempotent: twice is as good as once."""
-    tasks = _tasks(family)
+    tasks = sample_tasks(family)
     worlds = make_worlds(family, tasks)
-    once = _run(worlds)
+    once = _trace(worlds)
     worlds.set_tasks(tasks, 1)
     worlds.set_tasks(tasks, 1)
-    _same(once, _run(worlds), "a run after the same set_tasks again", _STATELESS)
+    _same(once, _trace(worlds), "a run after the same set_tasks again", _STATELESS)
 
 
 def check_order(family: TaskFamily) -> None:
     """set_tasks is free of order: earlier tasks leave no trace."""
-    tasks, others = _tasks(family), _tasks(family, "others")
+    tasks, others = sample_tasks(family), sample_tasks(family, "others")
     worlds = make_worlds(family, others)
-    second = _run(worlds)
+    second = _trace(worlds)
     worlds.set_tasks(tasks, 1)
-    _same(_run(make_worlds(family, tasks)), _run(worlds), "a run after other tasks", _STATELESS)
+    _same(_trace(make_worlds(family, tasks)), _trace(worlds), "a run after other tasks", _STATELESS)
     worlds.set_tasks(others, 1)
-    _same(second, _run(worlds), "a run after other tasks", _STATELESS)
+    _same(second, _trace(worlds), "a run after other tasks", _STATELESS)
 
 
 def check_parameters(family: TaskFamily) -> None:
@@ -196,13 +208,13 @@ def check_parameters(family: TaskFamily) -> None:
     nominal = distribution.nominal()
     worlds = make_worlds(family, nominal, 2)
     actions = _actions(worlds, _long(family, 200))
-    base = _run(worlds, actions)
+    base = _trace(worlds, actions)
     for param in family.params:
         for name in param.names:
             ends = distribution.sweep(name, 2)
             far = np.argmax(np.abs(ends.column(name) - nominal.column(name)))
             worlds.set_tasks(ends[int(far)], 2)
-            if not difference(base, _run(worlds, actions)):
+            if not difference(base, _trace(worlds, actions)):
                 value = f"{name}={ends.column(name)[far]:.4g}"
                 raise CheckError(
                     f"{value} gives the run of {nominal.label(0)}: its edit moves nothing, "
@@ -225,7 +237,7 @@ def check_splits(family: TaskFamily) -> None:
         _demand(tasks == TaskDistribution(family).split(name, 50), f"split '{name}' moved: {hint}")
         _demand(tasks[:20] == distribution.split(name, 20), f"split '{name}' depends on n: {hint}")
         _demand(Tasks.from_json(tasks.to_json()) == tasks, f"split '{name}' changed in JSON")
-        inside = np.array([_in_box(family, row) for row in tasks.values])
+        inside = np.array([in_train_box(family, row) for row in tasks.values])
         _demand((inside == (name != "ood")).all(), f"split '{name}' is out of place: {hint}")
         if name != "train" and not (name == "heldout" and distribution.shared_split):
             shared = {row.tobytes() for row in tasks.values} & {row.tobytes() for row in train}
@@ -237,15 +249,15 @@ def check_splits(family: TaskFamily) -> None:
 
 def check_clipping(family: TaskFamily) -> None:
     """Actions are clipped to [-1, 1], which spans the control range."""
-    worlds = make_worlds(family, _tasks(family))
+    worlds = make_worlds(family, sample_tasks(family))
     actions = 3 * _actions(worlds, STEPS)
     hint = "compute the reward from `action`, which is clipped"
-    _same(_run(worlds, actions), _run(worlds, actions.clamp(-1, 1)), "a run with clipped", hint)
+    _same(_trace(worlds, actions), _trace(worlds, actions.clamp(-1, 1)), "a run with clipped", hint)
     model = family.compile()
     limited = model.actuator_ctrllimited.astype(bool)
     for sign, column in ((-1.0, 0), (1.0, 1)):
         expected = np.where(limited, model.actuator_ctrlrange[:, column], sign)
-        worlds = make_worlds(endless(family), _tasks(family))
+        worlds = make_worlds(endless(family), sample_tasks(family))
         worlds.step(torch.full((worlds.num_worlds, model.nu), sign))
         ctrl = worlds.simulator.ctrl.numpy()
         _demand(
@@ -257,32 +269,35 @@ def check_clipping(family: TaskFamily) -> None:
 def check_horizon(family: TaskFamily) -> None:
     """Episodes are cut exactly at the horizon."""
     horizon = min(family.horizon, LONGEST)
-    worlds = make_worlds(variant(family, horizon=horizon), _tasks(family))
-    run = _run(worlds, _actions(worlds, 2 * horizon + 1))
-    done = run.terminated | run.truncated | run.diverged
+    worlds = make_worlds(variant(family, horizon=horizon), sample_tasks(family))
+    got = _trace(worlds, _actions(worlds, 2 * horizon + 1))
+    done = got.done
     _demand(
-        horizon == 1 or not run.terminated[0].all(),
+        horizon == 1 or not got.terminated[0].all(),
         "every episode ends at its first step: terminated() is true of the initial state",
     )
     length = torch.zeros(worlds.num_worlds, dtype=torch.int64)
     for t in range(len(done)):
         length += 1
-        cut = (length >= horizon) & ~(run.terminated[t] | run.diverged[t])
-        _demand(torch.equal(run.truncated[t], cut), f"`truncated` is wrong at step {t}, {length}")
+        cut = (length >= horizon) & ~(got.terminated[t] | got.diverged[t])
+        _demand(torch.equal(got.truncated[t], cut), f"`truncated` is wrong at step {t}")
         length[done[t]] = 0
 
 
 def check_successor(family: TaskFamily) -> None:
     """next_obs is the true successor, and obs begins the next episode."""
     cut, free = variant(family, horizon=5), endless(family)
-    tasks, hint = _tasks(family), "observe() must depend on the simulator and the task alone"
+    tasks, hint = sample_tasks(family), "observe() must depend on the simulator and the task alone"
     actions = _actions(make_worlds(family, tasks), 5)
-    ended, twin = _run(make_worlds(cut, tasks), actions), _run(make_worlds(free, tasks), actions)
+    ended, twin = (
+        _trace(make_worlds(cut, tasks), actions),
+        _trace(make_worlds(free, tasks), actions),
+    )
     fresh = make_worlds(free, tasks)
     fresh.seed(KEY)
     fresh.reset()
     second = fresh.reset()
-    done = ended.terminated | ended.truncated | ended.diverged
+    done = ended.done
     for i in range(len(tasks)):
         last = int(done[:, i].nonzero()[0])
         head = slice(0, last + 1)
@@ -297,28 +312,28 @@ def check_successor(family: TaskFamily) -> None:
 
 def check_divergence(family: TaskFamily) -> None:
     """A diverged world is flagged at once and leaves the others as they are."""
-    tasks, bad = _tasks(family), 1
+    tasks, bad = sample_tasks(family), 1
     actions = _actions(make_worlds(family, tasks), 20)
-    base = _run(make_worlds(family, tasks), actions)
+    base = _trace(make_worlds(family, tasks), actions)
     others = torch.arange(len(tasks)) != bad
     hint = "reward(), observe() and terminated() must not mix worlds"
     for field, value in (("qpos", torch.nan), ("qpos", torch.inf), ("qvel", torch.nan)):
-        with _quiet_physics():
-            run = _run(make_worlds(family, tasks), actions, poison=(5, field, bad, value))
+        poison = Poison(5, field, bad, value)
+        got = _trace(make_worlds(family, tasks), actions, poison)
         what = f"a run with {value} in {field} of world {bad}"
-        _demand(run.diverged[5, bad], f"world {bad} was not flagged in {what}")
-        _demand(run.reward[5, bad] == 0, f"world {bad} was paid for a diverged step in {what}")
-        _demand(torch.isfinite(run.obs).all(), f"an observation is not finite in {what}: {hint}")
+        _demand(got.diverged[5, bad], f"world {bad} was not flagged in {what}")
+        _demand(got.reward[5, bad] == 0, f"world {bad} was paid for a diverged step in {what}")
+        _demand(torch.isfinite(got.obs).all(), f"an observation is not finite in {what}: {hint}")
         _same(base.worlds(others), got.worlds(others), what, hint)
 
 
 def check_threads(family: TaskFamily) -> None:
     """One, two and four physics threads give the same bits."""
-    tasks = _tasks(family)
-    one = _run(make_worlds(family, tasks, 2))
+    tasks = sample_tasks(family)
+    one = _trace(make_worlds(family, tasks, 2))
     for threads in (2, 4):
-        run = _run(make_worlds(family, tasks, 2, threads))
-        _same(one, run, f"a run on {threads} threads", _STATELESS)
+        several = _trace(make_worlds(family, tasks, 2, threads))
+        _same(one, several, f"a run on {threads} threads", _STATELESS)
 
 
 GATES = (check_model, check_spaces, check_finite, check_repeats, check_alone)
@@ -352,7 +367,7 @@ def check_family(
             check(family)
         except Exception as error:  # whatever a stranger's code raises becomes one line
             failures += 1
-            report(f"FAIL  {title(check)}: {_reason(error, family)}")
+            report(f"FAIL  {title(check)}: {one_line(error, family)}")
             stopped = title(check) if check in GATES else ""
         else:
             report(f"ok    {title(check)}")
@@ -362,3 +377,34 @@ def check_family(
 def title(check: Callable[[TaskFamily], None]) -> str:
     """Return what a check says of a family that passes it."""
     return (check.__doc__ or check.__name__).partition("\n")[0].rstrip(".")
+
+
+# --- what the checks share ---------------------------------------------------------------------
+
+
+def _demand(condition: object, complaint: str) -> None:
+    if not condition:
+        raise CheckError(complaint)
+
+
+def _same(expected: Trace, got: Trace, what: str, hint: str) -> None:
+    where = difference(expected, got)
+    _demand(not where, f"{what} differs: {where}; {hint}")
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return bool(same_bits(a, b).all())
+
+
+def _trace(
+    worlds: TaskWorlds, actions: Tensor | None = None, poison: Poison | None = None
+) -> Trace:
+    return run(worlds, _actions(worlds, STEPS) if actions is None else actions, KEY, poison)
+
+
+def _actions(worlds: TaskWorlds, steps: int) -> Tensor:
+    return random_actions(worlds, steps, KEY)
+
+
+def _long(family: TaskFamily, most: int = LONGEST) -> int:
+    return min(family.horizon, most)

@@ -151,7 +151,7 @@ def prune(folder: Path | str, keep: int) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def learner_config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401  (each algorithm has its own)
+def learner_config(checkpoint: Checkpoint) -> Any:
     """Return the algorithm's settings in a checkpoint. Raises UserError if they do not fit."""
     from metarl.learner import find_learner
 

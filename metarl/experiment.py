@@ -98,7 +98,7 @@ def _main(family: str, settings: Mapping[str, Settings], argv: list[str]) -> int
     return 0
 
 
-def _parse(argv: list[str], tuned: Settings, prog: str) -> Any:  # noqa: ANN401  (made here)
+def _parse(argv: list[str], tuned: Settings, prog: str) -> Any:
     learner = type(tuned.learner)
     word = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ALGORITHM", help="Which.")]
     flat = tyro.conf.arg(name="")

@@ -213,8 +213,8 @@ def plugins(group: str) -> dict[str, EntryPoint]:
 def _from_file(name: str, kind: str) -> Any:
     path, _, attribute = name.rpartition(".py:")
     file = Path(path + ".py")
-    if not attribute:
-        raise UserError(f"{kind} '{name}': say which class, as in {name}:MyClass")
+    if name.endswith((".py", ".py:")):
+        raise UserError(f"{kind} '{name}': say which class, as in {name.rstrip(':')}:MyClass")
     if not file.is_file():
         raise UserError(f"{kind} '{name}': there is no file {file}")
     module = _import(file.resolve(), kind)
@@ -271,10 +271,11 @@ def _model_warnings(family: str) -> Iterator[None]:
 
 def _unit_quaternions(model: mujoco.MjModel, qpos: Tensor) -> Tensor:
     """Normalise the quaternions of free and ball joints."""
-    offset = {mujoco.mjtJoint.mjJNT_FREE: 3, mujoco.mjtJoint.mjJNT_BALL: 0}
+    offset = {int(mujoco.mjtJoint.mjJNT_FREE): 3, int(mujoco.mjtJoint.mjJNT_BALL): 0}
     for kind, start in zip(model.jnt_type, model.jnt_qposadr, strict=True):
-        if kind in offset:
-            part = slice(int(start) + offset[kind], int(start) + offset[kind] + 4)
+        if int(kind) in offset:
+            begin = int(start) + offset[int(kind)]
+            part = slice(begin, begin + 4)
             qpos[:, part] = torch.nn.functional.normalize(qpos[:, part], dim=1)
     return qpos
 

@@ -72,7 +72,7 @@ def start(
 def resume(
     checkpoint: Checkpoint,
     train: TrainConfig,
-    learner_config: Any = None,  # noqa: ANN401
+    learner_config: Any = None,
     callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Go on with a run from one of its checkpoints, to the same bits as if it had not stopped.
@@ -144,7 +144,7 @@ def worlds_per_task(checkpoint: Checkpoint, wanted: int | None, tasks: int) -> i
     return count
 
 
-def refuse_changes(checkpoint: Checkpoint, train: TrainConfig, learner_config: Any) -> None:  # noqa: ANN401
+def refuse_changes(checkpoint: Checkpoint, train: TrainConfig, learner_config: Any) -> None:
     """Raise UserError if a setting differs that a run cannot change on the way.
 
     Args:

@@ -32,7 +32,7 @@ class Learner(ABC):
     pools_worlds: ClassVar[bool] = False
     """Whether `adapt` pools the worlds of a task. If not, each world is a trial of its own."""
     explores_to_adapt: ClassVar[bool] = False
-    """Whether the data for `adapt` must come from exploring rollouts, apart from the scored ones."""
+    """Whether `adapt` needs exploring rollouts, apart from those that are scored."""
 
     def __init__(self, spec: Spec, config: Any, *, seed: int = 0, device: str = "cpu") -> None:
         """Initialise the weights.
@@ -67,7 +67,7 @@ class Learner(ABC):
 
     @abstractmethod
     def adapt(self, state: Any, rollout: Rollout) -> Any:
-        """Return the state adapted to a rollout in the same worlds. Pure: `state` stays as it is."""
+        """Return the state adapted to a rollout in the same worlds; `state` stays as it is."""
 
     @abstractmethod
     def meta_step(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> dict[str, float]:

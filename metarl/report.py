@@ -108,7 +108,7 @@ def _finish(axes: Axes, title: str) -> None:
     axes.legend(fontsize=8, frameon=False)
 
 
-def _pyplot() -> Any:  # noqa: ANN401  (a module)
+def _pyplot() -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -117,7 +117,7 @@ def _pyplot() -> Any:  # noqa: ANN401  (a module)
     return pyplot
 
 
-def _write(figure: Any, path: Path | str) -> Path:  # noqa: ANN401
+def _write(figure: Any, path: Path | str) -> Path:
     from matplotlib import pyplot
 
     path = Path(path)

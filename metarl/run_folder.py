@@ -76,7 +76,7 @@ def write_json(path: Path, value: object) -> None:
     write_bytes(path, (json.dumps(finite(value), indent=1, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever it holds)
+def read_json(path: Path) -> Any:
     """Read a JSON file. Raises UserError, one line, if it is missing or malformed."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -30,6 +30,11 @@ _STATE = ("qpos", "qvel", "ctrl", "act", "time", "qfrc_applied", "xfrc_applied",
           "mocap_quat", "userdata")  # fmt: skip
 
 
+# MuJoCo would print each warning and append it to MUJOCO_LOG.TXT in the working directory. Here a
+# warning ends the world's episode, is returned by `step` and counted, so nothing is lost.
+mujoco.set_mju_user_warning(lambda _: None)
+
+
 class State(NamedTuple):
     """A copy of the generalised positions and velocities, taken before a step."""
 

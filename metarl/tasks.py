@@ -99,14 +99,15 @@ class Param:
     doc: str = ""
     """One line for the tables."""
     nominal: float | None = None
-    """The value that leaves the robot as it is; None: 1 for a scale, 0 for a shift, else mid-range."""
+    """The value that leaves the robot as it is; None: 1 for scales, 0 for shifts, else mid-range."""
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name != self.name.lower():
             raise UserError(f"parameter name '{self.name}' must be snake_case")
         if self.size != "model" and not (isinstance(self.size, int) and self.size >= 1):
             raise UserError(
-                f"parameter '{self.name}': size must be a positive integer or 'model', not {self.size!r}"
+                f"parameter '{self.name}': size must be a positive integer or 'model', "
+                f"not {self.size!r}"
             )
         object.__setattr__(self, "ood", tuple(self.ood))
         for outside in self.ood:
@@ -116,7 +117,8 @@ class Param:
                 bad = any(outside.low <= v <= outside.high for v in self.train.values)
             if bad:
                 raise UserError(
-                    f"parameter '{self.name}': ood range {outside} overlaps train range {self.train}"
+                    f"parameter '{self.name}': ood range {outside} overlaps "
+                    f"train range {self.train}"
                 )
 
     @property
@@ -249,7 +251,8 @@ class TaskDistribution:
         """
         if name not in SPLITS:
             raise UserError(
-                f"unknown split '{name}'{did_you_mean(name, SPLITS)}; it is one of {', '.join(SPLITS)}"
+                f"unknown split '{name}'{did_you_mean(name, SPLITS)}; "
+                f"it is one of {', '.join(SPLITS)}"
             )
         if n < 1:
             raise UserError(f"split '{name}': the number of tasks must be at least 1, not {n}")

@@ -1,18 +1,21 @@
-"""Traces: short runs of the worlds under given actions, to compare bit by bit."""
+"""Traces: short runs of the worlds, to compare bit by bit, and the tasks that they run."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from metarl.family import TaskFamily
 from metarl.keys import Key
-from metarl.tasks import Tasks
+from metarl.tasks import Choices, Interval, TaskDistribution, Tasks
 from metarl.worlds import TaskWorlds
 
+KEY = Key("metarl check")
+"""The source of every draw of the conformance suite."""
 _BITS = {torch.float64: torch.int64, torch.float32: torch.int32}
 
 
@@ -119,3 +122,38 @@ def endless(family: TaskFamily) -> TaskFamily:
         return torch.zeros(len(sim.qpos), dtype=torch.bool)
 
     return variant(family, horizon=2**40, terminated=never)
+
+
+def sample_tasks(family: TaskFamily, name: str = "tasks") -> Tasks:
+    """Return four training draws."""
+    return TaskDistribution(family).sample(4, KEY.fold(name).numpy())
+
+
+def one_task(family: TaskFamily, row: np.ndarray) -> Tasks:
+    """Return the task with the values `row`, (P,)."""
+    return Tasks(family.name, TaskDistribution(family).names, row[None])
+
+
+def extreme_tasks(family: TaskFamily, *, ood: bool = False) -> Tasks:
+    """Return the nominal task, each column at either end of its range, and four training draws."""
+    distribution = TaskDistribution(family)
+    rows = [distribution.nominal().values, sample_tasks(family).values]
+    for param in family.params:
+        ranges = [param.train, *(param.ood if ood else ())]
+        for name in param.names:
+            rows += [distribution.make(**{name: v}).values for r in ranges for v in _ends(r)]
+    return Tasks(family.name, distribution.names, np.concatenate(rows))
+
+
+def _ends(where: Interval | Choices) -> tuple[float, ...]:
+    return where.values if isinstance(where, Choices) else (where.low, where.high)
+
+
+def in_train_box(family: TaskFamily, row: np.ndarray) -> bool:
+    """Return whether every column of a task lies in its train range."""
+    ranges = [param.train for param in family.params for _ in param.names]
+    inside = [
+        value in where.values if isinstance(where, Choices) else where.low <= value <= where.high
+        for value, where in zip(row, ranges, strict=True)
+    ]
+    return all(inside)

@@ -95,7 +95,7 @@ def parse_train(
     argv: Sequence[str],
     algorithm: str | None,
     saved: tuple[str, TrainConfig, Any] | None = None,
-) -> Any:  # noqa: ANN401  (the class is made here)
+) -> Any:
     """Parse the arguments of `metarl train`.
 
     Args:
@@ -134,7 +134,7 @@ def parse_train(
     return parse(cls, argv, prog=PROG, flags=flags)
 
 
-def _word(name: str, text: str) -> Any:  # noqa: ANN401  (a typing form)
+def _word(name: str, text: str) -> Any:
     return Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=name, help=text)]
 
 

@@ -55,7 +55,9 @@ def test_copies_equal_their_files(page):
     for line, code, copied in blocks(page, "python"):
         if copied is not None:
             original = (page.parent / copied).read_text(encoding="utf-8")
-            assert code == original, f"{name(page)}:{line} is not a copy of {copied}"
+            assert code == original, (
+                f"{name(page)}:{line}: run `python docs/copy_examples.py` ({copied} has changed)"
+            )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

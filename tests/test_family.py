@@ -12,8 +12,10 @@ from metarl.keys import Key
 
 MJCF = """
 <mujoco><option timestep="{step}"/><worldbody><body name="cart">
-<joint name="slide" type="slide" axis="1 0 0"/><geom name="box" type="box" size=".1 .1 .1" mass="1"/>
-</body>{more}</worldbody><actuator><motor name="push" joint="slide" ctrlrange="-4 2"/></actuator></mujoco>
+<joint name="slide" type="slide" axis="1 0 0"/>
+<geom name="box" type="box" size=".1 .1 .1" mass="1"/>
+</body>{more}</worldbody>
+<actuator><motor name="push" joint="slide" ctrlrange="-4 2"/></actuator></mujoco>
 """
 CART = MJCF.format(step=0.01, more="")
 

@@ -255,8 +255,8 @@ def test_refusals() -> None:
     worlds = TaskWorlds("point-goal", 4, 1)
     with pytest.raises(UserError, match="do not fill"):
         worlds.set_tasks(TaskDistribution(worlds.family).split("train", 3), 1)
+    foreign = TaskDistribution(find_family("half-cheetah-vel"))
     with pytest.raises(UserError, match="parameters"):
-        foreign = TaskDistribution(find_family("half-cheetah-vel"))
         worlds.set_tasks(foreign.split("train", 4), 1)
     with pytest.raises(UserError, match="no field 'xposs'"):
         worlds.simulator.bind("xposs")

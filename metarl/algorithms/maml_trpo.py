@@ -12,8 +12,10 @@ All tasks are one tensor: parameters are (M, D), data (M, N, …), and no loop r
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -254,7 +256,7 @@ class MamlTrpo(Learner):
         ratio = torch.exp(new.log_prob(batch.action) - old.log_prob(batch.action))
         return -(ratio * batch.advantage * batch.weight).sum(1).mean()
 
-    def _fisher_product(self, batches: list[Batch]):  # noqa: ANN202
+    def _fisher_product(self, batches: list[Batch]) -> Callable[[Tensor], Tensor]:
         """Return v -> Jᵀ F J v, the Hessian of the mean KL at the old policy.
 
         F is the Fisher matrix of the adapted policy and J = ∂φ/∂θ. An inner step's Jacobian
@@ -266,23 +268,22 @@ class MamlTrpo(Learner):
             theta = self.theta.expand(tasks, -1).clone().requires_grad_()
             chain = self._adapted(theta, data, second_order=second_order)
         phi, last = chain[-1].detach(), data[-1]
-        mean, pull_back = torch.func.vjp(lambda p: self.policy.mean(p, last.obs), phi)
+        pull_back = torch.func.vjp(lambda p: self.policy.mean(p, last.obs), phi)[1]
         log_std = self.policy(phi, last.obs[:, :1]).log_std
         inverse_variance = torch.exp(-2 * log_std) * last.weight[..., None] / tasks
         stds = log_std.shape[-1]
-        del mean
 
         def product(vector: Tensor) -> Tensor:
             by_task = vector.expand(tasks, -1)
             if second_order:
-                for before, after in zip(chain, chain[1:], strict=False):
+                for before, after in itertools.pairwise(chain):
                     (by_task,) = grad(after, before, by_task, retain_graph=True)
             _, tangent = torch.func.jvp(lambda p: self.policy.mean(p, last.obs), (phi,), (by_task,))
             (fisher,) = pull_back(inverse_variance * tangent)
             # the log std is free of the state, where the Fisher information is 2 a dimension
             fisher[:, -stds:] += 2 * by_task[:, -stds:] / tasks
             if second_order:
-                for before, after in zip(chain[-2::-1], chain[:0:-1], strict=False):
+                for before, after in reversed(list(itertools.pairwise(chain))):
                     (fisher,) = grad(after, before, fisher, retain_graph=True)
             return fisher.sum(0) + self.config.cg_damping * vector
 

@@ -10,7 +10,7 @@ def test_reward_is_minus_the_distance() -> None:
     worlds = TaskWorlds("point-goal", 1, 1)
     worlds.set_tasks(TaskDistribution(worlds.family).make(goal_x=0.9, goal_y=0.4), 1)
     sim = worlds.simulator
-    sim.qpos[0] = torch.tensor([0.6, 0.0])
+    sim.qpos[0] = torch.tensor([0.6, 0.0], dtype=torch.float64)
     reward = worlds.family.reward(sim, sim.snapshot(), torch.zeros(1, 2), worlds.task)
     assert float(reward) == pytest.approx(-0.5, abs=1e-12)
 

@@ -1,0 +1,26 @@
+"""Every registered family, and the one of the docs, through every check of `metarl check`."""
+
+from pathlib import Path
+
+import pytest
+
+from metarl.check import CHECKS, check_family, title
+from metarl.family import TaskFamily, find_family, list_families
+
+EXAMPLE = f"{Path(__file__).parents[2] / 'docs' / 'examples' / 'my_robot.py'}:MyRobot"
+
+
+@pytest.fixture(scope="module", params=[*list_families(), EXAMPLE], ids=lambda n: n.split("/")[-1])
+def family(request: pytest.FixtureRequest) -> TaskFamily:
+    return find_family(request.param)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_family(family: TaskFamily, check) -> None:
+    check(family)
+
+
+def test_the_report_has_a_line_for_each_check() -> None:
+    lines: list[str] = []
+    assert check_family(find_family("point-goal"), lines.append) == 0
+    assert lines == [f"ok    {title(check)}" for check in CHECKS]

@@ -1,0 +1,140 @@
+"""Every registered learner through one suite: what the interface promises, whatever is inside."""
+
+import pytest
+import torch
+
+from metarl import TaskDistribution, TaskWorlds, UserError, collect, evaluate, find_learner
+from metarl.keys import Key
+from metarl.learner import Learner, list_learners
+from metarl.rollout import Step
+
+TASKS, WORLDS = 3, 4
+
+
+@pytest.fixture(params=list_learners())
+def learner(request: pytest.FixtureRequest) -> Learner:
+    return make(request.param)
+
+
+def make(name: str, seed: int = 0) -> Learner:
+    cls = find_learner(name)
+    return cls(ready().spec, cls.Config(), seed=seed)
+
+
+def ready(threads: int = 1) -> TaskWorlds:
+    worlds = TaskWorlds("point-goal", TASKS * WORLDS, threads)
+    worlds.set_tasks(TaskDistribution(worlds.family).split("train", TASKS), WORLDS)
+    worlds.seed(Key(0))
+    worlds.reset()
+    return worlds
+
+
+def rollout(learner: Learner, *, explore: bool = True, seed: int = 0):
+    worlds = ready()
+    state = learner.begin(TASKS, WORLDS)
+    return collect(worlds, learner, state, 20, Key(seed), explore=explore)
+
+
+def flat(state: object) -> list[torch.Tensor]:
+    """Every tensor in a state, however it is nested."""
+    if isinstance(state, torch.Tensor):
+        return [state]
+    if isinstance(state, dict):
+        return [t for part in state.values() for t in flat(part)]
+    if isinstance(state, tuple | list):
+        return [t for part in state for t in flat(part)]
+    return [t for part in vars(state).values() for t in flat(part)] if vars_of(state) else []
+
+
+def vars_of(state: object) -> bool:
+    return hasattr(state, "__dict__")
+
+
+def weights(learner: Learner) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_actions_have_the_right_shape(learner: Learner) -> None:
+    worlds = ready()
+    noise = torch.randn(TASKS * WORLDS, 2)
+    for explore in (True, False):
+        state = learner.begin(TASKS, WORLDS)
+        action, _ = learner.act(
+            Step(*worlds.current), state, explore=explore, noise=noise if explore else None
+        )
+        assert action.shape == (TASKS * WORLDS, 2)
+        assert action.dtype == torch.float32
+        assert action.isfinite().all()
+
+
+def test_acting_and_adapting_change_no_input(learner: Learner) -> None:
+    worlds = ready()
+    state = learner.begin(TASKS, WORLDS)
+    kept = [tensor.clone() for tensor in flat(state)]
+    learner.act(worlds.current, state, explore=True, noise=torch.ones(TASKS * WORLDS, 2))
+    data, _ = rollout(learner)
+    copy = [part.clone() for part in data[:-1]]
+    learner.adapt(state, data)
+    assert all(torch.equal(a, b) for a, b in zip(flat(state), kept, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(data[:-1], copy, strict=True))
+
+
+def test_without_exploring_the_noise_does_not_matter(learner: Learner) -> None:
+    one, two = (rollout(learner, explore=False, seed=seed)[0] for seed in (0, 1))
+    assert torch.equal(one.action, two.action)
+    assert not torch.equal(rollout(learner, seed=0)[0].action, rollout(learner, seed=1)[0].action)
+
+
+def test_weights_survive_a_round_trip(learner: Learner) -> None:
+    other = make(learner.name, seed=1)
+    assert not equal(weights(other), weights(learner))
+    other.load_state_dict(weights(learner))
+    assert torch.equal(rollout(other)[0].action, rollout(learner)[0].action)
+
+
+def test_weights_that_do_not_fit_are_refused(learner: Learner) -> None:
+    bad = {name: torch.zeros(3, 3) for name in learner.state_dict()}
+    with pytest.raises(UserError):
+        learner.load_state_dict(bad)
+
+
+def test_a_meta_step_is_a_function_of_weights_tasks_and_key(learner: Learner) -> None:
+    results = []
+    for threads in (1, 2, 4):
+        one, worlds = make(learner.name), ready(threads)
+        tasks = TaskDistribution(worlds.family).sample(TASKS, Key(4).numpy())
+        metrics = [one.meta_step(worlds, tasks, Key(5, i)) for i in range(2)]
+        assert {"return_before", "return_after", "diverged"} <= set(metrics[0])
+        results.append(weights(one))
+    assert equal(results[0], results[1])
+    assert equal(results[0], results[2])
+    assert not equal(results[0], weights(make(learner.name)))
+
+
+def test_evaluation_leaves_the_weights_alone(learner: Learner) -> None:
+    before, worlds = weights(learner), ready()
+    tasks = TaskDistribution(worlds.family).split("heldout", TASKS)
+    evaluate(learner, worlds, tasks, episodes=2, seed=0)
+    assert equal(before, weights(learner))
+
+
+def test_the_adapted_policy_can_be_saved(learner: Learner) -> None:
+    data, state = rollout(learner)
+    saved = learner.adapted_state_dict(learner.adapt(state, data))
+    assert saved
+    assert all(tensor.is_contiguous() and tensor.isfinite().all() for tensor in saved.values())
+
+
+def test_settings_have_help_texts(learner: Learner) -> None:
+    import ast
+    import inspect
+
+    tree = ast.parse(inspect.getsource(type(learner).Config).strip())
+    body = tree.body[0].body
+    fields = [i for i, node in enumerate(body) if isinstance(node, ast.AnnAssign)]
+    assert fields
+    assert all(isinstance(body[i + 1], ast.Expr) for i in fields)
