@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("metarl-toolkit", "torch", "mujoco", "numpy", "gymnasium", "envpool")
+from metarl.versions import hardware, versions
+
+EXTRA_PACKAGES = ("envpool",)
 
 
 def interleave(
@@ -43,8 +43,8 @@ def environment(threads: int) -> dict[str, Any]:
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
         "threads": threads,
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "machine": platform.machine()},
+        "versions": versions(*EXTRA_PACKAGES),
+        "hardware": hardware(),
         "load_average": os.getloadavg()[0],
     }
 
@@ -57,19 +57,3 @@ def write_json(path: Path | None, result: Mapping[str, Any]) -> None:
     draft = path.with_name(path.name + ".tmp")
     draft.write_text(json.dumps(result, indent=2) + "\n")
     draft.rename(path)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"

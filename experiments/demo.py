@@ -33,7 +33,7 @@ def demo(_: list[str]) -> int:
     print(f"wrote {RUN / 'demo.json'} and {plot_adaptation([report], RUN / 'demo.png')}")
     _, low, _ = report.difference()
     if low <= 0:
-        print("the interval includes zero: this run did not learn to adapt; try another --seed")
+        print("the interval includes zero: this run did not learn to adapt")
     return 0 if low > 0 else 1
 
 

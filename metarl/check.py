@@ -38,8 +38,6 @@ from metarl.trace import (
 )  # fmt: skip
 from metarl.worlds import TaskWorlds
 
-STEPS = 60
-"""Environment steps of a comparison."""
 LONGEST = 1000
 """Environment steps of a check that goes by the horizon, at most."""
 
@@ -115,7 +113,7 @@ def check_finite(family: TaskFamily) -> None:
 
     worlds = make_worlds(variant(family, reward=spy("reward"), observe=spy("observe")), tasks)
     worlds.reset()
-    for t, action in enumerate(_actions(worlds, _long(family))):
+    for t, action in enumerate(random_actions(worlds, _long(family))):
         diverged = worlds.step(action).diverged
         if diverged.any():
             label = tasks.label(int(diverged.nonzero()[0]))
@@ -131,19 +129,19 @@ def check_repeats(family: TaskFamily) -> None:
     draws = [distribution.sample(8, KEY.numpy()) for _ in range(2)]
     _demand(draws[0] == draws[1], "the same seed drew different tasks")
     worlds = make_worlds(family, sample_tasks(family))
-    first, again = _trace(worlds), _trace(worlds)
+    first, again = run(worlds), run(worlds)
     hint = "take every draw in initial_state() from `rng`, and keep no state in the family"
     _same(first, again, "a second run from the same seed", hint)
-    _same(first, _trace(make_worlds(family, sample_tasks(family))), "a run in new worlds", hint)
+    _same(first, run(make_worlds(family, sample_tasks(family))), "a run in new worlds", hint)
 
 
 def check_alone(family: TaskFamily) -> None:
     """A world does not depend on which others run beside it."""
     tasks = sample_tasks(family)
-    actions = _actions(make_worlds(family, tasks, 2), STEPS)
-    together = _trace(make_worlds(family, tasks, 2), actions)
+    actions = random_actions(make_worlds(family, tasks, 2), STEPS)
+    together = run(make_worlds(family, tasks, 2), actions)
     chosen = torch.tensor([0, 2])
-    few = _trace(make_worlds(family, tasks[:2], 1), actions[:, chosen])
+    few = run(make_worlds(family, tasks[:2], 1), actions[:, chosen])
     hint = "compute each row of the result from that world's row alone"
     _same(together.worlds(chosen), few, "a run with fewer worlds", hint)
 
@@ -168,7 +166,7 @@ def check_plain_loop(family: TaskFamily) -> None:
         )
         loops.append((PlainWorld(model), PlainWorld(fresh)))
     every = torch.ones(worlds.num_worlds, dtype=torch.bool)
-    for t, action in enumerate([None, *_actions(worlds, STEPS)]):
+    for t, action in enumerate([None, *random_actions(worlds, STEPS)]):
         diverged = every if action is None else worlds.step(action).diverged
         for i, pair in enumerate(loops):
             for plain in pair:
@@ -185,21 +183,21 @@ def check_idempotent(family: TaskFamily) -> None:
     """set_tasks is idempotent: twice is as good as once."""
     tasks = sample_tasks(family)
     worlds = make_worlds(family, tasks)
-    once = _trace(worlds)
+    once = run(worlds)
     worlds.set_tasks(tasks, 1)
     worlds.set_tasks(tasks, 1)
-    _same(once, _trace(worlds), "a run after the same set_tasks again", _STATELESS)
+    _same(once, run(worlds), "a run after the same set_tasks again", _STATELESS)
 
 
 def check_order(family: TaskFamily) -> None:
     """set_tasks is free of order: earlier tasks leave no trace."""
     tasks, others = sample_tasks(family), sample_tasks(family, "others")
     worlds = make_worlds(family, others)
-    second = _trace(worlds)
+    second = run(worlds)
     worlds.set_tasks(tasks, 1)
-    _same(_trace(make_worlds(family, tasks)), _trace(worlds), "a run after other tasks", _STATELESS)
+    _same(run(make_worlds(family, tasks)), run(worlds), "a run after other tasks", _STATELESS)
     worlds.set_tasks(others, 1)
-    _same(second, _trace(worlds), "a run after other tasks", _STATELESS)
+    _same(second, run(worlds), "a run after other tasks", _STATELESS)
 
 
 def check_parameters(family: TaskFamily) -> None:
@@ -207,14 +205,14 @@ def check_parameters(family: TaskFamily) -> None:
     distribution = TaskDistribution(family)
     nominal = distribution.nominal()
     worlds = make_worlds(family, nominal, 2)
-    actions = _actions(worlds, _long(family, 200))
-    base = _trace(worlds, actions)
+    actions = random_actions(worlds, _long(family, 200))
+    base = run(worlds, actions)
     for param in family.params:
         for name in param.names:
             ends = distribution.sweep(name, 2)
             far = np.argmax(np.abs(ends.column(name) - nominal.column(name)))
             worlds.set_tasks(ends[int(far)], 2)
-            if not difference(base, _trace(worlds, actions)):
+            if not difference(base, run(worlds, actions)):
                 value = f"{name}={ends.column(name)[far]:.4g}"
                 raise CheckError(
                     f"{value} gives the run of {nominal.label(0)}: its edit moves nothing, "
@@ -250,9 +248,9 @@ def check_splits(family: TaskFamily) -> None:
 def check_clipping(family: TaskFamily) -> None:
     """Actions are clipped to [-1, 1], which spans the control range."""
     worlds = make_worlds(family, sample_tasks(family))
-    actions = 3 * _actions(worlds, STEPS)
+    actions = 3 * random_actions(worlds, STEPS)
     hint = "compute the reward from `action`, which is clipped"
-    _same(_trace(worlds, actions), _trace(worlds, actions.clamp(-1, 1)), "a run with clipped", hint)
+    _same(run(worlds, actions), run(worlds, actions.clamp(-1, 1)), "a run with clipped", hint)
     model = family.compile()
     limited = model.actuator_ctrllimited.astype(bool)
     for sign, column in ((-1.0, 0), (1.0, 1)):
@@ -270,7 +268,7 @@ def check_horizon(family: TaskFamily) -> None:
     """Episodes are cut exactly at the horizon."""
     horizon = min(family.horizon, LONGEST)
     worlds = make_worlds(variant(family, horizon=horizon), sample_tasks(family))
-    got = _trace(worlds, _actions(worlds, 2 * horizon + 1))
+    got = run(worlds, random_actions(worlds, 2 * horizon + 1))
     done = got.done
     _demand(
         horizon == 1 or not got.terminated[0].all(),
@@ -288,10 +286,10 @@ def check_successor(family: TaskFamily) -> None:
     """next_obs is the true successor, and obs begins the next episode."""
     cut, free = variant(family, horizon=5), endless(family)
     tasks, hint = sample_tasks(family), "observe() must depend on the simulator and the task alone"
-    actions = _actions(make_worlds(family, tasks), 5)
+    actions = random_actions(make_worlds(family, tasks), 5)
     ended, twin = (
-        _trace(make_worlds(cut, tasks), actions),
-        _trace(make_worlds(free, tasks), actions),
+        run(make_worlds(cut, tasks), actions),
+        run(make_worlds(free, tasks), actions),
     )
     fresh = make_worlds(free, tasks)
     fresh.seed(KEY)
@@ -313,13 +311,13 @@ def check_successor(family: TaskFamily) -> None:
 def check_divergence(family: TaskFamily) -> None:
     """A diverged world is flagged at once and leaves the others as they are."""
     tasks, bad = sample_tasks(family), 1
-    actions = _actions(make_worlds(family, tasks), 20)
-    base = _trace(make_worlds(family, tasks), actions)
+    actions = random_actions(make_worlds(family, tasks), 20)
+    base = run(make_worlds(family, tasks), actions)
     others = torch.arange(len(tasks)) != bad
     hint = "reward(), observe() and terminated() must not mix worlds"
     for field, value in (("qpos", torch.nan), ("qpos", torch.inf), ("qvel", torch.nan)):
         poison = Poison(5, field, bad, value)
-        got = _trace(make_worlds(family, tasks), actions, poison)
+        got = run(make_worlds(family, tasks), actions, poison)
         what = f"a run with {value} in {field} of world {bad}"
         _demand(got.diverged[5, bad], f"world {bad} was not flagged in {what}")
         _demand(got.reward[5, bad] == 0, f"world {bad} was paid for a diverged step in {what}")
@@ -330,9 +328,9 @@ def check_divergence(family: TaskFamily) -> None:
 def check_threads(family: TaskFamily) -> None:
     """One, two and four physics threads give the same bits."""
     tasks = sample_tasks(family)
-    one = _trace(make_worlds(family, tasks, 2))
+    one = run(make_worlds(family, tasks, 2))
     for threads in (2, 4):
-        several = _trace(make_worlds(family, tasks, 2, threads))
+        several = run(make_worlds(family, tasks, 2, threads))
         _same(one, several, f"a run on {threads} threads", _STATELESS)
 
 
@@ -394,16 +392,6 @@ def _same(expected: Trace, got: Trace, what: str, hint: str) -> None:
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     return bool(same_bits(a, b).all())
-
-
-def _trace(
-    worlds: TaskWorlds, actions: Tensor | None = None, poison: Poison | None = None
-) -> Trace:
-    return run(worlds, _actions(worlds, STEPS) if actions is None else actions, KEY, poison)
-
-
-def _actions(worlds: TaskWorlds, steps: int) -> Tensor:
-    return random_actions(worlds, steps, KEY)
 
 
 def _long(family: TaskFamily, most: int = LONGEST) -> int:

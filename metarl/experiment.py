@@ -11,7 +11,6 @@ An interrupted run goes on where it stopped when the same command is given again
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,9 +28,8 @@ from metarl.evaluation import evaluate
 from metarl.launch import open_run, refuse_changes, resume, start, train_config, worlds_for
 from metarl.run_folder import disk_errors, read_json, write_json
 from metarl.tasks import TaskDistribution
-from metarl.threads import available_cores
 from metarl.train_config import TrainConfig, default_out, finished
-from metarl.versions import versions
+from metarl.versions import hardware, versions
 
 
 @dataclass(frozen=True)
@@ -179,24 +177,6 @@ def write_result(result: dict[str, Any], folder: Path) -> Path:
         seeds = [read_json(one) for one in sorted(folder.glob(f"{stem}-seed*.json"))]
         plot_results(seeds, folder / f"{stem}.png")
     return path
-
-
-def hardware() -> dict[str, Any]:
-    """Return the CPU's model and core count, and the GPU or None; nothing that names a machine."""
-    import torch
-
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    return {"cpu": _cpu_model(), "cores": available_cores(), "gpu": gpu}
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _without_paths(argv: Sequence[str]) -> list[str]:

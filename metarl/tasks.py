@@ -99,7 +99,7 @@ class Param:
     doc: str = ""
     """One line for the tables."""
     nominal: float | None = None
-    """The value that leaves the robot as it is; None: 1 for scales, 0 for shifts, else mid-range."""
+    """The value that leaves the robot as it is. None: 1 (scale), 0 (shift), else mid-range."""
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name != self.name.lower():

@@ -16,6 +16,8 @@ from metarl.worlds import TaskWorlds
 
 KEY = Key("metarl check")
 """The source of every draw of the conformance suite."""
+STEPS = 60
+"""Environment steps of a comparison."""
 _BITS = {torch.float64: torch.int64, torch.float32: torch.int32}
 
 
@@ -61,16 +63,17 @@ def make_worlds(
     return worlds
 
 
-def random_actions(worlds: TaskWorlds, steps: int, key: Key) -> Tensor:
+def random_actions(worlds: TaskWorlds, steps: int) -> Tensor:
     """Return (steps, B, A) draws from U[-1, 1)."""
-    generator = key.fold("actions").torch()
+    generator = KEY.fold("actions").torch()
     size = (steps, worlds.num_worlds, worlds.spec.action_size)
     return 2 * torch.rand(*size, generator=generator) - 1
 
 
-def run(worlds: TaskWorlds, actions: Tensor, key: Key, poison: Poison | None = None) -> Trace:
-    """Seed and reset the worlds, and step them with `actions`, (T, B, A)."""
-    worlds.seed(key)
+def run(worlds: TaskWorlds, actions: Tensor | None = None, poison: Poison | None = None) -> Trace:
+    """Seed and reset the worlds, and step them with `actions`, (T, B, A), random by default."""
+    actions = random_actions(worlds, STEPS) if actions is None else actions
+    worlds.seed(KEY)
     worlds.reset()
     sim, steps = worlds.simulator, []
     for t, action in enumerate(actions):

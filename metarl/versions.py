@@ -10,14 +10,14 @@ from pathlib import Path
 PACKAGES = ("metarl-toolkit", "torch", "mujoco", "gymnasium", "numpy")
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that a trajectory or a weight may depend on, by name."""
+def versions(*extra: str) -> dict[str, str]:
+    """Return the versions that a trajectory or a weight may depend on, and of `extra` packages."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *extra):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "unknown"
+            found[package] = "not installed"
     return found
 
 

@@ -278,7 +278,7 @@ class MamlTrpo(Learner):
             if second_order:
                 for before, after in itertools.pairwise(chain):
                     (by_task,) = grad(after, before, by_task, retain_graph=True)
-            _, tangent = torch.func.jvp(lambda p: self.policy.mean(p, last.obs), (phi,), (by_task,))
+            tangent = torch.func.jvp(lambda p: self.policy.mean(p, last.obs), (phi,), (by_task,))[1]
             (fisher,) = pull_back(inverse_variance * tangent)
             # the log std is free of the state, where the Fisher information is 2 a dimension
             fisher[:, -stds:] += 2 * by_task[:, -stds:] / tasks
