@@ -22,6 +22,7 @@ from metarl.simulator import Simulator
 from metarl.tasks import TaskDistribution, Tasks
 from metarl.trace import (
     KEY,
+    STEPS,
     Poison,
     Trace,
     difference,

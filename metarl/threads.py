@@ -6,12 +6,12 @@ was seen to slow whole runs five times over, hence the passive wait policy; it i
 torch loads OpenMP, so `metarl` imports this module before anything else.
 
 Waking sleeping threads has a price too. Between two physics steps there is a forward pass of a
-small policy, well under a millisecond on one thread: waking the others for it made sampling 1.7
-times slower (800 half-cheetahs, 4 cores), so `sampling` keeps torch to one thread.
+small policy, well under a millisecond on one thread: waking the others for each of its layers costs
+more than they save, so `sampling` keeps torch to one thread.
 
 Waking sleeping threads has a price too. Between two physics steps there is a forward pass of a
-small policy, well under a millisecond on one thread: waking the others for it made sampling 1.7
-times slower (800 half-cheetahs, 4 cores), so `sampling` keeps torch to one thread.
+small policy, well under a millisecond on one thread: waking the others for each of its layers costs
+more than they save, so `sampling` keeps torch to one thread.
 """
 
 from __future__ import annotations
