@@ -11,7 +11,7 @@ SETTINGS = {
         train=TrainConfig(
             tasks_per_iteration=10,
             rollouts_per_task=20,
-            iterations=240,
+            iterations=360,
             evaluate_every=20,
             evaluate_tasks=10,
         ),

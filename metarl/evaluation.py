@@ -21,8 +21,10 @@ import torch
 from scipy.stats import trim_mean
 
 from metarl.errors import UserError
+from metarl.family import find_family
 from metarl.keys import Key
 from metarl.rollout import collect
+from metarl.tasks import TaskDistribution
 
 if TYPE_CHECKING:
     from metarl.learner import Learner
@@ -117,7 +119,6 @@ class Report:
 
     def summary(self) -> list[str]:
         """Return the adaptation curve as lines of a table, with its reference lines."""
-        same = len({tuple(task) for task in self.tasks}) < len(self.tasks)
         lines = [
             f"{self.family}  {self.algorithm}  {self.split}: {len(self.tasks)} tasks, "
             f"{self.rollouts_per_task} worlds each, seed {self.seed}",
@@ -132,7 +133,7 @@ class Report:
             f"adaptation gains {gain:+.1f} (95 % interval {low:+.1f} to {high:+.1f}) over the "
             f"task-blind policy of episode 0"
         )
-        if same and self.split == "heldout":
+        if self.split == "heldout" and _is_training_split(self.family):
             lines.append("note: tasks are choices, so the held-out tasks are the training tasks")
         return lines
 
@@ -251,6 +252,14 @@ def resampled_rows(
         members = np.flatnonzero(label == stratum)
         rows[:, members] = members[rng.integers(0, len(members), (resamples, len(members)))]
     return rows
+
+
+def _is_training_split(family: str) -> bool:
+    """Whether a family's held-out tasks are its training tasks; False if it is not at hand."""
+    try:
+        return TaskDistribution(find_family(family)).shared_split
+    except UserError:
+        return False
 
 
 def _begin(worlds: TaskWorlds, key: Key) -> None:

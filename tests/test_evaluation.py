@@ -153,3 +153,12 @@ def test_a_report_of_the_wrong_shape_is_refused(report: Report) -> None:
     data["returns"] = data["returns"][:1]
     with pytest.raises(UserError, match="returns"):
         Report.from_json(data)
+
+
+def test_the_summary_says_where_heldout_is_train(report: Report) -> None:
+    from dataclasses import replace
+
+    note = "the held-out tasks are the training tasks"
+    assert note not in "\n".join(report.summary())
+    assert note in "\n".join(replace(report, family="half-cheetah-dir").summary())
+    assert note not in "\n".join(replace(report, family="not at hand").summary())
