@@ -3,7 +3,7 @@
     python benchmarks/meta_step.py --tasks 10 20 40 80 --rounds 5 --json out.json
 
 Each number of tasks runs in a process of its own, so that its peak memory is its own. In there,
-meta-iterations take turns with `mujoco.batch` alone stepping as many env steps in as many worlds:
+meta-iterations take turns with `mujoco.batch` alone, in as many worlds and with the same actions:
 the ratio says what everything but physics costs, and survives a noisy machine.
 """
 
@@ -17,6 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +51,11 @@ def measure(tasks: int, args: argparse.Namespace) -> dict[str, Any]:
         metrics.append(learner.meta_step(worlds, drawn, Key(0, len(metrics))))
         return time.perf_counter() - start
 
-    meta_step()  # warm up
+    with recording(worlds) as actions:
+        meta_step()  # warm up
     env_steps = worlds.env_steps
     peak = peak_memory()  # before the bare engine has worlds of its own
-    bare = bare_seconds(family, worlds, env_steps // worlds.num_worlds, threads)
+    bare = bare_seconds(family, worlds, actions, threads)
     figures = interleave({"meta_step": meta_step, "bare": bare}, args.rounds)
     measured = metrics[1:]
     return {
@@ -75,12 +78,29 @@ def measure(tasks: int, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def bare_seconds(family: Any, worlds: Any, calls: int, threads: int) -> Any:
-    """Return a function that times `calls` bare steps of as many worlds with the same models."""
-    import numpy as np
-    from mujoco.batch import Batch
+@contextmanager
+def recording(worlds: Any) -> Iterator[list[Any]]:
+    """Record the actions that the worlds are stepped with, (B, A) each."""
+    actions, step = [], worlds.step
 
-    from metarl.keys import Key
+    def recorded(action: Any) -> Any:
+        actions.append(action.double().clamp(-1, 1).numpy().copy())
+        return step(action)
+
+    worlds.step = recorded
+    try:
+        yield actions
+    finally:
+        del worlds.step
+
+
+def bare_seconds(family: Any, worlds: Any, actions: list[Any], threads: int) -> Any:
+    """Return a function that times the bare engine on the learner's own actions and models.
+
+    The same actions, since they decide how much there is to compute: a robot that hardly moves has
+    all its feet on the ground, and costs a third more than one that is thrown about at random.
+    """
+    from mujoco.batch import Batch
 
     model = family.compile()
     batch = Batch(model, worlds.num_worlds, threads)
@@ -91,16 +111,15 @@ def bare_seconds(family: Any, worlds: Any, calls: int, threads: int) -> Any:
         batch.set_const()
     ctrl = batch.bind("ctrl")
     low, high = model.actuator_ctrlrange.T
-    noise = Key(0, "actions").numpy().uniform(-1, 1, (16, worlds.num_worlds, model.nu))
-    actions = np.asarray(low + (high - low) * (noise + 1) / 2)
+    controls = [low + (high - low) * (action + 1) / 2 for action in actions]
 
     def run() -> float:
         total = 0.0
-        for start in range(0, calls, family.horizon):
+        for start in range(0, len(controls), family.horizon):
             batch.reset()  # episodes of the same length; the reset is not on the clock
             begin = time.perf_counter()
-            for k in range(start, min(start + family.horizon, calls)):
-                ctrl[...] = actions[k % len(actions)]
+            for control in controls[start : start + family.horizon]:
+                ctrl[...] = control
                 batch.step(nstep=family.frame_skip)
             total += time.perf_counter() - begin
         return total

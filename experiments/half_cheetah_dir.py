@@ -9,9 +9,9 @@ from metarl.train_config import TrainConfig
 SETTINGS = {
     "maml-trpo": Settings(
         train=TrainConfig(
-            tasks_per_iteration=10,
+            tasks_per_iteration=20,
             rollouts_per_task=20,
-            iterations=360,
+            iterations=150,
             evaluate_every=20,
             evaluate_tasks=10,
         ),

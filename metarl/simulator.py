@@ -66,7 +66,7 @@ class Simulator:
         self._stage = _NONE
         self._expanded: set[str] = set()
         self._warnings = torch.from_numpy(self.batch.warning)[:, :, 1]
-        self._warned = self._warnings.sum(1)
+        self._remember_warnings()
 
     @property
     def sensordata(self) -> Tensor:
@@ -114,10 +114,7 @@ class Simulator:
     def reset(self, ids: Tensor | None) -> None:
         """Reset worlds to the model's defaults; write their state, then call `refresh`."""
         self.batch.reset(None if ids is None else ids.numpy(), stage=_NONE)
-        if ids is None:
-            self._warned = self._warnings.sum(1)
-        else:
-            self._warned[ids] = self._warnings[ids].sum(1)
+        self._remember_warnings()
 
     def refresh(self, ids: Tensor | None) -> None:
         """Bring derived fields up to date with a state that was just written."""
@@ -137,13 +134,17 @@ class Simulator:
             self.batch.step(nstep=frame_skip, stage=self._stage)
         except SimulationError as error:
             failed = torch.from_numpy(np.asarray(error.ids, np.int64))
-        warned = self._warnings.sum(1)
-        healthy = torch.isfinite(self.qpos.sum() + self.qvel.sum()) and failed is None
-        if healthy and torch.equal(warned, self._warned):
+        healthy = bool(torch.isfinite(self.qpos.sum() + self.qvel.sum())) and failed is None
+        if healthy and self.batch.warning.sum() == self._warning_total:
             return None
-        diverged = (warned != self._warned) | ~torch.isfinite(self.qpos).all(1)
-        diverged |= ~torch.isfinite(self.qvel).all(1)
+        diverged = self._warnings.sum(1) != self._warned
+        diverged |= ~(torch.isfinite(self.qpos).all(1) & torch.isfinite(self.qvel).all(1))
         if failed is not None:
             diverged[failed] = True
-        self._warned = warned
+        self._remember_warnings()
         return diverged
+
+    def _remember_warnings(self) -> None:
+        """Note the warnings so far, by world and, for the quick check of every step, in all."""
+        self._warned = self._warnings.sum(1)
+        self._warning_total = self.batch.warning.sum()

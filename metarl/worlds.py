@@ -85,6 +85,10 @@ class TaskWorlds:
         self._rows = [[e.rows(self.family.compile()) for e in p.edits] for p in self.family.params]
         self._action_map()
         self._steps = torch.zeros(num_worlds, dtype=torch.int64)
+        self._never = torch.zeros(num_worlds, dtype=torch.bool)
+        """Shared by all transitions in which nothing failed: not to be written to."""
+        default = TaskFamily.terminated
+        self._unfailing = getattr(self.family.terminated, "__func__", None) is default
         self.seed(Key(0))
         nominal = TaskDistribution(self.family).nominal()
         self.set_tasks(nominal, num_worlds)
@@ -157,26 +161,30 @@ class TaskWorlds:
         sim = self.simulator
         clipped = action.double().clamp(-1.0, 1.0)
         before = sim.snapshot()
-        torch.addcmul(self._ctrl_mid, clipped, self._ctrl_half, out=self._ctrl)
-        sim.ctrl.copy_(self._ctrl)
+        torch.addcmul(self._ctrl_mid, clipped, self._ctrl_half, out=sim.ctrl)
         diverged = sim.step(self.family.frame_skip)
         self._steps += 1
         self.env_steps += self.num_worlds
         reward = self.family.reward(sim, before, clipped, self.task)
-        terminated = self.family.terminated(sim)
+        terminated = self._never if self._unfailing else self.family.terminated(sim)
         next_obs = self._observe()
         if reward.shape != (self.num_worlds,) or terminated.shape != (self.num_worlds,):
             self._refuse_shapes(reward, terminated)
         sane = torch.isfinite(reward.sum() + next_obs.sum())
-        if diverged is None and sane:
-            diverged = torch.zeros(self.num_worlds, dtype=torch.bool)
+        truncated = self._steps >= self.family.horizon
+        if diverged is None and sane and self._unfailing:
+            diverged, done = self._never, truncated
+        elif diverged is None and sane:
+            diverged = self._never
+            truncated &= ~terminated
+            done = terminated | truncated
         else:
             diverged = self._mark_diverged(diverged, reward, next_obs)
             reward = torch.where(diverged, 0.0, reward)
             next_obs = torch.where(diverged[:, None], self.current.obs, next_obs)
             terminated = terminated & ~diverged
-        truncated = (self._steps >= self.family.horizon) & ~(terminated | diverged)
-        done = terminated | truncated | diverged
+            truncated &= ~(terminated | diverged)
+            done = terminated | truncated | diverged
         obs = self._restart(done, next_obs) if done.any() else next_obs
         self.current = Step(obs, clipped.float(), reward.float(), done)
         return Transition(obs, reward, terminated, truncated, next_obs, diverged)
@@ -190,7 +198,6 @@ class TaskWorlds:
         low, high = np.where(limited[:, None], model.actuator_ctrlrange, [-1.0, 1.0]).T
         self._ctrl_mid = torch.from_numpy((low + high) / 2).expand(self.num_worlds, -1)
         self._ctrl_half = torch.from_numpy((high - low) / 2)
-        self._ctrl = torch.empty(self.num_worlds, model.nu, dtype=torch.float64)
 
     def _field(self, fields: dict[str, np.ndarray], name: str) -> np.ndarray:
         """The (B, …) values of a model field being edited, nominal at first."""
