@@ -9,7 +9,7 @@ from metarl.train_config import TrainConfig
 SETTINGS = {
     "maml-trpo": Settings(
         train=TrainConfig(
-            tasks_per_iteration=10, rollouts_per_task=20, iterations=100, evaluate_every=20
+            tasks_per_iteration=10, rollouts_per_task=20, iterations=60, evaluate_every=20
         ),
         learner=MamlTrpoConfig(
             max_kl=0.02, gae_lambda=0.97, action_scale=0.2, fisher_fraction=0.5, cg_damping=0.01
