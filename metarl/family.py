@@ -62,7 +62,7 @@ class TaskFamily:
         self.params = tuple(self._resolve(param) for param in self.params)
         self._check()
 
-    @property
+    @functools.cached_property
     def dt(self) -> float:
         """Seconds in one environment step."""
         return float(self.compiled.opt.timestep) * self.frame_skip

@@ -10,6 +10,7 @@ A bound tensor is live: copy what must outlast the next step.
 from __future__ import annotations
 
 import difflib
+import math
 import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -134,8 +135,8 @@ class Simulator:
             self.batch.step(nstep=frame_skip, stage=self._stage)
         except SimulationError as error:
             failed = torch.from_numpy(np.asarray(error.ids, np.int64))
-        healthy = bool(torch.isfinite(self.qpos.sum() + self.qvel.sum())) and failed is None
-        if healthy and self.batch.warning.sum() == self._warning_total:
+        finite = math.isfinite(self.batch.state.sum())
+        if finite and failed is None and self.batch.warning.sum() == self._warning_total:
             return None
         diverged = self._warnings.sum(1) != self._warned
         diverged |= ~(torch.isfinite(self.qpos).all(1) & torch.isfinite(self.qvel).all(1))
