@@ -66,9 +66,11 @@ def plot_run(
 def _draw_learning(
     axes: Axes, curves: Sequence[Sequence[dict[str, Any]]], reports: Sequence[Report]
 ) -> None:
+    seen = curves[0][0].get("experience", [0, 0])[-1]
     for key, colour, label in (
-        ("before", BEFORE, "before adaptation (task-blind)"), ("after", AFTER, "after adaptation"),
-    ):  # fmt: skip
+        ("before", BEFORE, "before adaptation (task-blind)"),
+        ("after", AFTER, f"after adaptation to {seen} episodes"),
+    ):
         length = min(len(curve) for curve in curves)
         steps = np.array([entry["env_steps"] for entry in curves[0][:length]]) / 1e6
         values = np.array([[entry[key] for entry in curve[:length]] for curve in curves])
