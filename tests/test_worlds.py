@@ -4,9 +4,13 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from metarl import TaskDistribution, TaskWorlds, UserError, find_family
 from metarl.keys import Key
+
+PointGoal = type(find_family("point-goal"))
 
 
 def actions(steps: int, worlds: int, size: int, seed: int = 0) -> torch.Tensor:
@@ -103,7 +107,7 @@ def test_time_limits_truncate_and_next_obs_is_the_true_successor() -> None:
     assert worlds.env_steps == 44 * 3
 
 
-class Tripwire(type(find_family("point-goal"))):
+class Tripwire(PointGoal):
     """A point that fails when it goes beyond x = 0.3."""
 
     name = "tripwire"
@@ -204,7 +208,7 @@ def test_derived_fields_are_current() -> None:
     torch.testing.assert_close(heights[:, torso, 2], 0.7 + worlds.simulator.qpos[:, 1])
 
 
-class Bad(type(find_family("point-goal"))):
+class Bad(PointGoal):
     """Breaks one promise a test."""
 
     name = "bad"

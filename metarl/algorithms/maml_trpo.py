@@ -56,6 +56,9 @@ class MamlTrpoConfig:
     """Action that one unit of network output stands for."""
     init_std: float = 1.0
     """Initial exploration, in network output: times action_scale it is an action's std."""
+    min_std: float = 1e-3
+    """Floor of the exploration, in network output: the inner gradient needs some to be told apart
+    from noise."""
     cg_iterations: int = 10
     """Conjugate-gradient iterations."""
     cg_damping: float = 1e-3
@@ -68,7 +71,7 @@ class MamlTrpoConfig:
         for name, least in (("inner_steps", 1), ("cg_iterations", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        for name in ("inner_lr", "max_kl", "action_scale", "init_std"):
+        for name in ("inner_lr", "max_kl", "action_scale", "init_std", "min_std"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UserError(f"{name} must be positive and finite, not {value}")
@@ -119,7 +122,7 @@ class MamlTrpo(Learner):
         super().__init__(spec, config, seed=seed, device=device)
         self.policy = GaussianMLP(
             spec.observation_size, spec.action_size, config.hidden,
-            action_scale=config.action_scale, init_std=config.init_std,
+            action_scale=config.action_scale, init_std=config.init_std, min_std=config.min_std,
         )  # fmt: skip
         self.baseline = LinearBaseline(config.gamma)
         self.theta = self.policy.initial(Key(seed, "policy").torch()).to(self.device)
@@ -272,6 +275,7 @@ class MamlTrpo(Learner):
         log_std = self.policy(phi, last.obs[:, :1]).log_std
         inverse_variance = torch.exp(-2 * log_std) * last.weight[..., None] / tasks
         stds = log_std.shape[-1]
+        free = (phi[:, -stds:] > self.policy.min_log_std) * (2 / tasks)
 
         def product(vector: Tensor) -> Tensor:
             by_task = vector.expand(tasks, -1)
@@ -280,8 +284,8 @@ class MamlTrpo(Learner):
                     (by_task,) = grad(after, before, by_task, retain_graph=True)
             tangent = torch.func.jvp(lambda p: self.policy.mean(p, last.obs), (phi,), (by_task,))[1]
             (fisher,) = pull_back(inverse_variance * tangent)
-            # the log std is free of the state, where the Fisher information is 2 a dimension
-            fisher[:, -stds:] += 2 * by_task[:, -stds:] / tasks
+            # the log std is free of the state, and its Fisher information is 2, 0 at the floor
+            fisher[:, -stds:] += free * by_task[:, -stds:]
             if second_order:
                 for before, after in reversed(list(itertools.pairwise(chain))):
                     (fisher,) = grad(after, before, fisher, retain_graph=True)

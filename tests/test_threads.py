@@ -1,0 +1,73 @@
+"""Who gets how many threads, and that waiting threads do not spin."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from metarl import TaskWorlds, set_threads, threads
+
+
+@pytest.fixture(autouse=True)
+def _as_found(monkeypatch) -> None:
+    monkeypatch.setattr(threads, "_threads", None)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux has affinities")
+def test_the_default_is_every_core_that_this_process_may_use() -> None:
+    cores = os.sched_getaffinity(0)
+    assert threads.physics_threads() == threads.available_cores() == len(cores)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        assert threads.available_cores() == threads.physics_threads() == 1
+        assert set_threads() == 1
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def test_physics_and_torch_get_the_same_number() -> None:
+    assert set_threads(3) == 3
+    assert (threads.physics_threads(), torch.get_num_threads()) == (3, 3)
+    assert TaskWorlds("point-goal", 8).simulator.batch.nthread == 3
+    assert TaskWorlds("point-goal", 2).simulator.batch.nthread == 2
+    assert TaskWorlds("point-goal", 8, threads=1).simulator.batch.nthread == 1
+
+
+def test_at_least_one() -> None:
+    assert set_threads(0) == 1
+
+
+def test_sampling_takes_one_thread_of_torch_and_gives_back() -> None:
+    set_threads(2)
+    with threads.sampling():
+        assert torch.get_num_threads() == 1
+        assert threads.physics_threads() == 2
+    assert torch.get_num_threads() == 2
+    with pytest.raises(KeyError), threads.sampling():
+        raise KeyError
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_the_wait_policy_is_set_before_torch_loads_openmp(given, expected) -> None:
+    """`import metarl` alone, in a fresh process; a policy that the user chose stays."""
+    code = """if True:
+        import builtins, os, sys
+        import_, seen = builtins.__import__, {}
+        def spy(name, *rest):
+            if name == "torch" and "torch" not in sys.modules:
+                seen.setdefault("policy", os.environ.get("OMP_WAIT_POLICY"))
+            return import_(name, *rest)
+        builtins.__import__ = spy
+        import metarl
+        metarl.TaskWorlds
+        print(seen["policy"])"""
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    if given:
+        environment["OMP_WAIT_POLICY"] = given
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == expected
