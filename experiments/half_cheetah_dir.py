@@ -11,17 +11,12 @@ SETTINGS = {
         train=TrainConfig(
             tasks_per_iteration=10,
             rollouts_per_task=20,
-            iterations=120,
+            iterations=240,
             evaluate_every=20,
             evaluate_tasks=10,
         ),
         learner=MamlTrpoConfig(
-            max_kl=0.02,
-            gae_lambda=0.9,
-            action_scale=0.2,
-            min_std=0.7,
-            fisher_fraction=0.5,
-            cg_damping=0.01,
+            max_kl=0.02, gae_lambda=0.97, action_scale=0.2, fisher_fraction=0.5, cg_damping=0.01
         ),
     ),
 }

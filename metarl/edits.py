@@ -53,6 +53,8 @@ class Edit:
             raise UserError(f"'{self.field}' is not a model field that a task can change{hint}")
         nominal = nominal_value(model, self.field)
         self._check_index(nominal)
+        if nominal.dtype.kind in "iub" and self.kind != "assign":
+            raise UserError(f"'{self.field}' holds whole numbers: assign it, do not {self.kind} it")
         if self.field.startswith("opt."):
             if self.names:
                 raise UserError(

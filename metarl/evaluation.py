@@ -133,7 +133,8 @@ class Report:
             f"adaptation gains {gain:+.1f} (95 % interval {low:+.1f} to {high:+.1f}) over the "
             f"task-blind policy of episode 0"
         )
-        if self.split == "heldout" and _is_training_split(self.family):
+        repeated = len({tuple(task) for task in self.tasks}) < len(self.tasks)
+        if self.split == "heldout" and (repeated or _is_training_split(self.family)):
             lines.append("note: tasks are choices, so the held-out tasks are the training tasks")
         return lines
 

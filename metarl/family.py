@@ -41,7 +41,7 @@ class TaskFamily:
     onto each actuator's control range.
     """
 
-    name: ClassVar[str] = ""
+    name: str = ""
     """kebab-case; the default is made from the class name."""
     model: ClassVar[str | Path | mujoco.MjSpec] = ""
     """MJCF as a string, a path to an MJCF file, or an MjSpec."""
@@ -56,8 +56,7 @@ class TaskFamily:
 
     def __init__(self) -> None:
         """Read the class attributes and compile the model."""
-        if not self.name:
-            type(self).name = _kebab(type(self).__name__)
+        self.name = self.name or _kebab(type(self).__name__)
         self.compiled = self._compile()
         self.params = tuple(self._resolve(param) for param in self.params)
         self._check()
@@ -136,6 +135,8 @@ class TaskFamily:
             if param.size == "model":
                 if not counts:
                     raise UserError("size='model' needs an edit to take the size from")
+                if len(set(counts)) > 1:
+                    raise UserError(f"size='model' needs edits of equal sizes, not {counts}")
                 return replace(param, size=counts[0])
             if any(param.size not in (1, count) for count in counts):
                 raise UserError(f"size {param.size} must be 1 or the edit's {counts[0]} elements")

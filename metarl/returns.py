@@ -113,7 +113,9 @@ class LinearBaseline:
         eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
         ridge = torch.full((len(gram), 1, 1), self.ridge, dtype=gram.dtype, device=gram.device)
         factor, info = torch.linalg.cholesky_ex(gram + ridge * eye)
-        while info.any():
+        for _ in range(60):  # from any ridge past any gram matrix of finite numbers
+            if not info.any():
+                break
             ridge = torch.where(info[:, None, None] > 0, ridge * 10.0, ridge)
             factor, info = torch.linalg.cholesky_ex(gram + ridge * eye)
         return torch.cholesky_solve(moment, factor)[..., 0]

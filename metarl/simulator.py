@@ -27,6 +27,15 @@ from metarl.threads import physics_threads
 
 _VEL = int(mujoco.mjtStage.mjSTAGE_VEL)
 _NONE = int(mujoco.mjtStage.mjSTAGE_NONE)
+_ACC = int(mujoco.mjtStage.mjSTAGE_ACC)
+_BY_VELOCITY = frozenset(
+    {
+        "xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos",
+        "site_xmat", "subtree_com", "cinert", "cvel", "cdof", "ten_length", "ten_velocity",
+        "actuator_length", "actuator_velocity",
+    }
+)  # fmt: skip
+"""Derived fields that positions and velocities give; others need mj_forward as a whole."""
 _STATE = ("qpos", "qvel", "ctrl", "act", "time", "qfrc_applied", "xfrc_applied", "mocap_pos",
           "mocap_quat", "userdata")  # fmt: skip
 
@@ -91,9 +100,16 @@ class Simulator:
             warnings.simplefilter("ignore")  # torch has no read-only tensors
             self._bound[field] = torch.from_numpy(array)
         if field not in _STATE:
-            self._stage = _VEL
-            self.batch.forward(stage=_VEL)
+            self._stage = max(self._stage, self._stage_of(field))
+            self.batch.forward(stage=self._stage)
         return self._bound[field]
+
+    def _stage_of(self, field: str) -> int:
+        """The forward stage that computes a derived field: the last, unless less will do."""
+        if field == "sensordata":
+            stages = self.model.sensor_needstage
+            return _ACC if (stages == int(mujoco.mjtStage.mjSTAGE_ACC)).any() else _VEL
+        return _VEL if field in _BY_VELOCITY else _ACC
 
     def snapshot(self) -> State:
         """Return a copy of qpos and qvel."""

@@ -8,9 +8,10 @@ number in common, and the change (one part in 10^16) is far below anything physi
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Interval:
     log: bool = False
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+        if not (_finite(self.low) and _finite(self.high) and self.low < self.high):
             raise UserError(
                 f"Interval({self.low}, {self.high}): low must be below high, both finite"
             )
@@ -61,11 +62,12 @@ class Choices:
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(float(v) for v in self.values))
-        if not self.values or not all(math.isfinite(v) for v in self.values):
+        object.__setattr__(self, "values", tuple(self.values))
+        if not self.values or not all(_finite(v) for v in self.values):
             raise UserError(f"Choices({self.values}): give at least one value, all finite")
         if len(set(self.values)) < len(self.values):
             raise UserError(f"Choices({self.values}): a value is repeated")
+        object.__setattr__(self, "values", tuple(float(v) for v in self.values))
 
     def at(self, u: np.ndarray) -> np.ndarray:
         """Map u in [0, 1] to the values, elementwise."""
@@ -109,7 +111,16 @@ class Param:
                 f"parameter '{self.name}': size must be a positive integer or 'model', "
                 f"not {self.size!r}"
             )
-        object.__setattr__(self, "ood", tuple(self.ood))
+        if not isinstance(self.train, Interval | Choices):
+            raise UserError(
+                f"parameter '{self.name}': train must be an Interval or Choices, not {self.train!r}"
+            )
+        ood = self.ood
+        if not (isinstance(ood, tuple | list) and all(isinstance(r, Interval) for r in ood)):
+            raise UserError(
+                f"parameter '{self.name}': ood must be a tuple of Intervals, not {ood!r}"
+            )
+        object.__setattr__(self, "ood", tuple(ood))
         for outside in self.ood:
             if isinstance(self.train, Interval):
                 bad = outside.overlaps(self.train)
@@ -176,8 +187,10 @@ class Tasks:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, index: int | slice) -> Tasks:
-        index = slice(index, index + 1 or None) if isinstance(index, int) else index
+    def __getitem__(self, index: SupportsIndex | slice) -> Tasks:
+        if not isinstance(index, slice):
+            at = range(len(self))[operator.index(index)]  # IndexError ends an iteration
+            index = slice(at, at + 1)
         return Tasks(self.family, self.names, self.values[index])
 
     def __eq__(self, other: object) -> bool:
@@ -213,7 +226,7 @@ class Tasks:
         try:
             values = np.asarray(data["values"], np.float64)
             return cls(str(data["family"]), tuple(data["names"]), values)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"tasks JSON is malformed: {error}") from None
 
 
@@ -305,8 +318,12 @@ class TaskDistribution:
         return Tasks(self.family.name, self.names, values)
 
     def _marked(self, values: np.ndarray, bit: int) -> np.ndarray:
-        """Set the last mantissa bit of every continuous value; choices stay as they are."""
-        marked = ((values.view(np.int64) & ~np.int64(1)) | np.int64(bit)).view(np.float64)
+        """Set the last mantissa bit of every continuous value; choices stay as they are.
+
+        The eight bits before it are cleared: the last ones of an exponential depend on the CPU.
+        """
+        rounded = (values.view(np.int64) + np.int64(0x100)) & ~np.int64(0x1FF)
+        marked = (rounded | np.int64(bit)).view(np.float64)
         continuous = [isinstance(p.train, Interval) for p in self.params for _ in p.names]
         return np.where(np.array(continuous, bool), marked, values)
 
@@ -340,3 +357,11 @@ class TaskDistribution:
             rows[:, column] = np.asarray(axes[column])[index % len(axes[column])]
             index = index // len(axes[column])
         return rows
+
+
+def _finite(value: object) -> bool:
+    """Whether a value is a number that a float can hold."""
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    except (OverflowError, TypeError):
+        return False

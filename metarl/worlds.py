@@ -134,14 +134,15 @@ class TaskWorlds:
         self.simulator.set_fields(fields)
 
     def reset(self, ids: Tensor | None = None) -> Tensor:
-        """Begin a new trial in the worlds `ids` (n,) int64, or in all.
+        """Begin a new trial in the worlds `ids`, (n,) int64 or a (B,) mask, or in all.
 
         Returns:
             (B, O) float32 observation of every world.
         """
-        ids = None if ids is None else torch.unique(ids)  # the engine wants them in order
+        if ids is not None:
+            ids = ids.nonzero()[:, 0] if ids.dtype == torch.bool else torch.unique(ids)
         self._begin_episodes(ids)
-        obs = self._observe()
+        obs = self._observe_start()
         if ids is None:
             zeros = torch.zeros(self.num_worlds, self.simulator.ctrl.shape[1])
             first = torch.ones(self.num_worlds, dtype=torch.bool)
@@ -159,18 +160,23 @@ class TaskWorlds:
             action: (B, A), clipped to [-1, 1]; not finite counts as diverged.
         """
         sim = self.simulator
+        if action.shape != sim.ctrl.shape:
+            raise UserError(
+                f"action has shape {tuple(action.shape)}, expected {tuple(sim.ctrl.shape)}"
+            )
         clipped = action.double().clamp(-1.0, 1.0)
         before = sim.snapshot()
         torch.addcmul(self._ctrl_mid, clipped, self._ctrl_half, out=sim.ctrl)
         diverged = sim.step(self.family.frame_skip)
         self._steps += 1
         self.env_steps += self.num_worlds
-        reward = self.family.reward(sim, before, clipped, self.task)
+        reward = self.family.reward(sim, before, clipped, self.task).to(torch.float64, copy=True)
         terminated = self._never if self._unfailing else self.family.terminated(sim)
         next_obs = self._observe()
         if reward.shape != (self.num_worlds,) or terminated.shape != (self.num_worlds,):
             self._refuse_shapes(reward, terminated)
-        sane = torch.isfinite(reward.sum() + next_obs.sum())
+        paid = reward.float()
+        sane = torch.isfinite(paid.sum() + next_obs.sum() + action.sum())
         truncated = self._steps >= self.family.horizon
         if diverged is None and sane and self._unfailing:
             diverged, done = self._never, truncated
@@ -179,14 +185,17 @@ class TaskWorlds:
             truncated &= ~terminated
             done = terminated | truncated
         else:
-            diverged = self._mark_diverged(diverged, reward, next_obs)
+            diverged = self._mark_diverged(diverged, paid, next_obs)
+            diverged |= ~torch.isfinite(action).all(1)
+            clipped = torch.where(diverged[:, None], 0.0, clipped)
             reward = torch.where(diverged, 0.0, reward)
             next_obs = torch.where(diverged[:, None], self.current.obs, next_obs)
             terminated = terminated & ~diverged
             truncated &= ~(terminated | diverged)
             done = terminated | truncated | diverged
         obs = self._restart(done, next_obs) if done.any() else next_obs
-        self.current = Step(obs, clipped.float(), reward.float(), done)
+        paid = paid if diverged is self._never else reward.float()
+        self.current = Step(obs, clipped.float(), paid, done)
         return Transition(obs, reward, terminated, truncated, next_obs, diverged)
 
     # --- inside --------------------------------------------------------------------------------
@@ -222,8 +231,20 @@ class TaskWorlds:
         """Begin the next episode of the trial in the worlds that are done."""
         ids = None if bool(done.all()) else done.nonzero()[:, 0]
         self._begin_episodes(ids)
-        obs = self._observe()
+        obs = self._observe_start()
         return obs if ids is None else torch.where(done[:, None], obs, next_obs)
+
+    def _observe_start(self) -> Tensor:
+        """The observation of worlds of which some just began an episode: it must be finite."""
+        obs = self._observe()
+        if not torch.isfinite(obs.sum()) and not torch.isfinite(obs).all():
+            world = int((~torch.isfinite(obs).all(1)).nonzero()[0])
+            label = self.tasks.label(int(self._task_index[world]))
+            raise UserError(
+                f"family '{self.family.name}': observe() is not finite at the start of an episode "
+                f"of task {label}"
+            )
+        return obs
 
     def _observe(self) -> Tensor:
         obs = self.family.observe(self.simulator, self.task)

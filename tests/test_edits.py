@@ -3,8 +3,24 @@
 import mujoco
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from metarl import UserError, assign, find_family, scale, shift
+from metarl import (
+    Choices,
+    Interval,
+    Param,
+    TaskDistribution,
+    TaskFamily,
+    Tasks,
+    TaskWorlds,
+    UserError,
+    assign,
+    find_family,
+    scale,
+    shift,
+)
 from metarl.edits import Edit, nominal_value
 
 
@@ -71,9 +87,148 @@ def test_options(model: mujoco.MjModel) -> None:
         (scale("body_mass", index=0), "no index 0"),
         (scale("opt.gravity", "torso"), "takes no names"),
         (scale("qpos0", "rootx"), "no named object"),
+        (scale("geom_friction", "ffot"), "no geom 'ffot' .did you mean 'ffoot'"),
+        (scale("dof_damping", "bshn"), "no joint 'bshn' .did you mean 'bshin'"),
+        (scale("geom_friction", index=-1), "no index -1"),
+        (scale("opt.gravity", index=3), "no index 3"),
+        (scale("opt.timestep", index=0), "no index 0"),
+        (scale("opt.gravty"), "did you mean 'opt.gravity'"),
+        (scale("hfield_data"), "not a model field that a task can change"),
+        (scale("tendon_stiffness", "rope"), "no tendon 'rope'; it has none with a name"),
     ],
 )
 def test_refusals(model: mujoco.MjModel, edit: Edit, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
         edit.rows(model)
     assert "\n" not in str(caught.value)
+
+
+# --- every sort of edit at once, in the physics ---------------------------------------------------
+
+MJCF = """
+<mujoco><option timestep="0.005"/>
+<asset><hfield name="flat" nrow="2" ncol="2" size="1 1 .1 .1"/>
+<hfield name="low" nrow="2" ncol="2" size="1 1 .1 .2"/></asset>
+<worldbody>
+<geom name="ground" type="hfield" hfield="flat"/>
+<body name="egg" pos="0 0 .25"><freejoint name="egg"/>
+  <geom name="egg" type="ellipsoid" size=".1 .08 .06" mass="1" friction="1 .01 .001"/>
+  <body name="arm" pos=".1 0 0"><joint name="arm" type="ball" damping=".1"/>
+    <geom name="arm" type="capsule" fromto="0 0 0 .2 0 0" size=".02" mass=".3"/>
+    <body name="hand" pos=".2 0 0"><joint name="hand" axis="0 1 0" damping=".05" armature=".01"/>
+      <geom name="hand" size=".03" mass=".1"/></body></body></body>
+</worldbody>
+<actuator><position name="hand" joint="hand" kp="2"/></actuator></mujoco>
+"""
+
+
+class Egg(TaskFamily):
+    """Two edits of one field, vector parameters, options, joints of 6, 3 and 1 dofs, terrain."""
+
+    name = "egg"
+    model = MJCF
+    frame_skip = 2
+    params = (
+        Param("links", Interval(0.5, 2), size="model", edit=scale("body_mass")),
+        Param("payload", Interval(0, 1), edit=shift("body_mass", "hand")),
+        Param("loose", Interval(0.1, 2), size=3, edit=scale("dof_damping", "arm")),
+        Param("drag", Interval(0, 0.2), edit=assign("dof_damping", "egg", "hand")),
+        Param("slide", Interval(0.2, 1), edit=scale("geom_friction", "egg", "ground", index=0)),
+        Param("slope", Interval(-2, 2), edit=assign("opt.gravity", index=0)),
+        Param("wind", Interval(0, 5), edit=shift("opt.wind")),
+        Param("ground", Choices((0, 1)), edit=assign("geom_dataid", "ground")),
+    )
+
+    def reward(self, sim, before, action, task) -> torch.Tensor:
+        return sim.qpos[:, 0] - before.qpos[:, 0]
+
+
+def by_hand(task: np.ndarray) -> mujoco.MjModel:
+    """The model of one Egg task, written out number by number."""
+    links, payload, loose, (drag, slide, slope, wind, ground) = (
+        task[:3], task[3], task[4:7], task[7:],
+    )  # fmt: skip
+    model = mujoco.MjModel.from_xml_string(MJCF)
+    model.body_mass[1] = 1.0 * links[0]
+    model.body_mass[2] = 0.3 * links[1]
+    model.body_mass[3] = 0.1 * links[2] + payload
+    model.dof_damping[0:6] = drag
+    model.dof_damping[6:9] = 0.1 * loose
+    model.dof_damping[9] = drag
+    model.geom_friction[model.geom("egg").id, 0] *= slide
+    model.geom_friction[model.geom("ground").id, 0] *= slide
+    model.opt.gravity[0] = slope
+    model.opt.wind += wind
+    model.geom_dataid[model.geom("ground").id] = int(ground)
+    mujoco.mj_setConst(model, mujoco.MjData(model))
+    return model
+
+
+def test_every_world_of_edited_models_equals_a_plain_loop_to_the_bit() -> None:
+    worlds = TaskWorlds(Egg(), 6, 2)
+    tasks = TaskDistribution(worlds.family).split("heldout", 6)
+    worlds.set_tasks(tasks, 1)
+    worlds.reset()
+    assert len({float(v) for v in worlds.task["ground"]}) == 2
+    sim, start = worlds.simulator, worlds.simulator.snapshot()
+    rng = np.random.default_rng(0)
+    moves = rng.uniform(-1, 1, (80, 6, 1))
+    got = []
+    for move in moves:
+        assert not worlds.step(torch.from_numpy(move)).diverged.any()
+        got.append(torch.cat((sim.qpos, sim.qvel), 1).numpy())
+    for i, task in enumerate(tasks.values):
+        model = by_hand(task)
+        data = mujoco.MjData(model)
+        data.qpos, data.qvel = start.qpos[i].numpy(), start.qvel[i].numpy()
+        for t in range(80):
+            data.ctrl = moves[t, i]
+            mujoco.mj_step(model, data, 2)
+            np.testing.assert_array_equal(np.concatenate((data.qpos, data.qvel)), got[t][i])
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=4))
+def test_whatever_was_set_before_a_task_gives_the_same_models(history: list[int]) -> None:
+    tasks = [
+        TaskDistribution(EGGS[0].family).split("heldout", 9)[3 * k : 3 * k + 3] for k in range(3)
+    ]
+    fresh, used = EGGS
+    for k in history:
+        used.set_tasks(tasks[k], 1)
+    fresh.set_tasks(tasks[history[-1]], 1)
+    for name in ("body_mass", "dof_damping", "geom_friction", "opt.gravity", "opt.wind",
+                 "geom_dataid", "dof_invweight0", "body_subtreemass"):  # fmt: skip
+        np.testing.assert_array_equal(
+            fresh.simulator.batch.expand(name), used.simulator.batch.expand(name), err_msg=name
+        )
+
+
+EGGS = [TaskWorlds(Egg(), 3, 1) for _ in range(2)]
+
+
+def test_the_order_of_two_edits_of_one_field_is_that_of_the_parameters() -> None:
+    """Mass of the hand: 0.1 · 2 + 0.5, and not (0.1 + 0.5) · 2."""
+    worlds = TaskWorlds(Egg(), 1, 1)
+    tasks = TaskDistribution(worlds.family)
+    worlds.set_tasks(tasks.make(**{"links[2]": 2.0, "payload": 0.5}), 1)
+    assert worlds.simulator.batch.expand("body_mass")[0, 3] == 0.1 * 2.0 + 0.5
+
+
+def test_a_name_given_twice_is_edited_once(model: mujoco.MjModel) -> None:
+    got = applied(model, scale("body_mass", "torso", "torso"), np.array([[2.0]]))[0]
+    assert got[model.body("torso").id] == 2 * model.body("torso").mass[0]
+
+
+def test_a_scale_of_a_field_of_integers_is_refused(model: mujoco.MjModel) -> None:
+    with pytest.raises(UserError, match="geom_dataid"):
+        applied(model, scale("geom_dataid"), np.array([[2.0]]))
+
+
+def test_tasks_of_one_value_each() -> None:
+    """Worlds of one task share its model; the next task's begin where its worlds begin."""
+    worlds = TaskWorlds("half-cheetah-dynamics", 4, 1)
+    names, values = worlds.tasks.names, np.ones((2, 4))
+    values[:, 0] = [1.0, 2.0]
+    worlds.set_tasks(Tasks("half-cheetah-dynamics", names, values), 2)
+    total = worlds.simulator.batch.expand("body_mass").sum(1)
+    np.testing.assert_allclose(total, [14.0, 14.0, 28.0, 28.0])

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -150,3 +151,64 @@ def test_the_nominal_model_is_never_changed() -> None:
     worlds = TaskWorlds(cheetah, 4, 1)
     worlds.step(torch.zeros(4, 6))
     np.testing.assert_array_equal(cheetah.compile().body_mass, mass)
+
+
+def test_a_name_made_from_the_class_does_not_depend_on_who_came_first() -> None:
+    class Parent(TaskFamily):
+        model = CART
+
+    class ChildOne(Parent):
+        pass
+
+    assert Parent().name == "parent"
+    assert ChildOne().name == "child-one"
+
+
+def test_a_size_from_the_model_must_fit_every_edit() -> None:
+    """Two bodies, but three geoms."""
+    more = '<body><geom size=".1"/><geom size=".2"/></body>'
+    both = Param("m", Interval(1, 2), size="model", edit=(scale("body_mass"), scale("geom_size")))
+    with pytest.raises(UserError, match="parameter 'm'"):
+        TaskWorlds(family(model=MJCF.format(step=0.01, more=more), params=(both,)), 2, 1)
+
+
+def test_a_family_may_have_no_parameters() -> None:
+    worlds = TaskWorlds(family(), 3, 1)
+    assert worlds.task == {}
+    assert worlds.tasks.values.shape == (1, 0)
+    worlds.step(torch.zeros(3, 1))
+
+
+def test_a_motor_without_limits_takes_minus_one_to_one() -> None:
+    worlds = TaskWorlds(family(model=CART.replace(' ctrlrange="-4 2"', "")), 3, 1)
+    worlds.step(torch.tensor([[-9.0], [0.5], [1.0]]))
+    assert worlds.simulator.ctrl[:, 0].tolist() == [-1.0, 0.5, 1.0]
+
+
+def test_models_from_a_path_a_string_and_a_spec_are_one(tmp_path: Path) -> None:
+    file = tmp_path / "cart.xml"
+    file.write_text(CART)
+    models = [CART, file, str(file), mujoco.MjSpec.from_string(CART)]
+    masses = [family(model=model).compile().body_mass.tolist() for model in models]
+    assert masses == [[0.0, 1.0]] * 4
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("timestep", 'timestep="inf"'),
+        ("timestep", 'timestep="0"'),
+        ("timestep", 'timestep="-0.01"'),
+        ("gravity", 'timestep="0.01" gravity="0 0 nan"'),
+    ],
+)
+def test_options_that_cannot_work_are_named(field: str, text: str) -> None:
+    with pytest.raises(UserError, match=f"'cart'.*{field}") as caught:
+        family(model=CART.replace('timestep="0.01"', text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_family_without_a_reward_says_so() -> None:
+    silent = type("Silent", (TaskFamily,), {"name": "silent", "model": CART})()
+    with pytest.raises(NotImplementedError, match="Silent must define reward"):
+        TaskWorlds(silent, 1, 1).step(torch.zeros(1, 1))

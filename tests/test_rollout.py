@@ -1,11 +1,16 @@
 """collect() against a plain loop, and what a rollout says about its episodes."""
 
+import pytest
 import torch
+from torch import Tensor
 
-from metarl import TaskDistribution, TaskWorlds, collect
+from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, collect, find_family
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.keys import Key
 from metarl.rollout import Rollout
+from metarl.worlds import Transition
+
+PointGoal = type(find_family("point-goal"))
 
 
 def ready(seed: int = 0) -> tuple[TaskWorlds, MamlTrpo]:
@@ -77,3 +82,91 @@ def test_returns_and_times_by_hand() -> None:
     )
     assert rollout.first_episode_return().tolist() == [3.0, 100.0]
     assert rollout.episode_time().tolist() == [[0, 0], [1, 1], [0, 2], [1, 3]]
+
+
+# --- what a rollout is made of: the truth, and nothing that is not finite ------------------------
+
+
+def worlds_of(num: int = 4, **methods: object) -> TaskWorlds:
+    """Worlds of a point-goal with some methods or attributes replaced."""
+    return TaskWorlds(type("Variant", (PointGoal,), {"name": "variant"} | methods)(), num, 1)
+
+
+def path(worlds: TaskWorlds, steps: int) -> list[Transition]:
+    """The transitions under random actions."""
+    rng = torch.Generator().manual_seed(0)
+    moves = 2 * torch.rand(steps, worlds.num_worlds, 2, generator=rng) - 1
+    return [worlds.step(move) for move in moves]
+
+
+def test_a_reward_that_is_a_view_of_the_state_is_the_one_before_the_reset() -> None:
+    """A family may return sim.qvel[:, 0] itself; the observation's element 2 is the same number."""
+    worlds = worlds_of(horizon=3, reward=lambda self, sim, before, action, task: sim.qvel[:, 0])
+    for got in path(worlds, 5):
+        torch.testing.assert_close(got.reward.float(), got.next_obs[:, 2])
+
+
+def test_after_a_divergence_the_observation_acted_on_stands_in_for_the_successor() -> None:
+    worlds = worlds_of()
+    acted_on = worlds.current.obs.clone()
+    worlds.simulator.qpos[1, 0] = float("nan")
+    got = worlds.step(torch.ones(4, 2))
+    assert torch.equal(got.next_obs[1], acted_on[1])
+    assert not torch.equal(got.obs[1], acted_on[1])
+    assert worlds.current.first.tolist() == [False, True, False, False]
+
+
+def test_a_reward_that_is_not_finite_in_one_world_is_a_divergence_of_that_world() -> None:
+    def reward(self, sim, before, action, task) -> Tensor:
+        return torch.where(torch.arange(4) == 3, float("nan"), sim.qpos[:, 0])
+
+    for got in path(worlds_of(reward=reward), 2):
+        assert got.diverged.tolist() == [False, False, False, True]
+        assert got.reward.isfinite().all()
+
+
+def test_an_action_that_is_not_a_number_is_not_shown_to_the_agent_again() -> None:
+    """A recurrent learner that is fed one NaN acts NaN ever after."""
+    worlds = worlds_of()
+    move = torch.zeros(4, 2)
+    move[1] = float("nan")
+    worlds.step(move)
+    assert all(part.isfinite().all() for part in worlds.current)
+
+
+def test_an_infinite_action_is_a_divergence() -> None:
+    move = torch.zeros(4, 2)
+    move[2, 0] = float("inf")
+    assert worlds_of().step(move).diverged.tolist() == [False, False, True, False]
+
+
+def test_an_observation_that_is_not_finite_from_the_start_is_never_returned() -> None:
+    def observe(self, sim, task) -> Tensor:
+        bad = torch.where(task["goal_x"] < 0, float("nan"), 0.0)
+        return torch.cat((sim.qpos, bad[:, None]), 1)
+
+    worlds = worlds_of(observe=observe)
+    values = torch.tensor([[0.5, 0.0], [-0.5, 0.0], [0.5, 0.0], [0.5, 0.0]]).double().numpy()
+    worlds.set_tasks(Tasks("variant", worlds.tasks.names, values), 1)
+    try:
+        seen = [worlds.reset(), *(got.next_obs for got in path(worlds, 2))]
+    except UserError as error:
+        seen = []
+        refused = str(error)
+        assert "observe()" in refused
+    assert all(obs.isfinite().all() for obs in seen)
+
+
+def test_a_reward_beyond_float32_is_a_divergence() -> None:
+    def reward(self, sim, before, action, task) -> Tensor:
+        return torch.where(torch.arange(4) == 2, 1e39, sim.qpos[:, 0])
+
+    worlds = worlds_of(reward=reward)
+    path(worlds, 1)
+    assert worlds.current.prev_reward.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (2,), (1, 2)])
+def test_an_action_of_the_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="action"):
+        worlds_of().step(torch.ones(shape))

@@ -87,3 +87,62 @@ def test_a_loss_that_is_not_finite_is_never_accepted() -> None:
     )
     assert not step.accepted
     assert step.trials == 15
+
+
+def test_a_stretched_quadratic_by_hand() -> None:
+    """F = diag(1, 4), g = (2, 4), δ = 1: s = F⁻¹g = (2, 1), sᵀFs = 8, so the step is −½ s."""
+    fisher = torch.diag(torch.tensor([1.0, 4.0], dtype=torch.float64))
+    g = torch.tensor([2.0, 4.0], dtype=torch.float64)
+    step = trust_region_step(
+        torch.ones(2, dtype=torch.float64), g, lambda v: fisher @ v,
+        lambda x: (g @ x, 0.5 * (x - 1) @ fisher @ (x - 1) - 1e-12), 6.0, max_kl=1.0,
+    )  # fmt: skip
+    assert step.params.tolist() == pytest.approx([0.0, 0.5])
+    assert step.loss == pytest.approx(2.0)
+    assert step.kl == pytest.approx(1.0)
+
+
+def test_backtracking_by_hand() -> None:
+    """The true KL is twice the estimated one: ½ · 2 · 0.8^2k ≤ ½ first holds at k = 2."""
+    g = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    step = trust_region_step(
+        torch.zeros(2, dtype=torch.float64), g, lambda v: v, lambda x: (g @ x, x @ x), 0.0,
+        max_kl=0.5,
+    )  # fmt: skip
+    assert step.trials == 3
+    assert step.params.tolist() == pytest.approx([-0.64, 0.0])
+    assert step.kl == pytest.approx(0.64**2)
+
+
+@given(st.floats(1e-9, 1e9))
+def test_the_scale_of_the_loss_does_not_matter(scale: float) -> None:
+    """Once a fixed tolerance ended the solver at random numbers where gradients were small."""
+    a, g = positive_definite(1), torch.arange(1.0, 7.0, dtype=torch.float64)
+
+    def step(factor: float) -> Tensor:
+        return trust_region_step(
+            torch.zeros(6, dtype=torch.float64), factor * g, lambda v: a @ v,
+            lambda x: (factor * g @ x, 0.49 * x @ a @ x), 0.0, max_kl=0.1,
+        ).params  # fmt: skip
+
+    torch.testing.assert_close(step(scale), step(1.0), rtol=1e-6, atol=1e-9)
+
+
+def test_torch_s_global_generator_is_left_alone() -> None:
+    """It is seeded by nobody, so a step that reads it would differ from run to run."""
+    before = torch.get_rng_state()
+    trust_region_step(
+        torch.ones(2), torch.ones(2), lambda v: v, lambda x: (x.sum(), 0 * x.sum()), 2.0, max_kl=0.1
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("fisher", [-1.0, 0.0, float("nan"), float("inf")])
+def test_a_fisher_matrix_that_is_none_changes_nothing(fisher: float) -> None:
+    start = torch.ones(2)
+    step = trust_region_step(
+        start, torch.ones(2), lambda v: fisher * v, lambda x: (x.sum(), 0 * x.sum()), 2.0,
+        max_kl=0.1,
+    )  # fmt: skip
+    assert not step.accepted
+    assert torch.equal(step.params, start)

@@ -1,14 +1,19 @@
 """TaskWorlds against plain MuJoCo, episodes, masked resets, and the isolation of divergence."""
 
+import itertools
+from collections.abc import Callable
+
 import mujoco
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from metarl import TaskDistribution, TaskWorlds, UserError, find_family
+from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, find_family
 from metarl.keys import Key
+from metarl.worlds import Transition
 
 PointGoal = type(find_family("point-goal"))
 
@@ -264,3 +269,131 @@ def test_refusals() -> None:
         worlds.set_tasks(foreign.split("train", 4), 1)
     with pytest.raises(UserError, match="no field 'xposs'"):
         worlds.simulator.bind("xposs")
+
+
+# --- where it is tempting to cut a corner ---------------------------------------------------------
+
+
+def worlds_of(num: int = 4, **methods: object) -> TaskWorlds:
+    """Worlds of a point-goal with some methods or attributes replaced."""
+    return TaskWorlds(type("Variant", (PointGoal,), {"name": "variant"} | methods)(), num, 1)
+
+
+def path(
+    worlds: TaskWorlds, steps: int, between: Callable[[int], object] = lambda _: None
+) -> list[Transition]:
+    """The transitions under the same random actions, with something done before each step."""
+    got = []
+    for t, move in enumerate(actions(steps, worlds.num_worlds, 2)):
+        between(t)
+        got.append(worlds.step(move))
+    return got
+
+
+def test_a_failure_at_the_time_limit_is_a_failure() -> None:
+    def terminated(self, sim) -> Tensor:
+        return torch.arange(4) == 1
+
+    last = path(worlds_of(terminated=terminated, horizon=1), 1)[0]
+    assert last.terminated.tolist() == [False, True, False, False]
+    assert last.truncated.tolist() == [True, False, True, True]
+
+
+def test_a_divergence_at_the_time_limit_is_only_that() -> None:
+    worlds = worlds_of(horizon=3)
+
+    def spoil(t: int) -> None:
+        if t == 2:
+            worlds.simulator.qvel[2, 0] = float("nan")
+
+    last = path(worlds, 3, spoil)[-1]
+    assert last.diverged.tolist() == [False, False, True, False]
+    assert last.truncated.tolist() == [True, True, False, True]
+    assert worlds.current.first.all()
+
+
+def test_each_world_has_a_clock_of_its_own() -> None:
+    """After a partial reset the time limits of the worlds come at different steps."""
+    worlds = worlds_of(2, horizon=5)
+
+    def restart(t: int) -> None:
+        if t == 3:
+            worlds.reset(torch.tensor([1]))
+
+    ends = torch.stack([got.truncated for got in path(worlds, 10, restart)])
+    assert ends.nonzero().tolist() == [[4, 0], [7, 1], [9, 0]]
+
+
+def test_every_sort_of_bad_number_in_a_few_of_many_worlds() -> None:
+    """64 of 4096: nothing that is not finite comes back, and the others are equal to the bit."""
+    bad = torch.arange(5, 4096, 64)
+    values = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30]).double()
+    calm, ill = (TaskWorlds("point-goal", 4096, 2) for _ in range(2))
+    others = torch.ones(4096, dtype=torch.bool)
+    others[bad] = False
+    for t in range(4):
+        if t == 1:
+            ill.simulator.qvel[bad, 1] = values.repeat(16)
+        move = torch.full((4096, 2), 0.3 * t)
+        well, got = calm.step(move), ill.step(move)
+        assert torch.equal(got.diverged, ~others if t == 1 else torch.zeros_like(others))
+        for name in ("obs", "next_obs", "reward"):
+            assert getattr(got, name).isfinite().all()
+            assert torch.equal(getattr(got, name)[others], getattr(well, name)[others])
+    assert all(part.isfinite().all() for part in ill.current)
+
+
+def test_a_robot_that_explodes_by_itself() -> None:
+    """Motors far too strong in one task: its worlds diverge in every step, the others never."""
+    worlds = dynamics()
+    tasks = TaskDistribution(worlds.family)
+    values = tasks.split("train", 3).values.copy()
+    values[1, tasks.names.index("strength")] = 1e12
+    worlds.set_tasks(Tasks("half-cheetah-dynamics", tasks.names, values), 2)
+    for _ in range(3):
+        got = worlds.step(torch.ones(6, 6))
+        assert got.diverged.tolist() == [False, False, True, True, False, False]
+        assert all(part.isfinite().all() for part in worlds.current)
+
+
+@given(st.permutations(range(8)), st.lists(st.integers(1, 7), max_size=3), st.integers(1, 4))
+def test_keyed_resets_do_not_depend_on_order_or_company(
+    order: list[int], cuts: list[int], threads: int
+) -> None:
+    """All at once, or in any groups in any order, on any threads: the same initial states."""
+    together, apart = SAME[0], SAME[threads]
+    for worlds in (together, apart):
+        worlds.seed(Key(11))
+    expected = together.reset()
+    bounds = [0, *sorted(set(cuts)), 8]
+    for low, high in itertools.pairwise(bounds):
+        got = apart.reset(torch.tensor(order[low:high]))
+    assert torch.equal(got, expected)
+    assert torch.equal(apart.simulator.qvel, together.simulator.qvel)
+
+
+SAME = [TaskWorlds("half-cheetah-vel", 8, threads) for threads in (1, 1, 2, 3, 4)]
+
+
+def test_a_masked_reset_changes_no_other_path() -> None:
+    calm, disturbed = worlds_of(6), worlds_of(6)
+
+    def interrupt(t: int) -> None:
+        if t % 4 == 3:
+            disturbed.reset(torch.tensor([4, 1]))
+            disturbed.reset(torch.tensor([], dtype=torch.int64))
+
+    rest = [0, 2, 3, 5]
+    for a, b in zip(path(calm, 30), path(disturbed, 30, interrupt), strict=True):
+        for name in ("obs", "reward", "next_obs", "truncated"):
+            assert torch.equal(getattr(a, name)[rest], getattr(b, name)[rest])
+
+
+def test_a_mask_resets_the_world_that_it_names_or_is_refused() -> None:
+    worlds = worlds_of(2)
+    path(worlds, 2)
+    try:
+        worlds.reset(torch.tensor([True, False]))
+    except UserError:
+        return
+    assert worlds.current.first.tolist() == [True, False]

@@ -218,6 +218,7 @@ class MamlTrpo(Learner):
             "seconds_update": time.perf_counter() - sampled,
         }
 
+    @torch.enable_grad()
     def _update(self, batches: list[Batch]) -> TrustRegionStep:
         """Make the trust-region step on θ, given the data of every phase."""
         tasks = len(batches[0].obs)
@@ -275,7 +276,7 @@ class MamlTrpo(Learner):
         log_std = self.policy(phi, last.obs[:, :1]).log_std
         inverse_variance = torch.exp(-2 * log_std) * last.weight[..., None] / tasks
         stds = log_std.shape[-1]
-        free = (phi[:, -stds:] > self.policy.min_log_std) * (2 / tasks)
+        free = phi[:, -stds:] > self.policy.min_log_std
 
         def product(vector: Tensor) -> Tensor:
             by_task = vector.expand(tasks, -1)
@@ -285,7 +286,7 @@ class MamlTrpo(Learner):
             tangent = torch.func.jvp(lambda p: self.policy.mean(p, last.obs), (phi,), (by_task,))[1]
             (fisher,) = pull_back(inverse_variance * tangent)
             # the log std is free of the state, and its Fisher information is 2, 0 at the floor
-            fisher[:, -stds:] += free * by_task[:, -stds:]
+            fisher[:, -stds:] += 2 * (free * by_task[:, -stds:]) / tasks
             if second_order:
                 for before, after in reversed(list(itertools.pairwise(chain))):
                     (fisher,) = grad(after, before, fisher, retain_graph=True)

@@ -1,6 +1,7 @@
 """Every registered learner through one suite: what the interface promises, whatever is inside."""
 
 import pytest
+import safetensors.torch
 import torch
 
 from metarl import TaskDistribution, TaskWorlds, UserError, collect, evaluate, find_learner
@@ -83,6 +84,37 @@ def test_acting_and_adapting_change_no_input(learner: Learner) -> None:
     assert all(torch.equal(a, b) for a, b in zip(data[:-1], copy, strict=True))
 
 
+def test_adapting_is_repeatable_and_leaves_the_weights_alone(learner: Learner) -> None:
+    before, (data, state) = weights(learner), rollout(learner)
+    one, two = learner.adapt(state, data), learner.adapt(state, data)
+    assert all(torch.equal(a, b) for a, b in zip(flat(one), flat(two), strict=True))
+    assert equal(before, weights(learner))
+
+
+def test_an_adapted_state_has_the_form_of_the_first(learner: Learner) -> None:
+    data, state = rollout(learner)
+    adapted = learner.adapt(state, data)
+    for other in (state, adapted):
+        for a, b in zip(flat(learner.begin(TASKS, WORLDS)), flat(other), strict=True):
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+            assert b.isfinite().all()
+    action, _ = learner.act(ready().current, adapted, explore=False, noise=None)
+    assert action.shape == (TASKS * WORLDS, 2)
+
+
+def test_diverged_transitions_teach_nothing(learner: Learner) -> None:
+    data, state = rollout(learner)
+    diverged = torch.zeros_like(data.diverged)
+    diverged[10, ::3] = True
+    data = data._replace(diverged=diverged, reward=data.reward.masked_fill(diverged, 0.0))
+    mask = diverged[..., None]
+    wild = data._replace(
+        action=data.action.masked_fill(mask, 1e3), next_obs=data.next_obs.masked_fill(mask, 1e3)
+    )
+    one, two = flat(learner.adapt(state, data)), flat(learner.adapt(state, wild))
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
 def test_without_exploring_the_noise_does_not_matter(learner: Learner) -> None:
     one, two = (rollout(learner, explore=False, seed=seed)[0] for seed in (0, 1))
     assert torch.equal(one.action, two.action)
@@ -92,8 +124,22 @@ def test_without_exploring_the_noise_does_not_matter(learner: Learner) -> None:
 def test_weights_survive_a_round_trip(learner: Learner) -> None:
     other = make(learner.name, seed=1)
     assert not equal(weights(other), weights(learner))
+    other.load_state_dict(safetensors.torch.load(safetensors.torch.save(weights(learner))))
+    for explore in (True, False):
+        (a, one), (b, two) = (rollout(each, explore=explore) for each in (learner, other))
+        assert torch.equal(a.action, b.action)
+        adapted = zip(flat(learner.adapt(one, a)), flat(other.adapt(two, b)), strict=True)
+        assert all(torch.equal(x, y) for x, y in adapted)
+
+
+def test_a_restored_learner_goes_on_to_the_same_bits(learner: Learner) -> None:
+    other, worlds = make(learner.name, seed=1), ready()
+    tasks = TaskDistribution(worlds.family).sample(TASKS, Key(4).numpy())
+    learner.meta_step(worlds, tasks, Key(5))
     other.load_state_dict(weights(learner))
-    assert torch.equal(rollout(other)[0].action, rollout(learner)[0].action)
+    learner.meta_step(worlds, tasks, Key(6))  # in worlds that have run before
+    other.meta_step(ready(), tasks, Key(6))  # and in new ones
+    assert equal(weights(learner), weights(other))
 
 
 def test_weights_that_do_not_fit_are_refused(learner: Learner) -> None:
@@ -113,6 +159,15 @@ def test_a_meta_step_is_a_function_of_weights_tasks_and_key(learner: Learner) ->
     assert equal(results[0], results[1])
     assert equal(results[0], results[2])
     assert not equal(results[0], weights(make(learner.name)))
+
+
+def test_another_key_makes_another_meta_step(learner: Learner) -> None:
+    other, worlds = make(learner.name), ready()
+    assert equal(weights(learner), weights(other))
+    tasks = TaskDistribution(worlds.family).sample(TASKS, Key(4).numpy())
+    learner.meta_step(worlds, tasks, Key(5))
+    other.meta_step(worlds, tasks, Key(6))
+    assert not equal(weights(learner), weights(other))
 
 
 def test_evaluation_leaves_the_weights_alone(learner: Learner) -> None:

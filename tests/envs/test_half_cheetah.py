@@ -31,9 +31,11 @@ def test_rewards_by_hand(name: str, task: dict[str, float], expected: float) -> 
     assert float(reward) == pytest.approx(expected, abs=1e-9)
 
 
-def test_rewards_on_recorded_states() -> None:
-    worlds = TaskWorlds("half-cheetah-vel", 8, 1)
+@pytest.mark.parametrize("name", ["vel", "dir", "dynamics"])
+def test_rewards_on_recorded_states(name: str) -> None:
+    worlds = TaskWorlds(f"half-cheetah-{name}", 8, 1)
     tasks = TaskDistribution(worlds.family).split("heldout", 8)
+    first = tasks.values[:, 0]
     worlds.set_tasks(tasks, 1)
     worlds.reset()
     rng = np.random.default_rng(0)
@@ -43,8 +45,8 @@ def test_rewards_on_recorded_states() -> None:
         got = worlds.step(torch.from_numpy(move))
         speed = (worlds.simulator.qpos[:, 0].numpy() - x) / 0.05
         cost = 0.05 * (np.clip(move, -1, 1) ** 2).sum(1)
-        expected = -np.abs(speed - tasks.values[:, 0]) - cost
-        np.testing.assert_allclose(got.reward.numpy(), expected, atol=1e-9)
+        gain = {"vel": -np.abs(speed - first), "dir": first * speed, "dynamics": speed}[name]
+        np.testing.assert_allclose(got.reward.numpy(), gain - cost, rtol=0, atol=1e-9)
 
 
 def test_the_observation_leaves_out_the_absolute_position() -> None:
@@ -69,3 +71,41 @@ def test_constants() -> None:
     family = find_family("half-cheetah-vel")
     assert family.dt == pytest.approx(0.05)
     assert family.compile().body_mass.sum() == pytest.approx(14.0)
+
+
+@pytest.mark.parametrize("name", ["half-cheetah-vel", "half-cheetah-dir", "half-cheetah-dynamics"])
+def test_robots_start_where_gymnasium_s_do(name: str) -> None:
+    """qpos: U[−0.1, 0.1); qvel: 0.1 N(0, 1); the observation is both without the root's x."""
+    worlds = TaskWorlds(name, 4000, 1)
+    obs = worlds.reset()
+    sim = worlds.simulator
+    assert 0.099 < float(sim.qpos.abs().max()) <= 0.1
+    np.testing.assert_allclose(sim.qpos.std(0), 0.1 / 3**0.5, atol=0.003)
+    np.testing.assert_allclose(sim.qvel.std(0), 0.1, atol=0.005)
+    assert torch.equal(obs, torch.cat((sim.qpos[:, 1:], sim.qvel), 1).float())
+
+
+@pytest.mark.parametrize("name", ["half-cheetah-vel", "half-cheetah-dir"])
+def test_the_task_shows_in_the_reward_alone(name: str) -> None:
+    """Two worlds of different tasks that start alike and act alike see the same to the bit."""
+    worlds = TaskWorlds(name, 2, 1)
+    worlds.set_tasks(TaskDistribution(worlds.family).split("heldout", 2), 1)
+    sim = worlds.simulator
+    sim.qpos[1], sim.qvel[1] = sim.qpos[0], sim.qvel[0]
+    for t in range(20):
+        got = worlds.step(torch.full((2, 6), 0.1 * t - 1))
+        assert torch.equal(got.next_obs[0], got.next_obs[1])
+        assert got.reward[0] != got.reward[1]
+
+
+def test_a_dynamics_task_changes_what_it_names() -> None:
+    worlds = TaskWorlds("half-cheetah-dynamics", 1, 1)
+    tasks, nominal = TaskDistribution(worlds.family), worlds.family.compile()
+    worlds.set_tasks(tasks.make(mass=1.5, friction=0.5, damping=2.0, strength=0.75), 1)
+    fields = (
+        ("body_mass", 1.5), ("body_inertia", 1.5), ("geom_friction", 0.5), ("dof_damping", 2.0),
+        ("actuator_gear", 0.75),
+    )  # fmt: skip
+    for name, factor in fields:
+        got = worlds.simulator.batch.expand(name)[0]
+        np.testing.assert_array_equal(got, getattr(nominal, name) * factor, err_msg=name)

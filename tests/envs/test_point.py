@@ -1,5 +1,7 @@
 """The point robot: its reward by hand, and a goal that the observation does not show."""
 
+import math
+
 import pytest
 import torch
 
@@ -31,3 +33,21 @@ def test_full_throttle_crosses_the_box_within_the_horizon() -> None:
         worlds.step(torch.ones(1, 2))
     assert float(worlds.simulator.qvel[0, 0]) == pytest.approx(2.0, rel=0.05)
     assert float(worlds.simulator.qpos[0, 0]) > 1.0
+
+
+def test_motion_is_that_of_the_equation() -> None:
+    """m a = 8 u − 4 v from rest at the origin: x(t) = 2 u (t − (1 − e^{−4t}) / 4)."""
+    worlds = TaskWorlds("point-goal", 1, 1)
+    worlds.simulator.qpos[:], worlds.simulator.qvel[:] = 0.0, 0.0
+    for k in range(1, 11):
+        worlds.step(torch.tensor([[1.0, -0.5]]))
+        t = 0.1 * k
+        x = 2 * (t - (1 - math.exp(-4 * t)) / 4)
+        got = worlds.simulator.qpos[0].tolist()
+        assert got == pytest.approx([x, -x / 2], abs=0.03)
+
+
+def test_robots_start_at_rest_within_a_centimetre() -> None:
+    worlds = TaskWorlds("point-goal", 1000, 1)
+    assert 0.0099 < float(worlds.simulator.qpos.abs().max()) <= 0.01
+    assert not worlds.simulator.qvel.any()
