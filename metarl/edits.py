@@ -64,6 +64,8 @@ class Edit:
         kind = self.field.split("_")[0]
         if not self.names:
             return np.arange(1 if kind == "body" else 0, len(nominal))
+        if len(set(self.names)) < len(self.names):
+            raise UserError(f"'{self.field}' names an object twice: {', '.join(self.names)}")
         if kind not in _OBJECTS:
             raise UserError(f"'{self.field}' belongs to no named object: edit it without names")
         return np.concatenate([self._rows_of(model, kind, name) for name in self.names])

@@ -195,7 +195,7 @@ def test_what_an_update_hands_to_the_trust_region(inner_steps: int, monkeypatch)
         x = x.clone().requires_grad_()
         return grad(plain_objective(agent, x, old, data)[1], x)[0]
 
-    basis, h = torch.eye(len(theta), dtype=torch.float64), 1e-5
+    basis, h = torch.eye(len(theta), dtype=torch.float64), 2e-6
     numeric = torch.stack(
         [(plain(theta + h * e)[0] - plain(theta - h * e)[0]) / (2 * h) for e in basis]
     )
