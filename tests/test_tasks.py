@@ -267,17 +267,37 @@ def inside(values: np.ndarray | float, where: Interval) -> None:
 AVX512 = np._core._multiarray_umath.__cpu_features__.get("AVX512_SKX", False)
 
 
-def test_a_split_does_not_depend_on_the_vector_unit() -> None:
-    """'The same on every machine, for ever': here numpy is told to do without AVX-512."""
-    name = "half-cheetah-dynamics"
-    code = f"import test_tasks; print(test_tasks.digest({name!r}))"
+def long_digest() -> str:
+    values = distribution("half-cheetah-dynamics").split("train", 4000).values
+    return hashlib.sha256(values.tobytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def without_avx512() -> list[str]:
+    """Digests by a process in which numpy has been told to do without AVX-512."""
+    code = "import test_tasks as t; print(t.digest('half-cheetah-dynamics'), t.long_digest())"
     features = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR X86_V4"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         env=os.environ | {"NPY_DISABLE_CPU_FEATURES": features},
         cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.strip() == GOLDEN[name]
+    return done.stdout.split()
+
+
+def test_a_split_does_not_depend_on_the_vector_unit(without_avx512: list[str]) -> None:
+    """'The same on every machine, for ever'."""
+    assert without_avx512[0] == GOLDEN["half-cheetah-dynamics"]
+
+
+@pytest.mark.xfail(
+    AVX512,
+    strict=True,
+    reason="np.exp differs in the last bit, and rounding off 9 bits shows it once in 10^4",
+)
+def test_nor_does_a_long_one(without_avx512: list[str]) -> None:
+    """Task 3095 of the train split is at the edge of a rounding step."""
+    assert without_avx512[1] == long_digest()
 
 
 # --- Tasks as a sequence -------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def plain_adapted(agent: MamlTrpo, theta: Tensor, data: list[Batch], m: int) -> 
     phi = theta
     for part in data[:-1]:
         log_prob = plain_policy(agent, phi, part.obs[m]).log_prob(part.action[m])
-        loss = -sum(part.weight[m, i] * log_prob[i] * part.advantage[m, i] for i in range(12))
+        loss = -(log_prob * part.advantage[m]) @ part.weight[m]
         phi = phi - agent.config.inner_lr * grad(loss, phi, create_graph=True)[0]
     return phi
 
@@ -176,7 +176,6 @@ def test_what_an_update_hands_to_the_trust_region(inner_steps: int, monkeypatch)
 
     def spy(params, gradient, product, objective, loss, **settings):
         handed.update(gradient=gradient, product=product, objective=objective, loss=loss)
-        handed.update(settings)
         return step(params, gradient, product, objective, loss, **settings)
 
     step = maml_trpo.trust_region_step
@@ -204,10 +203,8 @@ def test_what_an_update_hands_to_the_trust_region(inner_steps: int, monkeypatch)
     hessian = (kl_gradient(theta + h * v) - kl_gradient(theta - h * v)) / (2 * h)
     assert float((handed["product"](v) - hessian).norm() / hessian.norm()) < 1e-6
     assert handed["loss"] == pytest.approx(plain(theta)[0].item(), rel=1e-12)
-    for got, expected in zip(
-        handed["objective"](theta + 0.1 * v), plain(theta + 0.1 * v), strict=True
-    ):
-        assert float(got) == pytest.approx(float(expected), rel=1e-10)
+    there = theta + 0.1 * v
+    torch.testing.assert_close(handed["objective"](there), plain(there), rtol=1e-10, atol=0)
 
     assert taken.accepted
     loss, kl = plain(taken.params)
@@ -228,7 +225,7 @@ def test_the_inner_step_does_not_shrink_with_the_number_of_tasks() -> None:
 def test_damping_is_added_to_the_diagonal() -> None:
     data = [batch(0), batch(1)]
     plain, damped = (learner(cg_damping=c)._fisher_product(data) for c in (0.0, 0.25))
-    v = torch.arange(len(learner().theta), dtype=torch.float64)
+    v = torch.ones_like(learner().theta)
     assert torch.allclose(damped(v), plain(v) + 0.25 * v)
 
 
@@ -306,7 +303,6 @@ def test_no_global_generator_changes_a_meta_step() -> None:
     results = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - the global one is meant
         worlds = TaskWorlds("point-goal", 8, threads=1)
         agent = MamlTrpo(worlds.spec, MamlTrpoConfig(hidden=(8,), inner_steps=2))
         agent.meta_step(worlds, TaskDistribution(worlds.family).split("train", 4), Key(3))
@@ -389,15 +385,16 @@ def test_foreign_weights_are_refused() -> None:
 
 @pytest.mark.slow
 def test_it_learns_to_adapt_on_the_toy() -> None:
-    """30 updates on the point robot: two rounds gain most of the way to goals never seen."""
-    worlds = TaskWorlds("point-goal", 200)
-    config = MamlTrpoConfig(inner_lr=0.5)
-    agent, tasks = MamlTrpo(worlds.spec, config, seed=1), TaskDistribution(worlds.family)
-    for i in range(30):
+    """20 updates (4 s of one core): the first step towards goals never seen is six times as far."""
+    worlds = TaskWorlds("point-goal", 200, threads=1)
+    agent = MamlTrpo(worlds.spec, MamlTrpoConfig(inner_lr=0.5, max_kl=0.03), seed=1)
+    tasks = TaskDistribution(worlds.family)
+    heldout = tasks.split("heldout", 20)
+    untrained = evaluate(agent, worlds, heldout, episodes=2, seed=0).mean
+    for i in range(20):
         agent.meta_step(worlds, tasks.sample(20, Key(i).numpy()), Key(1, i))
-    report = evaluate(agent, worlds, tasks.split("heldout", 20), episodes=2, seed=0)
-    gain, low, _ = report.difference()
-    assert low > 0
-    assert gain > 0.4 * -report.mean[0]
-    assert report.mean[0] == pytest.approx(report.stand_still, rel=0.35)
-    assert np.all(np.diff(report.mean) > 0)
+    report = evaluate(agent, worlds, heldout, episodes=2, seed=0)
+    assert report.mean[0] == pytest.approx(report.stand_still, rel=0.1)  # blind, it stays put
+    assert report.mean[1] - report.mean[0] > 6 * (untrained[1] - untrained[0])
+    assert report.mean[2] > 0.55 * report.mean[0]
+    assert report.difference()[1] > 0.3 * -report.mean[0]  # the lower end of the interval
