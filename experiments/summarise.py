@@ -43,9 +43,8 @@ def rows(results: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (family, algorithm), seeds in sorted(results.items()):
-        last = [seed["curve"][-1] for seed in seeds]
-        steps = np.mean([entry["env_steps"] for entry in last]) / 1e6
-        minutes = np.mean([entry["seconds"] for entry in last]) / 60
+        steps = np.mean([whole(seed, "env_steps") for seed in seeds]) / 1e6
+        minutes = np.mean([whole(seed, "seconds") for seed in seeds]) / 60
         for split in ("heldout", "ood"):
             reports = [seed if split == "heldout" else seed["ood"] for seed in seeds]
             if None in reports:
@@ -57,6 +56,12 @@ def rows(results: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
                 f"| {steps:.0f} M | {minutes:.0f} | {len(seeds)} |"
             )
     return lines
+
+
+def whole(result: dict[str, Any], what: str) -> float:
+    """Return the cost of all iterations, where the curve may end a few before the last one."""
+    last = result["curve"][-1]
+    return last[what] * result["config"]["train"]["iterations"] / last["iteration"]
 
 
 def spread(values: list[float]) -> str:

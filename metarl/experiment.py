@@ -154,7 +154,7 @@ def measure(run: Path, how: Measure, train: TrainConfig) -> dict[str, Any]:
     return {
         **report("heldout"),
         "ood": report("ood") if distribution.has_ood else None,
-        "curve": checkpoint.meta["curve"],
+        "curve": read_json(run / "curve.json"),
         "config": {**settings, "threads": checkpoint.meta["threads"]},
         "versions": versions(),
         "hardware": hardware(),

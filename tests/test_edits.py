@@ -214,9 +214,9 @@ def test_the_order_of_two_edits_of_one_field_is_that_of_the_parameters() -> None
     assert worlds.simulator.batch.expand("body_mass")[0, 3] == 0.1 * 2.0 + 0.5
 
 
-def test_a_name_given_twice_is_edited_once(model: mujoco.MjModel) -> None:
-    got = applied(model, scale("body_mass", "torso", "torso"), np.array([[2.0]]))[0]
-    assert got[model.body("torso").id] == 2 * model.body("torso").mass[0]
+def test_a_name_given_twice_is_refused(model: mujoco.MjModel) -> None:
+    with pytest.raises(UserError, match="names an object twice"):
+        scale("body_mass", "torso", "torso").rows(model)
 
 
 def test_a_scale_of_a_field_of_integers_is_refused(model: mujoco.MjModel) -> None:
