@@ -21,7 +21,7 @@ import torch
 from scipy.stats import trim_mean
 
 from metarl.errors import UserError
-from metarl.family import find_family
+from metarl.family import find_family, list_families
 from metarl.keys import Key
 from metarl.rollout import collect
 from metarl.tasks import TaskDistribution
@@ -88,15 +88,11 @@ class Report:
         missing = [field.name for field in fields(cls) if field.name not in data]
         if missing:
             raise UserError(f"'{where}' is not an evaluation report: it lacks {', '.join(missing)}")
-        report = cls(**{field.name: data[field.name] for field in fields(cls)})
-        rows, rounds = len(report.tasks), len(report.experience)
+        values = {field.name: data[field.name] for field in fields(cls)}
         try:
-            shape = np.shape(np.asarray(report.returns, np.float64))
-        except (TypeError, ValueError):
-            shape = ()
-        if shape != (rows, rounds) or rows == 0:
-            raise UserError(f"'{where}': returns must be {rows} x {rounds} numbers")
-        return report
+            return cls(**values | _checked(values))
+        except ValueError as error:
+            raise UserError(f"'{where}' is not an evaluation report: {error}") from None
 
     @classmethod
     def load(cls, path: Path | str) -> Report:
@@ -105,7 +101,7 @@ class Report:
             data = json.loads(Path(path).read_text())
         except OSError as error:
             raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"'{path}' is not JSON: {error}") from None
         return cls.from_json(data, path)
 
@@ -139,6 +135,48 @@ class Report:
         return lines
 
 
+_LEAST = {"seed": 0, "rollouts_per_task": 1, "env_steps": 0}
+_SHAPES = {
+    "returns": "MK", "tasks": "MP", "ci95": "K2", "experience": "K", "iqm": "K", "mean": "K",
+    "stand_still": "", "seconds": "",
+}  # fmt: skip
+
+
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a report, checked. Raises ValueError naming the first bad field."""
+    for key in ("family", "algorithm", "split"):
+        if not isinstance(values[key], str):
+            raise ValueError(f"{key} must be a string")
+    for key, least in _LEAST.items():
+        if type(values[key]) is not int or values[key] < least:
+            raise ValueError(f"{key} must be a whole number of at least {least}")
+    names = values["task_names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("task_names must be a list of strings")
+    arrays = {key: _numbers(key, values[key], len(shape)) for key, shape in _SHAPES.items()}
+    sizes = {"M": len(arrays["tasks"]), "K": len(arrays["experience"]), "P": len(names), "2": 2}
+    for key, shape in _SHAPES.items():
+        expected = tuple(sizes[axis] for axis in shape)
+        if arrays[key].shape != expected or 0 in expected[:1]:
+            raise ValueError(f"{key} has shape {arrays[key].shape}, expected {expected}")
+    seen = arrays["experience"]
+    if (seen != np.floor(seen)).any() or seen[0] < 0 or (np.diff(seen) < 0).any():
+        raise ValueError("experience must be whole numbers that do not fall")
+    numbers = {key: array.tolist() for key, array in arrays.items()}
+    return numbers | {"experience": [int(episodes) for episodes in seen]}
+
+
+def _numbers(key: str, value: object, ndim: int) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        array = np.asarray(None)
+    if array.ndim != ndim or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        kind = ("a finite number", "a list of finite numbers", "a table of finite numbers")[ndim]
+        raise ValueError(f"{key} must be {kind}")
+    return array.astype(np.float64)
+
+
 @torch.no_grad()
 def evaluate(
     learner: Learner,
@@ -165,6 +203,8 @@ def evaluate(
         The report, whose curve has K + 1 points.
     """
     count, started, steps = len(tasks), time.perf_counter(), worlds.env_steps
+    if episodes < 0:
+        raise UserError(f"episodes must be a whole number of at least 0, not {episodes}")
     if worlds.num_worlds % count:
         raise UserError(f"{worlds.num_worlds} worlds cannot be shared by {count} tasks evenly")
     per_task, horizon = worlds.num_worlds // count, worlds.spec.horizon
@@ -256,7 +296,12 @@ def resampled_rows(
 
 
 def _is_training_split(family: str) -> bool:
-    """Whether a family's held-out tasks are its training tasks; False if it is not at hand."""
+    """Whether a family's held-out tasks are its training tasks; False if it is not at hand.
+
+    Only registered names are looked up: a report must not make us run a file that it names.
+    """
+    if family not in list_families():
+        return False
     try:
         return TaskDistribution(find_family(family)).shared_split
     except UserError:

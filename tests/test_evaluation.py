@@ -162,3 +162,37 @@ def test_the_summary_says_where_heldout_is_train(report: Report) -> None:
     assert note not in "\n".join(report.summary())
     assert note in "\n".join(replace(report, family="half-cheetah-dir").summary())
     assert note not in "\n".join(replace(report, family="not at hand").summary())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tasks", "ab"), ("task_names", [1]), ("seed", None), ("seed", True), ("iqm", [1.0]),
+        ("iqm", ["a", "b", "c"]), ("ci95", [1, 2, 3]), ("mean", None), ("stand_still", "x"),
+        ("experience", [0, 2, 1]), ("returns", [[float("nan")] * 3] * 4), ("returns", []),
+        ("returns", [["1"] * 3] * 4), ("returns", [[1.0], [1.0, 2.0]]), ("family", 3),
+    ],
+)  # fmt: skip
+def test_a_bad_field_is_named_in_one_line(report: Report, key: str, value: object) -> None:
+    with pytest.raises(UserError, match=key) as caught:
+        Report.from_json(report.to_json() | {key: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_json_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(UserError, match=r"report\.json"):
+        Report.load(path)
+
+
+def test_a_report_runs_no_file_that_it_names(tmp_path: Path, report: Report) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+    data = report.to_json() | {"family": f"{tmp_path}/evil.py:Evil"}
+    assert "evil.py" in Report.from_json(data).summary()[0]
+
+
+def test_episodes_must_not_be_negative(worlds: TaskWorlds) -> None:
+    tasks = TaskDistribution(worlds.family).split("heldout", 4)
+    with pytest.raises(UserError, match="episodes"):
+        evaluate(learner(worlds), worlds, tasks, episodes=-1, seed=0)
