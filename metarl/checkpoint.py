@@ -5,7 +5,8 @@
         checkpoint.json        everything else, and the sha256 of both files
 
 A checkpoint is written to a temporary folder, synced to the disk and renamed, so a kill at any
-moment leaves either all of it or none. A file that was changed by one bit is refused.
+moment leaves either all of it or none. One that is written again sets the old one aside first: it
+counts until the new one is in its place. A file that was changed by one bit is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -25,7 +27,7 @@ import safetensors.torch
 from torch import Tensor
 
 from metarl.errors import UserError, did_you_mean
-from metarl.family import reference
+from metarl.family import plugin_file, reference
 from metarl.versions import versions
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ def save(
     temporary = folder / f".writing-{os.getpid()}-{final.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _put_back(folder)
         _remove_stale(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
@@ -98,12 +101,12 @@ def load(path: Path | str) -> Checkpoint:
         UserError: a file is missing, truncated, changed, not ours, or of another format.
     """
     path = Path(path)
-    body = _read_header(path / HEADER)
-    weights = path / WEIGHTS
-    with _refusing(weights):
-        _check_weights(weights, body["sha256"])
-        tensors = safetensors.torch.load_file(weights)
+    body = verify(path)
+    with _refusing(path / WEIGHTS):
+        tensors = safetensors.torch.load_file(path / WEIGHTS)
     with _refusing(path / HEADER):
+        for named in (str(body["family"]), str(body["algorithm"])):
+            _refuse_own_code(path, named)
         return Checkpoint(
             path=path,
             step=int(body["step"]),
@@ -114,6 +117,18 @@ def load(path: Path | str) -> Checkpoint:
             meta=dict(body["meta"]),
             tensors=tensors,
         )
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Check a checkpoint's files by their digests, and return its header.
+
+    Raises:
+        UserError: a file is missing, truncated, changed, not ours, or of another format.
+    """
+    body = _read_header(path / HEADER)
+    with _refusing(path / WEIGHTS):
+        _check_weights(path / WEIGHTS, body["sha256"])
+    return body
 
 
 def newest(path: Path | str) -> Path:
@@ -141,13 +156,18 @@ def newest(path: Path | str) -> Path:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoint folders in `folder`, oldest first, without looking into them."""
-    found = [p for p in folder.glob("step_*") if p.is_dir() and p.name[5:].isdigit()]
-    return sorted(found, key=lambda p: int(p.name[5:]))
+    found = [p for p in folder.glob("step_*") if p.is_dir() and _number(p).isdecimal()]
+    found += [aside for aside, name in _set_aside(folder) if not (folder / name).exists()]
+    return sorted(found, key=lambda p: int(_number(p)))
 
 
 def prune(folder: Path | str, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
-    for old in checkpoints(Path(folder))[:-keep]:
+    """Remove all but the newest `keep` checkpoints, and never the newest that can be read."""
+    found = checkpoints(Path(folder))
+    kept = max(keep, 1)
+    while kept < len(found) and not _readable(found[-kept]):
+        kept += 1
+    for old in found[:-kept]:
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -183,13 +203,12 @@ def restore(checkpoint: Checkpoint, *, device: str = "cpu") -> Learner:
     if set(checkpoint.spec) != set(Spec._fields) or min(checkpoint.spec.values()) < 1:
         raise UserError(f"'{checkpoint.path}': its spec {checkpoint.spec} is not {Spec._fields}")
     cls = find_learner(checkpoint.algorithm)
-    seed = int(checkpoint.meta.get("seed", 0))
-    learner = cls(Spec(**checkpoint.spec), learner_config(checkpoint), seed=seed, device=device)
-    try:
+    config = learner_config(checkpoint)
+    with _refusing(checkpoint.path):
+        seed = int(checkpoint.meta.get("seed", 0))
+        learner = cls(Spec(**checkpoint.spec), config, seed=seed, device=device)
         learner.load_state_dict(checkpoint.tensors)
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise UserError(f"'{checkpoint.path}': {error}") from None
-    return learner
+        return learner
 
 
 # --- writing -----------------------------------------------------------------------------------
@@ -211,6 +230,7 @@ def _write_files(
         "versions": versions(),
         "sha256": {WEIGHTS: hashlib.sha256(weights).hexdigest()},
     }
+    body = json.loads(json.dumps(body))  # as it will be read: with strings for keys, say
     body["self_sha256"] = _digest(body)
     _write_synced(folder / WEIGHTS, weights)
     _write_synced(folder / HEADER, json.dumps(body, indent=1).encode())
@@ -218,15 +238,47 @@ def _write_files(
 
 
 def _publish(temporary: Path, final: Path) -> None:
-    """Rename into place; a checkpoint of the same step makes way first."""
-    if final.exists():
-        aside = final.with_name(f".replaced-{os.getpid()}-{final.name}")
+    """Rename into place; a checkpoint of the same step makes way first, and counts until then."""
+    aside = final.with_name(f"{_ASIDE}{os.getpid()}-{final.name}")
+    replaces = final.exists()
+    if replaces:
         os.rename(final, aside)
+    try:
         os.rename(temporary, final)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        os.rename(temporary, final)
+    except OSError:
+        if replaces:
+            os.rename(aside, final)
+        raise
     _sync_folder(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+_ASIDE = ".replaced-"
+
+
+def _set_aside(folder: Path) -> list[tuple[Path, str]]:
+    """The checkpoints that made way for a new one, each with the name that it had."""
+    found = [(path, path.name.split("-", 2)[-1]) for path in folder.glob(f"{_ASIDE}*-step_*")]
+    return [(path, name) for path, name in found if name[5:].isdecimal() and path.is_dir()]
+
+
+def _put_back(folder: Path) -> None:
+    """Undo a replacement that a kill cut short."""
+    for aside, name in _set_aside(folder):
+        if not (folder / name).exists():
+            os.rename(aside, folder / name)
+
+
+def _number(path: Path) -> str:
+    return path.name.rpartition("step_")[2]
+
+
+def _readable(path: Path) -> bool:
+    try:
+        verify(path)
+    except UserError:
+        return False
+    return True
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -246,7 +298,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _remove_stale(folder: Path) -> None:
     """Remove what a killed process left half-written."""
-    for left in (*folder.glob(".writing-*"), *folder.glob(".replaced-*")):
+    for left in (*folder.glob(".writing-*"), *folder.glob(f"{_ASIDE}*")):
         owner = left.name.split("-")[1]
         if owner.isdigit() and not _alive(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
@@ -267,7 +319,7 @@ def _alive(process: int) -> bool:
 
 def _read_header(path: Path) -> dict[str, Any]:
     with _refusing(path):
-        if path.stat().st_size > _LARGEST_JSON:
+        if _size(path) > _LARGEST_JSON:
             raise ValueError("it is too large to be one")
         body = json.loads(path.read_bytes())
         if not isinstance(body, dict) or body.get("format") != FORMAT:
@@ -283,7 +335,7 @@ def _check_weights(path: Path, digests: object) -> None:
     """Check size, header and sha256 before a byte is interpreted as a tensor."""
     if not isinstance(digests, dict) or set(digests) != {WEIGHTS}:
         raise ValueError(f"the checkpoint must name {WEIGHTS} and no other file")
-    size = path.stat().st_size
+    size = _size(path)
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
         if size < 8 or header > min(size - 8, _LARGEST_HEADER):
@@ -292,6 +344,31 @@ def _check_weights(path: Path, digests: object) -> None:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != digests[WEIGHTS]:
         raise ValueError("it was changed after it was written (sha256)")
+
+
+def _size(path: Path) -> int:
+    """Bytes in a file, if it is one: a pipe or a device could be read for ever."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no regular file")
+    return found.st_size
+
+
+def _refuse_own_code(path: Path, named: str) -> None:
+    """Refuse a family or algorithm whose file came with the checkpoint, or is named loosely.
+
+    Loading runs the file, and a checkpoint from a stranger must not bring code along. A file that
+    lies elsewhere on this machine is its user's own.
+    """
+    file = plugin_file(named)
+    if file is None:
+        return
+    if not file.is_absolute():
+        raise ValueError(f"it names the file '{file}' without its folder")
+    inside = path.resolve()
+    run = inside.parent.parent if inside.parent.name == "checkpoints" else inside
+    if file.resolve().is_relative_to(run):
+        raise ValueError(f"it would run '{file}', a file that came with it")
 
 
 def _digest(body: dict[str, Any]) -> str:
@@ -310,7 +387,7 @@ def _refusing(path: Path) -> Iterator[None]:
         raise UserError(f"'{path}' is missing: not a whole checkpoint") from None
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError,
-            safetensors.SafetensorError) as error:  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ArithmeticError,
+            RuntimeError, MemoryError, safetensors.SafetensorError) as error:  # fmt: skip
         text = " ".join(str(error).split())
         raise UserError(f"'{path}' is not a checkpoint that can be read: {text}") from None

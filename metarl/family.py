@@ -199,10 +199,16 @@ def reference(thing: object) -> str:
     return absolute(str(getattr(type(thing), "source", "") or getattr(thing, "name", "")))
 
 
+def plugin_file(name: str) -> Path | None:
+    """Return the file of ``file.py:Class``, and None for a registered name."""
+    path, mark, _ = name.rpartition(".py:")
+    return Path(path + ".py") if mark else None
+
+
 def absolute(name: str) -> str:
     """Return ``file.py:Class`` with the file's full path, and a registered name as it is."""
-    path, mark, attribute = name.rpartition(".py:")
-    return f"{Path(path + '.py').resolve()}:{attribute}" if mark else name
+    file = plugin_file(name)
+    return name if file is None else f"{file.resolve()}:{name.rpartition(':')[2]}"
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from torch import Tensor
 from metarl import checkpoint as checkpoints
 from metarl.errors import UserError
 from metarl.evaluation import evaluate
-from metarl.family import reference
+from metarl.family import plugin_file, reference
 from metarl.interrupt import Left, StopSignals, TrainingStopped
 from metarl.keys import Key
 from metarl.progress import TrainingProgress, clock, si
@@ -146,6 +146,13 @@ class _Run:
                 f"'{self.folder.path}' already holds a run: go on with "
                 f"`metarl train --resume {self.folder.path}`, or choose another --out"
             )
+        for plugin in (self.worlds.family, self.learner):
+            file = plugin_file(reference(plugin))
+            if file is not None and file.is_relative_to(self.folder.path.resolve()):
+                raise UserError(
+                    f"'{file}' lies in the run folder, and a run with code in it is never loaded: "
+                    f"choose another --out"
+                )
         if self.resume is not None:
             self.learner.load_state_dict(self.resume.tensors)
         self.keep_good()

@@ -34,6 +34,10 @@ def reseal(path: Path, **changes: object) -> None:
     body = json.loads((path / "checkpoint.json").read_text())
     body.update(changes)
     body.pop("self_sha256")
+    reseal_whole(path, body)
+
+
+def reseal_whole(path: Path, body: dict) -> None:
     body["self_sha256"] = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     (path / "checkpoint.json").write_text(json.dumps(body))
 
@@ -88,6 +92,108 @@ def test_prune_keeps_the_newest(tmp_path: Path) -> None:
         saved(tmp_path, step)
     checkpoints.prune(tmp_path, keep=2)
     assert [p.name for p in checkpoints.checkpoints(tmp_path)] == ["step_00000002", "step_00000010"]
+
+
+def test_prune_spares_the_newest_that_can_be_read(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        saved(tmp_path, step)
+    for step in (3, 4):
+        (tmp_path / f"step_{step:08d}" / "weights.safetensors").write_bytes(b"x")
+    checkpoints.prune(tmp_path, keep=1)
+    assert [p.name[-1] for p in checkpoints.checkpoints(tmp_path)] == ["2", "3", "4"]
+    assert checkpoints.newest(tmp_path).name == "step_00000002"
+
+
+@pytest.mark.parametrize("stop", ["between the renames", "at the second rename"])
+def test_replacing_the_only_checkpoint_never_loses_it(
+    tmp_path: Path, monkeypatch, stop: str
+) -> None:
+    """The old one counts until the new one is in its place, killed or failed."""
+    saved(tmp_path)
+    rename, calls = os.rename, []
+
+    def failing(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == 2:
+            raise OSError(5, "Input/output error") if "second" in stop else KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises((UserError, KeyboardInterrupt)):
+        checkpoints.save(tmp_path, learner(1), family="point-goal", step=7, meta={})
+    monkeypatch.undo()
+    (litter,) = tmp_path.iterdir()
+    assert (litter.name == "step_00000007") is ("second" in stop)
+    newest = checkpoints.newest(tmp_path)
+    assert torch.equal(checkpoints.load(newest).tensors["theta"], learner().theta)
+    checkpoints.save(tmp_path, learner(2), family="point-goal", step=8, meta={})
+    kept = checkpoints.checkpoints(tmp_path)
+    assert [path.name for path in kept] == ["step_00000007", "step_00000008"]
+    assert torch.equal(checkpoints.load(kept[0]).tensors["theta"], learner().theta)
+
+
+def test_meta_of_any_keys_can_be_read_again(tmp_path: Path) -> None:
+    meta = {1: "one", "nested": {2: (3, 4)}}
+    path = checkpoints.save(tmp_path, learner(), family="point-goal", step=1, meta=meta)
+    assert checkpoints.load(path).meta == {"1": "one", "nested": {"2": [3, 4]}}
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "checkpoint.json"])
+def test_pipes_and_devices_are_not_read(tmp_path: Path, name: str) -> None:
+    path = saved(tmp_path)
+    (path / name).unlink()
+    os.mkfifo(path / name)
+    refused(path, name, "regular file")
+    (path / name).unlink()
+    (path / name).symlink_to("/dev/zero")
+    refused(path, name, "regular file")
+
+
+CODE = "import pathlib\npathlib.Path({!r}).touch()\n"
+
+
+@pytest.mark.parametrize("where", ["run/checkpoints/step_00000007", "run", "."])
+@pytest.mark.parametrize("field", ["family", "algorithm"])
+def test_code_that_came_with_a_checkpoint_is_not_run(
+    tmp_path: Path, monkeypatch, where: str, field: str
+) -> None:
+    """A file of that name inside the run is refused, and so is one named without its folder."""
+    path = saved(tmp_path / "run" / "checkpoints")
+    file = tmp_path / where / "evil.py"
+    file.write_text(CODE.format(str(tmp_path / "boom")))
+    monkeypatch.chdir(tmp_path)
+    reseal(path, **{field: "evil.py:Evil" if where == "." else f"{file}:Evil"})
+    refused(path, "evil.py")
+    assert not (tmp_path / "boom").exists()
+
+
+HOSTILE = [None, True, -1, 1e400, 2**70, "\ud800", "x" * 10**5, [], [[]], {}, {"a": None}]
+
+
+def _paths(value: object, at: tuple = ()) -> list[tuple]:
+    items = value.items() if isinstance(value, dict) else ()
+    return [at, *(path for key, item in items for path in _paths(item, (*at, key)))]
+
+
+def test_no_value_of_any_field_is_a_traceback(tmp_path: Path) -> None:
+    """Every field of a sealed header, replaced by every kind of wrong value in turn."""
+    path = saved(tmp_path)
+    good = json.loads((path / "checkpoint.json").read_text())
+    for at in _paths(good)[1:]:
+        for bad in HOSTILE:
+            body = json.loads(json.dumps(good))
+            holder = body
+            for key in at[:-1]:
+                holder = holder[key]
+            holder[at[-1]] = bad
+            body.pop("self_sha256", None)
+            reseal_whole(path, body)
+            refusal = ""
+            try:
+                checkpoints.restore(checkpoints.load(path))
+            except UserError as error:
+                refusal = str(error)
+            assert "\n" not in refusal, (at, bad)
 
 
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
@@ -208,6 +314,7 @@ def test_kill_at_any_moment_leaves_a_readable_checkpoint(tmp_path: Path) -> None
         with subprocess.Popen(
             [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE
         ) as process:
+            assert process.stdout is not None
             process.stdout.readline()
             time.sleep(delay)
             process.send_signal(signal.SIGKILL)
