@@ -16,8 +16,13 @@ SETTINGS = {
             evaluate_tasks=10,
         ),
         learner=MamlTrpoConfig(
-            max_kl=0.02, gae_lambda=0.97, action_scale=0.2, fisher_fraction=0.5, cg_damping=0.01
-        ),
+            inner_lr=0.2,
+            max_kl=0.02,
+            gae_lambda=0.97,
+            action_scale=0.2,
+            fisher_fraction=0.5,
+            cg_damping=0.01,
+        ),  # fmt: skip
     ),
 }
 

@@ -66,8 +66,8 @@ def adapt_to(
         if learner.explores_to_adapt:
             worlds.seed(explore)
             worlds.reset()
-            data, _ = collect(worlds, learner, state, horizon, explore, explore=True)
-            state = learner.adapt(state, data)
+            data, after = collect(worlds, learner, state, horizon, explore, explore=True)
+            state = learner.adapt(after, data)
         else:
             state = learner.adapt(after, scored)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.stats import trim_mean
+from scipy.stats import norm, t, trim_mean
 
 from metarl.errors import UserError
 from metarl.family import find_family, list_families
@@ -63,6 +63,8 @@ class Report:
     env_steps: int
     """Environment steps that the evaluation took"""
     seconds: float
+    diverged: int = 0
+    """Scored episodes that the physics did not see to their end; their returns count as they are"""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of `metarl evaluate --json`."""
@@ -85,10 +87,11 @@ class Report:
         """Read a report; keys beyond the fields are ignored. Raises UserError naming `where`."""
         if not isinstance(data, dict):
             raise UserError(f"'{where}' is not an evaluation report: no JSON object")
-        missing = [field.name for field in fields(cls) if field.name not in data]
+        known = {"diverged": 0} | data
+        missing = [field.name for field in fields(cls) if field.name not in known]
         if missing:
             raise UserError(f"'{where}' is not an evaluation report: it lacks {', '.join(missing)}")
-        values = {field.name: data[field.name] for field in fields(cls)}
+        values: dict[str, Any] = {field.name: known[field.name] for field in fields(cls)}
         try:
             return cls(**values | _checked(values))
         except ValueError as error:
@@ -110,7 +113,7 @@ class Report:
         returns = np.asarray(self.returns)
         gain = returns[:, -1] - returns[:, 0]
         rows = resampled_rows(self.tasks, Key("difference", self.seed).numpy())
-        low, high = np.percentile(gain[rows].mean(1), [2.5, 97.5])
+        low, high = np.percentile(gain[rows].mean(1), _levels(self.tasks))
         return float(gain.mean()), float(low), float(high)
 
     def summary(self) -> list[str]:
@@ -129,13 +132,17 @@ class Report:
             f"adaptation gains {gain:+.1f} (95 % interval {low:+.1f} to {high:+.1f}) over the "
             f"task-blind policy of episode 0"
         )
+        if self.diverged:
+            lines.append(
+                f"note: {self.diverged} scored episodes ended because the physics diverged"
+            )
         repeated = len({tuple(task) for task in self.tasks}) < len(self.tasks)
         if self.split == "heldout" and (repeated or _is_training_split(self.family)):
             lines.append("note: tasks are choices, so the held-out tasks are the training tasks")
         return lines
 
 
-_LEAST = {"seed": 0, "rollouts_per_task": 1, "env_steps": 0}
+_LEAST = {"seed": 0, "rollouts_per_task": 1, "env_steps": 0, "diverged": 0}
 _SHAPES = {
     "returns": "MK", "tasks": "MP", "ci95": "K2", "experience": "K", "iqm": "K", "mean": "K",
     "stand_still": "", "seconds": "",
@@ -211,17 +218,19 @@ def evaluate(
     still = stand_still(worlds, tasks, seed)
     state = learner.begin(count, per_task)
     key = Key(seed, "evaluate")
-    rounds = []
+    rounds, diverged = [], 0
     for k in range(episodes + 1):
         _begin(worlds, key.fold("score", k))
         scored, after = collect(
             worlds, learner, state, horizon, key.fold("score", k), explore=False
         )
+        diverged += int(scored.diverged.sum())
         rounds.append(scored.first_episode_return().reshape(count, per_task).mean(1).cpu())
         if k < episodes and learner.explores_to_adapt:
             _begin(worlds, key.fold("explore", k))
-            data, _ = collect(worlds, learner, state, horizon, key.fold("explore", k), explore=True)
-            state = learner.adapt(state, data)
+            explored = key.fold("explore", k)
+            data, after = collect(worlds, learner, state, horizon, explored, explore=True)
+            state = learner.adapt(after, data)
         elif k < episodes:
             state = learner.adapt(after, scored)
         if progress is not None:
@@ -235,7 +244,7 @@ def evaluate(
         experience=[k * (per_task if learner.pools_worlds else 1) for k in range(episodes + 1)],
         iqm=centre.tolist(), ci95=interval.tolist(), mean=returns.mean(0).tolist(),
         stand_still=still, env_steps=worlds.env_steps - steps,
-        seconds=round(time.perf_counter() - started, 3),
+        seconds=round(time.perf_counter() - started, 3), diverged=diverged,
     )  # fmt: skip
 
 
@@ -261,7 +270,7 @@ def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
 def iqm_interval(
     returns: np.ndarray, tasks: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the interquartile mean over tasks and its 95 % percentile-bootstrap interval.
+    """Return the interquartile mean over tasks and its 95 % bootstrap interval.
 
     Args:
         returns: (M, K+1).
@@ -272,8 +281,22 @@ def iqm_interval(
         (K+1,) and (K+1, 2).
     """
     rows = resampled_rows(tasks, rng)
-    low, high = np.percentile(iqm(returns[rows], axis=1), [2.5, 97.5], axis=0)
+    low, high = np.percentile(iqm(returns[rows], axis=1), _levels(tasks), axis=0)
     return iqm(returns), np.stack([low, high], axis=1)
+
+
+def _levels(tasks: np.ndarray | list[list[float]]) -> list[float]:
+    """Return the percentiles of a 95 % interval, wider where tasks are few.
+
+    The percentile bootstrap is too narrow for n draws by a factor of √((n−1)/n) and by that of the
+    normal to Student's t; the expanded percentiles make up for both (Hesterberg 2015, §5.3).
+    """
+    label = _strata(tasks)
+    strata, n = len(np.unique(label)), len(label)
+    if n == strata:  # nothing varies, and nothing is known of what would
+        return [0.0, 100.0]
+    low = 100 * float(norm.cdf(t.ppf(0.025, n - strata) * np.sqrt(n / (n - strata))))
+    return [low, 100 - low]
 
 
 def resampled_rows(
@@ -285,14 +308,19 @@ def resampled_rows(
     replacement among themselves; tasks that occur once are draws from one distribution, and form
     one stratum together.
     """
-    values = np.asarray(tasks, np.float64).reshape(len(tasks), -1)
-    _, label, count = np.unique(values, axis=0, return_inverse=True, return_counts=True)
-    label = np.where(count[label.ravel()] > 1, label.ravel(), -1)
-    rows = np.empty((resamples, len(values)), np.int64)
+    label = _strata(tasks)
+    rows = np.empty((resamples, len(label)), np.int64)
     for stratum in np.unique(label):
         members = np.flatnonzero(label == stratum)
         rows[:, members] = members[rng.integers(0, len(members), (resamples, len(members)))]
     return rows
+
+
+def _strata(tasks: np.ndarray | list[list[float]]) -> np.ndarray:
+    """Return (M,) stratum numbers; see `resampled_rows`."""
+    values = np.asarray(tasks, np.float64).reshape(len(tasks), -1)
+    _, label, count = np.unique(values, axis=0, return_inverse=True, return_counts=True)
+    return np.where(count[label.ravel()] > 1, label.ravel(), -1)
 
 
 def _is_training_split(family: str) -> bool:

@@ -40,7 +40,11 @@ class Key:
         return np.random.Generator(np.random.Philox(key=self.uint64()))
 
     def torch(self) -> torch.Generator:
-        """Return a CPU torch generator that starts at this key."""
+        """Return a CPU torch generator that starts at this key.
+
+        It takes 32 of the key's 64 bits, as torch's does: for what is drawn once in a run, such as
+        weights, and not for the many streams of a rollout, two of which would soon be the same.
+        """
         return torch.Generator().manual_seed(self.uint64() >> 1)
 
     def normal(self, tasks: int, steps: int, worlds: int, size: int) -> Tensor:
@@ -48,11 +52,11 @@ class Key:
 
         The block of task m depends on this key and m alone, so tasks may be split over workers.
         """
-        out = torch.empty(steps, tasks, worlds, size)
+        out = np.empty((steps, tasks, worlds, size), np.float32)
         for m in range(tasks):
-            generator = self.fold("task", m).torch()
-            out[:, m] = torch.randn(steps, worlds, size, generator=generator)
-        return out.reshape(steps, tasks * worlds, size)
+            draws = self.fold("task", m).numpy()
+            out[:, m] = draws.standard_normal((steps, worlds, size), np.float32)
+        return torch.from_numpy(out.reshape(steps, tasks * worlds, size))
 
 
 class WorldDraws:

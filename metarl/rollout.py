@@ -53,6 +53,16 @@ class Rollout(NamedTuple):
         """(T, B) bool: the last transition of an episode, however it ended."""
         return self.terminated | self.truncated | self.diverged
 
+    def before_divergence(self) -> Rollout:
+        """Return the rollout with each episode cut, as by a time limit, before it diverged.
+
+        A diverged transition tells nothing, and so the step before it must not be told that
+        nothing follows, which would be a prize where rewards are negative.
+        """
+        cut = torch.zeros_like(self.truncated)
+        cut[:-1] = self.diverged[1:] & ~self.first[1:]
+        return self._replace(truncated=self.truncated | cut)
+
     def per_task(self, values: Tensor) -> Tensor:
         """Regroup (T, B, …) as (M, E, T, …)."""
         steps, worlds = values.shape[:2]

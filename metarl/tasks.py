@@ -11,6 +11,7 @@ import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 import numpy as np
@@ -44,7 +45,11 @@ class Interval:
     def at(self, u: np.ndarray) -> np.ndarray:
         """Map u in [0, 1] to the range, elementwise."""
         if self.log:
-            return np.exp(math.log(self.low) + u * (math.log(self.high) - math.log(self.low)))
+            with localcontext(prec=30):  # np.exp's last bit depends on the CPU
+                low = Decimal(self.low).ln()
+                span = Decimal(self.high).ln() - low
+                exact = [float((low + Decimal(x) * span).exp()) for x in u.ravel().tolist()]
+            return np.array(exact).reshape(u.shape)
         return self.low + u * (self.high - self.low)
 
     def overlaps(self, other: Interval) -> bool:
@@ -320,7 +325,7 @@ class TaskDistribution:
     def _marked(self, values: np.ndarray, bit: int) -> np.ndarray:
         """Set the last mantissa bit of every continuous value; choices stay as they are.
 
-        The eight bits before it are cleared: the last ones of an exponential depend on the CPU.
+        The eight bits before it are cleared, lest a platform's rounding shows.
         """
         rounded = (values.view(np.int64) + np.int64(0x100)) & ~np.int64(0x1FF)
         marked = (rounded | np.int64(bit)).view(np.float64)

@@ -8,6 +8,7 @@ from metarl.keys import Key, WorldDraws
 
 GOLDEN_KEY = 7163381271710615482
 GOLDEN_DRAW = 0.8946894304475369
+GOLDEN_NOISE = [0.9242377877235413, -1.1717455387115479]
 GOLDEN_UNIFORM = [
     [0.3186081054902884, 0.5582204605982432],
     [0.5183742298130488, 0.2057609816997492],
@@ -19,6 +20,7 @@ def test_pinned() -> None:
     assert Key(0).uint64() == GOLDEN_KEY
     assert Key(0).fold("tasks", 1).numpy().random() == GOLDEN_DRAW
     assert draws([5, 2]).uniform(0, 1, 2).tolist() == GOLDEN_UNIFORM
+    assert Key(0).normal(1, 2, 1, 1).flatten().tolist() == GOLDEN_NOISE
 
 
 def test_words_are_told_apart() -> None:
@@ -94,14 +96,10 @@ def test_action_noise_is_standard_normal_and_apart_by_key_and_task() -> None:
     assert float(correlation.abs().max()) < 0.06
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="torch's CPU generator takes 32 bits of a seed: of 10^5 streams, two are the same",
-)
-def test_all_64_bits_of_a_key_reach_its_torch_generator() -> None:
-    class Near(Key):
-        def uint64(self) -> int:
-            return super().uint64() ^ (1 << 40)
-
-    one, other = Key("x").torch(), Near("x").torch()
-    assert not torch.equal(torch.rand(4, generator=one), torch.rand(4, generator=other))
+@pytest.mark.parametrize("bit", range(64))
+def test_all_64_bits_of_a_key_reach_its_noise(bit: int, monkeypatch) -> None:
+    """With 32 of them, of 10^5 streams of a run two would be the same."""
+    whole = Key.uint64
+    noise = Key("x").normal(1, 2, 1, 2)
+    monkeypatch.setattr(Key, "uint64", lambda key: whole(key) ^ (1 << bit))
+    assert not torch.equal(Key("x").normal(1, 2, 1, 2), noise)

@@ -264,9 +264,6 @@ def inside(values: np.ndarray | float, where: Interval) -> None:
     assert np.all((values >= where.low - slack) & (values <= where.high + slack))
 
 
-AVX512 = np._core._multiarray_umath.__cpu_features__.get("AVX512_SKX", False)
-
-
 def long_digest() -> str:
     values = distribution("half-cheetah-dynamics").split("train", 4000).values
     return hashlib.sha256(values.tobytes()).hexdigest()
@@ -290,13 +287,8 @@ def test_a_split_does_not_depend_on_the_vector_unit(without_avx512: list[str]) -
     assert without_avx512[0] == GOLDEN["half-cheetah-dynamics"]
 
 
-@pytest.mark.xfail(
-    AVX512,
-    strict=True,
-    reason="np.exp differs in the last bit, and rounding off 9 bits shows it once in 10^4",
-)
 def test_nor_does_a_long_one(without_avx512: list[str]) -> None:
-    """Task 3095 of the train split is at the edge of a rounding step."""
+    """Task 3095 of the train split is at the edge of a rounding step, and np.exp knows no edges."""
     assert without_avx512[1] == long_digest()
 
 

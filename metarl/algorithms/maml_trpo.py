@@ -162,6 +162,7 @@ class MamlTrpo(Learner):
     @torch.no_grad()
     def _batch(self, rollout: Rollout) -> Batch:
         """Fit the baseline, estimate advantages, and regroup by task, N = E T."""
+        rollout = rollout.before_divergence()
         value, next_value = self.baseline.values(rollout)
         advantage = generalized_advantages(
             rollout.reward.double(), value, next_value, rollout.terminated | rollout.diverged,
@@ -170,12 +171,13 @@ class MamlTrpo(Learner):
         weight = rollout.per_task(rollout.valid.double()).flatten(1)
         weight = weight / weight.sum(1, keepdim=True).clamp(min=1.0)
         advantage = rollout.per_task(advantage).flatten(1)
+        action = rollout.action.where(rollout.valid[..., None], 0.0)  # 0 times NaN is not 0
         mean = (advantage * weight).sum(1, keepdim=True)
         centred = torch.where(weight > 0, advantage - mean, 0.0)
         std = (centred.square() * weight).sum(1, keepdim=True).sqrt()
         return Batch(
             rollout.per_task(rollout.obs).flatten(1, 2),
-            rollout.per_task(rollout.action).flatten(1, 2),
+            rollout.per_task(action).flatten(1, 2),
             (centred / (std + 1e-8)).to(rollout.obs.dtype),
             weight.to(rollout.obs.dtype),
         )

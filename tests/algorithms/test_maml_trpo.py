@@ -264,7 +264,6 @@ def test_diverged_transitions_reach_no_loss() -> None:
     assert clean.isfinite().all()
 
 
-@pytest.mark.xfail(strict=True, reason="its log probability times a weight of 0 is not 0")
 def test_an_action_that_is_not_a_number_reaches_no_loss() -> None:
     """The worlds flag it as diverged, so the rollout holds it."""
     worlds = TaskWorlds("point-goal", 12, threads=1)
@@ -396,5 +395,5 @@ def test_it_learns_to_adapt_on_the_toy() -> None:
     report = evaluate(agent, worlds, heldout, episodes=2, seed=0)
     assert report.mean[0] == pytest.approx(report.stand_still, rel=0.1)  # blind, it stays put
     assert report.mean[1] - report.mean[0] > 6 * (untrained[1] - untrained[0])
-    assert report.mean[2] > 0.55 * report.mean[0]
+    assert report.mean[2] > 0.65 * report.mean[0]
     assert report.difference()[1] > 0.3 * -report.mean[0]  # the lower end of the interval
