@@ -22,7 +22,7 @@ SETTINGS = {
             action_scale=0.2,
             fisher_fraction=0.5,
             cg_damping=0.01,
-        ),  # fmt: skip
+        ),
     ),
 }
 

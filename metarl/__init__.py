@@ -6,22 +6,36 @@ from typing import Any as _Any
 
 from metarl import threads as _threads  # first: it sets OpenMP's wait policy before torch loads
 
-# isort: split
-from metarl.edits import assign, scale, shift
-from metarl.errors import UserError
-from metarl.family import TaskFamily, find_family
-from metarl.learner import Learner, find_learner
-from metarl.rollout import collect
-from metarl.tasks import Choices, Interval, Param, TaskDistribution, Tasks
-from metarl.worlds import TaskWorlds
-
 if _TYPE_CHECKING:
     from metarl.checkpoint import load, save
+    from metarl.edits import assign, scale, shift
+    from metarl.errors import UserError
     from metarl.evaluation import evaluate
+    from metarl.family import TaskFamily, find_family
+    from metarl.learner import Learner, find_learner
+    from metarl.rollout import collect
+    from metarl.tasks import Choices, Interval, Param, TaskDistribution, Tasks
     from metarl.training import meta_train
+    from metarl.worlds import TaskWorlds
 
 __version__ = "0.1.0"
 set_threads = _threads.set_threads
+
+_HOME = {
+    "checkpoint": ("load", "save"),
+    "edits": ("assign", "scale", "shift"),
+    "errors": ("UserError",),
+    "evaluation": ("evaluate",),
+    "family": ("TaskFamily", "find_family"),
+    "learner": ("Learner", "find_learner"),
+    "rollout": ("collect",),
+    "tasks": ("Choices", "Interval", "Param", "TaskDistribution", "Tasks"),
+    "training": ("meta_train",),
+    "worlds": ("TaskWorlds",),
+}
+"""Module -> what of it is public here. It is imported at first use, so `metarl --help` is quick."""
+
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Choices", "Interval", "Learner", "Param", "TaskDistribution", "TaskFamily", "TaskWorlds",
@@ -29,12 +43,14 @@ __all__ = [
     "meta_train", "save", "scale", "set_threads", "shift",
 ]  # fmt: skip
 
-_LAZY = {"load": "checkpoint", "save": "checkpoint", "evaluate": "evaluation",
-         "meta_train": "training"}  # fmt: skip
-
 
 def __getattr__(name: str) -> _Any:
-    """Import what needs slow dependencies (loggers, statistics) when it is first used."""
-    if name in _LAZY:
-        return getattr(_import_module(f"metarl.{_LAZY[name]}"), name)
+    """Import a public name when it is first used."""
+    if name in _MODULE:
+        return getattr(_import_module(f"metarl.{_MODULE[name]}"), name)
     raise AttributeError(f"module 'metarl' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, imported yet or not."""
+    return sorted({*globals(), *__all__})

@@ -8,10 +8,6 @@ torch loads OpenMP, so `metarl` imports this module before anything else.
 Waking sleeping threads has a price too. Between two physics steps there is a forward pass of a
 small policy, well under a millisecond on one thread: waking the others for each of its layers costs
 more than they save, so `sampling` keeps torch to one thread.
-
-Waking sleeping threads has a price too. Between two physics steps there is a forward pass of a
-small policy, well under a millisecond on one thread: waking the others for each of its layers costs
-more than they save, so `sampling` keeps torch to one thread.
 """
 
 from __future__ import annotations

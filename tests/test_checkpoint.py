@@ -302,8 +302,9 @@ from metarl import checkpoint
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.worlds import Spec
 learner = MamlTrpo(Spec(4, 2, 20), MamlTrpoConfig(hidden=(256, 256)))
-print("ready", flush=True)
 for step in range(10**6):
+    if step == 1:
+        print("ready", flush=True)
     checkpoint.save(Path(sys.argv[1]), learner, family="point-goal", step=step % 5, meta={})
     checkpoint.prune(Path(sys.argv[1]), keep=3)
 """
