@@ -7,25 +7,29 @@ absolute x, which some older code included, would leak the distance covered.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from envs.variations import gymnasium_model
 from metarl import Choices, Interval, Param, TaskFamily, scale
 from metarl.simulator import Simulator, State
 
 CONTROL_COST = 0.05
 """Weight of the squared norm of the action, as in the literature of meta-RL (gymnasium: 0.1)."""
 
-
-def gymnasium_model(file: str) -> Path:
-    """Return the path of an MJCF file that gymnasium ships."""
-    package = find_spec("gymnasium")
-    if package is None or package.origin is None:
-        raise ModuleNotFoundError("gymnasium is not installed")
-    return Path(package.origin).parent / "envs" / "mujoco" / "assets" / file
+DYNAMICS = (
+    Param("mass", Interval(0.5, 2.0, log=True), ood=(Interval(2.0, 3.0),),
+          edit=(scale("body_mass"), scale("body_inertia")),
+          doc="scale of every link's mass and inertia"),
+    Param("friction", Interval(0.4, 2.0, log=True), ood=(Interval(0.2, 0.4),),
+          edit=scale("geom_friction"), doc="scale of all friction coefficients"),
+    Param("damping", Interval(0.5, 2.0, log=True), ood=(Interval(2.0, 3.0),),
+          edit=scale("dof_damping"), doc="scale of all joint damping"),
+    Param("strength", Interval(0.5, 1.25), ood=(Interval(0.3, 0.5),),
+          edit=scale("actuator_gear"), doc="scale of all motor torques"),
+)  # fmt: skip
+"""What varies of the body and the ground."""
 
 
 class _HalfCheetah(TaskFamily):
@@ -82,17 +86,7 @@ class HalfCheetahDynamics(_HalfCheetah):
     """Run forward as fast as it can, v − 0.05‖a‖², in a body and on a ground that vary."""
 
     name = "half-cheetah-dynamics"
-    params = (
-        Param("mass", Interval(0.5, 2.0, log=True), ood=(Interval(2.0, 3.0),),
-              edit=(scale("body_mass"), scale("body_inertia")),
-              doc="scale of every link's mass and inertia"),
-        Param("friction", Interval(0.4, 2.0, log=True), ood=(Interval(0.2, 0.4),),
-              edit=scale("geom_friction"), doc="scale of all friction coefficients"),
-        Param("damping", Interval(0.5, 2.0, log=True), ood=(Interval(2.0, 3.0),),
-              edit=scale("dof_damping"), doc="scale of all joint damping"),
-        Param("strength", Interval(0.5, 1.25), ood=(Interval(0.3, 0.5),),
-              edit=scale("actuator_gear"), doc="scale of all motor torques"),
-    )  # fmt: skip
+    params = DYNAMICS
 
     def reward(
         self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]

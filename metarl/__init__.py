@@ -8,7 +8,7 @@ from metarl import threads as _threads  # first: it sets OpenMP's wait policy be
 
 if _TYPE_CHECKING:
     from metarl.checkpoint import load, save
-    from metarl.edits import assign, scale, shift
+    from metarl.edits import assign, scale, shift, when
     from metarl.errors import UserError
     from metarl.evaluation import evaluate
     from metarl.family import TaskFamily, find_family
@@ -23,7 +23,7 @@ set_threads = _threads.set_threads
 
 _HOME = {
     "checkpoint": ("load", "save"),
-    "edits": ("assign", "scale", "shift"),
+    "edits": ("assign", "scale", "shift", "when"),
     "errors": ("UserError",),
     "evaluation": ("evaluate",),
     "family": ("TaskFamily", "find_family"),
@@ -40,7 +40,7 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "Choices", "Interval", "Learner", "Param", "TaskDistribution", "TaskFamily", "TaskWorlds",
     "Tasks", "UserError", "assign", "collect", "evaluate", "find_family", "find_learner", "load",
-    "meta_train", "save", "scale", "set_threads", "shift",
+    "meta_train", "save", "scale", "set_threads", "shift", "when",
 ]  # fmt: skip
 
 

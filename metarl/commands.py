@@ -160,7 +160,7 @@ def describe_family(name: str) -> dict[str, Any]:
 
 
 def _range_json(where: Interval | Choices) -> dict[str, Any]:
-    return asdict(where)
+    return {key: value for key, value in asdict(where).items() if key != "area" or value}
 
 
 def _range(where: dict[str, Any]) -> str:

@@ -28,11 +28,15 @@ SPLITS = ("train", "heldout", "ood")
 
 @dataclass(frozen=True)
 class Interval:
-    """A range of a continuous parameter, uniform, or log-uniform if `log`."""
+    """A range of a continuous parameter, uniform, or log-uniform if `log`.
+
+    With `area` it is the radius of a disc or ring whose area is covered uniformly.
+    """
 
     low: float
     high: float
     log: bool = False
+    area: bool = False
 
     def __post_init__(self) -> None:
         if not (_finite(self.low) and _finite(self.high) and self.low < self.high):
@@ -41,6 +45,10 @@ class Interval:
             )
         if self.log and self.low <= 0:
             raise UserError(f"Interval({self.low}, {self.high}, log=True): low must be positive")
+        if self.area and (self.log or self.low < 0):
+            raise UserError(
+                f"Interval({self.low}, {self.high}, area=True): low must be at least 0, log False"
+            )
 
     def at(self, u: np.ndarray) -> np.ndarray:
         """Map u in [0, 1] to the range, elementwise."""
@@ -50,6 +58,8 @@ class Interval:
                 span = Decimal(self.high).ln() - low
                 exact = [float((low + Decimal(x) * span).exp()) for x in u.ravel().tolist()]
             return np.array(exact).reshape(u.shape)
+        if self.area:
+            return np.sqrt(self.low**2 + u * (self.high**2 - self.low**2))
         return self.low + u * (self.high - self.low)
 
     def overlaps(self, other: Interval) -> bool:
@@ -57,7 +67,8 @@ class Interval:
         return self.low < other.high and other.low < self.high
 
     def __str__(self) -> str:
-        return f"[{self.low:g}, {self.high:g}]" + (" log" if self.log else "")
+        law = " log" if self.log else " by area" if self.area else ""
+        return f"[{self.low:g}, {self.high:g}]{law}"
 
 
 @dataclass(frozen=True)
@@ -158,7 +169,7 @@ class Param:
         """The value that leaves the robot as it is, or the middle of the train range."""
         if self.nominal is not None:
             return float(self.nominal)
-        kinds = {edit.kind for edit in self.edits}
+        kinds = {edit.kind if edit.case is None else "case" for edit in self.edits}
         if kinds == {"scale"}:
             return 1.0
         if kinds == {"shift"}:
