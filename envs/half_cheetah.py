@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from metarl import Choices, Interval, Param, TaskFamily, scale
+from metarl import Choices, Interval, Param, TaskFamily, Variation, scale
 from metarl.simulator import Simulator, State
 
 CONTROL_COST = 0.05
@@ -28,12 +29,28 @@ def gymnasium_model(file: str) -> Path:
     return Path(package.origin).parent / "envs" / "mujoco" / "assets" / file
 
 
+DYNAMICS = (
+    Param("mass", Interval(0.5, 2.0, log=True), ood=(Interval(2.0, 3.0),),
+          edit=(scale("body_mass"), scale("body_inertia")),
+          doc="scale of every link's mass and inertia"),
+    Param("friction", Interval(0.4, 2.0, log=True), ood=(Interval(0.2, 0.4),),
+          edit=scale("geom_friction"), doc="scale of all friction coefficients"),
+    Param("damping", Interval(0.5, 2.0, log=True), ood=(Interval(2.0, 3.0),),
+          edit=scale("dof_damping"), doc="scale of all joint damping"),
+    Param("strength", Interval(0.5, 1.25), ood=(Interval(0.3, 0.5),),
+          edit=scale("actuator_gear"), doc="scale of all motor torques"),
+)  # fmt: skip
+"""What varies in the body and on the ground, in `half-cheetah-dynamics` and as ``+dynamics``."""
+
+
 class _HalfCheetah(TaskFamily):
     """The robot, its observation, and the two quantities that its rewards are made of."""
 
     model = gymnasium_model("half_cheetah.xml")
     frame_skip = 5
     horizon = 200
+    observation_scale = (0.1, 0.5, *(0.3,) * 6, 0.75, 0.75, 1.5, *(6.0,) * 6)
+    variations: ClassVar = {"dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors")}
 
     def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 17): qpos[1:] (m, rad), then qvel (m/s, rad/s)."""
@@ -82,17 +99,7 @@ class HalfCheetahDynamics(_HalfCheetah):
     """Run forward as fast as it can, v − 0.05‖a‖², in a body and on a ground that vary."""
 
     name = "half-cheetah-dynamics"
-    params = (
-        Param("mass", Interval(0.5, 2.0, log=True), ood=(Interval(2.0, 3.0),),
-              edit=(scale("body_mass"), scale("body_inertia")),
-              doc="scale of every link's mass and inertia"),
-        Param("friction", Interval(0.4, 2.0, log=True), ood=(Interval(0.2, 0.4),),
-              edit=scale("geom_friction"), doc="scale of all friction coefficients"),
-        Param("damping", Interval(0.5, 2.0, log=True), ood=(Interval(2.0, 3.0),),
-              edit=scale("dof_damping"), doc="scale of all joint damping"),
-        Param("strength", Interval(0.5, 1.25), ood=(Interval(0.3, 0.5),),
-              edit=scale("actuator_gear"), doc="scale of all motor torques"),
-    )  # fmt: skip
+    params = DYNAMICS
 
     def reward(
         self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
