@@ -41,11 +41,10 @@ class OnTerrain(TaskFamily):
         grid = np.meshgrid(self.scan_x, self.scan_y or (0.0,), indexing="ij")
         self._grid = [torch.from_numpy(places.ravel()) for places in grid]
 
-    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
-        """Return the compiled model of the robot with the bank of height fields."""
-        spec = spec.copy()
+    def edit_model(self, spec: mujoco.MjSpec) -> None:
+        """Add the bank of height fields to the robot's model."""
+        super().edit_model(spec)
         self.terrain.add_to(spec)
-        return spec.compile()
 
     def with_scan(self, sim: Simulator, observed: Tensor, root: Tensor) -> Tensor:
         """Append the heights of the ground around the root, relative to the root (m), if asked.

@@ -8,6 +8,7 @@ from metarl import threads as _threads  # first: it sets OpenMP's wait policy be
 
 if _TYPE_CHECKING:
     from metarl.checkpoint import load, save
+    from metarl.composition import Variation
     from metarl.edits import assign, scale, shift, when
     from metarl.errors import UserError
     from metarl.evaluation import evaluate
@@ -23,6 +24,7 @@ set_threads = _threads.set_threads
 
 _HOME = {
     "checkpoint": ("load", "save"),
+    "composition": ("Variation",),
     "edits": ("assign", "scale", "shift", "when"),
     "errors": ("UserError",),
     "evaluation": ("evaluate",),
@@ -39,8 +41,8 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Choices", "Interval", "Learner", "Param", "TaskDistribution", "TaskFamily", "TaskWorlds",
-    "Tasks", "UserError", "assign", "collect", "evaluate", "find_family", "find_learner", "load",
-    "meta_train", "save", "scale", "set_threads", "shift", "when",
+    "Tasks", "UserError", "Variation", "assign", "collect", "evaluate", "find_family",
+    "find_learner", "load", "meta_train", "save", "scale", "set_threads", "shift", "when",
 ]  # fmt: skip
 
 
