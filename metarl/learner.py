@@ -48,6 +48,14 @@ class Learner(ABC):
         self.seed = seed
         self.device = torch.device(device)
 
+    @property
+    def task_pool(self) -> int | None:
+        """How many frozen training tasks `meta_train` draws from; None for new tasks each time.
+
+        A learner that remembers each task's data has a pool: its tasks come back, with `ids`.
+        """
+        return None
+
     @abstractmethod
     def begin(self, tasks: int, worlds: int) -> Any:
         """Return the state before any data, for `tasks` tasks of `worlds` worlds each."""

@@ -206,6 +206,8 @@ class Tasks:
     """(P,) column names."""
     values: np.ndarray
     """(M, P) float64."""
+    ids: np.ndarray | None = None
+    """(M,) int64 rows in the pool of training tasks that they come from, or None."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
@@ -227,7 +229,8 @@ class Tasks:
         if not isinstance(index, slice):
             at = range(len(self))[operator.index(index)]  # IndexError ends an iteration
             index = slice(at, at + 1)
-        return Tasks(self.family, self.names, self.values[index])
+        ids = None if self.ids is None else self.ids[index]
+        return Tasks(self.family, self.names, self.values[index], ids)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tasks):
@@ -290,6 +293,30 @@ class TaskDistribution:
         columns = [self._draw(param, param.train, n, rng) for param in self.params]
         values = np.concatenate(columns, axis=1) if columns else np.zeros((n, 0))
         return self._tasks(self._marked(values, 0))
+
+    def draw(self, n: int, pool: int | None, iteration: int, key: Key) -> Tasks:
+        """Return the n training tasks of an iteration: new ones, or distinct ones of a pool.
+
+        The pool is the first `pool` tasks of the train split. Iterations sweep through it in an
+        order that is shuffled for each sweep, so that all its tasks come up equally often.
+
+        Args:
+            n: how many.
+            pool: size of the pool, or None to draw new tasks.
+            iteration: from 0.
+            key: of the run.
+        """
+        if pool is None:
+            return self.sample(n, key.fold("tasks", iteration).numpy())
+        if n > pool:
+            raise UserError(
+                f"tasks_per_iteration is {n}, but the learner keeps a pool of {pool} training "
+                f"tasks: lower the one or raise the other"
+            )
+        sweep, part = divmod(iteration, -(-pool // n))
+        order = key.fold("pool", sweep).numpy().permutation(pool)
+        ids = order[(part * n + np.arange(n)) % pool]
+        return Tasks(self.family.name, self.names, self.split("train", pool).values[ids], ids)
 
     def split(self, name: str, n: int) -> Tasks:
         """Return the first n tasks of a frozen split: the same on every machine, for ever.

@@ -192,8 +192,8 @@ class _Run:
         """Make one meta-update; one that fails or is left is undone, and the rest saved."""
         number, config = self.position.iteration, self.config
         key = Key(config.seed)
-        tasks = self.distribution.sample(
-            config.tasks_per_iteration, key.fold("tasks", number).numpy()
+        tasks = self.distribution.draw(
+            config.tasks_per_iteration, self.learner.task_pool, number, key
         )
         began, steps = time.monotonic(), self.worlds.env_steps
         try:
