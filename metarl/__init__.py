@@ -14,8 +14,9 @@ if _TYPE_CHECKING:
     from metarl.evaluation import evaluate
     from metarl.family import TaskFamily, find_family
     from metarl.learner import Learner, find_learner
+    from metarl.params import Choices, Interval, Param
     from metarl.rollout import collect
-    from metarl.tasks import Choices, Interval, Param, TaskDistribution, Tasks
+    from metarl.tasks import TaskDistribution, Tasks
     from metarl.training import meta_train
     from metarl.worlds import TaskWorlds
 
@@ -30,8 +31,9 @@ _HOME = {
     "evaluation": ("evaluate",),
     "family": ("TaskFamily", "find_family"),
     "learner": ("Learner", "find_learner"),
+    "params": ("Choices", "Interval", "Param"),
     "rollout": ("collect",),
-    "tasks": ("Choices", "Interval", "Param", "TaskDistribution", "Tasks"),
+    "tasks": ("TaskDistribution", "Tasks"),
     "training": ("meta_train",),
     "worlds": ("TaskWorlds",),
 }

@@ -14,7 +14,8 @@ from metarl.arguments import parse
 from metarl.errors import UserError
 from metarl.family import TaskFamily, family_class, find_family, list_families
 from metarl.learner import find_learner, list_learners
-from metarl.tasks import Choices, Interval, TaskDistribution, Tasks
+from metarl.params import Choices, Interval
+from metarl.tasks import TaskDistribution, Tasks
 from metarl.train_config import MAX_WORLDS
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from metarl.edits import shift
 from metarl.errors import UserError, did_you_mean
 from metarl.family import TaskFamily, class_name, kebab
-from metarl.tasks import Interval, Param
+from metarl.params import Interval, Param
 
 if TYPE_CHECKING:
     from metarl.simulator import Simulator

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from metarl.errors import UserError, did_you_mean
 from metarl.keys import WorldDraws
-from metarl.tasks import Param
+from metarl.params import Param
 
 if TYPE_CHECKING:
     from metarl.composition import Variation

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from metarl.family import TaskFamily
 from metarl.keys import Key
-from metarl.tasks import Choices, Interval, TaskDistribution, Tasks
+from metarl.params import Choices, Interval
+from metarl.tasks import TaskDistribution, Tasks
 from metarl.worlds import TaskWorlds
 
 KEY = Key("metarl check")
