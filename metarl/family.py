@@ -53,6 +53,9 @@ class TaskFamily:
     """Environment steps in one episode; the time limit truncates, it does not terminate."""
     reset_noise: ClassVar[float] = 0.1
     """Scale of the default initial state's noise: qpos uniform, qvel normal."""
+    keep: ClassVar[tuple[str, ...]] = ()
+    """Fields of MjData, besides qpos and qvel, that `reward` finds in `before.kept`, such as
+    ``subtree_com``. One that MuJoCo derives from the state costs a kinematics pass a step."""
 
     def __init__(self) -> None:
         """Read the class attributes and compile the model."""
@@ -97,7 +100,7 @@ class TaskFamily:
 
         Args:
             sim: the worlds after the step.
-            before: qpos and qvel as they were before it.
+            before: qpos and qvel as they were before it, and in `kept` the fields of `keep`.
             action: (B, A) float64, after clipping to [-1, 1].
             task: parameter name -> (B,) or (B, size).
         """

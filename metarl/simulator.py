@@ -12,7 +12,8 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import mujoco
@@ -46,12 +47,14 @@ mujoco.set_mju_user_warning(lambda _: None)
 
 
 class State(NamedTuple):
-    """A copy of the generalised positions and velocities, taken before a step."""
+    """A copy of the state, taken before a step."""
 
     qpos: Tensor
     """(B, nq)"""
     qvel: Tensor
     """(B, nv)"""
+    kept: Mapping[str, Tensor] = MappingProxyType({})
+    """The fields that the family's `keep` names, (B, …)."""
 
 
 class Simulator:
@@ -111,9 +114,12 @@ class Simulator:
             return _ACC if (stages == int(mujoco.mjtStage.mjSTAGE_ACC)).any() else _VEL
         return _VEL if field in _BY_VELOCITY else _ACC
 
-    def snapshot(self) -> State:
-        """Return a copy of qpos and qvel."""
-        return State(self.qpos.clone(), self.qvel.clone())
+    def snapshot(self, keep: Sequence[str] = ()) -> State:
+        """Return a copy of qpos, qvel and the fields of MjData in `keep`."""
+        if not keep:
+            return State(self.qpos.clone(), self.qvel.clone())
+        kept = {field: self.bind(field).clone() for field in keep}
+        return State(self.qpos.clone(), self.qvel.clone(), kept)
 
     def set_fields(self, fields: Mapping[str, np.ndarray]) -> None:
         """Give model fields per-world values, (B, …); fields set before and not named go back.

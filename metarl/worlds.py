@@ -80,6 +80,10 @@ class TaskWorlds:
         self.family = find_family(family) if isinstance(family, str) else family
         self.num_worlds = num_worlds
         self.simulator = Simulator(self.family.compile(), num_worlds, threads)
+        try:
+            self.simulator.snapshot(self.family.keep)
+        except UserError as error:
+            raise UserError(f"family '{self.family.name}', keep: {error}") from None
         self.env_steps = 0
         """Environment steps taken so far, summed over worlds."""
         self._rows = [[e.rows(self.family.compile()) for e in p.edits] for p in self.family.params]
@@ -165,7 +169,7 @@ class TaskWorlds:
                 f"action has shape {tuple(action.shape)}, expected {tuple(sim.ctrl.shape)}"
             )
         clipped = action.double().clamp(-1.0, 1.0)
-        before = sim.snapshot()
+        before = sim.snapshot(self.family.keep)
         torch.addcmul(self._ctrl_mid, clipped, self._ctrl_half, out=sim.ctrl)
         diverged = sim.step(self.family.frame_skip)
         self._steps += 1
