@@ -7,6 +7,7 @@ from typing import Any as _Any
 from metarl import threads as _threads  # first: it sets OpenMP's wait policy before torch loads
 
 # isort: split
+from metarl.composition import Variation
 from metarl.edits import assign, scale, shift, when
 from metarl.errors import UserError
 from metarl.family import TaskFamily, find_family
@@ -25,8 +26,8 @@ set_threads = _threads.set_threads
 
 __all__ = [
     "Choices", "Interval", "Learner", "Param", "TaskDistribution", "TaskFamily", "TaskWorlds",
-    "Tasks", "UserError", "assign", "collect", "evaluate", "find_family", "find_learner", "load",
-    "meta_train", "save", "scale", "set_threads", "shift", "when",
+    "Tasks", "UserError", "Variation", "assign", "collect", "evaluate", "find_family",
+    "find_learner", "load", "meta_train", "save", "scale", "set_threads", "shift", "when",
 ]  # fmt: skip
 
 _LAZY = {"load": "checkpoint", "save": "checkpoint", "evaluate": "evaluation",

@@ -12,7 +12,7 @@ import tyro
 
 from metarl.arguments import parse
 from metarl.errors import UserError
-from metarl.family import TaskFamily, find_family, find_plugin, list_families
+from metarl.family import TaskFamily, family_class, find_family, list_families
 from metarl.learner import find_learner, list_learners
 from metarl.tasks import Choices, Interval, TaskDistribution, Tasks
 from metarl.train_config import MAX_WORLDS
@@ -193,7 +193,7 @@ def check(argv: Sequence[str]) -> int:
     from metarl.check import check_family
 
     # The class, not an instance: a model that does not compile is the first check's to report.
-    family = find_plugin(args.family, "metarl.families", TaskFamily, "family")
+    family = family_class(args.family)
     return 1 if check_family(family, lambda line: print(line, flush=True)) else 0
 
 

@@ -30,7 +30,9 @@ from metarl.keys import WorldDraws
 from metarl.tasks import Param
 
 if TYPE_CHECKING:
+    from metarl.composition import Variation
     from metarl.simulator import Simulator, State
+    from metarl.tasks import Tasks
 
 
 class TaskFamily:
@@ -56,10 +58,14 @@ class TaskFamily:
     keep: ClassVar[tuple[str, ...]] = ()
     """Fields of MjData, besides qpos and qvel, that `reward` finds in `before.kept`, such as
     ``subtree_com``. One that MuJoCo derives from the state costs a kinematics pass a step."""
+    observation_scale: ClassVar[float | tuple[float, ...]] = 1.0
+    """Typical size of the observation, or of each of its O elements: the unit of sensor bias."""
+    variations: ClassVar[Mapping[str, Variation]] = {}
+    """What else the robot can vary: ``+name`` after the family's name adds its parameters."""
 
     def __init__(self) -> None:
         """Read the class attributes and compile the model."""
-        self.name = self.name or _kebab(type(self).__name__)
+        self.name = class_name(type(self))
         self.compiled = self._compile()
         self.params = tuple(self._resolve(param) for param in self.params)
         self._check()
@@ -73,7 +79,26 @@ class TaskFamily:
         """Return the compiled nominal model; do not change it."""
         return self.compiled
 
+    def with_params(self, *params: Param) -> TaskFamily:
+        """Return a family like this one with further parameters, named after them.
+
+        It is a product for use in Python. To name it on the command line, and to resume runs of
+        it, put the parameters into the family's `variations`, or write a class with them.
+
+        Raises:
+            UserError: a parameter clashes with another.
+        """
+        from metarl.composition import with_params
+
+        return with_params(type(self), params)()
+
     # --- what a family defines -----------------------------------------------------------------
+
+    def edit_model(self, spec: mujoco.MjSpec) -> None:
+        """Change the model before it is compiled; the default leaves it as it is."""
+
+    def check_tasks(self, tasks: Tasks) -> None:
+        """Raise UserError for tasks that the robot cannot have, such as one set by hand."""
 
     def initial_state(self, sim: Simulator, ids: Tensor, rng: WorldDraws) -> None:
         """Write qpos and qvel of the worlds `ids` (n,), which MuJoCo has reset to their defaults.
@@ -115,7 +140,9 @@ class TaskFamily:
     def _compile(self) -> mujoco.MjModel:
         with _model_warnings(self.name):
             try:
-                model = _spec(self.model).compile()
+                spec = _spec(self.model)
+                self.edit_model(spec)
+                model = spec.compile()
             except (ValueError, OSError, TypeError, mujoco.FatalError) as error:
                 text = " ".join(str(error).split())
                 raise UserError(
@@ -161,11 +188,24 @@ class TaskFamily:
 def find_family(name: str) -> TaskFamily:
     """Return the family registered as `name`, or the one of ``file.py:Class``.
 
+    Either may be followed by variations, as in ``half-cheetah-vel+dynamics+latency``.
+
     Raises:
-        UserError: no such family or file, or it is not a TaskFamily.
+        UserError: no such family, variation or file, or it is not a TaskFamily.
     """
-    cls = find_plugin(name, "metarl.families", TaskFamily, "family")
-    return cls()
+    return family_class(name)()
+
+
+def family_class(name: str) -> type[TaskFamily]:
+    """Return the class of a family; see `find_family`."""
+    path, colon, last = name.rpartition(":")
+    last, *extra = [last] if last.endswith(".py") else last.split("+")
+    cls = find_plugin(path + colon + last, "metarl.families", TaskFamily, "family")
+    if not extra:
+        return cls
+    from metarl.composition import compose
+
+    return compose(cls, extra)
 
 
 def list_families() -> list[str]:
@@ -252,8 +292,8 @@ def _import(file: Path, kind: str) -> ModuleType:
 
 
 def _spec(model: str | Path | mujoco.MjSpec) -> mujoco.MjSpec:
-    if isinstance(model, mujoco.MjSpec):
-        return model
+    if not isinstance(model, str | Path):
+        return model.copy()
     if isinstance(model, str) and model.lstrip().startswith("<"):
         return mujoco.MjSpec.from_string(model)
     if not str(model):
@@ -290,5 +330,12 @@ def _unit_quaternions(model: mujoco.MjModel, qpos: Tensor) -> Tensor:
     return qpos
 
 
-def _kebab(name: str) -> str:
-    return "".join("-" + c.lower() if c.isupper() else c for c in name).lstrip("-")
+def class_name(family: type[TaskFamily]) -> str:
+    """Return the name of a family: its own, or one made from the class name."""
+    return family.name or kebab(family.__name__)
+
+
+def kebab(name: str) -> str:
+    """Return a class name or a snake_case name in kebab-case."""
+    words = "".join("-" + c.lower() if c.isupper() else c for c in name)
+    return words.lstrip("-").replace("_", "-")

@@ -120,6 +120,7 @@ class TaskWorlds:
             raise UserError(
                 f"tasks have parameters {tasks.names}, not {self.family.name}'s {expected}"
             )
+        self.family.check_tasks(tasks)
         self.tasks = tasks
         self.worlds_per_task = worlds_per_task
         self._task_index = np.arange(self.num_worlds) // worlds_per_task
