@@ -4,7 +4,8 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from metarl import threads as _threads  # first: it sets OpenMP's wait policy before torch loads
+from metarl import headless as _headless  # noqa: F401  before mujoco loads: how to render
+from metarl import threads as _threads  # before torch loads: it sets OpenMP's wait policy
 
 # isort: split
 from metarl.composition import Variation
@@ -16,6 +17,9 @@ from metarl.rollout import collect
 from metarl.tasks import Choices, Interval, Param, TaskDistribution, Tasks
 from metarl.worlds import TaskWorlds
 
+# isort: split
+from metarl import registration as _registration
+
 if _TYPE_CHECKING:
     from metarl.checkpoint import load, save
     from metarl.evaluation import evaluate
@@ -23,6 +27,7 @@ if _TYPE_CHECKING:
 
 __version__ = "0.1.0"
 set_threads = _threads.set_threads
+_registration.register()
 
 __all__ = [
     "Choices", "Interval", "Learner", "Param", "TaskDistribution", "TaskFamily", "TaskWorlds",
