@@ -22,6 +22,7 @@ from torch import Tensor
 
 from metarl.errors import UserError
 from metarl.family import TaskFamily, find_family
+from metarl.foreign import GymnasiumFamily
 from metarl.keys import Key
 from metarl.rendering import Camera
 from metarl.task_feed import Task, TaskFeed, TaskOptions, task_options
@@ -32,7 +33,7 @@ from metarl.worlds import TaskWorlds
 if TYPE_CHECKING:
     from metarl.sb3 import SB3VecEnv as SB3VecEnv
 
-__all__ = ["GymEnv", "GymVectorEnv", "SB3VecEnv", "TaskOptions"]
+__all__ = ["GymEnv", "GymVectorEnv", "GymnasiumFamily", "SB3VecEnv", "TaskOptions"]
 
 
 def _family(family: TaskFamily | str) -> TaskFamily:

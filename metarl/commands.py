@@ -129,11 +129,9 @@ def families(argv: Sequence[str]) -> int:
 
 def describe_family(name: str) -> dict[str, Any]:
     """Return what `metarl families --json` says of one family; of a broken one, its error."""
-    from metarl.worlds import TaskWorlds
-
     try:
         family = find_family(name)
-        spec = TaskWorlds(family, 1, 1).spec
+        spec = family.worlds(1, 1).spec
     except UserError as error:
         return {"name": name, "error": str(error)}
     return {
@@ -194,6 +192,11 @@ def check(argv: Sequence[str]) -> int:
 
     # The class, not an instance: a model that does not compile is the first check's to report.
     family = family_class(args.family)
+    if not family.has_model:
+        raise UserError(
+            f"family '{args.family}' is a gymnasium environment: the suite is for families with a "
+            "MuJoCo model; gymnasium.utils.env_checker.check_env checks environments"
+        )
     return 1 if check_family(family, lambda line: print(line, flush=True)) else 0
 
 

@@ -44,7 +44,7 @@ class Variation:
 
 def variations(family: type[TaskFamily]) -> dict[str, Variation]:
     """Return every variation that a family takes: its own, then those that any family takes."""
-    return {**family.variations, **UNIVERSAL}
+    return {**family.variations, **(UNIVERSAL if family.has_model else {})}
 
 
 def compose(family: type[TaskFamily], names: Sequence[str]) -> type[TaskFamily]:
@@ -62,7 +62,7 @@ def compose(family: type[TaskFamily], names: Sequence[str]) -> type[TaskFamily]:
         if name not in known:
             raise UserError(
                 f"family '{label}' has no variation '{name}'{did_you_mean(name, known)}; "
-                f"it takes {', '.join(known)}"
+                f"it takes {', '.join(known) or 'none'}"
             )
     if len(set(names)) < len(names):
         raise UserError(f"family '{label}': a variation is named twice ({'+'.join(names)})")

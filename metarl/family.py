@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import gymnasium
 import mujoco
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from metarl.composition import Variation
     from metarl.simulator import Simulator, State
     from metarl.tasks import Tasks
+    from metarl.worlds import TaskWorlds
 
 
 class TaskFamily:
@@ -62,6 +64,8 @@ class TaskFamily:
     """Typical size of the observation, or of each of its O elements: the unit of sensor bias."""
     variations: ClassVar[Mapping[str, Variation]] = {}
     """What else the robot can vary: ``+name`` after the family's name adds its parameters."""
+    has_model: ClassVar[bool] = True
+    """Whether MuJoCo simulates it; a stranger's gymnasium environment has no model of ours."""
 
     def __init__(self) -> None:
         """Read the class attributes and compile the model."""
@@ -78,6 +82,12 @@ class TaskFamily:
     def compile(self) -> mujoco.MjModel:
         """Return the compiled nominal model; do not change it."""
         return self.compiled
+
+    def worlds(self, num_worlds: int, threads: int | None = None) -> TaskWorlds:
+        """Return worlds of this family; see `TaskWorlds`."""
+        from metarl.worlds import TaskWorlds
+
+        return TaskWorlds(self, num_worlds, threads)
 
     def with_params(self, *params: Param) -> TaskFamily:
         """Return a family like this one with further parameters, named after them.
@@ -197,10 +207,19 @@ def find_family(name: str) -> TaskFamily:
 
 
 def family_class(name: str) -> type[TaskFamily]:
-    """Return the class of a family; see `find_family`."""
+    """Return the class of a family; see `find_family`.
+
+    A function or class that makes gymnasium environments becomes a family of its `params`.
+    """
     path, colon, last = name.rpartition(":")
     last, *extra = [last] if last.endswith(".py") else last.split("+")
-    cls = find_plugin(path + colon + last, "metarl.families", TaskFamily, "family")
+    whole = path + colon + last
+    found = load_plugin(whole, "metarl.families", "family")
+    if inspect.isfunction(found) or (isinstance(found, type) and issubclass(found, gymnasium.Env)):
+        from metarl.foreign import family_of
+
+        found = family_of(found)
+    cls = plugin_class(found, whole, TaskFamily, "family")
     if not extra:
         return cls
     from metarl.composition import compose
@@ -215,19 +234,27 @@ def list_families() -> list[str]:
 
 def find_plugin(name: str, group: str, base: type, kind: str) -> type[Any]:
     """Return a class from an entry-point group or from ``file.py:Class``."""
+    return plugin_class(load_plugin(name, group, kind), name, base, kind)
+
+
+def load_plugin(name: str, group: str, kind: str) -> Any:
+    """Return what an entry point, or ``file.py:Class``, names."""
     if ".py:" in name or name.endswith(".py"):
-        cls = _from_file(name, kind)
-    else:
-        known = plugins(group)
-        if name not in known:
-            raise UserError(
-                f"unknown {kind} '{name}'{did_you_mean(name, known)}; "
-                f"known: {', '.join(sorted(known))}, or file.py:Class"
-            )
-        try:
-            cls = known[name].load()
-        except (ImportError, AttributeError) as error:
-            raise UserError(f"{kind} '{name}' cannot be imported: {error}") from None
+        return _from_file(name, kind)
+    known = plugins(group)
+    if name not in known:
+        raise UserError(
+            f"unknown {kind} '{name}'{did_you_mean(name, known)}; "
+            f"known: {', '.join(sorted(known))}, or file.py:Class"
+        )
+    try:
+        return known[name].load()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{kind} '{name}' cannot be imported: {error}") from None
+
+
+def plugin_class(cls: Any, name: str, base: type, kind: str) -> type[Any]:
+    """Return a plug-in's class, marked with the name it was found by. Raises UserError."""
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise UserError(f"{kind} '{name}' is not a subclass of metarl.{base.__name__}")
     if inspect.isabstract(cls):
