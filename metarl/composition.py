@@ -159,13 +159,13 @@ class _Latency(TaskFamily):
     before the first.
     """
 
-    def edit_model(self, spec: mujoco.MjSpec) -> None:
+    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
         """Give every motor a memory of its commands; the nominal delay stays as it was."""
-        super().edit_model(spec)
         for actuator in spec.actuators:
             longest = actuator.delay + LONGEST_LATENCY
             samples = math.ceil(longest / spec.option.timestep) + 2
             actuator.nsample = max(actuator.nsample, samples)
+        return super().build(spec)
 
     def check_tasks(self, tasks: Tasks) -> None:
         """Refuse a latency that the motors' memory cannot hold."""

@@ -104,8 +104,12 @@ class TaskFamily:
 
     # --- what a family defines -----------------------------------------------------------------
 
-    def edit_model(self, spec: mujoco.MjSpec) -> None:
-        """Change the model before it is compiled; the default leaves it as it is."""
+    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        """Return the compiled model; a family may add to the specification first (a terrain).
+
+        Call ``super().build(spec)`` to compile, so that variations may add to it, too.
+        """
+        return spec.compile()
 
     def check_tasks(self, tasks: Tasks) -> None:
         """Raise UserError for tasks that the robot cannot have, such as one set by hand."""
@@ -150,9 +154,7 @@ class TaskFamily:
     def _compile(self) -> mujoco.MjModel:
         with _model_warnings(self.name):
             try:
-                spec = _spec(self.model)
-                self.edit_model(spec)
-                model = spec.compile()
+                model = self.build(_spec(self.model))
             except (ValueError, OSError, TypeError, mujoco.FatalError) as error:
                 text = " ".join(str(error).split())
                 raise UserError(
