@@ -153,11 +153,9 @@ def _list(rows: list[dict[str, Any]]) -> list[Table | Text]:
     for title in ("robot", "O×A", "horizon", "parameter", "train and heldout", "ood"):
         table.add_column(title, justify="right" if title in ("O×A", "horizon") else "left")
     for row in rows:
-        name = Text(row["name"], style="bold cyan")
         if "error" in row:
-            name.append(f"\ncannot be used: {row['error']}", style="not bold red")
-            table.add_row(name)
             continue
+        name = Text(row["name"], style="bold cyan")
         own = [f"+{key}" for key in row["variations"] if key not in UNIVERSAL]
         name.append("\n" + " ".join(own) if own else "", style="not bold dim")
         params = row["params"]
@@ -173,7 +171,12 @@ def _list(rows: list[dict[str, Any]]) -> list[Table | Text]:
         )
     every = " and ".join(f"+{key}" for key in UNIVERSAL)
     hint = f"Each also takes {every}. `metarl families FAMILY` shows one in full."
-    return [table, Text(hint, style="dim")]
+    broken = [
+        Text(f"{row['name']} cannot be used: {row['error']}", style="red")
+        for row in rows
+        if "error" in row
+    ]
+    return [table, *broken, Text(hint, style="dim")]
 
 
 def _many(param: dict[str, Any]) -> str:

@@ -190,7 +190,7 @@ def test_a_broken_family_does_not_hide_the_others(monkeypatch, capsys):
     monkeypatch.setattr("metarl.families_command.list_families", lambda: ["gone", "point-goal"])
     assert main(["families"]) == 0
     out = capsys.readouterr().out
-    assert "cannot be used: unknown family 'gone'" in out
+    assert "gone cannot be used: unknown family 'gone'" in out
     assert "goal_x" in out
 
 
