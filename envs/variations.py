@@ -47,6 +47,44 @@ def dynamics(torso: str, payload: float) -> tuple[Param, ...]:
     )  # fmt: skip
 
 
+def random_params(joints: Sequence[str], *, literature: bool = False) -> tuple[Param, ...]:
+    """Return the parameters of the random-parameter families: each element scaled by its own draw.
+
+    Mass, inertia and friction by 1.5^U(−3, 3), damping by 1.3^U(−3, 3). By default one number
+    scales a body's mass and inertia, so every body is one that some matter could have; friction
+    has a number a geom and damping one a joint. The literature draws a number for the mass and
+    each principal moment of inertia of a body, each friction coefficient of a geom, and each
+    degree of freedom. Some of those move nothing, such as the two moments of inertia about axes
+    in the plane of a planar robot.
+
+    Args:
+        joints: those that have damping.
+        literature: whether to draw as the literature does.
+    """
+    wide, wider = Interval(1.5**-3, 1.5**3, log=True), (Interval(1.5**3, 1.5**4, log=True),)
+    slippery = (Interval(1.5**-4, 1.5**-3, log=True),)
+    damping = Interval(1.3**-3, 1.3**3, log=True)
+    viscous = (Interval(1.3**3, 1.3**4, log=True),)
+    if not literature:
+        return (
+            Param("mass", wide, wider, (scale("body_mass"), scale("body_inertia")), "model",
+                  doc="scale of a link's mass and inertia"),
+            Param("friction", wide, slippery, scale("geom_friction"), "model",
+                  doc="scale of a geom's friction coefficients"),
+            Param("damping", damping, viscous, scale("dof_damping", *joints), "model",
+                  doc="scale of a joint's damping"),
+        )  # fmt: skip
+    return (
+        Param("mass", wide, wider, scale("body_mass"), "model", doc="scale of a link's mass"),
+        Param("inertia", wide, wider, scale("body_inertia", each=True), "model",
+              doc="scale of a principal moment of inertia of a link"),
+        Param("friction", wide, slippery, scale("geom_friction", each=True), "model",
+              doc="scale of a friction coefficient of a geom"),
+        Param("damping", damping, viscous, scale("dof_damping"), "model",
+              doc="scale of the damping of a degree of freedom"),
+    )  # fmt: skip
+
+
 def faults(name: str, groups: Sequence[Mapping[str, float]], doc: str) -> tuple[Param, ...]:
     """Return one discrete parameter: 0 sound, k group k is dead, len(groups) + k it is locked.
 

@@ -4,7 +4,9 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from metarl import threads as _threads  # first: it sets OpenMP's wait policy before torch loads
+from metarl import headless as _headless  # noqa: F401  before mujoco loads: how to render
+from metarl import registration as _registration
+from metarl import threads as _threads  # before torch loads: it sets OpenMP's wait policy
 
 if _TYPE_CHECKING:
     from metarl.checkpoint import load, save
@@ -22,6 +24,7 @@ if _TYPE_CHECKING:
 
 __version__ = "0.1.0"
 set_threads = _threads.set_threads
+_registration.register()
 
 _HOME = {
     "checkpoint": ("load", "save"),

@@ -22,7 +22,7 @@ from torch import Tensor
 from metarl.edits import shift
 from metarl.errors import UserError, did_you_mean
 from metarl.family import TaskFamily, class_name, kebab
-from metarl.params import Interval, Param
+from metarl.tasks import Interval, Param
 
 if TYPE_CHECKING:
     from metarl.simulator import Simulator
@@ -44,7 +44,7 @@ class Variation:
 
 def variations(family: type[TaskFamily]) -> dict[str, Variation]:
     """Return every variation that a family takes: its own, then those that any family takes."""
-    return {**family.variations, **UNIVERSAL}
+    return {**family.variations, **(UNIVERSAL if family.has_model else {})}
 
 
 def compose(family: type[TaskFamily], names: Sequence[str]) -> type[TaskFamily]:
@@ -62,7 +62,7 @@ def compose(family: type[TaskFamily], names: Sequence[str]) -> type[TaskFamily]:
         if name not in known:
             raise UserError(
                 f"family '{label}' has no variation '{name}'{did_you_mean(name, known)}; "
-                f"it takes {', '.join(known)}"
+                f"it takes {', '.join(known) or 'none'}"
             )
     if len(set(names)) < len(names):
         raise UserError(f"family '{label}': a variation is named twice ({'+'.join(names)})")
@@ -159,13 +159,13 @@ class _Latency(TaskFamily):
     before the first.
     """
 
-    def edit_model(self, spec: mujoco.MjSpec) -> None:
+    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
         """Give every motor a memory of its commands; the nominal delay stays as it was."""
-        super().edit_model(spec)
         for actuator in spec.actuators:
             longest = actuator.delay + LONGEST_LATENCY
             samples = math.ceil(longest / spec.option.timestep) + 2
             actuator.nsample = max(actuator.nsample, samples)
+        return super().build(spec)
 
     def check_tasks(self, tasks: Tasks) -> None:
         """Refuse a latency that the motors' memory cannot hold."""

@@ -8,31 +8,30 @@ whole family; nothing has to be registered to use it (``metarl train my_robot.py
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+import gymnasium
 import mujoco
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.errors import UserError, did_you_mean
+from metarl.errors import UserError
 from metarl.keys import WorldDraws
 from metarl.params import Param
+from metarl.plugins import load_plugin, plugin_class, plugins
 
 if TYPE_CHECKING:
     from metarl.composition import Variation
     from metarl.simulator import Simulator, State
     from metarl.tasks import Tasks
+    from metarl.worlds import TaskWorlds
 
 
 class TaskFamily:
@@ -55,10 +54,15 @@ class TaskFamily:
     """Environment steps in one episode; the time limit truncates, it does not terminate."""
     reset_noise: ClassVar[float] = 0.1
     """Scale of the default initial state's noise: qpos uniform, qvel normal."""
+    keep: ClassVar[tuple[str, ...]] = ()
+    """Fields of MjData, besides qpos and qvel, that `reward` finds in `before.kept`, such as
+    ``subtree_com``. One that MuJoCo derives from the state costs a kinematics pass a step."""
     observation_scale: ClassVar[float | tuple[float, ...]] = 1.0
     """Typical size of the observation, or of each of its O elements: the unit of sensor bias."""
     variations: ClassVar[Mapping[str, Variation]] = {}
     """What else the robot can vary: ``+name`` after the family's name adds its parameters."""
+    has_model: ClassVar[bool] = True
+    """Whether MuJoCo simulates it; a stranger's gymnasium environment has no model of ours."""
 
     def __init__(self) -> None:
         """Read the class attributes and compile the model."""
@@ -76,6 +80,12 @@ class TaskFamily:
         """Return the compiled nominal model; do not change it."""
         return self.compiled
 
+    def worlds(self, num_worlds: int, threads: int | None = None) -> TaskWorlds:
+        """Return worlds of this family; see `TaskWorlds`."""
+        from metarl.worlds import TaskWorlds
+
+        return TaskWorlds(self, num_worlds, threads)
+
     def with_params(self, *params: Param) -> TaskFamily:
         """Return a family like this one with further parameters, named after them.
 
@@ -91,8 +101,12 @@ class TaskFamily:
 
     # --- what a family defines -----------------------------------------------------------------
 
-    def edit_model(self, spec: mujoco.MjSpec) -> None:
-        """Change the model before it is compiled; the default leaves it as it is."""
+    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        """Return the compiled model; a family may add to the specification first (a terrain).
+
+        Call ``super().build(spec)`` to compile, so that variations may add to it, too.
+        """
+        return spec.compile()
 
     def check_tasks(self, tasks: Tasks) -> None:
         """Raise UserError for tasks that the robot cannot have, such as one set by hand."""
@@ -122,7 +136,7 @@ class TaskFamily:
 
         Args:
             sim: the worlds after the step.
-            before: qpos and qvel as they were before it.
+            before: qpos and qvel as they were before it, and in `kept` the fields of `keep`.
             action: (B, A) float64, after clipping to [-1, 1].
             task: parameter name -> (B,) or (B, size).
         """
@@ -137,9 +151,7 @@ class TaskFamily:
     def _compile(self) -> mujoco.MjModel:
         with _model_warnings(self.name):
             try:
-                spec = _spec(self.model)
-                self.edit_model(spec)
-                model = spec.compile()
+                model = self.build(_spec(self.model))
             except (ValueError, OSError, TypeError, mujoco.FatalError) as error:
                 text = " ".join(str(error).split())
                 raise UserError(
@@ -194,10 +206,19 @@ def find_family(name: str) -> TaskFamily:
 
 
 def family_class(name: str) -> type[TaskFamily]:
-    """Return the class of a family; see `find_family`."""
+    """Return the class of a family; see `find_family`.
+
+    A function or class that makes gymnasium environments becomes a family of its `params`.
+    """
     path, colon, last = name.rpartition(":")
     last, *extra = [last] if last.endswith(".py") else last.split("+")
-    cls = find_plugin(path + colon + last, "metarl.families", TaskFamily, "family")
+    whole = path + colon + last
+    found = load_plugin(whole, "metarl.families", "family")
+    if inspect.isfunction(found) or (isinstance(found, type) and issubclass(found, gymnasium.Env)):
+        from metarl.foreign import family_of
+
+        found = family_of(found)
+    cls = plugin_class(found, whole, TaskFamily, "family")
     if not extra:
         return cls
     from metarl.composition import compose
@@ -208,84 +229,6 @@ def family_class(name: str) -> type[TaskFamily]:
 def list_families() -> list[str]:
     """Return the names of the registered families."""
     return sorted(plugins("metarl.families"))
-
-
-def find_plugin(name: str, group: str, base: type, kind: str) -> type[Any]:
-    """Return a class from an entry-point group or from ``file.py:Class``."""
-    if ".py:" in name or name.endswith(".py"):
-        cls = _from_file(name, kind)
-    else:
-        known = plugins(group)
-        if name not in known:
-            raise UserError(
-                f"unknown {kind} '{name}'{did_you_mean(name, known)}; "
-                f"known: {', '.join(sorted(known))}, or file.py:Class"
-            )
-        try:
-            cls = known[name].load()
-        except (ImportError, AttributeError) as error:
-            raise UserError(f"{kind} '{name}' cannot be imported: {error}") from None
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise UserError(f"{kind} '{name}' is not a subclass of metarl.{base.__name__}")
-    if inspect.isabstract(cls):
-        missing = ", ".join(sorted(cls.__abstractmethods__))
-        raise UserError(f"{kind} '{name}' does not define {missing}")
-    cls.source = name
-    return cls
-
-
-def reference(thing: object) -> str:
-    """Return the name by which `find_plugin` finds the class of a family or learner again."""
-    return absolute(str(getattr(type(thing), "source", "") or getattr(thing, "name", "")))
-
-
-def plugin_file(name: str) -> Path | None:
-    """Return the file of ``file.py:Class``, and None for a registered name."""
-    path, mark, _ = name.rpartition(".py:")
-    return Path(path + ".py") if mark else None
-
-
-def absolute(name: str) -> str:
-    """Return ``file.py:Class`` with the file's full path, and a registered name as it is."""
-    file = plugin_file(name)
-    return name if file is None else f"{file.resolve()}:{name.rpartition(':')[2]}"
-
-
-@functools.cache
-def plugins(group: str) -> dict[str, EntryPoint]:
-    """Return the entry points of a group by name."""
-    return {point.name: point for point in entry_points(group=group)}
-
-
-def _from_file(name: str, kind: str) -> Any:
-    path, _, attribute = name.rpartition(".py:")
-    file = Path(path + ".py")
-    if name.endswith((".py", ".py:")):
-        raise UserError(f"{kind} '{name}': say which class, as in {name.rstrip(':')}:MyClass")
-    if not file.is_file():
-        raise UserError(f"{kind} '{name}': there is no file {file}")
-    module = _import(file.resolve(), kind)
-    if not hasattr(module, attribute):
-        classes = [n for n, v in vars(module).items() if isinstance(v, type)]
-        raise UserError(f"{file} has no class '{attribute}'{did_you_mean(attribute, classes)}")
-    return getattr(module, attribute)
-
-
-@functools.cache
-def _import(file: Path, kind: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"metarl_plugin_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a stranger's file raises becomes one line
-        text = " ".join(str(error).split())
-        raise UserError(f"{kind} file {file}: {type(error).__name__}: {text}") from error
-    return module
 
 
 def _spec(model: str | Path | mujoco.MjSpec) -> mujoco.MjSpec:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from metarl.family import find_plugin, plugins
+from metarl.plugins import find_plugin, plugins
 
 if TYPE_CHECKING:
     from metarl.keys import Key

@@ -26,6 +26,7 @@ from metarl import (
 )
 from metarl.check import CHECKS
 from metarl.composition import LONGEST_LATENCY, compose, variations
+from metarl.family import family_class, list_families
 from metarl.keys import Key
 from metarl.trace import make_worlds, run
 
@@ -34,6 +35,10 @@ PRODUCTS = [
     "half-cheetah-vel+latency",
     "point-goal+latency+sensor-bias",
     "half-cheetah-dir+dynamics+latency+sensor-bias",
+    "ant-goal+crippled+dynamics",
+    "walker2d-params+latency",
+    "hopper-dynamics+sensor-bias",
+    "humanoid-dir+dynamics",
 ]
 
 
@@ -221,6 +226,34 @@ def test_refusals_are_one_line(make, words: str) -> None:
         make()
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", list_families())
+def test_every_family_has_its_products(name: str) -> None:
+    """Each takes latency and sensor bias, and its own unless its parameters are those already."""
+    for variation in variations(family_class(name)):
+        try:
+            worlds = TaskWorlds(f"{name}+{variation}", 2, 1)
+        except UserError as error:
+            assert "already" in str(error)  # noqa: PT017
+            assert variation not in ("latency", "sensor-bias")
+            continue
+        assert worlds.family.name == f"{name}+{variation}"
+        assert torch.isfinite(worlds.step(torch.zeros(2, worlds.spec.action_size)).obs).all()
+
+
+def test_a_leg_is_dead_on_the_way_to_the_goal() -> None:
+    """Leg 1's motors have gear 0 in the world whose fault is 1, and 150 in the sound one."""
+    family = find_family("ant-goal+crippled")
+    assert [param.name for param in family.params] == ["goal_radius", "goal_angle", "fault"]
+    distribution = TaskDistribution(family)
+    rows = [distribution.make(goal_radius=2.0, fault=f).values for f in (0.0, 1.0)]
+    tasks = type(distribution.nominal())(family.name, distribution.names, np.concatenate(rows))
+    worlds = make_worlds(family, tasks)
+    gears = [worlds.simulator.batch.get_model(i).actuator_gear[:, 0] for i in (0, 1)]
+    assert gears[0].tolist() == [150.0] * 8
+    assert sorted(gears[1].tolist()) == [0.0] * 2 + [150.0] * 6
+    assert worlds.task["goal_radius"].tolist() == [2.0, 2.0]
 
 
 def test_every_family_takes_the_universal_variations() -> None:
