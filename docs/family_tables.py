@@ -4,7 +4,7 @@
     python docs/family_tables.py --check    # exit code 1 if a page differs
 
 A page says where: between ``<!-- parameters -->`` and ``<!-- /parameters -->``, and between
-``<!-- reference lines -->`` and ``<!-- /reference lines -->``. Pages without marks stay as they are.
+``<!-- reference lines -->`` and ``<!-- /reference lines -->``. Other pages stay as they are.
 """
 
 import json
@@ -57,7 +57,7 @@ def filled(text: str, name: str) -> str:
         begin, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
         if begin in text:
             before, rest = text.split(begin)
-            text = before + begin + table(name) + "\n" + end + rest.split(end)[1]
+            text = before + f"{begin}\n{table(name)}\n\n{end}" + rest.split(end)[1]
     return text
 
 
