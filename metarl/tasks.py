@@ -68,17 +68,29 @@ class Interval:
 
 @dataclass(frozen=True)
 class Choices:
-    """A parameter that takes one of a few values, all equally likely."""
+    """A parameter that takes one of a few values, all equally likely.
+
+    `heldout` and `ood`, where given, are the values of those splits instead (terrain seeds).
+    """
 
     values: tuple[float, ...]
+    heldout: tuple[float, ...] = ()
+    ood: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(self.values))
-        if not self.values or not all(_finite(v) for v in self.values):
+        for field in ("values", "heldout", "ood"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        every = (*self.values, *self.heldout, *self.ood)
+        if not self.values or not all(_finite(v) for v in every):
             raise UserError(f"Choices({self.values}): give at least one value, all finite")
-        if len(set(self.values)) < len(self.values):
-            raise UserError(f"Choices({self.values}): a value is repeated")
-        object.__setattr__(self, "values", tuple(float(v) for v in self.values))
+        if len(set(every)) < len(every):
+            raise UserError(f"Choices({every}): a value is repeated")
+        for field in ("values", "heldout", "ood"):
+            object.__setattr__(self, field, tuple(float(v) for v in getattr(self, field)))
+
+    def of(self, split: str) -> Choices:
+        """Return the choices of one split."""
+        return Choices(getattr(self, split, ()) or self.values)
 
     def at(self, u: np.ndarray) -> np.ndarray:
         """Map u in [0, 1] to the values, elementwise."""
@@ -86,7 +98,7 @@ class Choices:
         return np.asarray(self.values)[index]
 
     def __str__(self) -> str:
-        return "{" + ", ".join(f"{v:g}" for v in self.values) + "}"
+        return _listed(self.values)
 
 
 @dataclass(frozen=True)
@@ -136,7 +148,8 @@ class Param:
             if isinstance(self.train, Interval):
                 bad = outside.overlaps(self.train)
             else:
-                bad = any(outside.low <= v <= outside.high for v in self.train.values)
+                seen = (*self.train.values, *self.train.heldout)
+                bad = any(outside.low <= v <= outside.high for v in seen)
             if bad:
                 raise UserError(
                     f"parameter '{self.name}': ood range {outside} overlaps "
@@ -253,12 +266,12 @@ class TaskDistribution:
     @property
     def shared_split(self) -> bool:
         """Whether train and heldout are the same tasks, since every parameter is a choice."""
-        return all(isinstance(param.train, Choices) for param in self.params)
+        return all(isinstance(p.train, Choices) and not p.train.heldout for p in self.params)
 
     @property
     def has_ood(self) -> bool:
         """Whether the family has tasks outside the training box."""
-        return any(param.ood for param in self.params)
+        return any(p.ood or getattr(p.train, "ood", ()) for p in self.params)
 
     def sample(self, n: int, rng: np.random.Generator) -> Tasks:
         """Draw n tasks from the training box."""
@@ -271,7 +284,8 @@ class TaskDistribution:
 
         `heldout` are unseen draws from the training box, and where every parameter is a choice
         it goes through the combinations in order. In `ood`, task i has parameter i (modulo the
-        number of parameters with ood ranges) outside the box and the others inside it.
+        number of parameters with ood ranges) outside the box and the others inside it; choices
+        with values of their own for a split are drawn from those.
         """
         if name not in SPLITS:
             raise UserError(
@@ -347,10 +361,10 @@ class TaskDistribution:
         """Task i of a split: a function of the family, the split and i alone."""
         rng = Key("metarl split", self.family.name, name, i).numpy()
         outside = [param.name for param in self.params if param.ood]
-        chosen = outside[i % len(outside)] if name == "ood" else None
+        chosen = outside[i % len(outside)] if name == "ood" and outside else None
         parts = []
         for param in self.params:
-            where: Interval | Choices = param.train
+            where = param.train.of(name) if isinstance(param.train, Choices) else param.train
             u = rng.random((1, len(param.names)))
             if param.name == chosen:
                 where = param.ood[(i // len(outside)) % len(param.ood)]
@@ -368,6 +382,14 @@ class TaskDistribution:
             rows[:, column] = np.asarray(axes[column])[index % len(axes[column])]
             index = index // len(axes[column])
         return rows
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    """Return the values in words: {0, 1, 2}, and {0, …, 31} for a long row of whole numbers."""
+    first, last = values[0], values[-1]
+    if len(values) > 8 and values == tuple(first + k for k in range(len(values))):
+        return f"{{{first:g}, …, {last:g}}}"
+    return "{" + ", ".join(f"{v:g}" for v in values) + "}"
 
 
 def _finite(value: object) -> bool:
