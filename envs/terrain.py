@@ -129,6 +129,7 @@ class Terrain:
                 size=[self.reach, self.width, self.height + SUNK, BASE],
                 userdata=elevation.ravel(),
             )  # fmt: skip
+        spec.stat.extent = 8.0  # m: what a camera takes for the size of the scene
         plane = spec.geom(floor)
         _paint(spec, plane)
         # A body of its own, so that the geom's own z is H·difficulty and `scale` can set it.
@@ -187,7 +188,7 @@ class Ground:
         return (raised + self.height * v).clamp_min(0.0)
 
 
-# --- the profiles: s is the distance beyond the flat ground, v in [0, 1] ---------------------------
+# --- the profiles: s is the distance beyond the flat ground, v in [0, 1] -------------------------
 
 
 def _segments(lengths: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -98,7 +98,8 @@ class Choices:
         return np.asarray(self.values)[index]
 
     def __str__(self) -> str:
-        return _listed(self.values)
+        unseen = f" (heldout {_listed(self.heldout)})" if self.heldout else ""
+        return _listed(self.values) + unseen
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,12 @@ class Param:
         if self.edit is None:
             return ()
         return self.edit if isinstance(self.edit, tuple) else (self.edit,)
+
+    @property
+    def outside(self) -> tuple[Interval | Choices, ...]:
+        """Where the ood split draws from, when it takes this parameter out of its box."""
+        own = getattr(self.train, "ood", ())
+        return (*self.ood, Choices(own)) if own else self.ood
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -271,7 +278,7 @@ class TaskDistribution:
     @property
     def has_ood(self) -> bool:
         """Whether the family has tasks outside the training box."""
-        return any(p.ood or getattr(p.train, "ood", ()) for p in self.params)
+        return any(param.outside for param in self.params)
 
     def sample(self, n: int, rng: np.random.Generator) -> Tasks:
         """Draw n tasks from the training box."""
