@@ -135,7 +135,7 @@ class Terrain:
         # A body of its own, so that the geom's own z is H·difficulty and `scale` can set it.
         body = spec.worldbody.add_body(name=GEOM, pos=[0, 0, -self.height - SUNK])
         body.add_geom(
-            name=GEOM, type=mujoco.mjtGeom.mjGEOM_HFIELD, hfieldname=f"{KINDS[0]}_0",
+            name=GEOM, type=mujoco.mjtGeom.mjGEOM_HFIELD, hfieldname=f"{KINDS[0]}_0", mass=0,
             pos=[0, 0, self.height], material=GEOM, contype=plane.contype,
             conaffinity=plane.conaffinity, condim=plane.condim, friction=plane.friction,
             solref=plane.solref, solimp=plane.solimp, margin=plane.margin, gap=plane.gap,
