@@ -161,7 +161,7 @@ def describe_family(name: str) -> dict[str, Any]:
 
 def _range_json(where: Interval | Choices) -> dict[str, Any]:
     rare = {"area": False, "heldout": (), "ood": ()}
-    return {key: value for key, value in asdict(where).items() if rare.get(key, None) != value}
+    return {key: value for key, value in asdict(where).items() if rare.get(key) != value}
 
 
 def _range(where: dict[str, Any]) -> str:
