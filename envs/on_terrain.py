@@ -7,6 +7,7 @@ over z = 0 is left out, like its x: it would tell how far the robot has climbed.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -15,10 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from envs.ant import HEALTHY_Z as ANT_Z
+from envs.ant import _AntForward
 from envs.half_cheetah import _HalfCheetah
 from envs.terrain import Ground, Terrain
 from metarl import TaskFamily
 from metarl.simulator import Simulator, State
+
+_BUILT: dict[type, mujoco.MjModel] = {}
+"""Compiled models of the last two families, never changed."""
 
 
 class OnTerrain(TaskFamily):
@@ -43,9 +49,14 @@ class OnTerrain(TaskFamily):
 
     def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
         """Return the compiled model of the robot with the bank of height fields."""
-        spec = spec.copy()
-        self.terrain.add_to(spec)
-        return spec.compile()
+        cls = type(self)
+        if cls not in _BUILT:  # millions of elevations take a second, a copy takes none
+            spec = spec.copy()
+            self.terrain.add_to(spec)
+            if len(_BUILT) >= 2:
+                _BUILT.pop(next(iter(_BUILT)))
+            _BUILT[cls] = spec.compile()
+        return copy.deepcopy(_BUILT[cls])
 
     def with_scan(self, sim: Simulator, observed: Tensor, root: Tensor) -> Tensor:
         """Append the heights of the ground around the root, relative to the root (m), if asked.
@@ -99,4 +110,35 @@ class HalfCheetahTerrainScan(HalfCheetahTerrain):
     """Run forward over ground that it sees 2 m ahead: v − 0.05‖a‖²."""
 
     name = "half-cheetah-terrain-scan"
+    scan = True
+
+
+class AntTerrain(OnTerrain, _AntForward):
+    """Run forward over unknown ground: v_x + 1 − 0.5‖a‖²."""
+
+    name = "ant-terrain"
+    top_speed = 8.0
+    terrain = Terrain(height=0.4, length=1.0, reach=82.0, cell=0.25)
+    params = terrain.params()
+    scan_x = tuple(0.25 * k for k in range(-2, 7))
+    scan_y = (-0.5, 0.0, 0.5)
+
+    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, 26): qpos[3:] (a quaternion, rad), qvel; with the scan 27 heights (m)."""
+        blind = torch.cat((sim.qpos[:, 3:], sim.qvel), dim=1)
+        return self.with_scan(sim, blind, sim.qpos[:, 2:3])
+
+    def terminated(self, sim: Simulator) -> Tensor:
+        """Return (B,) bool: the torso is not 0.2 m to 1 m over the ground.
+
+        The upper end is higher by the height of the terrain, since the ground may fall away.
+        """
+        height = sim.qpos[:, 2] - self.ground(sim, sim.qpos[:, :1], sim.qpos[:, 1:2])[:, 0]
+        return (height < ANT_Z[0]) | (height > ANT_Z[1] + self.terrain.height)
+
+
+class AntTerrainScan(AntTerrain):
+    """Run forward over ground that it sees 1.5 m ahead: v_x + 1 − 0.5‖a‖²."""
+
+    name = "ant-terrain-scan"
     scan = True

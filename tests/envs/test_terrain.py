@@ -14,7 +14,7 @@ from metarl.worlds import TaskWorlds as Worlds
 
 BLIND = sorted(name for name in list_families() if name.endswith("-terrain"))
 SMALL = Terrain(height=0.4, length=1.0, reach=6.0, cell=0.25)
-GOLDEN = {"half-cheetah-terrain": "901fd3086f03df63"}
+GOLDEN = {"half-cheetah-terrain": "901fd3086f03df63", "ant-terrain": "db75a300989e9e11"}
 
 
 def tasks_of(worlds: Worlds, grounds: list[int], difficulty: float) -> Tasks:
