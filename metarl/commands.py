@@ -150,7 +150,7 @@ def describe_family(name: str) -> dict[str, Any]:
                 "size": len(param.names),
                 "unit": param.unit,
                 "train": _range_json(param.train),
-                "ood": [_range_json(outside) for outside in param.ood],
+                "ood": [_range_json(outside) for outside in param.outside],
                 "nominal": param.nominal_value,
                 "doc": param.doc,
             }
@@ -160,7 +160,8 @@ def describe_family(name: str) -> dict[str, Any]:
 
 
 def _range_json(where: Interval | Choices) -> dict[str, Any]:
-    return {key: value for key, value in asdict(where).items() if key != "area" or value}
+    rare = {"area": False, "heldout": (), "ood": ()}
+    return {key: value for key, value in asdict(where).items() if rare.get(key) != value}
 
 
 def _range(where: dict[str, Any]) -> str:

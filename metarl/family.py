@@ -75,6 +75,10 @@ class TaskFamily:
 
     # --- what a family defines -----------------------------------------------------------------
 
+    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        """Return the compiled model; a family may add to the specification first (a terrain)."""
+        return spec.compile()
+
     def initial_state(self, sim: Simulator, ids: Tensor, rng: WorldDraws) -> None:
         """Write qpos and qvel of the worlds `ids` (n,), which MuJoCo has reset to their defaults.
 
@@ -115,7 +119,7 @@ class TaskFamily:
     def _compile(self) -> mujoco.MjModel:
         with _model_warnings(self.name):
             try:
-                model = _spec(self.model).compile()
+                model = self.build(_spec(self.model))
             except (ValueError, OSError, TypeError, mujoco.FatalError) as error:
                 text = " ".join(str(error).split())
                 raise UserError(
