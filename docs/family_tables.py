@@ -22,7 +22,7 @@ def parameters(name: str) -> str:
     """Return the table of a family's parameters: units, ranges, effect."""
     rows = ["| parameter | unit | train | ood | effect |", "|---|---|---|---|---|"]
     for param in find_family(name).params:
-        ood = ", ".join(str(outside) for outside in param.ood) or "none"
+        ood = ", ".join(str(outside) for outside in param.outside) or "none"
         count = f"; {len(param.names)} numbers" if len(param.names) > 1 else ""
         ranges = f"{param.train} | {ood}".replace("-", "−")
         rows.append(f"| `{param.name}` | {param.unit or '1'} | {ranges} | {param.doc}{count} |")
