@@ -13,16 +13,18 @@ Fields are made of uniform draws and products alone, so they are the same bits o
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import mujoco
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl import Choices, Interval, Param, assign, scale
+from metarl import Choices, Interval, Param, TaskFamily, assign, scale
 from metarl.keys import Key
 from metarl.simulator import Simulator
 
@@ -108,7 +110,7 @@ class Terrain:
             for split, chosen in SEEDS.items()
         }
         return (
-            Param("ground", Choices(seeds["train"], seeds["heldout"], seeds["ood"]), nominal=0.0,
+            Param("ground", Choices(seeds["train"], seeds["heldout"], seeds["ood"]), nominal=1.0,
                   edit=assign("geom_dataid", GEOM),
                   doc="kind of terrain (slope, roughness, steps, gaps) + 4 × seed"),
             Param("difficulty", Interval(0.0, 0.7), ood=(Interval(0.7, 1.0),), nominal=0.35,
@@ -185,7 +187,72 @@ class Ground:
             # the diagonal joins (row, column) and (row + 1, column + 1)
             corner = self.data[torch.where(u >= w, at + 1, at + columns)]
             v = near + torch.maximum(u, w) * (corner - near) + torch.minimum(u, w) * (far - corner)
-        return (raised + self.height * v).clamp_min(0.0)
+        beyond = x.abs() > self.extent[0]
+        if y is not None:
+            beyond |= y.abs() > self.extent[1]
+        return (raised + self.height * v).clamp_min(0.0).masked_fill(beyond, 0.0)
+
+
+_BUILT: dict[type, mujoco.MjModel] = {}
+"""Compiled models of the last two families, never changed."""
+
+
+class OnTerrain(TaskFamily):
+    """A robot whose floor has a terrain; to be mixed in before the robot's class."""
+
+    terrain: ClassVar[Terrain]
+    top_speed: ClassVar[float]
+    """More than the fastest known policies reach, in m/s; the terrain is long enough for it."""
+    scan: ClassVar[bool] = False
+    """Whether the observation ends with the height scan."""
+    scan_x: ClassVar[tuple[float, ...]] = ()
+    """Places of the scan ahead of the root, in m."""
+    scan_y: ClassVar[tuple[float, ...]] = ()
+    """Places of the scan to its left, in m; with `scan_x` they make a grid. Planar robots: none."""
+
+    def __init__(self) -> None:
+        """Compile the robot on its terrain."""
+        super().__init__()
+        self.ground = Ground(self.compiled)
+        grid = np.meshgrid(self.scan_x, self.scan_y or (0.0,), indexing="ij")
+        self._grid = [torch.from_numpy(places.ravel()) for places in grid]
+
+    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        """Return the compiled model of the robot with the bank of height fields."""
+        cls = type(self)
+        if cls not in _BUILT:  # millions of elevations take a second, a copy takes none
+            spec = spec.copy()
+            self.terrain.add_to(spec)
+            if len(_BUILT) >= 2:
+                _BUILT.pop(next(iter(_BUILT)))
+            _BUILT[cls] = super().build(spec)
+        return copy.deepcopy(_BUILT[cls])
+
+    def with_scan(self, sim: Simulator, observed: Tensor, root: Tensor) -> Tensor:
+        """Append the heights of the ground around the root, relative to the root (m), if asked.
+
+        Args:
+            sim: the worlds.
+            observed: (B, O) the blind observation.
+            root: (B, 1) height of the root, m.
+        """
+        if not self.scan:
+            return observed
+        return torch.cat((observed, self.heights(sim) - root), dim=1)
+
+    def heights(self, sim: Simulator) -> Tensor:
+        """Return (B, N) the ground's height at the places of the scan, in m."""
+        ahead, left = self._grid
+        if not self.scan_y:
+            return self.ground(sim, sim.qpos[:, :1] + ahead)
+        quaternion = sim.qpos[:, 3:7]
+        w, x, y, z = quaternion.unbind(1)
+        yaw = torch.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))[:, None]
+        cos, sin = yaw.cos(), yaw.sin()
+        return self.ground(
+            sim, sim.qpos[:, :1] + cos * ahead - sin * left,
+            sim.qpos[:, 1:2] + sin * ahead + cos * left,
+        )  # fmt: skip
 
 
 # --- the profiles: s is the distance beyond the flat ground, v in [0, 1] -------------------------

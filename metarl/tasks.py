@@ -118,7 +118,7 @@ class TaskDistribution:
 
     def sample(self, n: int, rng: np.random.Generator) -> Tasks:
         """Draw n tasks from the training box."""
-        columns = [self._draw(param, param.train, n, rng) for param in self.params]
+        columns = [p.train.at(rng.random((n, len(p.names)))) for p in self.params]
         values = np.concatenate(columns, axis=1) if columns else np.zeros((n, 0))
         return self._tasks(self._marked(values, 0))
 
@@ -218,11 +218,6 @@ class TaskDistribution:
         marked = (rounded | np.int64(bit)).view(np.float64)
         continuous = [isinstance(p.train, Interval) for p in self.params for _ in p.names]
         return np.where(np.array(continuous, bool), marked, values)
-
-    def _draw(
-        self, param: Param, where: Interval | Choices, n: int, rng: np.random.Generator
-    ) -> np.ndarray:
-        return where.at(rng.random((n, len(param.names))))
 
     def _split_row(self, name: str, i: int) -> np.ndarray:
         """Task i of a split: a function of the family, the split and i alone."""
