@@ -4,7 +4,7 @@
     python docs/family_tables.py --check    # exit code 1 if a page differs
 
 A page says where: between ``<!-- parameters -->`` and ``<!-- /parameters -->``, and between
-``<!-- reference lines -->`` and ``<!-- /reference lines -->``. Pages without marks stay as they are.
+``<!-- reference lines -->`` and ``<!-- /reference lines -->``. Other pages stay as they are.
 """
 
 import json
@@ -22,7 +22,7 @@ def parameters(name: str) -> str:
     """Return the table of a family's parameters: units, ranges, effect."""
     rows = ["| parameter | unit | train | ood | effect |", "|---|---|---|---|---|"]
     for param in find_family(name).params:
-        ood = ", ".join(str(outside) for outside in param.ood) or "none"
+        ood = ", ".join(str(outside) for outside in param.outside) or "none"
         count = f"; {len(param.names)} numbers" if len(param.names) > 1 else ""
         ranges = f"{param.train} | {ood}".replace("-", "−")
         rows.append(f"| `{param.name}` | {param.unit or '1'} | {ranges} | {param.doc}{count} |")
@@ -57,7 +57,7 @@ def filled(text: str, name: str) -> str:
         begin, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
         if begin in text:
             before, rest = text.split(begin)
-            text = before + begin + table(name) + "\n" + end + rest.split(end)[1]
+            text = before + f"{begin}\n{table(name)}\n\n{end}" + rest.split(end)[1]
     return text
 
 
