@@ -119,7 +119,7 @@ def test_reward_on_recorded_states() -> None:
             expected = np.exp(-off / 0.25) + 0.5 * np.exp(-yaw / 0.25)
             expected -= 0.5 * v[2] ** 2 + 0.02 * (w[0] ** 2 + w[1] ** 2)
             expected -= 0.5 * (g[0] ** 2 + g[1] ** 2)
-            expected -= 2e-4 * (torque**2).sum() + 0.01 * ((clipped[i] - last[i]) ** 2).sum()
+            expected -= 5e-5 * (torque**2).sum() + 0.01 * ((clipped[i] - last[i]) ** 2).sum()
             assert got[i] == pytest.approx(expected, abs=1e-9)
         last = clipped
 
@@ -134,9 +134,9 @@ def test_perfect_tracking_by_hand() -> None:
     before = sim.snapshot(worlds.family.keep)
     zero = torch.zeros(4, 12, dtype=torch.float64)
     assert worlds.family.reward(sim, before, zero, worlds.task)[0] == pytest.approx(1.5, abs=1e-12)
-    sim.qpos[:, 7] += 0.1  # 6 N·m at one joint: 2e-4 · 36
+    sim.qpos[:, 7] += 0.1  # 6 N·m at one joint: 5e-5 · 36
     reward = worlds.family.reward(sim, before, zero, worlds.task)
-    assert reward[0] == pytest.approx(1.5 - 0.0072, abs=1e-12)
+    assert reward[0] == pytest.approx(1.5 - 0.0018, abs=1e-12)
 
 
 def test_the_observation_is_what_a_robot_measures() -> None:
