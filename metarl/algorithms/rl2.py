@@ -43,7 +43,9 @@ class Rl2Config:
     memory: Literal["gru", "lstm"] = "gru"
     """The sequence backbone."""
     units: int = 128
-    """Width of the memory, of the input's embedding and of the heads' hidden layers."""
+    """Width of the memory."""
+    hidden: int = 64
+    """Width of the input's embedding, and of the hidden layer of policy and of value."""
     episodes: int = 2
     """Episodes in a training trial."""
     gamma: float = 0.99
@@ -52,7 +54,7 @@ class Rl2Config:
     """λ of the advantage estimation; 1 is Monte Carlo."""
     clip: float = 0.2
     """ε: how far the probability of an action may move before its gain stops to count."""
-    epochs: int = 4
+    epochs: int = 3
     """Passes over the trials of an iteration."""
     minibatches: int = 4
     """Groups of worlds in a pass, with a gradient step each."""
@@ -75,7 +77,7 @@ class Rl2Config:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        for name in ("units", "episodes", "epochs", "minibatches", "shards"):
+        for name in ("units", "hidden", "episodes", "epochs", "minibatches", "shards"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("clip", "lr", "max_grad_norm", "init_std", "min_std"):
@@ -103,12 +105,12 @@ class Network(nn.Module):
     def __init__(self, inputs: int, actions: int, config: Rl2Config) -> None:
         """Initialise; torch's global generator decides the weights."""
         super().__init__()
-        units = config.units
-        self.embed = nn.Linear(inputs, units)
-        self.memory = make_memory(config.memory, units, units)
-        self.body = nn.Linear(self.memory.outputs + units, 2 * units)
-        self.mean = nn.Linear(units, actions)
-        self.value = nn.Linear(units, 1)
+        hidden = config.hidden
+        self.embed = nn.Linear(inputs, hidden)
+        self.memory = make_memory(config.memory, hidden, config.units)
+        self.body = nn.Linear(self.memory.outputs + hidden, 2 * hidden)
+        self.mean = nn.Linear(hidden, actions)
+        self.value = nn.Linear(hidden, 1)
         self.log_std = nn.Parameter(torch.full((actions,), math.log(config.init_std)))
         self.min_log_std = math.log(config.min_std)
         for layer, gain in (
