@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metarl.errors import UserError
+from metarl.errors import UserError, did_you_mean
 from metarl.keys import Key
 from metarl.learner import Learner
-from metarl.memory import MemoryState, make_memory
+from metarl.memory import MEMORIES, MemoryState, make_memory
 from metarl.networks import Gaussian
 from metarl.normalise import RunningMoments
 from metarl.returns import generalized_advantages
@@ -40,12 +40,18 @@ from metarl.worlds import Spec, Step, TaskWorlds
 class Rl2Config:
     """Settings of RL²."""
 
-    memory: Literal["gru", "lstm"] = "gru"
+    memory: Literal["gru", "lstm", "transformer", "snail"] = "gru"
     """The sequence backbone."""
     units: int = 128
     """Width of the memory."""
     hidden: int = 64
     """Width of the input's embedding, and of the hidden layer of policy and of value."""
+    layers: int = 2
+    """Layers of a transformer, or pairs of convolution and attention in SNAIL."""
+    heads: int = 4
+    """Attention heads of a transformer; each takes its part of the units."""
+    context: int | None = None
+    """Steps that a transformer or SNAIL looks back; default: a training trial."""
     episodes: int = 2
     """Episodes in a training trial."""
     gamma: float = 0.99
@@ -77,9 +83,15 @@ class Rl2Config:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        for name in ("units", "hidden", "episodes", "epochs", "minibatches", "shards"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}")
+        if self.memory not in MEMORIES:
+            raise UserError(
+                f"memory must be one of {', '.join(MEMORIES)}, not '{self.memory}'"
+                f"{did_you_mean(self.memory, MEMORIES)}"
+            )
         for name in ("clip", "lr", "max_grad_norm", "init_std", "min_std"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -93,6 +105,11 @@ class Rl2Config:
                 raise UserError(f"{name} must not be negative, not {value}")
 
 
+_COUNTS = (
+    "units", "hidden", "layers", "heads", "context", "episodes", "epochs", "minibatches", "shards",
+)  # fmt: skip
+
+
 class State(NamedTuple):
     """What the policy remembers of the trial, in each world."""
 
@@ -102,12 +119,15 @@ class State(NamedTuple):
 class Network(nn.Module):
     """Embedding, memory, and the heads of policy and value, which also see the embedding."""
 
-    def __init__(self, inputs: int, actions: int, config: Rl2Config) -> None:
+    def __init__(self, spec: Spec, config: Rl2Config) -> None:
         """Initialise; torch's global generator decides the weights."""
         super().__init__()
-        hidden = config.hidden
-        self.embed = nn.Linear(inputs, hidden)
-        self.memory = make_memory(config.memory, hidden, config.units)
+        hidden, actions = config.hidden, spec.action_size
+        self.embed = nn.Linear(spec.observation_size + actions + 2, hidden)
+        self.memory = make_memory(
+            config.memory, hidden, config.units, layers=config.layers, heads=config.heads,
+            context=config.context or config.episodes * spec.horizon,
+        )  # fmt: skip
         self.body = nn.Linear(self.memory.outputs + hidden, 2 * hidden)
         self.mean = nn.Linear(hidden, actions)
         self.value = nn.Linear(hidden, 1)
@@ -169,10 +189,9 @@ class Rl2(Learner):
     ) -> None:
         """Initialise the network, its optimiser and the running statistics."""
         super().__init__(spec, config, seed=seed, device=device)
-        inputs = spec.observation_size + spec.action_size + 2
         with torch.random.fork_rng([]):
             torch.manual_seed(Key(seed, "policy").uint64() >> 1)
-            self.net = Network(inputs, spec.action_size, config).to(self.device)
+            self.net = Network(spec, config).to(self.device)
         self.params = list(self.net.parameters())
         self.adam = Adam(self.params)
         self.lr = config.lr
