@@ -24,7 +24,7 @@ SETTINGS = {
             evaluate_every=25,
             evaluate_tasks=40,
         ),
-        learner=Rl2Config(desired_kl=0.015, shards=2),
+        learner=Rl2Config(shards=2),
     ),
 }
 

@@ -137,7 +137,9 @@ def test_attention_is_the_textbook_formula() -> None:
         for t in range(6):
             past = slice(max(0, t - 2), t + 1)
             weight = torch.softmax(torch.einsum("bd,jbd->bj", query[t], key[past]) / 2.0, -1)
-            assert torch.allclose(got[t], torch.einsum("bj,jbd->bd", weight, value[past]), atol=1e-6)
+            assert torch.allclose(
+                got[t], torch.einsum("bj,jbd->bd", weight, value[past]), atol=1e-6
+            )
 
 
 def test_rotary_keys_tell_only_how_long_ago_they_were() -> None:

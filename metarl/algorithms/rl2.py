@@ -66,7 +66,7 @@ class Rl2Config:
     """Groups of worlds in a pass, with a gradient step each."""
     lr: float = 1e-3
     """Initial step size of Adam."""
-    desired_kl: float = 0.01
+    desired_kl: float = 0.02
     """KL divergence of an iteration, in nats, that the step size is adapted to; 0 keeps it."""
     entropy_weight: float = 0.0
     """Weight of the policy's entropy."""
