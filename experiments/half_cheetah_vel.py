@@ -18,12 +18,12 @@ SETTINGS = {
     ),
     "rl2": Settings(
         train=TrainConfig(
-            tasks_per_iteration=200,
+            tasks_per_iteration=100,
             rollouts_per_task=1,
-            env_steps=60_000_000,
+            env_steps=30_000_000,
             evaluate_every=25,
             evaluate_tasks=40,
-        ),
+        ),  # fmt: skip
         learner=Rl2Config(shards=2),
     ),
 }
