@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,12 @@ class Memory(nn.Module, ABC):
         """Return (T, B, outputs) for the (T, B, inputs) of whole trials, from their start."""
 
 
+def _like(module: nn.Module) -> dict[str, Any]:
+    """Device and type of a module's weights."""
+    weight = next(module.parameters())
+    return {"device": weight.device, "dtype": weight.dtype}
+
+
 class GRU(Memory):
     """A gated recurrent unit (Cho et al. 2014), torch's own kernels."""
 
@@ -62,7 +69,7 @@ class GRU(Memory):
 
     def begin(self, worlds: int) -> MemoryState:
         """Return (B, units) zeros."""
-        return (self.net.weight_hh_l0.new_zeros(worlds, self.outputs),)
+        return (torch.zeros(worlds, self.outputs, **_like(self.net)),)
 
     def step(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         """Return the hidden state, (B, units), as output and as state."""
@@ -84,8 +91,8 @@ class LSTM(Memory):
 
     def begin(self, worlds: int) -> MemoryState:
         """Return the hidden and the cell state, (B, units) zeros each."""
-        zeros = self.net.weight_hh_l0.new_zeros(worlds, self.outputs)
-        return zeros, zeros.clone()
+        zeros = torch.zeros(worlds, self.outputs, **_like(self.net))
+        return zeros, zeros
 
     def step(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         """Return the hidden state, (B, units), and both states."""
@@ -164,8 +171,6 @@ class Attention(nn.Module):
         self.project = nn.Linear(inputs, 3 * units)
         self.history = History(context, heads, self.size, dim=2)
         self.rotary = rotary
-        pairs = torch.arange(self.size // 2, dtype=torch.float32)
-        self.register_buffer("frequency", 10000.0 ** (-2 * pairs / self.size), persistent=False)
 
     def begin(self, worlds: int) -> MemoryState:
         """Return the empty blocks of keys, then those of values."""
@@ -209,7 +214,8 @@ class Attention(nn.Module):
         """Turn (B, heads, n, size) by angles that grow with the (n,) positions."""
         if not self.rotary:
             return x
-        angle = position[:, None].float() * self.frequency
+        pairs = torch.arange(self.size // 2, device=x.device)
+        angle = position[:, None] * 10000.0 ** (-2 * pairs / self.size)
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         one, two = x.chunk(2, -1)
         return torch.cat((one * cos - two * sin, one * sin + two * cos), -1)
@@ -230,8 +236,9 @@ class Transformer(Memory):
         self.narrow = nn.ModuleList(nn.Linear(2 * units, units) for _ in range(layers))
         self.norms = nn.ModuleList(nn.LayerNorm(units) for _ in range(2 * layers + 1))
         with torch.no_grad():  # residual branches that add up to the size of one
-            for layer in (*self.merge, *self.narrow):
-                layer.weight *= 1 / math.sqrt(2 * layers)
+            for name, weight in self.named_parameters():
+                if name.startswith(("merge", "narrow")):
+                    weight *= 1 / math.sqrt(2 * layers)
 
     def begin(self, worlds: int) -> MemoryState:
         """Return the number of steps seen, (B,) int64, and the empty blocks of every layer."""

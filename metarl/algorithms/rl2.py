@@ -14,22 +14,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from metarl.actor_critic import MemoryActorCritic
 from metarl.errors import UserError, did_you_mean
 from metarl.keys import Key
 from metarl.learner import Learner
 from metarl.memory import MEMORIES, MemoryState, make_memory
-from metarl.networks import Gaussian
 from metarl.normalise import RunningMoments
+from metarl.ppo import (
+    Adam,
+    adapted_lr,
+    clipped_gain,
+    discounted_sums,
+    side_by_side,
+    standardised,
+    summed_gradient,
+)  # fmt: skip
 from metarl.returns import generalized_advantages
 from metarl.rollout import Rollout, collect
 from metarl.tasks import Tasks
@@ -79,7 +85,11 @@ class Rl2Config:
     min_std: float = 0.02
     """Floor of the exploration."""
     shards: int = 4
-    """Parts of a minibatch whose gradients are computed side by side, on a thread each."""
+    """Parts of a minibatch whose gradients are computed side by side, on a CPU thread each."""
+    bfloat16: bool = False
+    """Compute the update's forward passes in mixed precision: for GPUs."""
+    compile: bool = False
+    """Compile the update's forward pass; pays for the transformer and SNAIL on GPUs."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -116,50 +126,6 @@ class State(NamedTuple):
     memory: MemoryState
 
 
-class Network(nn.Module):
-    """Embedding, memory, and the heads of policy and value, which also see the embedding."""
-
-    def __init__(self, spec: Spec, config: Rl2Config) -> None:
-        """Initialise; torch's global generator decides the weights."""
-        super().__init__()
-        hidden, actions = config.hidden, spec.action_size
-        self.embed = nn.Linear(spec.observation_size + actions + 2, hidden)
-        self.memory = make_memory(
-            config.memory, hidden, config.units, layers=config.layers, heads=config.heads,
-            context=config.context or config.episodes * spec.horizon,
-        )  # fmt: skip
-        self.body = nn.Linear(self.memory.outputs + hidden, 2 * hidden)
-        self.mean = nn.Linear(hidden, actions)
-        self.value = nn.Linear(hidden, 1)
-        self.log_std = nn.Parameter(torch.full((actions,), math.log(config.init_std)))
-        self.min_log_std = math.log(config.min_std)
-        for layer, gain in (
-            (self.embed, 1.0), (self.body, 1.0), (self.mean, 0.01), (self.value, 1.0),
-        ):  # fmt: skip
-            nn.init.orthogonal_(layer.weight, gain)
-            nn.init.zeros_(layer.bias)
-
-    def step(self, x: Tensor, state: MemoryState) -> tuple[Tensor, Tensor, MemoryState]:
-        """Return the mean action (B, A), the value (B,) and the new state, given (B, inputs)."""
-        embedded = torch.tanh(self.embed(x))
-        remembered, state = self.memory.step(embedded, state)
-        return *self._heads(embedded, remembered), state
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (T, B, A) mean actions and (T, B) values for (T, B, inputs) of whole trials."""
-        embedded = torch.tanh(self.embed(x))
-        return self._heads(embedded, self.memory.unroll(embedded))
-
-    def _heads(self, embedded: Tensor, remembered: Tensor) -> tuple[Tensor, Tensor]:
-        body = torch.tanh(self.body(torch.cat((remembered, embedded), -1)))
-        actor, critic = body.chunk(2, -1)
-        return self.mean(actor), self.value(critic).squeeze(-1)
-
-    def policy(self, mean: Tensor) -> Gaussian:
-        """Return the action distribution around a mean."""
-        return Gaussian(mean, self.log_std.clamp(min=self.min_log_std))
-
-
 class Batch(NamedTuple):
     """What an iteration learns from, time first."""
 
@@ -191,18 +157,32 @@ class Rl2(Learner):
         super().__init__(spec, config, seed=seed, device=device)
         with torch.random.fork_rng([]):
             torch.manual_seed(Key(seed, "policy").uint64() >> 1)
-            self.net = Network(spec, config).to(self.device)
-        self.params = list(self.net.parameters())
-        self.adam = Adam(self.params)
-        self.lr = config.lr
+            self.net = self._network().to(self.device)
+        self.adam = Adam(list(self.net.parameters()), config.lr)
+        self._forward = torch.compile(self.net) if config.compile else self.net
         self.obs_moments = RunningMoments(spec.observation_size, self.device)
         self.reward_moments = RunningMoments(1, self.device)
         self.return_moments = RunningMoments(1, self.device)
+        self._parts = {
+            "net": self.net, "adam": self.adam, "obs": self.obs_moments,
+            "reward": self.reward_moments, "return": self.return_moments,
+        }  # fmt: skip
+
+    def _network(self) -> MemoryActorCritic:
+        spec, config = self.spec, self.config
+        memory = make_memory(
+            config.memory, config.hidden, config.units, layers=config.layers, heads=config.heads,
+            context=config.context or config.episodes * spec.horizon,
+        )  # fmt: skip
+        return MemoryActorCritic(
+            spec.observation_size + spec.action_size + 2, spec.action_size, config.hidden, memory,
+            init_std=config.init_std, min_std=config.min_std,
+        )  # fmt: skip
 
     # --- acting and adapting -------------------------------------------------------------------
 
     def begin(self, tasks: int, worlds: int) -> State:
-        """Return an empty memory for every world."""
+        """Return the memory at the start of a trial, for every world."""
         return State(self.net.memory.begin(tasks * worlds))
 
     def act(
@@ -259,7 +239,7 @@ class Rl2(Learner):
             "return_after": returns[-1],
             "diverged": float(rollout.diverged.sum()),
             **losses,
-            "lr": self.lr,
+            "lr": self.adam.lr,
             "std": float(self.net.policy(mean).log_std.detach().exp().mean()),
             "seconds_sampling": sampled - started,
             "seconds_update": time.perf_counter() - sampled,
@@ -277,8 +257,9 @@ class Rl2(Learner):
         for k in range(self.config.episodes):
             worlds.reset()
             part, state = collect(
-                worlds, recorder, state, self.spec.horizon, key.fold("noise", k), explore=True
-            )
+                worlds, cast(Learner, recorder), state, self.spec.horizon, key.fold("noise", k),
+                explore=True,
+            )  # fmt: skip
             parts.append(part)
         rollout = Rollout(
             *(torch.cat(pieces) for pieces in zip(*(p[:-1] for p in parts), strict=True)),
@@ -303,7 +284,9 @@ class Rl2(Learner):
         bootstraps.
         """
         config, weight = self.config, rollout.valid.float()
-        self.return_moments.update(discounted_sums(rollout, config.gamma)[rollout.valid][:, None])
+        self.return_moments.update(
+            discounted_sums(rollout.reward, config.gamma)[rollout.valid][:, None]
+        )
         reward = rollout.reward / self.return_moments.std.float()
         ended = rollout.terminated | rollout.diverged
         advantage = generalized_advantages(
@@ -311,158 +294,96 @@ class Rl2(Learner):
             torch.cat((value[1:], last_value[None])), ended, ended,
             gamma=config.gamma, gae_lambda=config.gae_lambda,
         )  # fmt: skip
-        total = weight.sum().clamp(min=1.0)
-        centred = (advantage - (advantage * weight).sum() / total) * weight
-        std = (centred.square().sum() / total).sqrt()
+        action = torch.where(rollout.diverged[..., None], 0.0, rollout.action)  # may be NaN there
+        log_prob = self.net.policy(mean).log_prob(action)
         return Batch(
-            self._inputs(rollout), rollout.action,
-            self.net.policy(mean).log_prob(rollout.action), centred / (std + 1e-8),
+            self._inputs(rollout), action, log_prob, standardised(advantage, weight),
             advantage + value, weight,
         )  # fmt: skip
 
     def _update(self, batch: Batch, key: Key) -> dict[str, float]:
-        """Pass over the trials several times, in minibatches of worlds."""
+        """Pass over the trials several times, in minibatches of worlds; a step for each."""
         config, worlds = self.config, batch.weight.shape[1]
-        sums: list[Tensor] = []
+        metrics: list[Tensor] = []
         with side_by_side() as pool:
             for epoch in range(config.epochs):
                 order = torch.randperm(worlds, generator=key.fold("minibatches", epoch).torch())
-                sums = []
-                for chosen in order.chunk(min(config.minibatches, worlds)):
-                    gradient, metrics = self._gradient(batch, chosen, pool)
-                    self.adam.step(self.params, gradient, self.lr, config.max_grad_norm)
-                    sums.append(metrics)
-        policy_loss, value_loss, kl, clipped = torch.stack(sums).mean(0).tolist()
-        if config.desired_kl and kl > 2 * config.desired_kl:
-            self.lr = max(self.lr / 1.5, 1e-5)
-        elif config.desired_kl and kl < config.desired_kl / 2:
-            self.lr = min(self.lr * 1.5, 1e-2)
+                metrics = []
+                for chosen in order.to(self.device).chunk(min(config.minibatches, worlds)):
+                    total = batch.weight[:, chosen].sum().clamp(min=1.0)
+                    gradient, found = summed_gradient(
+                        lambda ids, total=total: self._loss(batch, ids, total), self.adam.params,
+                        chosen.chunk(self._shards(len(chosen))), pool,
+                    )  # fmt: skip
+                    self.adam.step(gradient, config.max_grad_norm)
+                    metrics.append(found)
+        policy_loss, value_loss, kl, clipped = torch.stack(metrics).mean(0).tolist()
+        self.adam.lr = adapted_lr(self.adam.lr, kl, config.desired_kl)
         return {
             "loss": policy_loss, "value_loss": value_loss, "kl": kl, "clip_fraction": clipped,
         }  # fmt: skip
 
-    def _gradient(
-        self, batch: Batch, chosen: Tensor, pool: ThreadPoolExecutor
-    ) -> tuple[list[Tensor], Tensor]:
-        """Return the loss's gradient on the worlds `chosen`, and its metrics.
+    def _shards(self, worlds: int) -> int:
+        return min(self.config.shards, worlds) if self.device.type == "cpu" else 1
 
-        The minibatch is cut into as many shards whatever the number of threads, and their gradients
-        are added in order: the sum has the same bits on any number of threads.
+    def _loss(self, batch: Batch, ids: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        """PPO's loss, the value's Huber loss and the entropy of worlds `ids`, over `total` steps.
+
+        Returns:
+            The loss; and policy loss, value loss, KL divergence and share of clipped ratios, (4,).
         """
-        total = batch.weight[:, chosen].sum().clamp(min=1.0)
-
-        def shard(ids: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-            part = Batch(*(tensor[:, ids] for tensor in batch))
-            with torch.enable_grad():
-                loss, metrics = self._loss(part, total)
-                return torch.autograd.grad(loss, self.params), metrics
-
-        shards = chosen.chunk(min(self.config.shards, len(chosen)))
-        done = list(pool.map(shard, [ids.to(self.device) for ids in shards]))
-        gradient = [sum(parts[1:], parts[0]) for parts in zip(*(g for g, _ in done), strict=True)]
-        return gradient, torch.stack([metrics for _, metrics in done]).sum(0)
-
-    def _loss(self, part: Batch, total: Tensor) -> tuple[Tensor, Tensor]:
-        """PPO's clipped surrogate, the value's Huber loss and the entropy, summed over `total`."""
-        config, weight = self.config, part.weight / total
-        mean, value = self.net(part.inputs)
+        config, part = self.config, Batch(*(tensor[:, ids] for tensor in batch))
+        weight = part.weight / total
+        mean, value = self._unroll(part.inputs)
         policy = self.net.policy(mean)
         log_ratio = policy.log_prob(part.action) - part.log_prob
-        ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-        gain = torch.minimum(ratio * part.advantage, clipped * part.advantage)
-        policy_loss = -(gain * weight).sum()
+        policy_loss = -(clipped_gain(log_ratio, part.advantage, config.clip) * weight).sum()
         error = functional.smooth_l1_loss(value, part.target, reduction="none")
         value_loss = (error * weight).sum()
         entropy = policy.log_std.sum() * weight.sum()
         loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
         with torch.no_grad():
-            kl = ((ratio - 1 - log_ratio) * weight).sum()
+            ratio = log_ratio.exp()
+            kl = ((ratio - 1 - log_ratio) * weight).sum()  # Schulman's estimate: never negative
             outside = (((ratio - 1).abs() > config.clip) * weight).sum()
             return loss, torch.stack((policy_loss, value_loss, kl, outside))
+
+    def _unroll(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the network over whole trials, in mixed precision if so set."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            mean, value = self._forward(inputs)
+        return mean.float(), value.float()
 
     # --- saving --------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return weights, optimiser, step size and running statistics."""
-        parts: dict[str, dict[str, Tensor]] = {
-            "net": {name: tensor.detach() for name, tensor in self.net.state_dict().items()},
-            "adam": self.adam.state_dict(),
-            "obs": self.obs_moments.state_dict(),
-            "reward": self.reward_moments.state_dict(),
-            "return": self.return_moments.state_dict(),
+        """Return weights, optimiser with its step size, and running statistics."""
+        return {
+            f"{part}.{name}": tensor.detach()
+            for part, holder in self._parts.items()
+            for name, tensor in holder.state_dict().items()
         }
-        named = {f"{part}.{name}": t for part, d in parts.items() for name, t in d.items()}
-        return named | {"lr": torch.tensor(self.lr, dtype=torch.float64)}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned."""
-        mine = self.state_dict()
-        differ = [
-            name for name in sorted(set(mine) | set(tensors))
-            if name not in mine or name not in tensors or mine[name].shape != tensors[name].shape
-        ]  # fmt: skip
+        mine, given = ({k: tuple(t.shape) for k, t in d.items()}
+                       for d in (self.state_dict(), tensors))  # fmt: skip
+        differ = [k for k in sorted(mine.keys() | given.keys()) if mine.get(k) != given.get(k)]
         if differ:
             name = differ[0]
-            shapes = [tuple(d[name].shape) if name in d else None for d in (mine, tensors)]
             raise UserError(
                 f"the weights do not fit this rl2: {len(differ)} tensors differ, the first of them "
-                f"'{name}': expected {shapes[0]}, found {shapes[1]}"
+                f"'{name}': expected {mine.get(name)}, found {given.get(name)}"
             )
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {
-                name.removeprefix(prefix): t for name, t in tensors.items()
-                if name.startswith(prefix)
-            }  # fmt: skip
-
-        self.net.load_state_dict(part("net."))
-        self.adam.load_state_dict(part("adam."))
-        self.obs_moments.load_state_dict(part("obs."))
-        self.reward_moments.load_state_dict(part("reward."))
-        self.return_moments.load_state_dict(part("return."))
-        self.lr = float(tensors["lr"])
+        for part, holder in self._parts.items():
+            prefix = f"{part}."
+            holder.load_state_dict(
+                {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+            )
 
     def adapted_state_dict(self, state: State) -> dict[str, Tensor]:
         """Return the memory, one row a world; the weights are those of the checkpoint."""
-        return {f"memory.{i}": tensor.contiguous() for i, tensor in enumerate(state.memory)}
-
-
-class Adam:
-    """Adam (Kingma and Ba 2015) on a flat gradient of bounded norm, with its state in the open."""
-
-    def __init__(self, params: list[nn.Parameter]) -> None:
-        """Start with no gradients seen."""
-        size = sum(p.numel() for p in params)
-        self.first = torch.zeros(size, device=params[0].device)
-        self.second = torch.zeros(size, device=params[0].device)
-        self.steps = 0
-
-    @torch.no_grad()
-    def step(
-        self, params: list[nn.Parameter], gradient: list[Tensor], lr: float, max_norm: float
-    ) -> None:
-        """Change the parameters in place."""
-        flat = torch.cat([part.flatten() for part in gradient])
-        flat *= max_norm / flat.norm().clamp(min=max_norm)
-        self.steps += 1
-        self.first.lerp_(flat, 1 - 0.9)
-        self.second.lerp_(flat.square(), 1 - 0.999)
-        mean = self.first / (1 - 0.9**self.steps)
-        scale = (self.second / (1 - 0.999**self.steps)).sqrt() + 1e-8
-        change = (lr * mean / scale).split([p.numel() for p in params])
-        for param, part in zip(params, change, strict=True):
-            param -= part.view_as(param)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the moments and the number of steps."""
-        return {"first": self.first, "second": self.second, "steps": torch.tensor(self.steps)}
-
-    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` returned."""
-        self.first = tensors["first"].to(self.first).clone()
-        self.second = tensors["second"].to(self.second).clone()
-        self.steps = int(tensors["steps"])
+        return {f"memory.{i}": tensor.clone() for i, tensor in enumerate(state.memory)}
 
 
 class _Recorder:
@@ -478,28 +399,3 @@ class _Recorder:
         action, heads, state = self._learner._act(step, state, noise)
         self.heads.append(heads)
         return action, state
-
-
-def discounted_sums(rollout: Rollout, gamma: float) -> Tensor:
-    """Return (T, B) sums of the rewards so far in the trial, each discounted by its age."""
-    total, out = torch.zeros_like(rollout.reward[0]), torch.empty_like(rollout.reward)
-    for t in range(len(out)):
-        total = rollout.reward[t] + gamma * total
-        out[t] = total
-    return out
-
-
-@contextmanager
-def side_by_side() -> Iterator[ThreadPoolExecutor]:
-    """Give torch's threads to as many workers, on one thread each.
-
-    A recurrence is many small products one after the other. Several threads to each of them wait
-    for each other more than they compute; one thread to a share of the worlds does not.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
