@@ -323,14 +323,14 @@ def test_it_learns_to_use_its_memory() -> None:
     worlds = TaskWorlds("point-goal", 100, 1)
     distribution = TaskDistribution(worlds.family)
     agent = Rl2(worlds.spec, Rl2Config(units=64, gamma=0.9))
-    for i in range(120):
+    for i in range(45):
         agent.meta_step(worlds, distribution.sample(100, Key(0, i).numpy()), Key(1, i))
     tasks = distribution.split("heldout", 50)
     zero, first, second = episodes(agent, worlds, tasks)
-    assert second["kept"] > first + 1.0
-    assert first > zero + 3.0
-    assert second["zeroed"] < second["kept"] - 1.0
-    assert second["swapped"] < second["kept"] - 3.0
+    assert first > zero + 4.0
+    assert second["kept"] > first + 2.0
+    assert second["zeroed"] < second["kept"] - 2.0
+    assert second["swapped"] < second["kept"] - 5.0
 
 
 @torch.no_grad()
