@@ -27,7 +27,7 @@ SETTINGS = {
             env_steps=30_000_000,
             evaluate_every=25,
             evaluate_tasks=40,
-        ),  # fmt: skip
+        ),
         learner=Rl2Config(shards=2),
     ),
 }
