@@ -10,16 +10,22 @@ from metarl.learner import Learner, list_learners
 from metarl.rollout import Step
 
 TASKS, WORLDS = 3, 4
+VARIANTS = [("rl2", {"memory": memory}) for memory in ("lstm", "transformer", "snail")]
+"""Settings of a learner that change what its state is."""
 
 
-@pytest.fixture(params=list_learners())
+@pytest.fixture(
+    params=[*((name, {}) for name in list_learners()), *VARIANTS],
+    ids=lambda which: "-".join((which[0], *which[1].values())),
+)
 def learner(request: pytest.FixtureRequest) -> Learner:
-    return make(request.param)
-
-
-def make(name: str, seed: int = 0) -> Learner:
+    name, settings = request.param
     cls = find_learner(name)
-    return cls(ready().spec, cls.Config(), seed=seed)
+    return cls(ready().spec, cls.Config(**settings), seed=0)
+
+
+def another(learner: Learner, seed: int = 0) -> Learner:
+    return type(learner)(learner.spec, learner.config, seed=seed)
 
 
 def ready(threads: int = 1) -> TaskWorlds:
@@ -122,7 +128,7 @@ def test_without_exploring_the_noise_does_not_matter(learner: Learner) -> None:
 
 
 def test_weights_survive_a_round_trip(learner: Learner) -> None:
-    other = make(learner.name, seed=1)
+    other = another(learner, seed=1)
     assert not equal(weights(other), weights(learner))
     other.load_state_dict(safetensors.torch.load(safetensors.torch.save(weights(learner))))
     for explore in (True, False):
@@ -133,7 +139,7 @@ def test_weights_survive_a_round_trip(learner: Learner) -> None:
 
 
 def test_a_restored_learner_goes_on_to_the_same_bits(learner: Learner) -> None:
-    other, worlds = make(learner.name, seed=1), ready()
+    other, worlds = another(learner, seed=1), ready()
     tasks = TaskDistribution(worlds.family).sample(TASKS, Key(4).numpy())
     learner.meta_step(worlds, tasks, Key(5))
     other.load_state_dict(weights(learner))
@@ -151,18 +157,18 @@ def test_weights_that_do_not_fit_are_refused(learner: Learner) -> None:
 def test_a_meta_step_is_a_function_of_weights_tasks_and_key(learner: Learner) -> None:
     results = []
     for threads in (1, 2, 4):
-        one, worlds = make(learner.name), ready(threads)
+        one, worlds = another(learner), ready(threads)
         tasks = TaskDistribution(worlds.family).sample(TASKS, Key(4).numpy())
         metrics = [one.meta_step(worlds, tasks, Key(5, i)) for i in range(2)]
         assert {"return_before", "return_after", "diverged"} <= set(metrics[0])
         results.append(weights(one))
     assert equal(results[0], results[1])
     assert equal(results[0], results[2])
-    assert not equal(results[0], weights(make(learner.name)))
+    assert not equal(results[0], weights(another(learner)))
 
 
 def test_another_key_makes_another_meta_step(learner: Learner) -> None:
-    other, worlds = make(learner.name), ready()
+    other, worlds = another(learner), ready()
     assert equal(weights(learner), weights(other))
     tasks = TaskDistribution(worlds.family).sample(TASKS, Key(4).numpy())
     learner.meta_step(worlds, tasks, Key(5))
