@@ -3,6 +3,7 @@
 import sys
 
 from metarl.algorithms.maml_trpo import MamlTrpoConfig
+from metarl.algorithms.pearl import PearlConfig
 from metarl.experiment import Settings, main
 from metarl.train_config import TrainConfig
 
@@ -13,6 +14,17 @@ SETTINGS = {
         ),
         learner=MamlTrpoConfig(
             max_kl=0.02, gae_lambda=0.97, action_scale=0.2, fisher_fraction=0.5, cg_damping=0.01
+        ),
+    ),
+    # 400 initial steps a task where the authors take 2000, and smaller updates: for CPUs
+    "pearl": Settings(
+        train=TrainConfig(
+            tasks_per_iteration=10, rollouts_per_task=1, env_steps=300_000, evaluate_every=3,
+            evaluate_tasks=30, evaluate_episodes=3, checkpoint_every=1, print_every=1,
+        ),
+        learner=PearlConfig(
+            hidden=(200, 200, 200), lr=5e-4, meta_batch=10, batch_size=128, gradient_steps=1000,
+            initial_episodes=2, posterior_episodes=2, replay_capacity=8000,
         ),
     ),
 }
