@@ -6,7 +6,6 @@ tensor each, and twin critics are one batched matrix product a layer.
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -14,50 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from metarl.mlp import Mlp
+
 LOG_STD_RANGE = (-20.0, 2.0)
-
-
-class Mlp:
-    """The layout of `copies` ReLU networks of one shape; the weights are given at each call."""
-
-    def __init__(
-        self, inputs: int, outputs: int, hidden: tuple[int, ...], *, copies: int = 1
-    ) -> None:
-        """Lay out the flat vector: each layer's weights (copies, in, out), then its biases."""
-        self.copies = copies
-        self.sizes = (inputs, *hidden, outputs)
-        self.shapes = [
-            shape
-            for i, o in itertools.pairwise(self.sizes)
-            for shape in ((copies, i, o), (copies, 1, o))
-        ]
-        self.pieces = [math.prod(shape) for shape in self.shapes]
-
-    def initial(self, generator: torch.Generator) -> Tensor:
-        """Return (D,) initial parameters: uniform by fan-in, and a last layer close to zero."""
-        parts = []
-        last = len(self.shapes) - 2
-        for k in range(0, len(self.shapes), 2):
-            bound = 1 / math.sqrt(self.shapes[k][1]) if k < last else 3e-3
-            parts.append((2 * torch.rand(self.pieces[k], generator=generator) - 1) * bound)
-            parts.append(torch.zeros(self.pieces[k + 1]))
-        return torch.cat(parts)
-
-    def layers(self, params: Tensor) -> list[Tensor]:
-        """View (D,) parameters as weights and biases; without the leading axis if it is 1."""
-        pieces = params.split(self.pieces)
-        views = [p.view(s) for p, s in zip(pieces, self.shapes, strict=True)]
-        return [v[0] for v in views] if self.copies == 1 else views
-
-    def __call__(self, params: Tensor, x: Tensor) -> Tensor:
-        """Return (R, out), or (copies, R, out) where there are several copies, for (R, in)."""
-        affine = torch.addmm
-        if self.copies > 1:
-            x, affine = x.expand(self.copies, -1, -1), torch.baddbmm
-        *inner, weight, bias = self.layers(params)
-        for w, b in zip(inner[::2], inner[1::2], strict=True):
-            x = affine(b, x, w).relu_()
-        return affine(bias, x, weight)
 
 
 class Trained:

@@ -28,7 +28,8 @@ from metarl.keys import Key
 from metarl.learner import Learner
 from metarl.replay import TaskReplay, announce, pack
 from metarl.rollout import Rollout, collect
-from metarl.sac import ActorCritic, Mlp, Trained
+from metarl.mlp import Mlp
+from metarl.sac import ActorCritic, Trained
 from metarl.tasks import Tasks
 from metarl.worlds import Spec, Step, TaskWorlds
 
