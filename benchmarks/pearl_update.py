@@ -14,6 +14,7 @@ import argparse
 import os
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     learner = filled(config, Spec(17, 6, 200), args.device)
     contenders = {"fast": lambda: timed(lambda: learner._gradient_steps(Key(0)), args.steps)}
+    learner16 = filled(replace(config, bfloat16=True), learner.spec, args.device)
+    contenders["fast_bfloat16"] = lambda: timed(
+        lambda: learner16._gradient_steps(Key(0)), args.steps
+    )
     if args.device == "cpu":
         for name, per_task in (("eager", True), ("eager_flattened", False)):
             reference = EagerPearl(filled(config, learner.spec, "cpu"), per_task=per_task)

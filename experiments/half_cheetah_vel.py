@@ -23,8 +23,9 @@ SETTINGS = {
             evaluate_tasks=30, evaluate_episodes=3, checkpoint_every=1, print_every=1,
         ),
         learner=PearlConfig(
-            hidden=(200, 200, 200), lr=5e-4, meta_batch=10, batch_size=128, gradient_steps=1000,
-            initial_episodes=2, posterior_episodes=2, replay_capacity=8000,
+            hidden=(256, 256, 256), lr=5e-4, automatic_temperature=True, bfloat16=True,
+            meta_batch=10, batch_size=128, gradient_steps=1000, initial_episodes=2,
+            posterior_episodes=2, replay_capacity=8000,
         ),
     ),
 }

@@ -68,6 +68,7 @@ class ActorCritic:
         temperature: float,
         generator: torch.Generator,
         device: torch.device,
+        products: torch.dtype = torch.float32,
     ) -> None:
         """Initialise the weights.
 
@@ -79,10 +80,11 @@ class ActorCritic:
             temperature: α to begin with.
             generator: of the weights.
             device: where they live.
+            products: see `metarl.mlp.Mlp`.
         """
         self.actions = actions
-        self.policy_net = Mlp(features, 2 * actions, hidden)
-        self.critic_net = Mlp(features + actions, 1, hidden, copies=2)
+        self.policy_net = Mlp(features, 2 * actions, hidden, products=products)
+        self.critic_net = Mlp(features + actions, 1, hidden, copies=2, products=products)
         self.policy = Trained(self.policy_net.initial(generator).to(device), lr)
         self.critic = Trained(self.critic_net.initial(generator).to(device), lr)
         self.target = self.critic.params.detach().clone()
