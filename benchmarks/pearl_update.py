@@ -2,10 +2,10 @@
 
     python benchmarks/pearl_update.py --rounds 5 --steps 10 --threads 4 --json out.json
 
-`EagerPearl` is the reference: modules, a distribution built for each task, a Python loop over tasks.
+`EagerPearl` is the reference: modules, a distribution for each task, a Python loop over tasks.
 `per_task` loops over tasks for everything; without it the actor-critic sees the flattened batch, as
 the public implementations have it, and the loop is over replay and posteriors only. The tests hold
-`metarl.algorithms.pearl` to it. Contenders take turns, so that their ratio survives a noisy machine.
+`metarl.algorithms.pearl` to it. Contenders take turns, so their ratio survives a noisy machine.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class EagerPearl:
         self.config, self.spec, self.per_task = learner.config, learner.spec, per_task
         self.learner = learner
         sac = learner.sac
-        self.encoder = module(learner.encoder_net, learner.encoder.params)
+        self.encoder = module(learner.encoder.net, learner.encoder.weights.params)
         self.policy = module(sac.policy_net, sac.policy.params)
         self.critics = [module(sac.critic_net, sac.critic.params, k) for k in (0, 1)]
         self.targets = [module(sac.critic_net, sac.target, k) for k in (0, 1)]
@@ -102,7 +102,10 @@ class EagerPearl:
         z = torch.stack(zs)[:, None].expand(-1, b, -1)
         groups = [slice(k, k + 1) for k in range(m)] if self.per_task else [slice(None)]
         data = [
-            [p.flatten(0, 1) for p in (*batch.rows[g].split(sizes, -1), z[g], *(n[g] for n in noises))]
+            [
+                p.flatten(0, 1)
+                for p in (*batch.rows[g].split(sizes, -1), z[g], *(n[g] for n in noises))
+            ]
             for g in groups
         ]
         losses = [self.critic_loss(*part) for part in data]

@@ -1,8 +1,8 @@
 """ReLU networks as one flat parameter vector, one or several of a shape side by side.
 
-On a GPU a layer is one batched matrix product. On a CPU a network goes through a few hundred rows at
-a time, forward and backward: a layer's activations for thousands of rows do not fit a core's cache,
-and with them the memory, not the arithmetic, sets the pace.
+On a GPU a layer is one batched matrix product. On a CPU a network goes through a few hundred rows
+at a time, forward and backward: a layer's activations for thousands of rows do not fit a core's
+cache, and with them the memory, not the arithmetic, sets the pace.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ class Mlp:
         self.products = products
         sizes = (inputs, *hidden, outputs)
         self.shapes = [
-            shape for i, o in itertools.pairwise(sizes) for shape in ((copies, i, o), (copies, 1, o))
-        ]  # fmt: skip
+            shape
+            for i, o in itertools.pairwise(sizes)
+            for shape in ((copies, i, o), (copies, 1, o))
+        ]
         self.pieces = [math.prod(shape) for shape in self.shapes]
 
     def initial(self, generator: torch.Generator) -> Tensor:
@@ -65,10 +67,8 @@ class Mlp:
 
     def __call__(self, params: Tensor, x: Tensor) -> Tensor:
         """Return (copies, R, out) for (R, in), or (R, out) where there is one copy."""
-        if x.device.type == "cpu":
-            out = _Blocks.apply(params, x, self)
-        else:
-            out = self.batched(params, x)
+        blocks = x.device.type == "cpu"
+        out = _Blocks.apply(params, x, self) if blocks else self.batched(params, x)
         return out[0] if self.copies == 1 else out
 
     def batched(self, params: Tensor, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Soft actor-critic (Haarnoja et al. 2018) over flat parameter vectors, for learners that build on it.
+"""Soft actor-critic (Haarnoja et al. 2018) over flat parameter vectors, to build learners on.
 
 Every network is one flat vector, so an optimiser step, a target update and a checkpoint are one
 tensor each, and twin critics are one batched matrix product a layer.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from metarl.errors import UserError
 from metarl.mlp import Mlp
 
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -158,3 +159,20 @@ class ActorCritic:
         }  # fmt: skip
         named = {f"{n}.{k}": t for n, part in parts.items() for k, t in part.tensors().items()}
         return named | {"target": self.target}
+
+
+def take(mine: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:
+    """Copy saved tensors into one's own, in place, if all of them fit.
+
+    Raises:
+        UserError: a name is missing or unknown, or a shape differs.
+    """
+    for key in mine.keys() | given.keys():
+        expected, found = (tuple(d[key].shape) if key in d else None for d in (mine, given))
+        if expected != found:
+            raise UserError(
+                f"the weights do not fit this {name}: '{key}' has shape {found}, not {expected}"
+            )
+    with torch.no_grad():
+        for key, tensor in mine.items():
+            tensor.copy_(given[key])
