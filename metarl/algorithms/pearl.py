@@ -182,8 +182,8 @@ class Pearl(Learner):
     # --- the task variable ---------------------------------------------------------------------
 
     def begin(self, tasks: int, worlds: int) -> Belief:
-        """Return the prior, with draws of z that depend on the learner's seed alone."""
-        return self._prior(tasks, worlds, Key(self.seed, "z"))
+        """Return the prior, with draws of z that are the same each time."""
+        return self._prior(tasks, worlds, Key("pearl z"))
 
     def _prior(self, tasks: int, worlds: int, key: Key) -> Belief:
         return Belief.prior(tasks, worlds, self.config.latent_size, key, self.device)

@@ -4,12 +4,28 @@ import pytest
 import safetensors.torch
 import torch
 
-from metarl import TaskDistribution, TaskWorlds, UserError, collect, evaluate, find_learner
+from metarl import (
+    TaskDistribution,
+    Tasks,
+    TaskWorlds,
+    UserError,
+    collect,
+    evaluate,
+    find_learner,
+)
 from metarl.keys import Key
 from metarl.learner import Learner, list_learners
 from metarl.rollout import Step
 
 TASKS, WORLDS = 3, 4
+SMALL = {
+    "pearl": {
+        "train_tasks": TASKS, "hidden": (16,), "encoder_hidden": (16,), "meta_batch": 2,
+        "batch_size": 16, "context_size": 8, "gradient_steps": 3, "initial_episodes": 2,
+        "replay_capacity": 300,
+    },
+}  # fmt: skip
+"""Settings with which a meta-step takes a moment, for learners whose own are for hours."""
 
 
 @pytest.fixture(params=list_learners())
@@ -19,7 +35,11 @@ def learner(request: pytest.FixtureRequest) -> Learner:
 
 def make(name: str, seed: int = 0) -> Learner:
     cls = find_learner(name)
-    return cls(ready().spec, cls.Config(), seed=seed)
+    return cls(ready().spec, cls.Config(**SMALL.get(name, {})), seed=seed)
+
+
+def draw(learner: Learner, worlds: TaskWorlds) -> Tasks:
+    return TaskDistribution(worlds.family).draw(TASKS, learner.task_pool, 0, Key(4))
 
 
 def ready(threads: int = 1) -> TaskWorlds:
@@ -134,7 +154,7 @@ def test_weights_survive_a_round_trip(learner: Learner) -> None:
 
 def test_a_restored_learner_goes_on_to_the_same_bits(learner: Learner) -> None:
     other, worlds = make(learner.name, seed=1), ready()
-    tasks = TaskDistribution(worlds.family).sample(TASKS, Key(4).numpy())
+    tasks = draw(learner, worlds)
     learner.meta_step(worlds, tasks, Key(5))
     other.load_state_dict(weights(learner))
     learner.meta_step(worlds, tasks, Key(6))  # in worlds that have run before
@@ -152,7 +172,7 @@ def test_a_meta_step_is_a_function_of_weights_tasks_and_key(learner: Learner) ->
     results = []
     for threads in (1, 2, 4):
         one, worlds = make(learner.name), ready(threads)
-        tasks = TaskDistribution(worlds.family).sample(TASKS, Key(4).numpy())
+        tasks = draw(one, worlds)
         metrics = [one.meta_step(worlds, tasks, Key(5, i)) for i in range(2)]
         assert {"return_before", "return_after", "diverged"} <= set(metrics[0])
         results.append(weights(one))
@@ -164,7 +184,7 @@ def test_a_meta_step_is_a_function_of_weights_tasks_and_key(learner: Learner) ->
 def test_another_key_makes_another_meta_step(learner: Learner) -> None:
     other, worlds = make(learner.name), ready()
     assert equal(weights(learner), weights(other))
-    tasks = TaskDistribution(worlds.family).sample(TASKS, Key(4).numpy())
+    tasks = draw(learner, worlds)
     learner.meta_step(worlds, tasks, Key(5))
     other.meta_step(worlds, tasks, Key(6))
     assert not equal(weights(learner), weights(other))
