@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +19,15 @@ from metarl.rollout import Rollout
 class TaskReplay:
     """Ring buffers of N tasks, one row of W numbers a transition."""
 
-    def __init__(self, tasks: int, capacity: int, width: int, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        tasks: int,
+        capacity: int,
+        width: int,
+        device: torch.device | str = "cpu",
+        *,
+        pinned: bool = False,
+    ) -> None:
         """Allocate the buffers, empty.
 
         Args:
@@ -28,15 +35,47 @@ class TaskReplay:
             capacity: transitions of each task; the oldest make way for new ones.
             width: W.
             device: where the rows lie.
+            pinned: in host memory that a GPU can read without a copy by the CPU.
         """
         device = torch.device(device)
         self.capacity = capacity
-        self.data = torch.zeros(tasks, capacity, width, device=device)
+        self.data = torch.zeros(tasks, capacity, width, device=device, pin_memory=pinned)
         """(N, capacity, W) float32"""
         self.size = torch.zeros(tasks, dtype=torch.int64, device=device)
         """(N,) transitions held"""
         self.cursor = torch.zeros(tasks, dtype=torch.int64, device=device)
         """(N,) where the next one goes"""
+
+    @classmethod
+    def pair(
+        cls,
+        tasks: int,
+        capacities: tuple[int, int],
+        widths: tuple[int, int],
+        device: torch.device,
+    ) -> tuple[TaskReplay, TaskReplay]:
+        """Return the replays of everything and of the context; first say what memory they take.
+
+        Raises:
+            UserError: the device has less memory than that.
+        """
+        rows = sum(c * w for c, w in zip(capacities, widths, strict=True))
+        need, free = 4 * tasks * rows, free_memory(device)
+        if free is not None and need > free:
+            raise UserError(
+                f"the replay needs {_gib(need)}, but {device} has {_gib(free)} free: lower "
+                f"replay_capacity (now {capacities[0]}) or train_tasks (now {tasks})"
+            )
+        print(
+            f"replay: {tasks} tasks x {capacities[0]} transitions, {_gib(need)} on {device}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        pinned = device.type == "cpu" and torch.cuda.is_available()
+        first, second = (
+            cls(tasks, capacity, width, device, pinned=pinned)
+            for capacity, width in zip(capacities, widths, strict=True)
+        )
+        return first, second
 
     def add(self, ids: Tensor, rows: Tensor, valid: Tensor) -> None:
         """Append transitions, in order, to the buffers of different tasks.
@@ -86,6 +125,8 @@ class TaskReplay:
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over rows, in place. Raises UserError if they are those of other buffers."""
+        if tensors.keys() != {"data", "size", "cursor"}:
+            raise UserError(f"the replay does not fit: it holds {sorted(tensors)}")
         data, size, cursor = tensors["data"], tensors["size"], tensors["cursor"]
         tasks, _, width = self.data.shape
         fits = data.ndim == 3 and (data.shape[0], data.shape[2]) == (tasks, width)
@@ -112,34 +153,6 @@ def pack(rollout: Rollout) -> tuple[Tensor, Tensor]:
          rollout.terminated[..., None].float()), dim=-1,
     )  # fmt: skip
     return rollout.per_task(rows).flatten(1, 2), rollout.per_task(rollout.valid).flatten(1, 2)
-
-
-def announce(shapes: Sequence[tuple[int, int, int]], device: torch.device, advice: str) -> int:
-    """Print the memory that buffers will take; refuse what the device does not have.
-
-    Args:
-        shapes: (N, capacity, W) of each buffer of float32.
-        device: where they are to lie.
-        advice: what to lower, for the error.
-
-    Returns:
-        Bytes.
-
-    Raises:
-        UserError: there is less memory than that.
-    """
-    need = sum(4 * tasks * capacity * width for tasks, capacity, width in shapes)
-    free = free_memory(device)
-    if free is not None and need > free:
-        raise UserError(
-            f"the replay needs {_gib(need)}, and {device} has {_gib(free)} free: lower {advice}"
-        )
-    tasks, capacity, width = shapes[0]
-    print(
-        f"replay: {tasks} tasks x {capacity} transitions x {width} numbers, {_gib(need)} on {device}",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
-    return need
 
 
 def free_memory(device: torch.device) -> int | None:

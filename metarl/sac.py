@@ -1,4 +1,4 @@
-"""Soft actor-critic (Haarnoja et al. 2018) over flat parameter vectors, for learners that build on it.
+"""Soft actor-critic (Haarnoja et al. 2018) over flat parameter vectors, to build learners on.
 
 Every network is one flat vector, so an optimiser step, a target update and a checkpoint are one
 tensor each, and twin critics are one batched matrix product a layer.
@@ -6,7 +6,6 @@ tensor each, and twin critics are one batched matrix product a layer.
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -14,50 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from metarl.errors import UserError
+from metarl.mlp import Mlp
+
 LOG_STD_RANGE = (-20.0, 2.0)
-
-
-class Mlp:
-    """The layout of `copies` ReLU networks of one shape; the weights are given at each call."""
-
-    def __init__(
-        self, inputs: int, outputs: int, hidden: tuple[int, ...], *, copies: int = 1
-    ) -> None:
-        """Lay out the flat vector: each layer's weights (copies, in, out), then its biases."""
-        self.copies = copies
-        self.sizes = (inputs, *hidden, outputs)
-        self.shapes = [
-            shape
-            for i, o in itertools.pairwise(self.sizes)
-            for shape in ((copies, i, o), (copies, 1, o))
-        ]
-        self.pieces = [math.prod(shape) for shape in self.shapes]
-
-    def initial(self, generator: torch.Generator) -> Tensor:
-        """Return (D,) initial parameters: uniform by fan-in, and a last layer close to zero."""
-        parts = []
-        last = len(self.shapes) - 2
-        for k in range(0, len(self.shapes), 2):
-            bound = 1 / math.sqrt(self.shapes[k][1]) if k < last else 3e-3
-            parts.append((2 * torch.rand(self.pieces[k], generator=generator) - 1) * bound)
-            parts.append(torch.zeros(self.pieces[k + 1]))
-        return torch.cat(parts)
-
-    def layers(self, params: Tensor) -> list[Tensor]:
-        """View (D,) parameters as weights and biases; without the leading axis if it is 1."""
-        pieces = params.split(self.pieces)
-        views = [p.view(s) for p, s in zip(pieces, self.shapes, strict=True)]
-        return [v[0] for v in views] if self.copies == 1 else views
-
-    def __call__(self, params: Tensor, x: Tensor) -> Tensor:
-        """Return (R, out), or (copies, R, out) where there are several copies, for (R, in)."""
-        affine = torch.addmm
-        if self.copies > 1:
-            x, affine = x.expand(self.copies, -1, -1), torch.baddbmm
-        *inner, weight, bias = self.layers(params)
-        for w, b in zip(inner[::2], inner[1::2], strict=True):
-            x = affine(b, x, w).relu_()
-        return affine(bias, x, weight)
 
 
 class Trained:
@@ -110,6 +69,7 @@ class ActorCritic:
         temperature: float,
         generator: torch.Generator,
         device: torch.device,
+        products: torch.dtype = torch.float32,
     ) -> None:
         """Initialise the weights.
 
@@ -121,10 +81,11 @@ class ActorCritic:
             temperature: α to begin with.
             generator: of the weights.
             device: where they live.
+            products: see `metarl.mlp.Mlp`.
         """
         self.actions = actions
-        self.policy_net = Mlp(features, 2 * actions, hidden)
-        self.critic_net = Mlp(features + actions, 1, hidden, copies=2)
+        self.policy_net = Mlp(features, 2 * actions, hidden, products=products)
+        self.critic_net = Mlp(features + actions, 1, hidden, copies=2, products=products)
         self.policy = Trained(self.policy_net.initial(generator).to(device), lr)
         self.critic = Trained(self.critic_net.initial(generator).to(device), lr)
         self.target = self.critic.params.detach().clone()
@@ -198,3 +159,20 @@ class ActorCritic:
         }  # fmt: skip
         named = {f"{n}.{k}": t for n, part in parts.items() for k, t in part.tensors().items()}
         return named | {"target": self.target}
+
+
+def take(mine: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:
+    """Copy saved tensors into one's own, in place, if all of them fit.
+
+    Raises:
+        UserError: a name is missing or unknown, or a shape differs.
+    """
+    for key in mine.keys() | given.keys():
+        expected, found = (tuple(d[key].shape) if key in d else None for d in (mine, given))
+        if expected != found:
+            raise UserError(
+                f"the weights do not fit this {name}: '{key}' has shape {found}, not {expected}"
+            )
+    with torch.no_grad():
+        for key, tensor in mine.items():
+            tensor.copy_(given[key])

@@ -21,19 +21,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import grad
-from torch.nn.functional import softplus
 
+from metarl.context import Belief, ContextEncoder, kl_from_prior, product_of_gaussians
+from metarl.cuda_graph import GraphedStep
 from metarl.errors import UserError
 from metarl.keys import Key
 from metarl.learner import Learner
-from metarl.replay import TaskReplay, announce, pack
+from metarl.replay import TaskReplay, pack
 from metarl.rollout import Rollout, collect
-from metarl.sac import ActorCritic, Mlp, Trained
+from metarl.sac import ActorCritic, take
 from metarl.tasks import Tasks
 from metarl.worlds import Spec, Step, TaskWorlds
-
-DRAWS = 8
-"""Episodes of a world that have a draw of z each, before draws come up again."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,8 @@ class PearlConfig:
     """Weight of the mean squares of the policy's mean and log std, before the tanh."""
     context_next_obs: bool = False
     """Show the encoder the next observation too, for tasks that differ in their dynamics."""
+    bfloat16: bool = False
+    """Compute the hidden layers of policy and critics in bfloat16, for processors that have it."""
     meta_batch: int = 16
     """Tasks in a gradient step."""
     batch_size: int = 256
@@ -127,25 +127,8 @@ _COUNTS = {
 }  # fmt: skip
 
 
-class State(NamedTuple):
-    """What is believed of the task of each world, and the z drawn from it."""
-
-    precision: Tensor
-    """(B, L) sum of the factors' precisions, 0 before any data"""
-    weighted: Tensor
-    """(B, L) sum of the factors' precision times mean"""
-    draws: Tensor
-    """(D, B, L) standard normal: episode k of a world takes the row k modulo D"""
-    episode: Tensor
-    """(B,) int64 the present episode, −1 before the first"""
-    rounds: int
-    """Rollouts adapted to"""
-
-    def posterior(self) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of z, (B, L) each; those of the prior where there is no data."""
-        seen = self.precision > 0
-        precision = torch.where(seen, self.precision, 1.0)
-        return torch.where(seen, self.weighted / precision, 0.0), 1.0 / precision
+METRICS = ("critic_loss", "actor_loss", "kl", "entropy", "z_variance", "temperature")
+"""What `Pearl.update` returns; kl is nats a task."""
 
 
 class Batch(NamedTuple):
@@ -180,11 +163,16 @@ class Pearl(Learner):
         self.sac = ActorCritic(
             o + latent, a, config.hidden, lr=config.lr, temperature=config.temperature,
             generator=Key(seed, "actor-critic").torch(), device=self.device,
+            products=torch.bfloat16 if config.bfloat16 else torch.float32,
         )  # fmt: skip
-        self.encoder_net = Mlp(self.context_width, 2 * latent, config.encoder_hidden)
-        weights = self.encoder_net.initial(Key(seed, "encoder").torch())
-        self.encoder = Trained(weights.to(self.device), config.lr)
-        self.memory: tuple[TaskReplay, TaskReplay] | None = None
+        self.encoder = ContextEncoder(
+            self.context_width, latent, config.encoder_hidden, lr=config.lr,
+            generator=Key(seed, "encoder").torch(), device=self.device,
+        )  # fmt: skip
+        self._memory: tuple[TaskReplay, TaskReplay] | None = None
+        self._graph: GraphedStep | None = None
+        self._noise = torch.Generator(self.device)
+        self._draws = torch.Generator(self._replay_device())
 
     @property
     def task_pool(self) -> int:
@@ -193,50 +181,31 @@ class Pearl(Learner):
 
     # --- the task variable ---------------------------------------------------------------------
 
-    def begin(self, tasks: int, worlds: int) -> State:
-        """Return the prior, with draws of z that depend on the learner's seed alone."""
-        return self._state(tasks, worlds, Key(self.seed, "z"))
+    def begin(self, tasks: int, worlds: int) -> Belief:
+        """Return the prior, with draws of z that are the same each time."""
+        return self._prior(tasks, worlds, Key("pearl z"))
 
-    def _state(self, tasks: int, worlds: int, key: Key) -> State:
-        latent = self.config.latent_size
-        draws = key.normal(tasks, DRAWS, worlds, latent).to(self.device)
-        none = torch.zeros(tasks * worlds, latent, device=self.device)
-        episode = torch.full((tasks * worlds,), -1, device=self.device)
-        return State(none, none, draws, episode, 0)
+    def _prior(self, tasks: int, worlds: int, key: Key) -> Belief:
+        return Belief.prior(tasks, worlds, self.config.latent_size, key, self.device)
 
+    @torch.no_grad()
     def act(
-        self, step: Step, state: State, *, explore: bool, noise: Tensor | None
-    ) -> tuple[Tensor, State]:
+        self, step: Step, state: Belief, *, explore: bool, noise: Tensor | None
+    ) -> tuple[Tensor, Belief]:
         """Act on the observation and z, which is drawn anew for each episode."""
-        episode = state.episode + step.first
-        z = state.draws[episode % DRAWS, torch.arange(len(episode), device=self.device)]
-        if state.rounds >= self.config.exploration_episodes:
-            mean, variance = state.posterior()
-            z = torch.addcmul(mean, variance.sqrt(), z)
+        state = state._replace(episode=state.episode + step.first)
+        z = state.z(from_prior=state.rounds < self.config.exploration_episodes)
         mean, log_std = self.sac.head(self.sac.policy.params, torch.cat((step.obs, z), 1))
         if explore and noise is not None:
             mean = torch.addcmul(mean, log_std.exp(), noise)
-        return mean.tanh().detach(), state._replace(episode=episode)
+        return mean.tanh(), state
 
     @torch.no_grad()
-    def adapt(self, state: State, rollout: Rollout) -> State:
-        """Multiply the posterior by the factors of a rollout's transitions, world by world."""
+    def adapt(self, state: Belief, rollout: Rollout) -> Belief:
+        """Multiply the belief by the factors of a rollout's transitions, world by world."""
         parts = [rollout.obs, rollout.action, rollout.reward[..., None], rollout.next_obs]
         context = torch.cat(parts, dim=-1)[..., : self.context_width]
-        mean, variance = self._factors(self.encoder.params, context)
-        precision = torch.where(rollout.valid[..., None], 1.0 / variance, 0.0)
-        weighted = torch.where(rollout.valid[..., None], mean / variance, 0.0)
-        return state._replace(
-            precision=state.precision + precision.sum(0),
-            weighted=state.weighted + weighted.sum(0),
-            rounds=state.rounds + 1,
-        )
-
-    def _factors(self, params: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance, (…, L) each, of each transition's Gaussian factor."""
-        out = self.encoder_net(params, context.flatten(0, -2)).unflatten(0, context.shape[:-1])
-        mean, raw = out.chunk(2, dim=-1)
-        return mean, softplus(raw).clamp(min=1e-7)
+        return state.times(*self.encoder(context), rollout.valid)
 
     # --- the meta-update -----------------------------------------------------------------------
 
@@ -274,7 +243,7 @@ class Pearl(Learner):
         diverged = torch.zeros((), dtype=torch.int64, device=self.device)
         for k in range(prior + extra):
             phase = key.fold("collect", k)
-            state = self._state(len(ids), each, phase.fold("z"))
+            state = self._prior(len(ids), each, phase.fold("z"))
             if k >= prior:
                 state = self._given_context(state, ids, each, phase)
             worlds.seed(phase)
@@ -293,29 +262,41 @@ class Pearl(Learner):
             "diverged": float(diverged),
         }  # fmt: skip
 
-    def _given_context(self, state: State, ids: Tensor, each: int, key: Key) -> State:
+    def _given_context(self, state: Belief, ids: Tensor, each: int, key: Key) -> Belief:
         """Return the state with the posterior given a sample of the tasks' contexts."""
-        context = self._replay()[1]
-        device = context.data.device
-        generator = _generator(device, key.fold("context"))
-        rows = context.sample(ids.to(device), self.config.context_size, generator)
+        self._draws.manual_seed(key.fold("context").uint64() >> 1)
+        ids = ids.to(self._replay_device())
+        rows = self._replay()[1].sample(ids, self.config.context_size, self._draws)
         with torch.no_grad():
-            mean, variance = self._factors(self.encoder.params, rows.to(self.device))
-        precision = (1.0 / variance).sum(1).repeat_interleave(each, 0)
-        weighted = (mean / variance).sum(1).repeat_interleave(each, 0)
-        rounds = self.config.exploration_episodes
-        return state._replace(precision=precision, weighted=weighted, rounds=rounds)
+            factors = self.encoder(rows.to(self.device).transpose(0, 1))
+        mean, variance = (part.repeat_interleave(each, 1) for part in factors)
+        valid = torch.ones(mean.shape[:2], dtype=torch.bool, device=self.device)
+        given = state.times(mean, variance, valid)
+        return given._replace(rounds=max(given.rounds, self.config.exploration_episodes))
 
     def _gradient_steps(self, key: Key) -> dict[str, float]:
         """Make the gradient steps of an iteration; the host waits once, at the end."""
-        replay, _ = self._replay()
-        draws = _generator(replay.data.device, key.fold("replay"))
-        noise = _generator(self.device, key.fold("noise"))
+        self._draws.manual_seed(key.fold("replay").uint64() >> 1)
+        self._noise.manual_seed(key.fold("noise").uint64() >> 1)
         total = torch.zeros(len(METRICS), device=self.device)
+        step = self._captured() or self._step
         for _ in range(self.config.gradient_steps):
-            total += self.update(self.sample_batch(draws, noise))
+            total += step()
         mean = (total / self.config.gradient_steps).tolist()
         return dict(zip(METRICS, mean, strict=True))
+
+    def _step(self) -> Tensor:
+        return self.update(self.sample_batch(self._draws, self._noise))
+
+    def _captured(self) -> GraphedStep | None:
+        """Return the gradient step as a CUDA graph, or None where it cannot be one."""
+        devices = {self.device.type, self._replay_device().type}
+        if devices != {"cuda"} or not self.config.cuda_graph:
+            return None
+        if self._graph is None:
+            changed = list(self._weights().values())
+            self._graph = GraphedStep(self._step, changed, [self._draws, self._noise])
+        return self._graph
 
     def sample_batch(self, draws: torch.Generator, noise: torch.Generator) -> Batch:
         """Draw what one gradient step needs, without waiting for the device.
@@ -352,8 +333,7 @@ class Pearl(Learner):
         obs, action, reward, next_obs, terminated = batch.rows.flatten(0, 1).split(
             (o, a, 1, o, 1), dim=1
         )
-        mean, variance = self._factors(self.encoder.params, batch.context)
-        mean, variance = product_of_gaussians(mean, variance)
+        mean, variance = product_of_gaussians(*self.encoder(batch.context))
         z = torch.addcmul(mean, variance.sqrt(), batch.z_noise)
         z = z.repeat_interleave(batch.rows.shape[1], 0)
         x, fixed = torch.cat((obs, z), 1), z.detach()
@@ -364,9 +344,9 @@ class Pearl(Learner):
         critic_loss = sac.critic_loss(sac.critic.params, x, action, target)
         kl = kl_from_prior(mean, variance)
         loss = critic_loss + config.kl_weight * kl
-        critic, encoder = grad(loss, (sac.critic.params, self.encoder.params))
+        critic, encoder = grad(loss, (sac.critic.params, self.encoder.weights.params))
         sac.critic.step(critic)
-        self.encoder.step(encoder)
+        self.encoder.weights.step(encoder)
         actor_loss, log_prob = sac.actor_loss(
             sac.policy.params, x.detach(), batch.noise, config.policy_penalty
         )
@@ -380,82 +360,49 @@ class Pearl(Learner):
 
     def _replay(self) -> tuple[TaskReplay, TaskReplay]:
         """Return the replays, of everything and of the context; allocated when first needed."""
-        if self.memory is None:
+        if self._memory is None:
             config, spec = self.config, self.spec
-            device = self.device if config.replay_device == "same" else torch.device("cpu")
             width = 2 * spec.observation_size + spec.action_size + 2
             episodes = max(config.initial_episodes, config.prior_episodes)
             recent = min(config.replay_capacity, episodes * spec.horizon)
-            shapes = [
-                (config.train_tasks, config.replay_capacity, width),
-                (config.train_tasks, recent, self.context_width),
-            ]
-            announce(
-                shapes, device,
-                f"--replay-capacity (now {config.replay_capacity}) or --train-tasks (now "
-                f"{config.train_tasks})",
+            self._memory = TaskReplay.pair(
+                config.train_tasks, (config.replay_capacity, recent), (width, self.context_width),
+                self._replay_device(),
             )  # fmt: skip
-            self.memory = TaskReplay(*shapes[0], device), TaskReplay(*shapes[1], device)
-        return self.memory
+        return self._memory
+
+    def _replay_device(self) -> torch.device:
+        return self.device if self.config.replay_device == "same" else torch.device("cpu")
 
     # --- saving --------------------------------------------------------------------------------
 
     def _weights(self) -> dict[str, Tensor]:
-        encoder = {f"encoder.{name}": t for name, t in self.encoder.tensors().items()}
+        encoder = {f"encoder.{name}": t for name, t in self.encoder.weights.tensors().items()}
         return self.sac.tensors() | encoder
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return networks, Adam's moments and, if there is one and it is to be saved, the replay."""
+        """Return networks, Adam's moments and, if there is one to be saved, the replay."""
         tensors = self._weights()
-        if self.memory is not None and self.config.save_replay:
-            for name, part in zip(("replay", "context"), self.memory, strict=True):
+        if self._memory is not None and self.config.save_replay:
+            for name, part in zip(("replay", "context"), self._memory, strict=True):
                 tensors |= {f"{name}.{key}": t for key, t in part.state_dict().items()}
         return tensors
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned; without a replay in it, the replay is empty."""
-        mine = self._weights()
         parts: dict[str, dict[str, Tensor]] = {"replay": {}, "context": {}}
+        weights = {}
         for name, tensor in tensors.items():
             group, _, key = name.partition(".")
-            if group in parts:
-                parts[group][key] = tensor
-            elif name not in mine or tensor.shape != mine[name].shape:
-                raise UserError(f"the weights do not fit this pearl: {name} {tuple(tensor.shape)}")
-        missing = mine.keys() - tensors.keys()
-        keys = {"data", "size", "cursor"}
-        if missing or any(part and part.keys() != keys for part in parts.values()):
-            raise UserError(f"the weights do not fit this pearl: {sorted(missing)} are missing")
-        self.memory = None
-        if parts["replay"] and parts["context"]:
+            parts.get(group, weights)[key if group in parts else name] = tensor
+        take(self._weights(), weights, self.name)
+        self._memory, self._graph = None, None
+        if any(parts.values()):
             for replay, part in zip(self._replay(), parts.values(), strict=True):
                 replay.load_state_dict(part)
-        with torch.no_grad():
-            for name, tensor in mine.items():
-                tensor.copy_(tensors[name])
 
-    def adapted_state_dict(self, state: State) -> dict[str, Tensor]:
+    def adapted_state_dict(self, state: Belief) -> dict[str, Tensor]:
         """Return the policy's weights, and mean and variance of z, (B, L) each."""
         mean, variance = state.posterior()
         policy = self.sac.policy.params.detach().contiguous()
         return {"policy": policy, "z_mean": mean.contiguous(), "z_variance": variance.contiguous()}
-
-
-METRICS = ("critic_loss", "actor_loss", "kl", "entropy", "z_variance", "temperature")
-"""What `Pearl.update` returns; kl is nats a task."""
-
-
-def product_of_gaussians(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance, (m, L), of the normalised product of n Gaussians, (m, n, L)."""
-    precision = 1.0 / variance
-    product = 1.0 / precision.sum(1)
-    return product * (precision * mean).sum(1), product
-
-
-def kl_from_prior(mean: Tensor, variance: Tensor) -> Tensor:
-    """Return KL(N(mean, variance) ‖ N(0, I)), summed over tasks and dimensions."""
-    return 0.5 * (mean.square() + variance - 1.0 - variance.log()).sum()
-
-
-def _generator(device: torch.device, key: Key) -> torch.Generator:
-    return torch.Generator(device).manual_seed(key.uint64() >> 1)

@@ -4,7 +4,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from metarl import TaskDistribution, TaskWorlds, UserError, collect, evaluate, find_learner
+from metarl import (
+    TaskDistribution,
+    Tasks,
+    TaskWorlds,
+    UserError,
+    collect,
+    evaluate,
+    find_learner,
+)
 from metarl.keys import Key
 from metarl.learner import Learner, list_learners
 from metarl.rollout import Step
@@ -12,6 +20,14 @@ from metarl.rollout import Step
 TASKS, WORLDS = 3, 4
 VARIANTS = [("rl2", {"memory": memory}) for memory in ("lstm", "transformer", "snail")]
 """Settings of a learner that change what its state is."""
+SMALL = {
+    "pearl": {
+        "train_tasks": TASKS, "hidden": (16,), "encoder_hidden": (16,), "meta_batch": 2,
+        "batch_size": 16, "context_size": 8, "gradient_steps": 3, "initial_episodes": 2,
+        "replay_capacity": 300,
+    },
+}  # fmt: skip
+"""Settings with which a meta-step takes a moment, for learners whose own are for hours."""
 
 
 @pytest.fixture(
@@ -21,11 +37,15 @@ VARIANTS = [("rl2", {"memory": memory}) for memory in ("lstm", "transformer", "s
 def learner(request: pytest.FixtureRequest) -> Learner:
     name, settings = request.param
     cls = find_learner(name)
-    return cls(ready().spec, cls.Config(**settings), seed=0)
+    return cls(ready().spec, cls.Config(**SMALL.get(name, {}) | settings), seed=0)
 
 
 def another(learner: Learner, seed: int = 0) -> Learner:
     return type(learner)(learner.spec, learner.config, seed=seed)
+
+
+def draw(learner: Learner, worlds: TaskWorlds) -> Tasks:
+    return TaskDistribution(worlds.family).draw(TASKS, learner.task_pool, 0, Key(4))
 
 
 def ready(threads: int = 1) -> TaskWorlds:
@@ -140,7 +160,7 @@ def test_weights_survive_a_round_trip(learner: Learner) -> None:
 
 def test_a_restored_learner_goes_on_to_the_same_bits(learner: Learner) -> None:
     other, worlds = another(learner, seed=1), ready()
-    tasks = TaskDistribution(worlds.family).sample(TASKS, Key(4).numpy())
+    tasks = draw(learner, worlds)
     learner.meta_step(worlds, tasks, Key(5))
     other.load_state_dict(weights(learner))
     learner.meta_step(worlds, tasks, Key(6))  # in worlds that have run before
@@ -158,7 +178,7 @@ def test_a_meta_step_is_a_function_of_weights_tasks_and_key(learner: Learner) ->
     results = []
     for threads in (1, 2, 4):
         one, worlds = another(learner), ready(threads)
-        tasks = TaskDistribution(worlds.family).sample(TASKS, Key(4).numpy())
+        tasks = draw(one, worlds)
         metrics = [one.meta_step(worlds, tasks, Key(5, i)) for i in range(2)]
         assert {"return_before", "return_after", "diverged"} <= set(metrics[0])
         results.append(weights(one))
@@ -170,7 +190,7 @@ def test_a_meta_step_is_a_function_of_weights_tasks_and_key(learner: Learner) ->
 def test_another_key_makes_another_meta_step(learner: Learner) -> None:
     other, worlds = another(learner), ready()
     assert equal(weights(learner), weights(other))
-    tasks = TaskDistribution(worlds.family).sample(TASKS, Key(4).numpy())
+    tasks = draw(learner, worlds)
     learner.meta_step(worlds, tasks, Key(5))
     other.meta_step(worlds, tasks, Key(6))
     assert not equal(weights(learner), weights(other))
