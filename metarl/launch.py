@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -32,6 +32,9 @@ MAY_CHANGE = frozenset(
     }
 )  # fmt: skip
 """Train settings that a resumed run may change; any other would make it a different run."""
+
+
+W = TypeVar("W", bound=TaskWorlds)
 
 
 def resolve_device(name: str) -> str:
@@ -126,10 +129,11 @@ def open_run(run: str, device: str, threads: int | None) -> tuple[Checkpoint, Ta
 
 
 def worlds_for(
-    family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None
-) -> TaskWorlds:
+    family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None,
+    kind: type[W] = TaskWorlds,
+) -> W:  # fmt: skip
     """Make worlds that fit a loaded learner. Raises UserError if the family has changed."""
-    worlds = TaskWorlds(family, num_worlds, threads)
+    worlds = kind(family, num_worlds, threads)
     _check_spec(learner, worlds)
     return worlds
 

@@ -115,6 +115,10 @@ class Simulator:
         """Return a copy of qpos and qvel."""
         return State(self.qpos.clone(), self.qvel.clone())
 
+    def world_model(self, world: int) -> mujoco.MjModel:
+        """Return a copy of one world's model, with the fields that it has of its own."""
+        return self.batch.get_model(world)
+
     def set_fields(self, fields: Mapping[str, np.ndarray]) -> None:
         """Give model fields per-world values, (B, …); fields set before and not named go back.
 
