@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,6 +77,10 @@ class HalfCheetahDir(_HalfCheetah):
     ) -> Tensor:
         """Return (B,) d·v − 0.05‖a‖²."""
         return task["direction"] * self.velocity(sim, before) - self.control_cost(action)
+
+    def describe(self, task: Mapping[str, Any]) -> list[str]:
+        """Return the direction as a word."""
+        return ["run forward" if task["direction"] > 0 else "run backward"]
 
 
 class HalfCheetahDynamics(_HalfCheetah):

@@ -204,7 +204,7 @@ class Strip:
 
     def __init__(self, panels: Sequence[Panel], width: int, height: int, dt: float) -> None:
         self._bright = self._draw(panels, width, height, dt, 1.0)
-        self._faint = self._draw(panels, width, height, dt, 0.28)
+        self._faint = self._draw(panels, width, height, dt, 0.4)
 
     def _draw(
         self, panels: Sequence[Panel], width: int, height: int, dt: float, strength: float

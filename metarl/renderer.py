@@ -32,6 +32,8 @@ PACKAGES = {
 }
 SHADOW_SIZE, SAMPLES = 1024, 4
 """Resolution of shadows (MuJoCo's 4096 takes a CPU twice the time), and samples in a pixel."""
+SUN = (0.30, 0.25, -0.92)
+"""Where directional lights shine: from behind the camera's left, so that shadows can be seen."""
 TARGET = (0.20, 0.80, 0.35)
 """Colour of what the task asks for: the goal, and the arrow of a velocity or direction."""
 SKY = ((0.62, 0.70, 0.80), (0.90, 0.93, 0.96))
@@ -102,6 +104,8 @@ class Marks(NamedTuple):
     """(n, 3) where the root has been; empty: no trail"""
     radius: float
     """Of the robot, m"""
+    scale: float
+    """Length of an arrow, in m, for 1 m/s"""
     colour: tuple[float, float, float]
     """Of this robot's arrow, trail and tint"""
 
@@ -123,6 +127,7 @@ class Renderer:
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, 2000 + 2 * model.ngeom)
+        self._scene.flags[int(mujoco.mjtRndFlag.mjRND_REFLECTION)] = False
         self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
         self._rect = mujoco.MjrRect(0, 0, width, height)
         self._data = mujoco.MjData(model)
@@ -160,6 +165,7 @@ class Renderer:
         mujoco.mjv_updateScene(
             model, data, self._option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene
         )
+        self._light(view)
         self._tint(marks.colour)
         for mark in _drawn(marks):
             self._add(*mark)
@@ -168,7 +174,14 @@ class Renderer:
         image = self._image[::-1]
         return image if self._depth is None else _with_sky(image, self._depth[::-1])
 
-    def _tint(self, colour: tuple[float, float, float], much: float = 0.45) -> None:
+    def _light(self, view: View) -> None:
+        """Let a sun shine on where the robot is: what is far from it would have no shadow."""
+        for light in self._scene.lights[: self._scene.nlight]:
+            if light.type == int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL):
+                light.dir[:] = SUN
+                light.pos[:] = view.lookat - 4.0 * view.distance * np.array(SUN)
+
+    def _tint(self, colour: tuple[float, float, float], much: float = 0.7) -> None:
         """Give the robot some of the colour that its episode has throughout the video."""
         geom_type = int(mujoco.mjtObj.mjOBJ_GEOM)
         for geom in self._scene.geoms[: self._scene.ngeom]:
@@ -196,10 +209,10 @@ def _drawn(marks: Marks) -> list[tuple[Any, ...]]:
     for one, two in zip(marks.trail[:-1], marks.trail[1:], strict=True):
         size = (0.03 * r, 0.0, 0.0)
         out.append((int(kinds.mjGEOM_CAPSULE), size, one, two, (*marks.colour, 0.9)))
-    above = marks.position + np.array([0.0, 0.0, 1.15 * r])
+    above = marks.position + np.array([0.0, 0.0, 0.6 * r])
     for kind, vector in marks.markers:
         goal = np.asarray(vector, np.float64)
-        thick = (0.05 * r, 0.0, 0.0)
+        thick = (0.04 * r, 0.0, 0.0)
         if kind == "goal":
             disc, pole = (0.35 * r, 0.35 * r, 0.01 * r), np.array([0.0, 0.0, 1.6 * r])
             out.append((int(kinds.mjGEOM_CYLINDER), disc, goal, None, (*TARGET, 0.55)))
@@ -207,11 +220,11 @@ def _drawn(marks: Marks) -> list[tuple[Any, ...]]:
             top = (0.18 * r, 0.18 * r, 0.18 * r)
             out.append((int(kinds.mjGEOM_SPHERE), top, goal + pole, None, (*TARGET, 1.0)))
             continue
-        asked = 1.3 * r * goal if kind == "direction" else 0.55 * r * goal
-        lower = above - np.array([0.0, 0.0, 0.22 * r])
+        asked = (0.8 * r if kind == "direction" else marks.scale) * goal
+        lower = above - np.array([0.0, 0.0, 0.16 * r])
         speed = np.array([*marks.velocity[:2], 0.0])
         out.append((arrow, thick, above, above + asked, (*TARGET, 1.0)))
-        out.append((arrow, thick, lower, lower + 0.55 * r * speed, (*marks.colour, 1.0)))
+        out.append((arrow, thick, lower, lower + marks.scale * speed, (*marks.colour, 1.0)))
     return [m for m in out if m[3] is None or np.linalg.norm(m[3] - m[2]) > 0.02 * r]
 
 

@@ -23,6 +23,8 @@ SMOOTH = 0.4
 """Seconds over which the velocity on show, and the camera's path, are averaged."""
 MARGIN = 1.15
 """How much more than what must be in view the camera sees."""
+LOWER = 0.035
+"""How far under the robot a camera that follows it looks, as a share of its distance."""
 FARTHEST = 6.0
 """Half the width of a scene, in m, beyond which the camera follows instead of showing all of it."""
 
@@ -236,6 +238,7 @@ def plan_shots(
     for path in paths:
         follow = smooth(path, max(1, round(SMOOTH / family.dt)))
         follow[:, 2] = smooth(path[:, 2], max(1, round(4 * SMOOTH / family.dt)))
+        follow[:, 2] -= LOWER * distance  # what is over the robot is free for arrows
         shots.append(
             Shot(
                 follow if lookat is None else np.broadcast_to(lookat, follow.shape),

@@ -132,12 +132,15 @@ class Film:
         ]  # fmt: skip
         spans = gauge_spans(panels)
         shots, radius = plan_shots(family, model, paths, markers), robot_radius(model, root)
+        fastest = max(float(np.abs(speed[:, :2]).max(initial=0.0)) for speed in speeds)
+        asked = [float(np.linalg.norm(v)) for kind, v in markers if kind == "velocity"]
+        scale = 0.8 * radius / max(fastest, *asked, 1e-6)
         clips = []
         for (_, _, episode, _), panel, path, speed, shot in zip(
             chosen, panels, paths, speeds, shots, strict=True
         ):
             red, green, blue = (c / 255 for c in COLOURS[panel.phase])
-            marks = Marks(markers, path[0], speed[0], path[:0], radius, (red, green, blue))
+            marks = Marks(markers, path[0], speed[0], path[:0], radius, scale, (red, green, blue))
             overlay = PanelOverlay(panel, self.panel, spans, dt)
             clips.append(_Clip(episode, model, path, speed, shot, overlay, marks))
         width = len(clips) * self.panel
