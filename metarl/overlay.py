@@ -21,8 +21,6 @@ COLOURS = {"before": (150, 156, 166), "during": (236, 168, 52), "after": (52, 14
 GREEN = (64, 208, 104)
 """Of what the task asks for."""
 WHITE, DIM, DARK = (255, 255, 255), (196, 202, 210), (18, 22, 28)
-BOX = (12, 16, 22, 178)
-"""The translucent dark behind words."""
 LEAST_TEXT = 12
 """Pixels; smaller letters cannot be read in a video."""
 
@@ -61,63 +59,67 @@ def signed(value: float) -> str:
 
 
 class PanelOverlay:
-    """Lays one panel's words and gauges over its picture."""
+    """One panel: a title, the picture, and under it the gauges and the return."""
 
     def __init__(self, panel: Panel, size: int, spans: Sequence[tuple[float, float]], dt: float):
         """Draw what does not change.
 
         Args:
             panel: what to say.
-            size: the picture's width and height in pixels.
+            size: the panel's width and height in pixels.
             spans: the range of each reading's gauge, one for all panels of a task.
             dt: seconds in one step.
         """
         self.panel, self.size, self.spans, self.dt = panel, size, spans, dt
         self.unit = max(size / 480, 0.62)
         self.colour = COLOURS[panel.phase]
-        self._lower = self._px(58) + self._px(50) * len(panel.readings)
-        self._fixed = Image.new("RGBA", (size, size))
+        self.edge = max(2, self._px(3))
+        self.top = self._px(38)
+        self.lower = size - self._px(44) - self._px(50) * len(panel.readings)
+        self._fixed = Image.new("RGB", (size, size), DARK)
         pen = ImageDraw.Draw(self._fixed)
-        word, small = font(self._px(25), bold=True), font(self._px(15))
-        self._title(pen, word, small)
-        pen.rectangle((0, size - self._lower, size, size), fill=BOX)
-        pen.rectangle((0, 0, size - 1, size - 1), outline=(*self.colour, 255), width=self._px(4))
+        pen.rectangle((0, 0, size - 1, size - 1), outline=self.colour, width=self.edge)
+        name, middle = panel.phase.upper(), self.top // 2 + 1
+        word = font(self._px(21), bold=True)
+        pen.rectangle((0, 0, size, self.top), fill=self.colour)
+        pen.text((self._px(12), middle), name, font=word, fill=DARK, anchor="lm")
+        pen.text((size - self._px(12), middle), panel.title, font=font(self._px(15)), fill=DARK,
+                 anchor="rm")  # fmt: skip
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        """Width and height of the picture that has room in the panel."""
+        return self.size - 2 * self.edge, self.lower - self.top
 
     def _px(self, points: float) -> int:
         return round(points * self.unit)
 
-    def _title(
-        self, pen: ImageDraw.ImageDraw, word: ImageFont.FreeTypeFont,
-        small: ImageFont.FreeTypeFont,
-    ) -> None:  # fmt: skip
-        name, x, y = self.panel.phase.upper(), self._px(14), self._px(12)
-        width = max(pen.textlength(name, word), pen.textlength(self.panel.title, small))
-        pen.rectangle((0, 0, x + width + self._px(12), self._px(66)), fill=BOX)
-        pen.text((x, y), name, font=word, fill=(*self.colour, 255))
-        pen.text((x, y + self._px(30)), self.panel.title, font=small, fill=(*WHITE, 255))
-
     def __call__(self, picture: np.ndarray, step: float) -> Image.Image:
-        """Return the picture (size, size, 3) with its overlay, at a step that may be a fraction."""
+        """Return the whole panel at a step that may be a fraction."""
         panel, size = self.panel, self.size
-        image = Image.fromarray(picture).convert("RGBA")
-        image.alpha_composite(self._fixed)
+        image = self._fixed.copy()
+        image.paste(Image.fromarray(picture), (self.edge, self.top))
         pen = ImageDraw.Draw(image)
         at = min(int(step + 1e-9), len(panel.running) - 1)
-        x, y = self._px(14), size - self._lower + self._px(8)
+        x, y = self._px(14), self.lower + self._px(7)
         for reading, span in zip(panel.readings, self.spans, strict=True):
             self._gauge(pen, reading, span, float(reading.values[at]), x, y)
             y += self._px(50)
         value = f"return  {signed(float(panel.running[at]))}"
         pen.text((x, y), value, font=font(self._px(23), bold=True), fill=WHITE)
-        small = font(self._px(14))
-        note = ""
+        pen.text((size - x, y + self._px(8)), self._note(at), font=font(self._px(14)), fill=DIM,
+                 anchor="ra")  # fmt: skip
+        return image
+
+    def _note(self, at: int) -> str:
+        """Return how the episode ended, or what the evaluation reports of its round."""
+        panel = self.panel
         if at == len(panel.running) - 1 and panel.ended != "time limit":
-            note = f"{panel.ended} at {at * self.dt:.1f} s"
-        elif panel.mean is not None and panel.worlds > 1:
-            note = f"mean of {panel.worlds} worlds  {signed(panel.mean)}"
-        length = pen.textlength(note, small)
-        pen.text((size - x - length, y + self._px(8)), note, font=small, fill=DIM)
-        return image.convert("RGB")
+            return f"{panel.ended} at {at * self.dt:.1f} s"
+        if panel.mean is None or panel.worlds == 1:
+            return ""
+        worlds = "" if self.unit < 0.8 else f" of {panel.worlds} worlds"  # if there is room
+        return f"mean{worlds}  {signed(panel.mean)}"
 
     def _gauge(
         self, pen: ImageDraw.ImageDraw, reading: Reading, span: tuple[float, float],
@@ -199,6 +201,20 @@ def fitted(words: Sequence[str], face: ImageFont.FreeTypeFont, room: float) -> s
     return f"{len(words)} parameters" if words else ""
 
 
+def spread(places: Sequence[float], gap: float, size: float) -> list[float]:
+    """Return the places moved apart to at least `gap`, within half a gap of 0 and `size`."""
+    order = sorted(range(len(places)), key=places.__getitem__)
+    out, least = list(places), gap / 2
+    for index in order:
+        out[index] = least = max(out[index], least)
+        least += gap
+    most = size - gap / 2
+    for index in reversed(order):
+        out[index] = most = min(out[index], most)
+        most -= gap
+    return out
+
+
 class Strip:
     """Running returns over time: the curves up to now bright, and what is to come faint."""
 
@@ -228,20 +244,16 @@ class Strip:
             pen.line((*at(0, value), *at(steps, value)), fill=(54, 60, 68), width=big)
         pen.text((size * 0.1, size * 0.12), "return", font=label, fill=DIM)
         pen.text((size * 0.1, size * 0.36), "over time", font=label, fill=DIM)
-        places: list[float] = []
+        ends = []
         for panel in panels:
             colour = tuple(round(c * strength) for c in COLOURS[panel.phase])
             points = [at(t, v) for t, v in enumerate(panel.running.tolist())]
             pen.line(points, fill=colour, width=big * max(2, height // 32), joint="curve")
-            x, y = points[-1]
-            gap = label.size * 1.05
-            while any(abs(y - other) < gap for other in places):
-                y += 2.0
-            places.append(y)
-            y = min(y, size - 0.6 * label.size)
+            ends.append(points[-1][1])
+        x = big * width - right + size * 0.06
+        for panel, y in zip(panels, spread(ends, label.size * 1.1, size), strict=True):
             words = f"{panel.phase} {signed(float(panel.running[-1]))}"
-            pen.text((x + size * 0.06, y), words, font=label, fill=COLOURS[panel.phase],
-                     anchor="lm")  # fmt: skip
+            pen.text((x, y), words, font=label, fill=COLOURS[panel.phase], anchor="lm")
         self.steps = steps
         return image.resize((width, height), Image.Resampling.LANCZOS)
 

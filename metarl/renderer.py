@@ -103,7 +103,11 @@ class Marks(NamedTuple):
     trail: np.ndarray
     """(n, 3) where the root has been; empty: no trail"""
     radius: float
-    """Of the robot, m"""
+    """Of the robot, or larger where the camera is far: the measure of everything drawn, m"""
+    above: float
+    """How high over the root the arrows are, m"""
+    ticks: bool
+    """Whether to draw a line on the ground every metre along x"""
     scale: float
     """Length of an arrow, in m, for 1 m/s"""
     colour: tuple[float, float, float]
@@ -209,15 +213,19 @@ def _drawn(marks: Marks) -> list[tuple[Any, ...]]:
     for one, two in zip(marks.trail[:-1], marks.trail[1:], strict=True):
         size = (0.03 * r, 0.0, 0.0)
         out.append((int(kinds.mjGEOM_CAPSULE), size, one, two, (*marks.colour, 0.9)))
-    above = marks.position + np.array([0.0, 0.0, 0.6 * r])
+    if marks.ticks:
+        for metre in range(round(marks.position[0]) - 12, round(marks.position[0]) + 13):
+            ends = np.array([[metre, -1.0, 0.0], [metre, 1.0, 0.0]])
+            out.append((int(kinds.mjGEOM_CAPSULE), (0.012, 0.0, 0.0), *ends, (0.1, 0.1, 0.1, 1.0)))
+    above = marks.position + np.array([0.0, 0.0, marks.above])
     for kind, vector in marks.markers:
         goal = np.asarray(vector, np.float64)
         thick = (0.04 * r, 0.0, 0.0)
         if kind == "goal":
-            disc, pole = (0.35 * r, 0.35 * r, 0.01 * r), np.array([0.0, 0.0, 1.6 * r])
-            out.append((int(kinds.mjGEOM_CYLINDER), disc, goal, None, (*TARGET, 0.55)))
+            disc, pole = (0.8 * r, 0.8 * r, 0.02 * r), np.array([0.0, 0.0, 1.2 * r])
+            out.append((int(kinds.mjGEOM_CYLINDER), disc, goal, None, (*TARGET, 0.6)))
             out.append((int(kinds.mjGEOM_CAPSULE), thick, goal, goal + pole, (*TARGET, 0.9)))
-            top = (0.18 * r, 0.18 * r, 0.18 * r)
+            top = (0.22 * r, 0.22 * r, 0.22 * r)
             out.append((int(kinds.mjGEOM_SPHERE), top, goal + pole, None, (*TARGET, 1.0)))
             continue
         asked = (0.8 * r if kind == "direction" else marks.scale) * goal
@@ -238,6 +246,20 @@ def trail_of(path: np.ndarray, upto: float, root: Root, segments: int = 120) -> 
         return np.zeros((0, 3))
     step = max(1, len(path) // segments)
     return path[: int(upto) + 1 : step]
+
+
+def brighten(model: mujoco.MjModel) -> None:
+    """Let a model without lights of its own be lit from the camera."""
+    if not model.nlight:
+        model.vis.headlight.ambient[:] = 0.35
+        model.vis.headlight.diffuse[:] = 0.60
+
+
+def needs_ticks(model: mujoco.MjModel, root: Root) -> bool:
+    """Whether nothing on the ground would tell how fast a planar robot moves."""
+    planes = np.flatnonzero(model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE))
+    painted = [m for m in model.geom_matid[planes] if m >= 0 and (model.mat_texid[m] >= 0).any()]
+    return root.x and not root.y and not model.nhfield and len(planes) > 0 and not painted
 
 
 def _light_copy(models: Sequence[mujoco.MjModel]) -> mujoco.MjModel:

@@ -23,8 +23,8 @@ SMOOTH = 0.4
 """Seconds over which the velocity on show, and the camera's path, are averaged."""
 MARGIN = 1.15
 """How much more than what must be in view the camera sees."""
-LOWER = 0.035
-"""How far under the robot a camera that follows it looks, as a share of its distance."""
+ARROWS = 0.3
+"""Height left free for arrows over a robot, by the robot's reach to its sides."""
 FARTHEST = 6.0
 """Half the width of a scene, in m, beyond which the camera follows instead of showing all of it."""
 
@@ -103,15 +103,23 @@ def robot_geoms(model: mujoco.MjModel) -> np.ndarray:
     return moves[model.body_rootid[model.geom_bodyid]]
 
 
-def robot_radius(model: mujoco.MjModel, root: Root) -> float:
-    """Return the radius, in m, of a ball around the root that holds the robot as it starts."""
+def robot_size(model: mujoco.MjModel, root: Root) -> tuple[float, float]:
+    """Return how far, in m, the robot as it starts reaches from its root: sideways, and up or down.
+
+    Args:
+        model: of a world.
+        root: of the robot.
+    """
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     mine = robot_geoms(model) & (model.geom_rbound > 0) & (model.geom_rgba[:, 3] > 0)
     if not mine.any():
-        return 0.5
-    away = np.linalg.norm(data.geom_xpos[mine] - data.xpos[root.body], axis=1)
-    return float((away + model.geom_rbound[mine]).max())
+        return 0.5, 0.5
+    turn = data.geom_xmat[mine].reshape(-1, 3, 3)
+    centre = data.geom_xpos[mine] + np.einsum("gij,gj->gi", turn, model.geom_aabb[mine, :3])
+    half = np.einsum("gij,gj->gi", np.abs(turn), model.geom_aabb[mine, 3:])
+    reach = np.abs(centre - data.xpos[root.body]) + half
+    return float(reach[:, :2].max()), float(reach[:, 2].max())
 
 
 def body_path(model: mujoco.MjModel, qpos: np.ndarray, body: int) -> np.ndarray:
@@ -205,7 +213,7 @@ class Shot(NamedTuple):
 
 def plan_shots(
     family: TaskFamily, model: mujoco.MjModel, paths: Sequence[np.ndarray],
-    markers: Sequence[Marker],
+    markers: Sequence[Marker], aspect: float,
 ) -> list[Shot]:  # fmt: skip
     """Return a shot of each episode of a task, all from the same side and distance.
 
@@ -217,28 +225,30 @@ def plan_shots(
         model: of the task's world.
         paths: of the tracked body in each episode, (T+1, 3) m.
         markers: of the task.
+        aspect: width of the picture by its height.
     """
     camera = family.camera or Camera()
     root = find_root(model, camera.body)
     tall = math.tan(math.radians(float(model.vis.global_.fovy)) / 2)
-    distance = MARGIN * robot_radius(model, root) / math.sin(math.atan(tall))
+    wide, high = robot_size(model, root)
+    distance = wide + MARGIN * max(wide / (tall * aspect), (high + ARROWS * wide) / tall)
     planar = root.x and not root.y
     elevation = -10.0 if planar else -35.0 if root.z else -90.0 if root.y else -20.0
     goals = [marker.vector for marker in markers if marker.kind == "goal"]
     lookat = None if camera.lookat is None else np.array(camera.lookat)
     if goals and lookat is None:
         places = np.concatenate([*paths, np.array(goals)])[:, :2]
-        low, high = places.min(0), places.max(0)
-        half = float((high - low).max()) / 2
-        if half <= FARTHEST:
-            lookat = np.array([*(low + high) / 2, float(paths[0][0, 2]) / 2])
-            distance = max(distance, MARGIN * half / tall + robot_radius(model, root) / tall)
-            elevation = min(elevation, -55.0)
+        low, top = places.min(0), places.max(0)
+        half = (top - low) / 2 + 1.5 * wide
+        if half.max() <= FARTHEST:
+            lookat = np.array([*(low + top) / 2, float(paths[0][0, 2]) / 2])
+            distance = max(distance, MARGIN * max(half[0] / (tall * aspect), half[1] / tall))
+            elevation = min(elevation, -60.0)
     shots = []
     for path in paths:
         follow = smooth(path, max(1, round(SMOOTH / family.dt)))
         follow[:, 2] = smooth(path[:, 2], max(1, round(4 * SMOOTH / family.dt)))
-        follow[:, 2] -= LOWER * distance  # what is over the robot is free for arrows
+        follow[:, 2] += ARROWS / 2 * wide
         shots.append(
             Shot(
                 follow if lookat is None else np.broadcast_to(lookat, follow.shape),

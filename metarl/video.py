@@ -12,8 +12,8 @@ import queue
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,8 @@ from PIL import Image
 
 from metarl.errors import UserError
 from metarl.overlay import COLOURS, DARK, Header, Panel, PanelOverlay, Strip, gauge_spans
-from metarl.renderer import Marks, Renderer, View, trail_of
-from metarl.scene import Shot, body_path, find_root, plan_shots, robot_radius, velocity_of
+from metarl.renderer import Marks, Renderer, View, brighten, needs_ticks, trail_of
+from metarl.scene import Marker, Shot, body_path, find_root, plan_shots, robot_size, velocity_of
 from metarl.threads import available_cores
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".mp4", ".gif")
 GIF_WIDTH, GIF_FPS = 800, 12.5
-"""Most that a GIF has: it is for a README, and has no motion compensation."""
+"""Most that a GIF has, by column of tasks: it is for a README, and has no motion compensation."""
 SHORTEST = 5.0
 """Seconds that a video lasts at least: shorter episodes are shown in slow motion."""
 HOLD = 1.0
@@ -103,6 +103,8 @@ class Film:
         longest = max(len(e.reward) for row in recording.episodes.values() for e in row)
         self.speed = config.speed or min(1.0, longest * dt / SHORTEST)
         self.columns = 1 if count < 4 else 2 if count < 9 else 3
+        for model in recording.models:
+            brighten(model)
         self.blocks = [self._block(m) for m in range(count)]
         panels = max(len(block.clips) for block in self.blocks)
         self.gap = 0 if count == 1 else 6
@@ -131,17 +133,15 @@ class Film:
                 chosen, paths, speeds, strict=True)
         ]  # fmt: skip
         spans = gauge_spans(panels)
-        shots, radius = plan_shots(family, model, paths, markers), robot_radius(model, root)
-        fastest = max(float(np.abs(speed[:, :2]).max(initial=0.0)) for speed in speeds)
-        asked = [float(np.linalg.norm(v)) for kind, v in markers if kind == "velocity"]
-        scale = 0.8 * radius / max(fastest, *asked, 1e-6)
+        overlays = [PanelOverlay(panel, self.panel, spans, dt) for panel in panels]
+        self.picture = overlays[0].picture
+        aspect = self.picture[0] / self.picture[1]
+        shots = plan_shots(family, model, paths, markers, aspect)
         clips = []
-        for (_, _, episode, _), panel, path, speed, shot in zip(
-            chosen, panels, paths, speeds, shots, strict=True
+        for (_, _, episode, _), overlay, path, speed, shot in zip(
+            chosen, overlays, paths, speeds, shots, strict=True
         ):
-            red, green, blue = (c / 255 for c in COLOURS[panel.phase])
-            marks = Marks(markers, path[0], speed[0], path[:0], radius, scale, (red, green, blue))
-            overlay = PanelOverlay(panel, self.panel, spans, dt)
+            marks = _marks(model, markers, shot, speeds, overlay.panel.phase)
             clips.append(_Clip(episode, model, path, speed, shot, overlay, marks))
         width = len(clips) * self.panel
         header = Header(family.name, family.describe(task), width, self.head)
@@ -156,7 +156,7 @@ class Film:
 
     def renderer(self) -> Renderer:
         """Return a renderer of the panels, for the calling thread."""
-        return Renderer(self.recording.models, self.panel, self.panel)
+        return Renderer(self.recording.models, *self.picture)
 
     def frame(self, number: int, renderer: Renderer) -> np.ndarray:
         """Return frame `number`, (height, width, 3) uint8."""
@@ -188,6 +188,24 @@ class Film:
         )
         view = View(lookat, *clip.shot[1:])
         return renderer.draw(clip.model, qpos, clip.episode.mocap[low], view, marks)
+
+
+def _marks(
+    model: mujoco.MjModel, markers: Sequence[Marker], shot: Shot, speeds: Sequence[np.ndarray],
+    phase: str,
+) -> Marks:  # fmt: skip
+    """Return what is drawn beside the robot, but for where it is at the time."""
+    root = find_root(model)
+    wide, high = robot_size(model, root)
+    fastest = max(float(np.abs(speed[:, :2]).max(initial=0.0)) for speed in speeds)
+    asked = [float(np.linalg.norm(vector)) for kind, vector in markers if kind == "velocity"]
+    red, green, blue = (c / 255 for c in COLOURS[phase])
+    return Marks(
+        markers, np.zeros(3), np.zeros(3), np.zeros((0, 3)),
+        radius=max(wide, 0.045 * shot.distance), above=high + 0.25 * wide,
+        ticks=needs_ticks(model, root), scale=0.8 * wide / max(fastest, *asked, 1e-6),
+        colour=(red, green, blue),
+    )  # fmt: skip
 
 
 def _phases(recording: Recording, m: int) -> list[tuple[str, str, list[Episode], float | None]]:
@@ -347,7 +365,7 @@ def _encode(
 
     fps, size = film.config.fps, f"{film.width}x{film.height}"
     command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
-    command += ["-s", size, "-r", str(fps), "-i", "-", *_codec(suffix, fps, film.width)]
+    command += ["-s", size, "-r", str(fps), "-i", "-", *_codec(suffix, film)]
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             [*command, str(path)], stdin=subprocess.PIPE, stdout=said, stderr=said
@@ -371,18 +389,15 @@ def _encode(
             raise UserError(f"cannot write '{path.name}': FFmpeg: {' '.join(words)[-200:]}")
 
 
-def _codec(suffix: str, fps: int, width: int) -> list[str]:
+def _codec(suffix: str, film: Film) -> list[str]:
     """Return FFmpeg's output options for a format."""
     if suffix == ".mp4":
         return ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p",
                 "-movflags", "+faststart", "-f", "mp4"]  # fmt: skip
+    fps, width = min(film.config.fps, GIF_FPS), min(film.width, GIF_WIDTH * film.columns)
     graph = (
-        f"fps={min(fps, GIF_FPS)},scale={min(width, GIF_WIDTH)}:-2:flags=lanczos,split[a][b];"
-        "[a]palettegen=max_colors=96:stats_mode=diff[p];[b][p]paletteuse=dither=none:diff_mode=rectangle"
+        f"fps={fps},scale={width}:-2:flags=lanczos,split[a][b];"
+        "[a]palettegen=max_colors=96:stats_mode=diff[p];"
+        "[b][p]paletteuse=dither=none:diff_mode=rectangle"
     )
     return ["-filter_complex", graph, "-f", "gif"]
-
-
-def gif_config(config: VideoConfig) -> VideoConfig:
-    """Return a configuration whose frames are all used where a GIF is made."""
-    return replace(config, fps=min(config.fps, 10))
