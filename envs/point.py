@@ -17,7 +17,7 @@ MJCF = """
   <asset>
     <texture name="floor" type="2d" builtin="checker" width="256" height="256"
              rgb1=".62 .66 .72" rgb2=".70 .74 .80"/>
-    <material name="floor" texture="floor" texrepeat="8 8"/>
+    <material name="floor" texture="floor" texrepeat="8 8" specular="0"/>
   </asset>
   <worldbody>
     <light pos="0 0 3" dir="0 0 -1" directional="true" diffuse=".4 .4 .4"/>

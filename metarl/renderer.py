@@ -183,7 +183,8 @@ class Renderer:
         for light in self._scene.lights[: self._scene.nlight]:
             if light.type == int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL):
                 light.dir[:] = SUN
-                light.pos[:] = view.lookat - 4.0 * view.distance * np.array(SUN)
+                light.pos[:] = view.lookat - view.distance * np.array(SUN)
+                light.castshadow &= view.elevation > -75  # seen from above they tell nothing
 
     def _tint(self, colour: tuple[float, float, float], much: float = 0.7) -> None:
         """Give the robot some of the colour that its episode has throughout the video."""
@@ -211,7 +212,7 @@ def _drawn(marks: Marks) -> list[tuple[Any, ...]]:
     kinds, r = mujoco.mjtGeom, marks.radius
     arrow, out = int(kinds.mjGEOM_ARROW), []
     for one, two in zip(marks.trail[:-1], marks.trail[1:], strict=True):
-        size = (0.03 * r, 0.0, 0.0)
+        size = (0.07 * r, 0.0, 0.0)
         out.append((int(kinds.mjGEOM_CAPSULE), size, one, two, (*marks.colour, 0.9)))
     if marks.ticks:
         for metre in range(round(marks.position[0]) - 12, round(marks.position[0]) + 13):

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 SMOOTH = 0.4
 """Seconds over which the velocity on show, and the camera's path, are averaged."""
-MARGIN = 1.15
+MARGIN = 1.2
 """How much more than what must be in view the camera sees."""
-ARROWS = 0.3
+ARROWS = 0.45
 """Height left free for arrows over a robot, by the robot's reach to its sides."""
 FARTHEST = 6.0
 """Half the width of a scene, in m, beyond which the camera follows instead of showing all of it."""
@@ -103,8 +103,8 @@ def robot_geoms(model: mujoco.MjModel) -> np.ndarray:
     return moves[model.body_rootid[model.geom_bodyid]]
 
 
-def robot_size(model: mujoco.MjModel, root: Root) -> tuple[float, float]:
-    """Return how far, in m, the robot as it starts reaches from its root: sideways, and up or down.
+def robot_size(model: mujoco.MjModel, root: Root) -> tuple[float, float, float]:
+    """Return how far, in m, the robot as it starts reaches from its root: sideways, down and up.
 
     Args:
         model: of a world.
@@ -114,12 +114,13 @@ def robot_size(model: mujoco.MjModel, root: Root) -> tuple[float, float]:
     mujoco.mj_kinematics(model, data)
     mine = robot_geoms(model) & (model.geom_rbound > 0) & (model.geom_rgba[:, 3] > 0)
     if not mine.any():
-        return 0.5, 0.5
+        return 0.5, 0.5, 0.5
     turn = data.geom_xmat[mine].reshape(-1, 3, 3)
     centre = data.geom_xpos[mine] + np.einsum("gij,gj->gi", turn, model.geom_aabb[mine, :3])
     half = np.einsum("gij,gj->gi", np.abs(turn), model.geom_aabb[mine, 3:])
-    reach = np.abs(centre - data.xpos[root.body]) + half
-    return float(reach[:, :2].max()), float(reach[:, 2].max())
+    centre -= data.xpos[root.body]
+    sideways = float((np.abs(centre) + half)[:, :2].max())
+    return sideways, float((half - centre)[:, 2].max()), float((half + centre)[:, 2].max())
 
 
 def body_path(model: mujoco.MjModel, qpos: np.ndarray, body: int) -> np.ndarray:
@@ -230,8 +231,9 @@ def plan_shots(
     camera = family.camera or Camera()
     root = find_root(model, camera.body)
     tall = math.tan(math.radians(float(model.vis.global_.fovy)) / 2)
-    wide, high = robot_size(model, root)
-    distance = wide + MARGIN * max(wide / (tall * aspect), (high + ARROWS * wide) / tall)
+    wide, down, up = robot_size(model, root)
+    up += ARROWS * wide
+    distance = wide + MARGIN * max(wide / (tall * aspect), (down + up) / 2 / tall)
     planar = root.x and not root.y
     elevation = -10.0 if planar else -35.0 if root.z else -90.0 if root.y else -20.0
     goals = [marker.vector for marker in markers if marker.kind == "goal"]
@@ -248,7 +250,7 @@ def plan_shots(
     for path in paths:
         follow = smooth(path, max(1, round(SMOOTH / family.dt)))
         follow[:, 2] = smooth(path[:, 2], max(1, round(4 * SMOOTH / family.dt)))
-        follow[:, 2] += ARROWS / 2 * wide
+        follow[:, 2] += (up - down) / 2
         shots.append(
             Shot(
                 follow if lookat is None else np.broadcast_to(lookat, follow.shape),

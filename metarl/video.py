@@ -196,13 +196,13 @@ def _marks(
 ) -> Marks:  # fmt: skip
     """Return what is drawn beside the robot, but for where it is at the time."""
     root = find_root(model)
-    wide, high = robot_size(model, root)
+    wide, _, up = robot_size(model, root)
     fastest = max(float(np.abs(speed[:, :2]).max(initial=0.0)) for speed in speeds)
     asked = [float(np.linalg.norm(vector)) for kind, vector in markers if kind == "velocity"]
     red, green, blue = (c / 255 for c in COLOURS[phase])
     return Marks(
         markers, np.zeros(3), np.zeros(3), np.zeros((0, 3)),
-        radius=max(wide, 0.045 * shot.distance), above=high + 0.25 * wide,
+        radius=max(wide, 0.045 * shot.distance), above=up + 0.35 * wide,
         ticks=needs_ticks(model, root), scale=0.8 * wide / max(fastest, *asked, 1e-6),
         colour=(red, green, blue),
     )  # fmt: skip
