@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAY_CHANGE = frozenset(
     {
         "iterations", "env_steps", "checkpoint_every", "keep_checkpoints", "device", "threads",
-        "out", "print_every", "progress",
+        "out", "print_every", "progress", "video_every",
     }
 )  # fmt: skip
 """Train settings that a resumed run may change; any other would make it a different run."""

@@ -61,7 +61,9 @@ def signed(value: float) -> str:
 class PanelOverlay:
     """One panel: a title, the picture, and under it the gauges and the return."""
 
-    def __init__(self, panel: Panel, size: int, spans: Sequence[tuple[float, float]], dt: float):
+    def __init__(
+        self, panel: Panel, size: int, spans: Sequence[tuple[float, float]], dt: float
+    ) -> None:
         """Draw what does not change.
 
         Args:

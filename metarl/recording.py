@@ -84,7 +84,9 @@ class _Segment:
 class RecordingWorlds(TaskWorlds):
     """Task worlds that keep what happens in the first world of each task."""
 
-    def __init__(self, family: TaskFamily | str, num_worlds: int, threads: int | None = None):
+    def __init__(
+        self, family: TaskFamily | str, num_worlds: int, threads: int | None = None
+    ) -> None:
         self.segments: dict[tuple[str, int], _Segment] = {}
         self._segment: _Segment | None = None
         self._ended: tuple[Tensor, Tensor] | None = None

@@ -54,7 +54,9 @@ class Render(OnRun):
         """Check the numbers. Raises UserError."""
         super().__post_init__()
         if not 1 <= self.tasks <= MOST_TASKS:
-            raise UserError(f"tasks must be a whole number from 1 to {MOST_TASKS}, not {self.tasks}")
+            raise UserError(
+                f"tasks must be a whole number from 1 to {MOST_TASKS}, not {self.tasks}"
+            )
         if self.set and self.tasks != 1:
             raise UserError("--set names one task: leave out --tasks")
         if self.live and self.out is not None:
@@ -131,7 +133,13 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
     if not sys.stdout.isatty():
         yield lambda done, total: None
         return
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
                TimeRemainingColumn())  # fmt: skip

@@ -223,7 +223,7 @@ def _drawn(marks: Marks) -> list[tuple[Any, ...]]:
         goal = np.asarray(vector, np.float64)
         thick = (0.04 * r, 0.0, 0.0)
         if kind == "goal":
-            disc, pole = (0.8 * r, 0.8 * r, 0.02 * r), np.array([0.0, 0.0, 1.2 * r])
+            disc, pole = (0.8 * r, 0.02 * r, 0.0), np.array([0.0, 0.0, 1.2 * r])
             out.append((int(kinds.mjGEOM_CYLINDER), disc, goal, None, (*TARGET, 0.6)))
             out.append((int(kinds.mjGEOM_CAPSULE), thick, goal, goal + pole, (*TARGET, 0.9)))
             top = (0.22 * r, 0.22 * r, 0.22 * r)

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import mujoco
 import numpy as np
 
+from metarl.edits import names_of
+from metarl.errors import UserError, did_you_mean
+
 if TYPE_CHECKING:
     from metarl.family import TaskFamily
 
@@ -78,10 +81,7 @@ def find_root(model: mujoco.MjModel, name: str | None = None) -> Root:
     """Return the body that stands for the robot: `name`, or the root of the first joint's tree."""
     if not model.njnt:
         return Root(0, False, False, False)
-    if name is not None:
-        body = model.body(name).id
-    else:
-        body = int(model.jnt_bodyid[0])
+    body = int(model.jnt_bodyid[0]) if name is None else _body(model, name)
     top = int(model.body_rootid[body])
     free = [0.0, 0.0, 0.0]
     for joint in range(model.njnt):
@@ -93,6 +93,17 @@ def find_root(model: mujoco.MjModel, name: str | None = None) -> Root:
         elif kind == int(mujoco.mjtJoint.mjJNT_SLIDE):
             free = [max(f, abs(a)) for f, a in zip(free, model.jnt_axis[joint], strict=True)]
     return Root(body, *(f > 0.1 for f in free))
+
+
+def _body(model: mujoco.MjModel, name: str) -> int:
+    found = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, name)
+    if found < 0:
+        known = names_of(model, mujoco.mjtObj.mjOBJ_BODY)
+        raise UserError(
+            f"its camera follows body '{name}', which the model lacks{did_you_mean(name, known)}; "
+            f"it has {', '.join(known)}"
+        )
+    return found
 
 
 def robot_geoms(model: mujoco.MjModel) -> np.ndarray:
