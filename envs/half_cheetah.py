@@ -7,7 +7,7 @@ absolute x, which some older code included, would leak the distance covered.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -83,6 +83,10 @@ class HalfCheetahDir(_HalfCheetah):
     ) -> Tensor:
         """Return (B,) d·v − 0.05‖a‖²."""
         return task["direction"] * self.velocity(sim, before) - self.control_cost(action)
+
+    def describe(self, task: Mapping[str, Any]) -> list[str]:
+        """Return the direction as a word."""
+        return ["run forward" if task["direction"] > 0 else "run backward"]
 
 
 class HalfCheetahDynamics(_HalfCheetah):

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("train_command", "meta-train an algorithm on a family, or go on with a run"),
     "evaluate": ("commands", "draw a run's adaptation curve on tasks it has not seen"),
     "adapt": ("commands", "adapt a trained policy to one task, and save it"),
+    "render": ("render_command", "show a trained policy adapt: a video of before and after"),
     "check": ("commands", "check that a task family, yours for example, is sound"),
 }
 """Subcommand -> the module it is in, and what it does. Modules are imported when needed."""
@@ -29,6 +30,7 @@ examples:
   metarl train --resume runs/half-cheetah-vel-maml-trpo-seed1
   metarl evaluate runs/half-cheetah-vel-maml-trpo-seed1 --split ood
   metarl adapt runs/half-cheetah-vel-maml-trpo-seed1 --set goal_velocity=1.7
+  metarl render runs/half-cheetah-vel-maml-trpo-seed1 --set goal_velocity=2.5 --out adapts.mp4
 
 `metarl COMMAND --help` explains a command; `metarl train FAMILY ALGORITHM --help` also lists the
 algorithm's own settings."""

@@ -27,7 +27,7 @@ class Algorithms:
 
 
 @dataclass(frozen=True)
-class _OnRun:
+class OnRun:
     """What the commands that open a trained run share."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -52,7 +52,7 @@ class _OnRun:
 
 
 @dataclass(frozen=True)
-class Evaluate(_OnRun):
+class Evaluate(OnRun):
     """Draw a run's adaptation curve on tasks that it was not trained on."""
 
     split: Literal["heldout", "ood", "train"] = "heldout"
@@ -72,7 +72,7 @@ class Evaluate(_OnRun):
 
 
 @dataclass(frozen=True)
-class Adapt(_OnRun):
+class Adapt(OnRun):
     """Adapt a trained policy to one task, print each round, and save the adapted policy."""
 
     set: Annotated[

@@ -26,6 +26,7 @@ from metarl.errors import UserError
 from metarl.keys import WorldDraws
 from metarl.params import Param
 from metarl.plugins import load_plugin, plugin_class, plugins
+from metarl.scene import Camera, Marker, Reading, find_root, usual_markers, usual_readings
 
 if TYPE_CHECKING:
     from metarl.composition import Variation
@@ -63,6 +64,9 @@ class TaskFamily:
     """What else the robot can vary: ``+name`` after the family's name adds its parameters."""
     has_model: ClassVar[bool] = True
     """Whether MuJoCo simulates it; a stranger's gymnasium environment has no model of ours."""
+
+    camera: ClassVar[Camera | None] = None
+    """How a video looks at the robot; None: from a side that suits how it moves, following it."""
 
     def __init__(self) -> None:
         """Read the class attributes and compile the model."""
@@ -145,6 +149,28 @@ class TaskFamily:
     def terminated(self, sim: Simulator) -> Tensor:
         """Return (B,) bool: which worlds ended in failure. The default: none, ever."""
         return torch.zeros(len(sim.qpos), dtype=torch.bool)
+
+    # --- what a video shows of a task; the defaults know the usual parameters, see metarl.scene ---
+
+    def describe(self, task: Mapping[str, Any]) -> list[str]:
+        """Return words for the parameters of one task, name -> a float or (size,), with units."""
+        words = []
+        for param in self.params:
+            values = np.atleast_1d(task[param.name])
+            for name, value in zip(param.names, values, strict=True):
+                words.append(f"{name.replace('_', ' ')} {value:.3g} {param.unit}".rstrip())
+        return words
+
+    def markers(self, task: Mapping[str, Any]) -> list[Marker]:
+        """Return what to draw in the scene for one task: a goal, a velocity, a direction."""
+        return usual_markers(task)
+
+    def readings(
+        self, path: np.ndarray, velocity: np.ndarray, task: Mapping[str, Any]
+    ) -> list[Reading]:
+        """Return what to show as gauges, from the root's path (m) and velocity (m/s), (T+1, 3)."""
+        root = find_root(self.compiled, self.camera.body if self.camera else None)
+        return usual_readings(self.markers(task), path, velocity, root)
 
     # --- checks --------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 MAY_CHANGE = frozenset(
     {
         "iterations", "env_steps", "checkpoint_every", "keep_checkpoints", "device", "threads",
-        "out", "print_every", "progress",
+        "out", "print_every", "progress", "video_every",
     }
 )  # fmt: skip
 """Train settings that a resumed run may change; any other would make it a different run."""
+
+
+W = TypeVar("W", bound=TaskWorlds)
 
 
 def resolve_device(name: str) -> str:
@@ -126,10 +129,12 @@ def open_run(run: str, device: str, threads: int | None) -> tuple[Checkpoint, Ta
 
 
 def worlds_for(
-    family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None
-) -> TaskWorlds:
+    family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None,
+    kind: type[W] = TaskWorlds,
+) -> W:  # fmt: skip
     """Make worlds that fit a loaded learner. Raises UserError if the family has changed."""
-    worlds = family.worlds(num_worlds, threads)
+    usual = kind is TaskWorlds
+    worlds = family.worlds(num_worlds, threads) if usual else kind(family, num_worlds, threads)
     _check_spec(learner, worlds)
     return worlds
 

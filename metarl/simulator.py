@@ -121,6 +121,10 @@ class Simulator:
         kept = {field: self.bind(field).clone() for field in keep}
         return State(self.qpos.clone(), self.qvel.clone(), kept)
 
+    def world_model(self, world: int) -> mujoco.MjModel:
+        """Return a copy of one world's model, with the fields that it has of its own."""
+        return self.batch.get_model(world)
+
     def set_fields(self, fields: Mapping[str, np.ndarray], ids: Tensor | None = None) -> None:
         """Give model fields per-world values; fields set before and not named go back.
 

@@ -86,6 +86,8 @@ def meta_train(
                     callback(run.position.iteration, learner, metrics)
                 if run.position.iteration % config.checkpoint_every == 0:
                     run.save()
+                if config.video_every and run.position.iteration % config.video_every == 0:
+                    run.film(stop)
             run.save()
         except Left:
             run.save_good()
@@ -285,6 +287,31 @@ class _Run:
             f"held-out tasks at {si(position.env_steps)} env steps: "
             f"return {mean[0]:.1f} → {mean[-1]:.1f} (stand still {result['stand_still']:.1f})"
         )
+
+    def film(self, stop: StopSignals) -> None:
+        """Show one held-out task before and after adaptation, in TensorBoard and as a file.
+
+        A machine that cannot render is told so, and the training goes on.
+        """
+        from metarl.recording import RecordingWorlds, record
+        from metarl.video import VideoConfig, render
+
+        position, config = self.position, self.config
+        name = f"step_{position.iteration:08d}.gif"
+        worlds = RecordingWorlds(self.worlds.family, config.rollouts_per_task, config.threads)
+        with stop.may_leave():
+            recording = record(
+                self.learner, worlds, self.eval_tasks[:1], episodes=config.evaluate_episodes,
+                seed=config.seed,
+            )  # fmt: skip
+            path = self.folder.path / "videos" / name
+            try:
+                render(recording, path, VideoConfig(size=240, fps=10), threads=self.threads)
+            except UserError as error:
+                self.progress.say(f"warning: no video of iteration {position.iteration}: {error}")
+                return
+        with disk_errors(self.folder.path, INTACT):
+            self.folder.log_gif("heldout/adaptation", path, position.env_steps)
 
     def save(self) -> None:
         """Write a checkpoint of the present state, unless there is one."""
