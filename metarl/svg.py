@@ -1,8 +1,9 @@
 """Small charts as SVG text, for a page that needs nothing but itself.
 
-Colours are classes that the page's style sheet fills in (`COLOURS`), so a chart follows the reader's
-light or dark scheme; text stays text; a point's `<title>` shows when it is pointed at. Drawing one
-takes about a millisecond and imports nothing, so a training run can afford it at each evaluation.
+Colours are classes that the page's style sheet fills in (`COLOURS`), so a chart follows the
+reader's light or dark scheme; text stays text; a point's `<title>` shows when it is pointed at.
+Drawing one takes about a millisecond and imports nothing, so a training run can afford it at each
+evaluation.
 """
 
 from __future__ import annotations
