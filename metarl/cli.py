@@ -19,6 +19,8 @@ COMMANDS = {
     "train": ("train_command", "meta-train an algorithm on a family, or go on with a run"),
     "evaluate": ("commands", "draw a run's adaptation curve on tasks it has not seen"),
     "adapt": ("commands", "adapt a trained policy to one task, and save it"),
+    "report": ("report_command", "write one HTML page: curves, tasks, videos; runs compared"),
+    "export": ("export", "make a small agent folder to share: weights, settings, a model card"),
     "check": ("commands", "check that a task family, yours for example, is sound"),
 }
 """Subcommand -> the module it is in, and what it does. Modules are imported when needed."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from datetime import timedelta
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -107,8 +106,15 @@ def _header(runs: Sequence[RunSummary], live: bool) -> str:
 
 
 def _cost(run: RunSummary) -> str:
-    clock = timedelta(seconds=round(run.seconds))
-    return f"{run.iteration} iterations, {si(run.env_steps)} env steps, {clock} h:mm:ss"
+    return f"{run.iteration} iterations, {si(run.env_steps)} env steps, {duration(run.seconds)}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: 7 min, 2 h 5 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _notes(runs: Sequence[RunSummary], live: bool) -> str:
@@ -316,7 +322,7 @@ def _costs(run: RunSummary) -> dict[str, object]:
     costs: dict[str, object] = {
         "iterations": run.iteration,
         "env steps": f"{run.env_steps:,}",
-        "training time": f"{timedelta(seconds=round(run.seconds))}",
+        "training time": duration(run.seconds),
     }
     if run.seconds > 0:
         costs["env steps a second"] = f"{run.env_steps / run.seconds:,.0f}"
@@ -341,4 +347,4 @@ def _shown(value: object) -> str:
     return "—" if value is None else str(value)
 
 
-__all__ = ["adaptation_chart", "learning_chart", "render", "write_page"]
+__all__ = ["adaptation_chart", "duration", "learning_chart", "render", "write_page"]

@@ -193,8 +193,9 @@ def _scatter(
         after = ("after" if split == "heldout" else "ood") if len(runs) == 1 else COLOURS[n]
         if len(runs) == 1:
             chart.stems(xs, one.before.tolist(), one.after.tolist(), after)
-            before = f"{split}, before"
-            chart.points(xs, one.before.tolist(), "before", before, titles, hollow=True)
+            chart.points(
+                xs, one.before.tolist(), "before", "before adaptation", titles, hollow=True
+            )
             chart.points(xs, one.after.tolist(), after, f"{split}, after", titles)
         else:
             text = f"{runs[n].label}, {split}, after"
