@@ -236,8 +236,8 @@ def adaptation_words(run: RunSummary, runs: Sequence[RunSummary]) -> list[str]:
         shown += "." if low > 0 else "; that interval holds no gain for certain."
         if low > 0 and len(report.mean) > 2:
             shown += (
-                f" {number(first, True)} of it comes with the first "
-                f"{report.experience[1]} episode{'s' if report.experience[1] > 1 else ''}."
+                f" After the first {report.experience[1]} "
+                f"episode{'s' if report.experience[1] > 1 else ''} it is {number(first, True)}."
             )
         lines.append(f"{run.label}: {shown}" if len(runs) > 1 else shown)
     return lines

@@ -17,7 +17,7 @@ import numpy as np
 COLOURS = ("after", "ood", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 """Classes of the lines of several runs, in order; also: before, still, muted."""
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 10, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 10, 10, 42
 _SEQUENTIAL = ("#2d1160", "#721f81", "#b73779", "#f1605d", "#feb078", "#fcfdbf")
 _DIVERGING = ("#b2182b", "#ef8a62", "#f1eeea", "#67a9cf", "#2166ac")
 
@@ -141,12 +141,13 @@ class Chart:
         share = (y - self._y0) / (self._y1 - self._y0)
         return round(self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM), 1)
 
-    def _axes(self) -> str:
+    def _axes(self, grid: bool = True) -> str:
         right, bottom = self.width - _RIGHT, self.height - _BOTTOM
         out = []
         for y in ticks(self._y0, self._y1):
             at = self._y(y)
-            out.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{at}" y2="{at}"/>')
+            if grid:
+                out.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{at}" y2="{at}"/>')
             out.append(f'<text class="end" x="{_LEFT - 6}" y="{at + 4}">{number(y)}</text>')
         last = -math.inf
         for x in self.xticks or ticks(self._x0, self._x1):
@@ -161,7 +162,7 @@ class Chart:
         )
         across = (_TOP + bottom) / 2
         out.append(
-            f'<text class="mid" transform="translate(11 {across}) rotate(-90)">'
+            f'<text class="mid" transform="translate(12 {across}) rotate(-90)">'
             f"{escape(self.ylabel)}</text>"
         )
         return "".join(out)
@@ -240,7 +241,7 @@ def heat_map(
                     f'fill="{colour[here[start]]}"/>'
                 )
                 start = end
-    body += [chart._axes(), *(chart._draw(*mark) for mark in chart._marks)]
+    body += [chart._axes(grid=False), *(chart._draw(*mark) for mark in chart._marks)]
     body.append(_colour_bar(width - bar + 6, height, low, high, stops, labels[2]))
     return _figure(title, "".join(body), [], "Dots are tasks.", width, height)
 
