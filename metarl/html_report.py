@@ -29,22 +29,24 @@ LARGEST_PAGE = 48 * 2**20
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 
 
-def write_page(runs: Sequence[RunSummary], out: Path, *, live: bool = False) -> Path:
-    """Write the page, whole or not at all. Raises UserError if that is not possible."""
-    page = render(runs, live=live).encode()
+def write_page(
+    runs: Sequence[RunSummary], out: Path, *, live: bool = False, running: bool = False
+) -> Path:
+    """Write the page, whole or not at all; see `render`. Raises UserError if it cannot."""
+    page = render(runs, live=live, running=running).encode()
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(out, page)
     return out
 
 
-def render(runs: Sequence[RunSummary], *, live: bool = False) -> str:
+def render(runs: Sequence[RunSummary], *, live: bool = False, running: bool = False) -> str:
     """Return the page.
 
     Args:
         runs: one, or several of one family to compare.
-        live: a training is under way and the page lies in its folder: videos are linked and not
-            copied, and the browser is asked to read the page again every half minute.
+        live: the page is the one that training keeps in its folder: videos are linked, not copied.
+        running: training goes on, so the browser is asked to read the page again every half minute.
     """
     if not runs:
         raise UserError("a report needs at least one run")
@@ -55,12 +57,11 @@ def render(runs: Sequence[RunSummary], *, live: bool = False) -> str:
         raise UserError(f"a report compares at most {len(COLOURS)} runs, not {len(runs)}")
     _tell_apart(runs)
     sections = [
-        _header(runs, live), _notes(runs, live), _cards(runs[0]) if len(runs) == 1 else "",
+        _header(runs, running), _notes(runs, live), _cards(runs[0]) if len(runs) == 1 else "",
         comparison_section(runs), _learning_section(runs), task_sections(runs),
         _videos(runs, live), _settings(runs),
     ]  # fmt: skip
     style = files("metarl").joinpath("report.css").read_text(encoding="utf-8")
-    running = live and not runs[0].finished
     head = [
         '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -91,7 +92,7 @@ def _title(runs: Sequence[RunSummary]) -> str:
     return f"{runs[0].family}: {algorithms}"
 
 
-def _header(runs: Sequence[RunSummary], live: bool) -> str:
+def _header(runs: Sequence[RunSummary], running: bool) -> str:
     if len(runs) > 1:
         text = f"{len(runs)} runs, compared on the same tasks: " + ", ".join(
             f"<strong>{escape(run.label)}</strong> ({escape(run.algorithm)})" for run in runs
@@ -100,7 +101,7 @@ def _header(runs: Sequence[RunSummary], live: bool) -> str:
         run = runs[0]
         seed = "" if run.seed is None else f", seed {run.seed}"
         text = f"Run <strong>{escape(run.label)}</strong>{seed}: {_cost(run)}"
-        if live and not run.finished:
+        if running:
             text += "; training goes on, and this page is written anew at each evaluation"
     return f'<h1>{escape(_title(runs))}</h1><p class="soft">{text}.</p>'
 

@@ -90,7 +90,7 @@ class Learner(ABC):
         """Take over what `state_dict` returned. Raises UserError if names or shapes differ."""
 
     def policy_state_dict(self) -> dict[str, Tensor]:
-        """Return the part of `state_dict` that acting and adapting need: ``metarl export`` ships it.
+        """Return the part of `state_dict` that acting and adapting need, for ``metarl export``.
 
         The default is all of it. A learner with an optimiser, critics or a replay leaves those out.
         """

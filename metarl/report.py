@@ -12,6 +12,7 @@ from metarl.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from metarl.evaluation import Report
 
@@ -26,10 +27,14 @@ def plot_adaptation(reports: Sequence[Report], path: Path | str) -> Path:
         reports: of one family; those of the same split (seeds) are averaged.
         path: where to write it.
     """
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(5.4, 3.8), layout="constrained")
-    _draw_adaptation(axes, reports)
-    return _write(figure, path)
+    return _write(adaptation_figure(reports), path)
+
+
+def adaptation_figure(reports: Sequence[Report]) -> Figure:
+    """Return the figure of `plot_adaptation`."""
+    figure = _figure(5.4, 3.8)
+    _draw_adaptation(figure.subplots(), reports)
+    return figure
 
 
 def plot_results(results: Sequence[dict[str, Any]], path: Path | str) -> Path:
@@ -51,8 +56,8 @@ def plot_run(
         reports: of all seeds, heldout and ood.
         path: where to write it.
     """
-    pyplot = _pyplot()
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10.4, 3.9), layout="constrained")
+    figure = _figure(10.4, 3.9)
+    left, right = figure.subplots(1, 2)
     _draw_learning(left, curves, reports)
     _draw_adaptation(right, reports)
     seeds = len(curves)
@@ -110,24 +115,18 @@ def _finish(axes: Axes, title: str) -> None:
     axes.legend(fontsize=8, frameon=False)
 
 
-def _pyplot() -> Any:
-    import matplotlib
+def _figure(width: float, height: float) -> Figure:
+    """A figure of its own, in inches: pyplot would choose a backend for the whole process."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
+    return Figure(figsize=(width, height), layout="constrained")
 
 
-def _write(figure: Any, path: Path | str) -> Path:
-    from matplotlib import pyplot
-
+def _write(figure: Figure, path: Path | str) -> Path:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
-    finally:
-        pyplot.close(figure)
     return path

@@ -79,8 +79,13 @@ class RunSummary:
             self.notes.append((split, text))
 
 
-def read_run(path: Path | str) -> RunSummary:
+def read_run(path: Path | str, position: dict[str, Any] | None = None) -> RunSummary:
     """Read what there is of a run folder, a checkpoint in it, or an exported agent.
+
+    Args:
+        path: of the folder.
+        position: of a run in progress: iteration, env_steps and seconds. The checkpoints, which may
+            be large, are then left alone.
 
     Raises:
         UserError: there is neither a config.json nor a readable checkpoint.
@@ -91,7 +96,7 @@ def read_run(path: Path | str) -> RunSummary:
     inside = (path / checkpoints.HEADER).is_file() and path.resolve().parent.name == "checkpoints"
     run = RunSummary(path.resolve().parent.parent if inside else path)
     run.label = run.path.resolve().name
-    header = _header(run, path)
+    header = _header(run, path) if position is None else {"meta": position}
     config = _json(run, run.path / "config.json") if header is None or not _is_agent(header) else {}
     if header is None and not isinstance(config, dict):
         raise UserError(f"'{path}' is no run folder: neither config.json nor a checkpoint")
