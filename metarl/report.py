@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,49 @@ def plot_run(
         f"{first.family}, {first.algorithm}, {seeds} seed{'s' if seeds > 1 else ''}", fontsize=11
     )
     return _write(figure, path)
+
+
+def plot_comparison(results: Mapping[str, Sequence[dict[str, Any]]], path: Path | str) -> Path:
+    """Draw the adaptation curves of several algorithms on one family, heldout and ood, as a PNG.
+
+    Args:
+        results: algorithm -> its result files, one a seed.
+        path: where to write it.
+    """
+    by_split = {
+        split: {
+            name: [r if split == "heldout" else r["ood"] for r in seeds]
+            for name, seeds in results.items()
+            if split == "heldout" or all(r["ood"] is not None for r in seeds)
+        }
+        for split in ("heldout", "ood")
+    }
+    shown = {split: by_name for split, by_name in by_split.items() if by_name}
+    figure = _figure(5.2 * len(shown), 3.9)
+    for axes, (split, by_name) in zip(
+        figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True
+    ):
+        for n, (name, reports) in enumerate(by_name.items()):
+            _draw_seeds(axes, reports, f"C{n}", name)
+        still = [r["stand_still"] for reports in by_name.values() for r in reports]
+        axes.axhline(float(np.mean(still)), color=STILL, ls="--", lw=1, label="standing still")
+        seen = sorted({k for reports in by_name.values() for k in reports[0]["experience"]})
+        if seen[-1] > 8 * next((k for k in seen if k > 0), 1):
+            axes.set_xscale("function", functions=(np.log1p, np.expm1))
+            axes.set_xticks(seen)
+        axes.set(xlabel="episodes of the task seen", ylabel="return")
+        _finish(axes, {"heldout": "held-out tasks", "ood": "outside the training box"}[split])
+    figure.suptitle(next(iter(results.values()))[0]["family"], fontsize=11)
+    return _write(figure, path)
+
+
+def _draw_seeds(axes: Axes, reports: Sequence[dict[str, Any]], colour: str, label: str) -> None:
+    """A line for the mean over seeds, and a band from the lowest to the highest."""
+    means = np.array([report["mean"] for report in reports])
+    seen = reports[0]["experience"]
+    axes.plot(seen, means.mean(0), "o-", color=colour, label=label)
+    if len(means) > 1:
+        axes.fill_between(seen, means.min(0), means.max(0), color=colour, alpha=0.2, lw=0)
 
 
 def _draw_learning(
