@@ -114,21 +114,28 @@ def _draw_seeds(axes: Axes, reports: Sequence[dict[str, Any]], colour: str, labe
 def _draw_learning(
     axes: Axes, curves: Sequence[Sequence[dict[str, Any]]], reports: Sequence[Report]
 ) -> None:
-    seen = curves[0][0].get("experience", [0, 0])[-1]
+    """The curves of all seeds; their band is the seeds' spread, that of one seed its interval."""
+    last = curves[0][-1]
+    seen = last.get("experience", [0, 0])[-1]
+    length = min(len(curve) for curve in curves)
+    steps = np.array([entry["env_steps"] for entry in curves[0][:length]]) / 1e6
     for key, colour, label in (
         ("before", BEFORE, "before adaptation (task-blind)"),
         ("after", AFTER, f"after adaptation to {seen} episodes"),
     ):
-        length = min(len(curve) for curve in curves)
-        steps = np.array([entry["env_steps"] for entry in curves[0][:length]]) / 1e6
         values = np.array([[entry[key] for entry in curve[:length]] for curve in curves])
         axes.plot(steps, values.mean(0), color=colour, label=label)
-        if len(curves) > 1:
-            axes.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0)
-    still = np.mean([r.stand_still for r in reports if r.split == "heldout"])
-    axes.axhline(float(still), color=STILL, ls="--", lw=1, label="standing still")
+        low, high = values.min(0), values.max(0)
+        if len(curves) == 1 and all(f"{key}_ci" in entry for entry in curves[0]):
+            low, high = np.array([entry[f"{key}_ci"] for entry in curves[0]]).T
+        axes.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
+    still = [curve[-1].get("stand_still") for curve in curves]
+    if None in still:
+        still = [report.stand_still for report in reports if report.split == "heldout"]
+    axes.axhline(float(np.mean(still)), color=STILL, ls="--", lw=1, label="standing still")
     axes.set(xlabel="environment steps (millions)", ylabel="return on held-out tasks")
-    _finish(axes, "learning" + (" (band: lowest to highest seed)" if len(curves) > 1 else ""))
+    band = "lowest to highest seed" if len(curves) > 1 else "95 % interval over tasks"
+    _finish(axes, f"learning (band: {band})")
 
 
 def _draw_adaptation(axes: Axes, reports: Sequence[Report]) -> None:
@@ -155,7 +162,7 @@ def _finish(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, framealpha=0.8, edgecolor="none")
 
 
 def _figure(width: float, height: float) -> Figure:

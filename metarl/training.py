@@ -352,6 +352,7 @@ class _Run:
             f"  episodes of experience {seen}",
             f"  mean return            {mean}",
             "next:",
+            f"  metarl report {path}",
             f"  metarl evaluate {path}",
             f"  metarl adapt {path} --set {setting}" if setting else f"  metarl adapt {path}",
         ):
