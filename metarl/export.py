@@ -195,11 +195,11 @@ def _difference(result: Any, checkpoint: Any) -> str | None:
 
 
 def _measured(run: Path | str, threads: int | None, say: Callable[[str], None]) -> dict[str, Any]:
-    from metarl.run_summary import Test, add_reports, read_run
+    from metarl.run_summary import Protocol, add_reports, read_run
     from metarl.versions import hardware, versions
 
     summary = read_run(run)
-    add_reports(summary, run, Test(threads=threads), say)
+    add_reports(summary, run, Protocol(threads=threads), say)
     if "heldout" not in summary.reports:
         raise UserError(summary.notes[-1][1].rstrip("."))
     ood = summary.reports.get("ood")

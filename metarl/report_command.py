@@ -60,9 +60,9 @@ def report(argv: Sequence[str]) -> int:
     """Write the page."""
     args = parse(Report, argv, prog="metarl report")
     from metarl.html_report import write_page
-    from metarl.run_summary import Test, add_reports, read_run
+    from metarl.run_summary import Protocol, add_reports, read_run
 
-    test = Test(
+    test = Protocol(
         args.tasks, args.episodes, args.seed, args.rollouts_per_task, args.device, args.threads
     )
     runs = [read_run(path) for path in args.runs]

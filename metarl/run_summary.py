@@ -27,7 +27,7 @@ RESULT = "result.json"
 
 
 @dataclass(frozen=True)
-class Test:
+class Protocol:
     """How a run is evaluated for a report or a model card."""
 
     tasks: int = 30
@@ -114,7 +114,7 @@ def read_run(path: Path | str, position: dict[str, Any] | None = None) -> RunSum
 
 
 def add_reports(
-    run: RunSummary, source: Path | str, test: Test, say: Callable[[str], None]
+    run: RunSummary, source: Path | str, test: Protocol, say: Callable[[str], None]
 ) -> None:
     """Evaluate a run on the splits whose report is missing or was made in another way.
 
