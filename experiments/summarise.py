@@ -1,4 +1,8 @@
-"""Make the README's results table from experiments/results/: ``summarise.py [--write]``."""
+"""Make the results tables from experiments/results/: ``summarise.py [--write]``.
+
+``--write`` puts the table between the README's marks, and writes docs/results.md with a plot of
+each family on which several algorithms were trained.
+"""
 
 import json
 import sys
@@ -8,25 +12,46 @@ from typing import Any
 
 import numpy as np
 
+from metarl.evaluation import Report
+from metarl.report import plot_comparison
+from metarl.svg import number
+
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+ROOT = HERE.parent
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+INTRO = f"""\
+# Results
+
+Every algorithm on every family it was trained on, made from the files in `experiments/results/`
+by `python experiments/summarise.py --write`. Mean return over the tasks of a split and over seeds,
+with deterministic actions; [lowest, highest seed]. *Before* is the same policy before it has seen
+the task, *standing still* the score of no action at all. How many episodes of a task a learner has
+seen by the time it has adapted differs between algorithms, so every return after adaptation says
+after how many. [The protocol](protocol.md) has the details.
+
+{BEGIN}
+"""
+
+Results = dict[tuple[str, str], list[dict[str, Any]]]
 
 
 def main(argv: list[str]) -> int:
-    """Print the table, or put it between the README's marks."""
-    table = "\n".join(rows(load(HERE / "results")))
+    """Print the table, or write README.md, docs/results.md and the plots."""
+    results = load(HERE / "results")
+    table = "\n".join(rows(results))
     if "--write" not in argv:
         print(table)
         return 0
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    README.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+    readme = ROOT / "README.md"
+    readme.write_text(put(readme.read_text(), table))
+    for family, by_algorithm in families(results).items():
+        if len(by_algorithm) > 1:
+            plot_comparison(by_algorithm, HERE / "results" / f"{family}.png")
+    (ROOT / "docs" / "results.md").write_text(page(results))
     return 0
 
 
-def load(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+def load(folder: Path) -> Results:
     """Return the result files by family and algorithm."""
     found = defaultdict(list)
     for path in sorted(folder.glob("*-seed*.json")):
@@ -35,38 +60,130 @@ def load(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     return dict(found)
 
 
-def rows(results: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
+def families(results: Results) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Return the result files by family, then by algorithm."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(dict)
+    for (family, algorithm), seeds in sorted(results.items()):
+        found[family][algorithm] = seeds
+    return dict(found)
+
+
+def put(text: str, table: str) -> str:
+    """Return a text with the table between its marks."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def rows(results: Results) -> list[str]:
     """Return the lines of a Markdown table, a row for each family, algorithm and split."""
     lines = [
-        "| family | algorithm | split | stand still | before | after 1 step | after 2 | after 3 "
+        "| family | algorithm | split | standing still | before | adapted once | adapted longest "
         "| env steps | minutes | seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (family, algorithm), seeds in sorted(results.items()):
-        steps = np.mean([whole(seed, "env_steps") for seed in seeds]) / 1e6
-        minutes = np.mean([whole(seed, "seconds") for seed in seeds]) / 60
-        for split in ("heldout", "ood"):
-            reports = [seed if split == "heldout" else seed["ood"] for seed in seeds]
-            if None in reports:
-                continue
-            curve = " | ".join(spread([r["mean"][k] for r in reports]) for k in range(4))
+        steps, minutes = cost(seeds, "env_steps", 1e6), cost(seeds, "seconds", 60)
+        for split, reports in splits(seeds):
             still = np.mean([report["stand_still"] for report in reports])
             lines.append(
-                f"| {family} | {algorithm} | {split} | {still:.0f} | {curve} "
-                f"| {steps:.0f} M | {minutes:.0f} | {len(seeds)} |"
+                f"| {family} | {algorithm} | {split} | {whole(still)} | {spread(reports, 0)} "
+                f"| {adapted(reports, 1)} | {adapted(reports, -1)} | {steps} M | {minutes} "
+                f"| {len(seeds)} |"
             )
     return lines
 
 
-def whole(result: dict[str, Any], what: str) -> float:
-    """Return the cost of all iterations, where the curve may end a few before the last one."""
-    last = result["curve"][-1]
-    return last[what] * result["config"]["train"]["iterations"] / last["iteration"]
+def splits(seeds: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return the reports of all seeds, by split; a family may have none of ood."""
+    ood = [seed["ood"] for seed in seeds if seed["ood"] is not None]
+    return [("heldout", seeds), *([("ood", ood)] if len(ood) == len(seeds) else [])]
 
 
-def spread(values: list[float]) -> str:
-    """Return the mean over seeds, and the lowest and highest."""
-    return f"{np.mean(values):.0f} [{min(values):.0f}, {max(values):.0f}]"
+def cost(seeds: list[dict[str, Any]], what: str, unit: float) -> str:
+    """Return the mean cost of a run; ≥ where a curve was cut off before the last iteration."""
+    last = [seed["curve"][-1] for seed in seeds]
+    planned = [seed["config"]["train"] for seed in seeds]
+    cut = any(
+        train.get("env_steps") is None and end["iteration"] < train["iterations"]
+        for end, train in zip(last, planned, strict=True)
+    )
+    return ("≥ " if cut else "") + number(round(np.mean([end[what] for end in last]) / unit, 1))
+
+
+def adapted(reports: list[dict[str, Any]], k: int) -> str:
+    """Return the return in round k, and after how many episodes of the task that is."""
+    if len(reports[0]["mean"]) < 2:
+        return "—"
+    seen = reports[0]["experience"][k]
+    return f"{spread(reports, k)} after {seen} episode{'s' if seen != 1 else ''}"
+
+
+def spread(reports: list[dict[str, Any]], k: int) -> str:
+    """Return the mean over seeds in round k, and the lowest and highest."""
+    values = [report["mean"][k] for report in reports]
+    if len(values) == 1:
+        return whole(values[0])
+    return f"{whole(np.mean(values))} [{whole(min(values))}, {whole(max(values))}]"
+
+
+def whole(value: float) -> str:
+    """Return a return without decimals, and −0 as 0."""
+    return f"{round(float(value))}".replace("-", "−")
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+
+def page(results: Results) -> str:
+    """Return docs/results.md."""
+    parts = [INTRO + "\n".join(rows(results)) + f"\n{END}\n"]
+    for family, by_algorithm in families(results).items():
+        parts.append(f"## {family}\n")
+        if len(by_algorithm) > 1:
+            parts.append(
+                f"![Adaptation on {family}](../experiments/results/{family}.png)\n\n"
+                f"Lines are means over tasks and seeds, bands go from the lowest to the highest "
+                f"seed.\n"
+            )
+        for algorithm, seeds in by_algorithm.items():
+            parts.append(section(family, algorithm, seeds))
+    agents = sorted((HERE / "agents").glob("*/README.md"))
+    if agents:
+        parts.append("## Trained agents\n")
+        parts.append(
+            "These come with the repository; every command that takes a RUN takes their folders, "
+            "such as `metarl adapt experiments/agents/"
+            f"{agents[0].parent.name}`.\n"
+        )
+        lines = [f"- [{a.parent.name}](../{a.relative_to(ROOT).as_posix()})" for a in agents]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def section(family: str, algorithm: str, seeds: list[dict[str, Any]]) -> str:
+    """Return one algorithm on one family: the adaptation curve of each split, and the plot."""
+    lines = [f"### {family}, {algorithm}\n"]
+    for split, reports in splits(seeds):
+        seen = reports[0]["experience"]
+        head = " | ".join(str(k) for k in seen)
+        lines += [f"| {split}: episodes seen | {head} |", "|---|" + "---|" * len(seen)]
+        by_round = " | ".join(spread(reports, k) for k in range(len(seen)))
+        lines += [f"| mean return [lowest, highest seed] | {by_round} |", ""]
+        gains = []
+        for result, report in zip(seeds, reports, strict=True):
+            gain, low, high = Report.from_json(report).difference()
+            gains.append(
+                f"{number(gain, True)} [{number(low, True)}, {number(high, True)}] "
+                f"(seed {result['config']['train']['seed']})"
+            )
+        lines.append(f"Gain on {split} tasks, 95 % interval over tasks: {', '.join(gains)}.\n")
+    stem = f"{family}-{algorithm}"
+    if (HERE / "results" / f"{stem}.png").is_file():
+        lines.append(f"![{family}, {algorithm}](../experiments/results/{stem}.png)\n")
+    commands = sorted({seed["command"] for seed in seeds if seed.get("command")})
+    lines += ["```sh", *commands, "```", ""] if commands else []
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def save(
         _remove_stale(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        _write_files(temporary, learner, family, step, meta)
+        write_files(temporary, learner, family, step, meta)
         _publish(temporary, final)
     except OSError as error:
         raise UserError(f"cannot write checkpoint '{final}': {error.strerror or error}") from None
@@ -207,18 +207,22 @@ def restore(checkpoint: Checkpoint, *, device: str = "cpu") -> Learner:
     with _refusing(checkpoint.path):
         seed = int(checkpoint.meta.get("seed", 0))
         learner = cls(Spec(**checkpoint.spec), config, seed=seed, device=device)
-        learner.load_state_dict(checkpoint.tensors)
+        if checkpoint.meta.get("exported"):
+            learner.load_policy_state_dict(checkpoint.tensors)
+        else:
+            learner.load_state_dict(checkpoint.tensors)
         return learner
 
 
 # --- writing -----------------------------------------------------------------------------------
 
 
-def _write_files(
+def write_files(
     folder: Path, learner: Learner, family: str, step: int, meta: dict[str, Any]
 ) -> None:
-    tensors = {k: v.detach().cpu().contiguous() for k, v in learner.state_dict().items()}
-    weights = safetensors.torch.save(tensors)
+    """Write the two files into `folder`; of an agent to share, what acting and adapting need."""
+    kept = learner.policy_state_dict() if meta.get("exported") else learner.state_dict()
+    weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in kept.items()})
     body = {
         "format": FORMAT,
         "step": step,

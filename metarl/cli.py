@@ -20,6 +20,8 @@ COMMANDS = {
     "evaluate": ("commands", "draw a run's adaptation curve on tasks it has not seen"),
     "adapt": ("commands", "adapt a trained policy to one task, and save it"),
     "render": ("render_command", "show a trained policy adapt: a video of before and after"),
+    "report": ("report_command", "write one HTML page: curves, tasks, videos; runs compared"),
+    "export": ("export", "make a small agent folder to share: weights, settings, a model card"),
     "check": ("commands", "check that a task family, yours for example, is sound"),
 }
 """Subcommand -> the module it is in, and what it does. Modules are imported when needed."""

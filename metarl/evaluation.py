@@ -111,10 +111,7 @@ class Report:
     def difference(self) -> tuple[float, float, float]:
         """Return the mean of (last round − round 0) over tasks, and its 95 % interval."""
         returns = np.asarray(self.returns)
-        gain = returns[:, -1] - returns[:, 0]
-        rows = resampled_rows(self.tasks, Key("difference", self.seed).numpy())
-        low, high = np.percentile(gain[rows].mean(1), _levels(self.tasks))
-        return float(gain.mean()), float(low), float(high)
+        return gain_interval(returns[:, -1] - returns[:, 0], self.tasks, self.seed)
 
     def summary(self) -> list[str]:
         """Return the adaptation curve as lines of a table, with its reference lines."""
@@ -283,6 +280,15 @@ def iqm_interval(
     rows = resampled_rows(tasks, rng)
     low, high = np.percentile(iqm(returns[rows], axis=1), _levels(tasks), axis=0)
     return iqm(returns), np.stack([low, high], axis=1)
+
+
+def gain_interval(
+    gain: np.ndarray, tasks: np.ndarray | list[list[float]], seed: int
+) -> tuple[float, float, float]:
+    """Return the mean of paired differences (M,) over tasks (M, P), and its 95 % interval."""
+    rows = resampled_rows(tasks, Key("difference", seed).numpy())
+    low, high = np.percentile(gain[rows].mean(1), _levels(tasks))
+    return float(gain.mean()), float(low), float(high)
 
 
 def _levels(tasks: np.ndarray | list[list[float]]) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -32,9 +32,6 @@ MAY_CHANGE = frozenset(
     }
 )  # fmt: skip
 """Train settings that a resumed run may change; any other would make it a different run."""
-
-
-W = TypeVar("W", bound=TaskWorlds)
 
 
 def resolve_device(name: str) -> str:
@@ -99,7 +96,7 @@ def resume(
     learner = checkpoints.restore(checkpoint, device=resolve_device(device))
     family = find_family(checkpoint.family)
     worlds = _worlds(family, train)
-    _check_spec(learner, worlds)
+    check_spec(learner, worlds)
     return meta_train(
         learner, worlds, TaskDistribution(family), train, callbacks, resume=checkpoint
     )
@@ -129,13 +126,11 @@ def open_run(run: str, device: str, threads: int | None) -> tuple[Checkpoint, Ta
 
 
 def worlds_for(
-    family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None,
-    kind: type[W] = TaskWorlds,
-) -> W:  # fmt: skip
+    family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None
+) -> TaskWorlds:
     """Make worlds that fit a loaded learner. Raises UserError if the family has changed."""
-    usual = kind is TaskWorlds
-    worlds = family.worlds(num_worlds, threads) if usual else kind(family, num_worlds, threads)
-    _check_spec(learner, worlds)
+    worlds = family.worlds(num_worlds, threads)
+    check_spec(learner, worlds)
     return worlds
 
 
@@ -179,7 +174,8 @@ def _worlds(family: TaskFamily, train: TrainConfig) -> TaskWorlds:
     return family.worlds(count, train.threads)
 
 
-def _check_spec(learner: Learner, worlds: TaskWorlds) -> None:
+def check_spec(learner: Learner, worlds: TaskWorlds) -> None:
+    """Raise UserError if worlds have not the sizes that a loaded learner was made for."""
     if tuple(learner.spec) != tuple(worlds.spec):
         raise UserError(
             f"family '{worlds.family.name}' has changed since training: it has "

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from metarl.errors import UserError
 from metarl.plugins import find_plugin, plugins
 
 if TYPE_CHECKING:
@@ -95,6 +96,24 @@ class Learner(ABC):
     @abstractmethod
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned. Raises UserError if names or shapes differ."""
+
+    def policy_state_dict(self) -> dict[str, Tensor]:
+        """Return the part of `state_dict` that acting and adapting need, for ``metarl export``.
+
+        The default is all of it. A learner with an optimiser, critics or a replay leaves those out.
+        """
+        return self.state_dict()
+
+    def load_policy_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `policy_state_dict` returned; the rest stays as it is.
+
+        Raises UserError if names or shapes differ.
+        """
+        needed = self.policy_state_dict().keys()
+        if tensors.keys() != needed:
+            differ = ", ".join(sorted(tensors.keys() ^ needed))
+            raise UserError(f"the weights do not fit this {self.name} policy: {differ}")
+        self.load_state_dict(self.state_dict() | tensors)
 
     @abstractmethod
     def adapted_state_dict(self, state: Any) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ def render(argv: Sequence[str]) -> int:
     """Render a run."""
     args = parse(Render, argv, prog="metarl render")
     from metarl import video
-    from metarl.launch import open_run, worlds_for, worlds_per_task
+    from metarl.launch import check_spec, open_run, worlds_per_task
     from metarl.recording import RecordingWorlds, record
     from metarl.renderer import make_context
     from metarl.tasks import TaskDistribution
@@ -87,7 +87,8 @@ def render(argv: Sequence[str]) -> int:
     if not args.live:
         make_context(8, 8).free()  # what is missing is better said before the work than after it
     count = worlds_per_task(checkpoint, args.rollouts_per_task, len(tasks))
-    worlds = worlds_for(family, learner, len(tasks) * count, args.threads, RecordingWorlds)
+    worlds = RecordingWorlds(family, len(tasks) * count, args.threads)
+    check_spec(learner, worlds)
     with bar("playing") as show:
         recording = record(
             learner, worlds, tasks, episodes=args.episodes, seed=args.seed, split=split,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from metarl.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from metarl.evaluation import Report
 
@@ -26,10 +27,14 @@ def plot_adaptation(reports: Sequence[Report], path: Path | str) -> Path:
         reports: of one family; those of the same split (seeds) are averaged.
         path: where to write it.
     """
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(5.4, 3.8), layout="constrained")
-    _draw_adaptation(axes, reports)
-    return _write(figure, path)
+    return _write(adaptation_figure(reports), path)
+
+
+def adaptation_figure(reports: Sequence[Report]) -> Figure:
+    """Return the figure of `plot_adaptation`."""
+    figure = _figure(5.4, 3.8)
+    _draw_adaptation(figure.subplots(), reports)
+    return figure
 
 
 def plot_results(results: Sequence[dict[str, Any]], path: Path | str) -> Path:
@@ -51,8 +56,8 @@ def plot_run(
         reports: of all seeds, heldout and ood.
         path: where to write it.
     """
-    pyplot = _pyplot()
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10.4, 3.9), layout="constrained")
+    figure = _figure(10.4, 3.9)
+    left, right = figure.subplots(1, 2)
     _draw_learning(left, curves, reports)
     _draw_adaptation(right, reports)
     seeds = len(curves)
@@ -63,24 +68,74 @@ def plot_run(
     return _write(figure, path)
 
 
+def plot_comparison(results: Mapping[str, Sequence[dict[str, Any]]], path: Path | str) -> Path:
+    """Draw the adaptation curves of several algorithms on one family, heldout and ood, as a PNG.
+
+    Args:
+        results: algorithm -> its result files, one a seed.
+        path: where to write it.
+    """
+    by_split = {
+        split: {
+            name: [r if split == "heldout" else r["ood"] for r in seeds]
+            for name, seeds in results.items()
+            if split == "heldout" or all(r["ood"] is not None for r in seeds)
+        }
+        for split in ("heldout", "ood")
+    }
+    shown = {split: by_name for split, by_name in by_split.items() if by_name}
+    figure = _figure(5.2 * len(shown), 3.9)
+    for axes, (split, by_name) in zip(
+        figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True
+    ):
+        for n, (name, reports) in enumerate(by_name.items()):
+            _draw_seeds(axes, reports, f"C{n}", name)
+        still = [r["stand_still"] for reports in by_name.values() for r in reports]
+        axes.axhline(float(np.mean(still)), color=STILL, ls="--", lw=1, label="standing still")
+        seen = sorted({k for reports in by_name.values() for k in reports[0]["experience"]})
+        if seen[-1] > 8 * next((k for k in seen if k > 0), 1):
+            axes.set_xscale("function", functions=(np.log1p, np.expm1))
+            axes.set_xticks(seen)
+        axes.set(xlabel="episodes of the task seen", ylabel="return")
+        _finish(axes, {"heldout": "held-out tasks", "ood": "outside the training box"}[split])
+    figure.suptitle(next(iter(results.values()))[0]["family"], fontsize=11)
+    return _write(figure, path)
+
+
+def _draw_seeds(axes: Axes, reports: Sequence[dict[str, Any]], colour: str, label: str) -> None:
+    """A line for the mean over seeds, and a band from the lowest to the highest."""
+    means = np.array([report["mean"] for report in reports])
+    seen = reports[0]["experience"]
+    axes.plot(seen, means.mean(0), "o-", color=colour, label=label)
+    if len(means) > 1:
+        axes.fill_between(seen, means.min(0), means.max(0), color=colour, alpha=0.2, lw=0)
+
+
 def _draw_learning(
     axes: Axes, curves: Sequence[Sequence[dict[str, Any]]], reports: Sequence[Report]
 ) -> None:
-    seen = curves[0][0].get("experience", [0, 0])[-1]
+    """The curves of all seeds; their band is the seeds' spread, that of one seed its interval."""
+    last = curves[0][-1]
+    seen = last.get("experience", [0, 0])[-1]
+    length = min(len(curve) for curve in curves)
+    steps = np.array([entry["env_steps"] for entry in curves[0][:length]]) / 1e6
     for key, colour, label in (
         ("before", BEFORE, "before adaptation (task-blind)"),
         ("after", AFTER, f"after adaptation to {seen} episodes"),
     ):
-        length = min(len(curve) for curve in curves)
-        steps = np.array([entry["env_steps"] for entry in curves[0][:length]]) / 1e6
         values = np.array([[entry[key] for entry in curve[:length]] for curve in curves])
         axes.plot(steps, values.mean(0), color=colour, label=label)
-        if len(curves) > 1:
-            axes.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0)
-    still = np.mean([r.stand_still for r in reports if r.split == "heldout"])
-    axes.axhline(float(still), color=STILL, ls="--", lw=1, label="standing still")
+        low, high = values.min(0), values.max(0)
+        if len(curves) == 1 and all(f"{key}_ci" in entry for entry in curves[0]):
+            low, high = np.array([entry[f"{key}_ci"] for entry in curves[0]]).T
+        axes.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
+    still = [curve[-1].get("stand_still") for curve in curves]
+    if None in still:
+        still = [report.stand_still for report in reports if report.split == "heldout"]
+    axes.axhline(float(np.mean(still)), color=STILL, ls="--", lw=1, label="standing still")
     axes.set(xlabel="environment steps (millions)", ylabel="return on held-out tasks")
-    _finish(axes, "learning" + (" (band: lowest to highest seed)" if len(curves) > 1 else ""))
+    band = "lowest to highest seed" if len(curves) > 1 else "95 % interval over tasks"
+    _finish(axes, f"learning (band: {band})")
 
 
 def _draw_adaptation(axes: Axes, reports: Sequence[Report]) -> None:
@@ -107,27 +162,21 @@ def _finish(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, framealpha=0.8, edgecolor="none")
 
 
-def _pyplot() -> Any:
-    import matplotlib
+def _figure(width: float, height: float) -> Figure:
+    """A figure of its own, in inches: pyplot would choose a backend for the whole process."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
+    return Figure(figsize=(width, height), layout="constrained")
 
 
-def _write(figure: Any, path: Path | str) -> Path:
-    from matplotlib import pyplot
-
+def _write(figure: Figure, path: Path | str) -> Path:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
-    finally:
-        pyplot.close(figure)
     return path

@@ -3,8 +3,10 @@
     config.json                          what was asked for, with versions
     metrics.csv, events.out.tfevents.*   one row an iteration; events also have held-out returns
     curve.json                           one entry per held-out evaluation
+    report.html                          the page on it, written anew at each evaluation
     evaluation/heldout_step_XXXXXXXX.json
     videos/step_XXXXXXXX.gif             with --video-every
+    evaluation/test_*_step_*.json        made by `metarl report`
     checkpoints/step_XXXXXXXX/
 
 Files are replaced whole, by a rename, so a reader (or a resumed run after `kill -9`) never meets a
@@ -212,7 +214,7 @@ class RunFolder:
 
     def drop_after(self, iteration: int) -> None:
         """Remove what a run resumed at `iteration` makes again: reports, unreadable checkpoints."""
-        for path in (*self.evaluation.glob("heldout_step_*"), *self.checkpoints.glob("step_*")):
+        for path in (*self.evaluation.glob("*_step_*"), *self.checkpoints.glob("step_*")):
             number = path.stem.rpartition("_")[2]
             if not number.isdecimal() or int(number) <= iteration:
                 continue

@@ -108,6 +108,11 @@ class Position:
     @classmethod
     def of(cls, meta: dict[str, Any]) -> Position:
         """Read a checkpoint's meta. Raises UserError if it has none of a training run."""
+        if meta.get("exported"):
+            raise UserError(
+                "this is an exported agent: it can act and adapt, but not go on training, since "
+                "the optimiser's state is not in it"
+            )
         try:
             return cls(
                 int(meta["iteration"]), int(meta["env_steps"]), float(meta["seconds"]),

@@ -32,6 +32,7 @@ from metarl.versions import versions
 __all__ = ["Callback", "TrainConfig", "meta_train"]
 
 if TYPE_CHECKING:
+    from metarl.evaluation import Report
     from metarl.learner import Learner
     from metarl.tasks import TaskDistribution
     from metarl.worlds import TaskWorlds
@@ -91,6 +92,7 @@ def meta_train(
             run.save()
         except Left:
             run.save_good()
+        run.show_report(running=False)
         if stop.signum is not None:
             raise TrainingStopped(run.how_to_resume(), stop.signum, run.folder.path)
     run.summarise()
@@ -133,6 +135,7 @@ class _Run:
         name = default_out(worlds.family.name, learner.name, config.seed)
         self.folder = RunFolder(config.out or name)
         self.good: dict[str, Tensor] | None = None
+        self.warned = False
         self.eval_tasks = distribution.split("heldout", config.evaluate_tasks)
         self.eval_worlds = worlds.family.worlds(
             len(self.eval_tasks) * config.rollouts_per_task, config.threads
@@ -283,6 +286,7 @@ class _Run:
             self.logger.record("heldout/before", mean[0], exclude="csv")
             self.logger.record("heldout/after", mean[-1], exclude="csv")
             self.logger.dump(position.env_steps)
+        self.show_report(running=True, latest=report)
         self.progress.say(
             f"held-out tasks at {si(position.env_steps)} env steps: "
             f"return {mean[0]:.1f} → {mean[-1]:.1f} (stand still {result['stand_still']:.1f})"
@@ -312,6 +316,21 @@ class _Run:
                 return
         with disk_errors(self.folder.path, INTACT):
             self.folder.log_gif("heldout/adaptation", path, position.env_steps)
+
+    def show_report(self, *, running: bool, latest: Report | None = None) -> None:
+        """Write report.html anew, and TensorBoard's figure. A picture that fails ends no run."""
+        from metarl import live
+
+        where = {
+            "iteration": self.position.iteration, "env_steps": self.position.env_steps,
+            "seconds": self.position.seconds,
+        }  # fmt: skip
+        problem = live.refresh(self.folder.path, where, running=running)
+        if latest is not None:
+            problem = live.log_figure(self.logger, latest, self.position.env_steps) or problem
+        if problem and not self.warned:
+            self.progress.say(f"warning: {problem}; the training goes on")
+            self.warned = True
 
     def save(self) -> None:
         """Write a checkpoint of the present state, unless there is one."""
@@ -360,6 +379,7 @@ class _Run:
             f"  episodes of experience {seen}",
             f"  mean return            {mean}",
             "next:",
+            f"  metarl report {path}",
             f"  metarl evaluate {path}",
             f"  metarl adapt {path} --set {setting}" if setting else f"  metarl adapt {path}",
         ):

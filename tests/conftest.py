@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 # Before torch and mujoco are imported: waiting threads must not spin against the physics threads,
 # and a machine without a display renders through EGL.
@@ -26,3 +27,19 @@ def _torch_as_found():
     yield
     torch.set_default_dtype(dtype)
     torch.set_grad_enabled(grad)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory) -> Path:
+    """A run of two iterations on point-goal, evaluated at 0, 1 and 2; copy it to change it."""
+    from metarl.algorithms.maml_trpo import MamlTrpoConfig
+    from metarl.launch import start
+    from metarl.train_config import TrainConfig
+
+    train = TrainConfig(
+        tasks_per_iteration=2, rollouts_per_task=2, iterations=2, evaluate_every=1,
+        evaluate_tasks=4, evaluate_episodes=1, threads=1, device="cpu", progress=False, seed=3,
+        out=str(tmp_path_factory.mktemp("trained") / "small"),
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    return start("point-goal", "maml-trpo", train, MamlTrpoConfig(hidden=(4,), cg_iterations=2))

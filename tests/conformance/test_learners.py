@@ -219,3 +219,20 @@ def test_settings_have_help_texts(learner: Learner) -> None:
     fields = [i for i, node in enumerate(body) if isinstance(node, ast.AnnAssign)]
     assert fields
     assert all(isinstance(body[i + 1], ast.Expr) for i in fields)
+
+
+def test_the_policy_alone_acts_and_adapts_alike(learner: Learner) -> None:
+    """What `metarl export` ships is a part of the state, and enough to adapt to the same bits."""
+    worlds = ready()
+    learner.meta_step(worlds, draw(learner, worlds), Key(1))
+    part = {name: tensor.clone() for name, tensor in learner.policy_state_dict().items()}
+    assert part.keys() <= learner.state_dict().keys()
+    other = another(learner, seed=5)
+    other.load_policy_state_dict(part)
+    assert equal(other.policy_state_dict(), part)
+    (a, state_a), (b, state_b) = rollout(learner), rollout(other)
+    assert torch.equal(a.action, b.action)
+    for x, y in zip(flat(learner.adapt(state_a, a)), flat(other.adapt(state_b, b)), strict=True):
+        assert torch.equal(x, y)
+    with pytest.raises(UserError, match="do not fit"):
+        other.load_policy_state_dict(part | {"stranger": torch.zeros(1)})
