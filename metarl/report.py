@@ -129,8 +129,8 @@ def _draw_learning(
         if len(curves) == 1 and all(f"{key}_ci" in entry for entry in curves[0]):
             low, high = np.array([entry[f"{key}_ci"] for entry in curves[0]]).T
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
-    still = [curve[-1].get("stand_still") for curve in curves]
-    if None in still:
+    still = [float(curve[-1].get("stand_still", np.nan)) for curve in curves]
+    if np.isnan(still).any():
         still = [report.stand_still for report in reports if report.split == "heldout"]
     axes.axhline(float(np.mean(still)), color=STILL, ls="--", lw=1, label="standing still")
     axes.set(xlabel="environment steps (millions)", ylabel="return on held-out tasks")
