@@ -44,6 +44,17 @@ class Variation:
 
 def variations(family: type[TaskFamily]) -> dict[str, Variation]:
     """Return every variation that a family takes: its own, then those that any family takes."""
+    label = class_name(family)
+    for name, variation in family.variations.items():
+        if not isinstance(variation, Variation):
+            raise UserError(
+                f"family '{label}': variation '{name}' must be a Variation, not {variation!r:.80}"
+            )
+        if name != kebab(name) or not name.replace("-", "").isalnum() or name in UNIVERSAL:
+            raise UserError(
+                f"family '{label}': '{name}' cannot name a variation: use kebab-case, and not "
+                f"{' or '.join(UNIVERSAL)}"
+            )
     return {**family.variations, **(UNIVERSAL if family.has_model else {})}
 
 
@@ -190,6 +201,8 @@ class _SensorBias(TaskFamily):
                 f"family '{self.name}': observation_scale has {len(scale)} numbers, and the "
                 f"observation {obs.shape[1]}"
             )
+        if not (torch.isfinite(scale) & (scale > 0)).all():
+            raise UserError(f"family '{self.name}': observation_scale must be positive numbers")
         return obs + task["sensor_bias"].reshape(obs.shape) * scale
 
 

@@ -8,17 +8,13 @@ whole family; nothing has to be registered to use it (``metarl train my_robot.py
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import gymnasium
 import mujoco
@@ -26,8 +22,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.errors import UserError, did_you_mean
+from metarl.errors import UserError
 from metarl.keys import WorldDraws
+from metarl.plugins import (
+    absolute,
+    find_plugin,
+    load_plugin,
+    plugin_class,
+    plugin_file,
+    plugins,
+    reference,
+)
 from metarl.tasks import Param
 
 if TYPE_CHECKING:
@@ -35,6 +40,11 @@ if TYPE_CHECKING:
     from metarl.simulator import Simulator, State
     from metarl.tasks import Tasks
     from metarl.worlds import TaskWorlds
+
+__all__ = [
+    "TaskFamily", "absolute", "class_name", "family_class", "find_family", "find_plugin", "kebab",
+    "list_families", "plugin_file", "plugins", "reference",
+]  # fmt: skip
 
 
 class TaskFamily:
@@ -70,6 +80,7 @@ class TaskFamily:
     def __init__(self) -> None:
         """Read the class attributes and compile the model."""
         self.name = class_name(type(self))
+        self._check_params()
         self.compiled = self._compile()
         self.params = tuple(self._resolve(param) for param in self.params)
         self._check()
@@ -163,12 +174,25 @@ class TaskFamily:
         for field in ("opt.timestep", "opt.gravity", "body_mass", "body_inertia", "qpos0"):
             owner = model.opt if field.startswith("opt.") else model
             if not np.isfinite(getattr(owner, field.removeprefix("opt."))).all():
-                raise UserError(f"family '{self.name}': the model's {field} is not finite")
+                raise UserError(
+                    f"family '{self.name}': the model's {field} is not finite: write numbers"
+                )
         if model.opt.timestep <= 0:
-            raise UserError(f"family '{self.name}': the model's opt.timestep must be positive")
+            raise UserError(
+                f"family '{self.name}': the model's opt.timestep must be positive, in seconds, "
+                f"not {model.opt.timestep:g}"
+            )
         if model.nu == 0:
             raise UserError(f"family '{self.name}': the model has no actuators, so no actions")
         return model
+
+    def _check_params(self) -> None:
+        params = self.params
+        if not (isinstance(params, tuple | list) and all(isinstance(p, Param) for p in params)):
+            raise UserError(
+                f"family '{self.name}': params must be a tuple of Param, such as (Param(…),), "
+                f"not {params!r:.80}"
+            )
 
     def _resolve(self, param: Param) -> Param:
         """Check a parameter's edits against the model, and fill in a size that it gives."""
@@ -232,92 +256,6 @@ def family_class(name: str) -> type[TaskFamily]:
 def list_families() -> list[str]:
     """Return the names of the registered families."""
     return sorted(plugins("metarl.families"))
-
-
-def find_plugin(name: str, group: str, base: type, kind: str) -> type[Any]:
-    """Return a class from an entry-point group or from ``file.py:Class``."""
-    return plugin_class(load_plugin(name, group, kind), name, base, kind)
-
-
-def load_plugin(name: str, group: str, kind: str) -> Any:
-    """Return what an entry point, or ``file.py:Class``, names."""
-    if ".py:" in name or name.endswith(".py"):
-        return _from_file(name, kind)
-    known = plugins(group)
-    if name not in known:
-        raise UserError(
-            f"unknown {kind} '{name}'{did_you_mean(name, known)}; "
-            f"known: {', '.join(sorted(known))}, or file.py:Class"
-        )
-    try:
-        return known[name].load()
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{kind} '{name}' cannot be imported: {error}") from None
-
-
-def plugin_class(cls: Any, name: str, base: type, kind: str) -> type[Any]:
-    """Return a plug-in's class, marked with the name it was found by. Raises UserError."""
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise UserError(f"{kind} '{name}' is not a subclass of metarl.{base.__name__}")
-    if inspect.isabstract(cls):
-        missing = ", ".join(sorted(cls.__abstractmethods__))
-        raise UserError(f"{kind} '{name}' does not define {missing}")
-    cls.source = name
-    return cls
-
-
-def reference(thing: object) -> str:
-    """Return the name by which `find_plugin` finds the class of a family or learner again."""
-    return absolute(str(getattr(type(thing), "source", "") or getattr(thing, "name", "")))
-
-
-def plugin_file(name: str) -> Path | None:
-    """Return the file of ``file.py:Class``, and None for a registered name."""
-    path, mark, _ = name.rpartition(".py:")
-    return Path(path + ".py") if mark else None
-
-
-def absolute(name: str) -> str:
-    """Return ``file.py:Class`` with the file's full path, and a registered name as it is."""
-    file = plugin_file(name)
-    return name if file is None else f"{file.resolve()}:{name.rpartition(':')[2]}"
-
-
-@functools.cache
-def plugins(group: str) -> dict[str, EntryPoint]:
-    """Return the entry points of a group by name."""
-    return {point.name: point for point in entry_points(group=group)}
-
-
-def _from_file(name: str, kind: str) -> Any:
-    path, _, attribute = name.rpartition(".py:")
-    file = Path(path + ".py")
-    if name.endswith((".py", ".py:")):
-        raise UserError(f"{kind} '{name}': say which class, as in {name.rstrip(':')}:MyClass")
-    if not file.is_file():
-        raise UserError(f"{kind} '{name}': there is no file {file}")
-    module = _import(file.resolve(), kind)
-    if not hasattr(module, attribute):
-        classes = [n for n, v in vars(module).items() if isinstance(v, type)]
-        raise UserError(f"{file} has no class '{attribute}'{did_you_mean(attribute, classes)}")
-    return getattr(module, attribute)
-
-
-@functools.cache
-def _import(file: Path, kind: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"metarl_plugin_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a stranger's file raises becomes one line
-        text = " ".join(str(error).split())
-        raise UserError(f"{kind} file {file}: {type(error).__name__}: {text}") from error
-    return module
 
 
 def _spec(model: str | Path | mujoco.MjSpec) -> mujoco.MjSpec:
