@@ -38,6 +38,7 @@ DYNAMICS = dynamics("torso", payload=1.0)
 """The robot weighs 0.88 kg, so the heaviest payload of the training more than doubles that."""
 CRIPPLED = faults(
     "fault", LEGS, "0 sound; 1 to 4: that leg is dead; 5 to 8: leg 1 to 4 is locked",
+    unseen=(4,),
 )  # fmt: skip
 
 OBSERVATION_SCALE = (

@@ -85,7 +85,9 @@ def random_params(joints: Sequence[str], *, literature: bool = False) -> tuple[P
     )  # fmt: skip
 
 
-def faults(name: str, groups: Sequence[Mapping[str, float]], doc: str) -> tuple[Param, ...]:
+def faults(
+    name: str, groups: Sequence[Mapping[str, float]], doc: str, *, unseen: Sequence[int] = ()
+) -> tuple[Param, ...]:
     """Return one discrete parameter: 0 sound, k group k is dead, len(groups) + k it is locked.
 
     The motors of a dead group give no torque, and its joints swing freely. Those of a locked one
@@ -96,11 +98,13 @@ def faults(name: str, groups: Sequence[Mapping[str, float]], doc: str) -> tuple[
         groups: what fails together: each joint, which has one motor, and the angle at which it
             locks, in rad.
         doc: one line for the tables.
+        unseen: the groups, counted from 1, that fail in the ood split alone.
     """
-    cases = []
+    cases, seen, outside = [], [0.0], []
     for k, joints in enumerate(groups, start=1):
         locked = k + len(groups)
         cases += [when(case, scale("actuator_gear", *joints), 0.0) for case in (k, locked)]
         cases += [when(locked, assign("jnt_range", j), angle) for j, angle in joints.items()]
-    values = tuple(float(v) for v in range(2 * len(groups) + 1))
-    return (Param(name, Choices(values), edit=tuple(cases), nominal=0.0, doc=doc),)
+        (outside if k in unseen else seen).extend((float(k), float(locked)))
+    values = Choices(tuple(sorted(seen)), ood=tuple(sorted(outside)))
+    return (Param(name, values, edit=tuple(cases), nominal=0.0, doc=doc),)

@@ -111,13 +111,12 @@ def _variation(family: TaskFamily, name: str) -> dict[str, Any]:
 
 
 def _param(param: Param) -> dict[str, Any]:
-    outside = getattr(param, "outside", param.ood)
     return {
         "name": param.name,
         "size": len(param.names),
         "unit": param.unit,
         "train": _range_json(param.train),
-        "ood": [_range_json(where) for where in outside],
+        "ood": [_range_json(where) for where in param.outside],
         "nominal": param.nominal_value,
         "doc": param.doc,
     }

@@ -139,6 +139,13 @@ class Simulator:
         if self._expanded:
             self.batch.set_const(None if ids is None else ids.numpy())
 
+    def model_field(self, field: str) -> Tensor:
+        """Return the (B, …) values that a model field has in each world: to read, not to write."""
+        if field in self._expanded:
+            return torch.from_numpy(self.batch.expand(field))
+        nominal = torch.as_tensor(np.asarray(nominal_value(self.model, field)))
+        return nominal.expand(self.num_worlds, *nominal.shape)
+
     def reset(self, ids: Tensor | None) -> None:
         """Reset worlds to the model's defaults; write their state, then call `refresh`."""
         self.batch.reset(None if ids is None else ids.numpy(), stage=_NONE)

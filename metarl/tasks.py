@@ -68,17 +68,26 @@ class Interval:
 
 @dataclass(frozen=True)
 class Choices:
-    """A parameter that takes one of a few values, all equally likely."""
+    """One of a few values, all equally likely; `heldout` and `ood` may have values of their own."""
 
     values: tuple[float, ...]
+    heldout: tuple[float, ...] = ()
+    ood: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(self.values))
-        if not self.values or not all(_finite(v) for v in self.values):
+        for field in ("values", "heldout", "ood"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        every = (*self.values, *self.heldout, *self.ood)
+        if not self.values or not all(_finite(v) for v in every):
             raise UserError(f"Choices({self.values}): give at least one value, all finite")
-        if len(set(self.values)) < len(self.values):
-            raise UserError(f"Choices({self.values}): a value is repeated")
-        object.__setattr__(self, "values", tuple(float(v) for v in self.values))
+        if len(set(every)) < len(every):
+            raise UserError(f"Choices({every}): a value is repeated")
+        for field in ("values", "heldout", "ood"):
+            object.__setattr__(self, field, tuple(float(v) for v in getattr(self, field)))
+
+    def of(self, split: str) -> Choices:
+        """Return the choices of one split."""
+        return Choices(getattr(self, split, ()) or self.values)
 
     def at(self, u: np.ndarray) -> np.ndarray:
         """Map u in [0, 1] to the values, elementwise."""
@@ -86,7 +95,8 @@ class Choices:
         return np.asarray(self.values)[index]
 
     def __str__(self) -> str:
-        return "{" + ", ".join(f"{v:g}" for v in self.values) + "}"
+        unseen = f" (heldout {_listed(self.heldout)})" if self.heldout else ""
+        return _listed(self.values) + unseen
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,8 @@ class Param:
             if isinstance(self.train, Interval):
                 bad = outside.overlaps(self.train)
             else:
-                bad = any(outside.low <= v <= outside.high for v in self.train.values)
+                seen = (*self.train.values, *self.train.heldout)
+                bad = any(outside.low <= v <= outside.high for v in seen)
             if bad:
                 raise UserError(
                     f"parameter '{self.name}': ood range {outside} overlaps "
@@ -149,6 +160,12 @@ class Param:
         if self.edit is None:
             return ()
         return self.edit if isinstance(self.edit, tuple) else (self.edit,)
+
+    @property
+    def outside(self) -> tuple[Interval | Choices, ...]:
+        """Where the ood split draws from, when it takes this parameter out of its box."""
+        own = getattr(self.train, "ood", ())
+        return (*self.ood, Choices(own)) if own else self.ood
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -253,16 +270,16 @@ class TaskDistribution:
     @property
     def shared_split(self) -> bool:
         """Whether train and heldout are the same tasks, since every parameter is a choice."""
-        return all(isinstance(param.train, Choices) for param in self.params)
+        return all(isinstance(p.train, Choices) and not p.train.heldout for p in self.params)
 
     @property
     def has_ood(self) -> bool:
         """Whether the family has tasks outside the training box."""
-        return any(param.ood for param in self.params)
+        return any(param.outside for param in self.params)
 
     def sample(self, n: int, rng: np.random.Generator) -> Tasks:
         """Draw n tasks from the training box."""
-        columns = [self._draw(param, param.train, n, rng) for param in self.params]
+        columns = [p.train.at(rng.random((n, len(p.names)))) for p in self.params]
         values = np.concatenate(columns, axis=1) if columns else np.zeros((n, 0))
         return self._tasks(self._marked(values, 0))
 
@@ -271,7 +288,8 @@ class TaskDistribution:
 
         `heldout` are unseen draws from the training box, and where every parameter is a choice
         it goes through the combinations in order. In `ood`, task i has parameter i (modulo the
-        number of parameters with ood ranges) outside the box and the others inside it.
+        number of parameters with ood ranges) outside the box and the others inside it; choices
+        with values of their own for a split are drawn from those.
         """
         if name not in SPLITS:
             raise UserError(
@@ -338,19 +356,14 @@ class TaskDistribution:
         continuous = [isinstance(p.train, Interval) for p in self.params for _ in p.names]
         return np.where(np.array(continuous, bool), marked, values)
 
-    def _draw(
-        self, param: Param, where: Interval | Choices, n: int, rng: np.random.Generator
-    ) -> np.ndarray:
-        return where.at(rng.random((n, len(param.names))))
-
     def _split_row(self, name: str, i: int) -> np.ndarray:
         """Task i of a split: a function of the family, the split and i alone."""
         rng = Key("metarl split", self.family.name, name, i).numpy()
         outside = [param.name for param in self.params if param.ood]
-        chosen = outside[i % len(outside)] if name == "ood" else None
+        chosen = outside[i % len(outside)] if name == "ood" and outside else None
         parts = []
         for param in self.params:
-            where: Interval | Choices = param.train
+            where = param.train.of(name) if isinstance(param.train, Choices) else param.train
             u = rng.random((1, len(param.names)))
             if param.name == chosen:
                 where = param.ood[(i // len(outside)) % len(param.ood)]
@@ -368,6 +381,14 @@ class TaskDistribution:
             rows[:, column] = np.asarray(axes[column])[index % len(axes[column])]
             index = index // len(axes[column])
         return rows
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    """Return the values in words: {0, 1, 2}, and {0, …, 31} for a long row of whole numbers."""
+    first, last = values[0], values[-1]
+    if len(values) > 8 and values == tuple(first + k for k in range(len(values))):
+        return f"{{{first:g}, …, {last:g}}}"
+    return "{" + ", ".join(f"{v:g}" for v in values) + "}"
 
 
 def _finite(value: object) -> bool:

@@ -130,7 +130,7 @@ def test_family_page_has_the_ranges_of_the_code(family):
     page = (ROOT / "docs/families" / f"{family}.md").read_text(encoding="utf-8")
     page = page.replace("−", "-")
     for param in found.params:
-        ood = ", ".join(str(interval) for interval in param.ood) or "none"
+        ood = ", ".join(str(interval) for interval in param.outside) or "none"
         row = f"| `{param.name}` | {param.unit or '1'} | {param.train} | {ood} |"
         assert row in page, f"{family}.md lacks: {row}"
     assert f"{found.horizon} steps" in page

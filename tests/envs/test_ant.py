@@ -6,7 +6,7 @@ import pytest
 import torch
 from reference import digest, one_world, record, reward_by_state
 
-from metarl import TaskDistribution, TaskWorlds, find_family
+from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
 from metarl.plain_physics import edited_model
 from metarl.trace import endless
 
@@ -20,7 +20,7 @@ GOLDEN = {
     "ant-vel": "28bf090ad77e8d76",
     "ant-goal": "caae68a4cb9c3961",
     "ant-dynamics": "977bb86a11d400b9",
-    "ant-crippled": "05a3941b1c4294f6",
+    "ant-crippled": "01c9c41359427ee7",
 }
 
 
@@ -147,7 +147,7 @@ def test_goals_cover_the_disc_evenly() -> None:
 
 def test_a_fault_takes_the_leg_that_it_names() -> None:
     worlds = TaskWorlds("ant-crippled", 9, 1)
-    worlds.set_tasks(TaskDistribution(worlds.family).split("train", 9), 1)
+    worlds.set_tasks(Tasks("ant-crippled", ("fault",), np.arange(9.0)[:, None]), 1)
     nominal, batch = worlds.family.compile(), worlds.simulator.batch
     gear, limits = batch.expand("actuator_gear")[:, :, 0], batch.expand("jnt_range")
     driven = [nominal.joint(int(nominal.actuator_trnid[i, 0])).name for i in range(8)]
@@ -163,10 +163,16 @@ def test_a_fault_takes_the_leg_that_it_names() -> None:
             assert (low, high) == pytest.approx(expected, abs=1e-12)
 
 
+def test_the_fourth_leg_fails_in_ood_alone() -> None:
+    tasks = TaskDistribution(find_family("ant-crippled"))
+    for split in ("train", "heldout"):
+        assert set(tasks.split(split, 7).column("fault")) == {0, 1, 2, 3, 5, 6, 7}
+    assert set(tasks.split("ood", 20).column("fault")) == {4, 8}
+
+
 def test_a_locked_leg_holds_its_angles_and_a_dead_one_does_not() -> None:
     worlds = TaskWorlds(endless(find_family("ant-crippled")), 2, 1)
-    tasks = TaskDistribution(worlds.family).split("train", 9)
-    worlds.set_tasks(tasks[2:7:4], 1)  # leg 2 dead, leg 2 locked
+    worlds.set_tasks(Tasks("ant-crippled", ("fault",), np.array([[2.0], [6.0]])), 1)
     worlds.reset()
     rng, angles = np.random.default_rng(0), []
     for _ in range(100):
