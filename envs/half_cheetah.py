@@ -40,7 +40,11 @@ class _HalfCheetah(TaskFamily):
     frame_skip = 5
     horizon = 200
     observation_scale = (0.1, 0.5, *(0.3,) * 6, 0.75, 0.75, 1.5, *(6.0,) * 6)
-    variations: ClassVar = {"dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors")}
+    variations: ClassVar = {
+        "dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors"),
+        "terrain": "envs.on_terrain:CHEETAH",
+        "terrain-scan": "envs.on_terrain:CHEETAH_SCAN",
+    }
 
     def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 17): qpos[1:] (m, rad), then qvel (m/s, rad/s)."""

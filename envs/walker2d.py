@@ -48,7 +48,9 @@ class _Walker2d(TaskFamily):
     reset_noise = 5e-3
     observation_scale = (0.1, 0.3, *(0.4,) * 6, 0.75, 1.0, 5.0, *(6.0,) * 6)
     variations: ClassVar = {
-        "dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors, gravity, payload")
+        "dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors, gravity, payload"),
+        "terrain": "envs.on_terrain:WALKER",
+        "terrain-scan": "envs.on_terrain:WALKER_SCAN",
     }
 
     def initial_state(self, sim: Simulator, ids: Tensor, rng: WorldDraws) -> None:

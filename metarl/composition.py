@@ -12,6 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -44,8 +45,11 @@ class Variation:
 
 def variations(family: type[TaskFamily]) -> dict[str, Variation]:
     """Return every variation that a family takes: its own, then those that any family takes."""
-    label = class_name(family)
+    label, own = class_name(family), {}
     for name, variation in family.variations.items():
+        if isinstance(variation, str):
+            variation = EntryPoint(name, variation, "").load()
+        own[name] = variation
         if not isinstance(variation, Variation):
             raise UserError(
                 f"family '{label}': variation '{name}' must be a Variation, not {variation!r:.80}"
@@ -55,7 +59,7 @@ def variations(family: type[TaskFamily]) -> dict[str, Variation]:
                 f"family '{label}': '{name}' cannot name a variation: use kebab-case, and not "
                 f"{' or '.join(UNIVERSAL)}"
             )
-    return {**family.variations, **(UNIVERSAL if family.has_model else {})}
+    return {**own, **(UNIVERSAL if family.has_model else {})}
 
 
 def compose(family: type[TaskFamily], names: Sequence[str]) -> type[TaskFamily]:

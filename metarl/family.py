@@ -72,8 +72,9 @@ class TaskFamily:
     ``subtree_com``. One that MuJoCo derives from the state costs a kinematics pass a step."""
     observation_scale: ClassVar[float | tuple[float, ...]] = 1.0
     """Typical size of the observation, or of each of its O elements: the unit of sensor bias."""
-    variations: ClassVar[Mapping[str, Variation]] = {}
-    """What else the robot can vary: ``+name`` after the family's name adds its parameters."""
+    variations: ClassVar[Mapping[str, Variation | str]] = {}
+    """What else the robot can vary: ``+name`` after the family's name adds its parameters. A string
+    is ``module:attribute``, imported when it is needed."""
     has_model: ClassVar[bool] = True
     """Whether MuJoCo simulates it; a stranger's gymnasium environment has no model of ours."""
 
