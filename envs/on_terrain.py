@@ -13,13 +13,19 @@ import torch
 from torch import Tensor
 
 from envs.ant import HEALTHY_Z as ANT_Z
+from envs.ant import OBSERVATION_SCALE as ANT_SCALE
 from envs.ant import _AntForward
+from envs.half_cheetah import OBSERVATION_SCALE as CHEETAH_SCALE
 from envs.half_cheetah import _HalfCheetah
 from envs.terrain import OnTerrain, Terrain
 from envs.walker2d import HEALTHY_PITCH, _Walker2d
 from envs.walker2d import HEALTHY_Z as WALKER_Z
+from envs.walker2d import OBSERVATION_SCALE as WALKER_SCALE
 from metarl import Variation
 from metarl.simulator import Simulator, State
+
+SCAN_SCALE = 0.2
+"""Typical height of the ground, in m: the unit of the scan's sensor bias."""
 
 
 class CheetahGround(OnTerrain):
@@ -39,6 +45,7 @@ class HalfCheetahTerrain(CheetahGround, _HalfCheetah):
 
     name = "half-cheetah-terrain"
     params = CheetahGround.terrain.params()
+    observation_scale = CHEETAH_SCALE[1:]
 
     def reward(
         self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
@@ -52,6 +59,7 @@ class HalfCheetahTerrainScan(HalfCheetahTerrain):
 
     name = "half-cheetah-terrain-scan"
     scan = True
+    observation_scale = (*CHEETAH_SCALE[1:], *(SCAN_SCALE,) * 11)
 
 
 class AntGround(OnTerrain):
@@ -85,6 +93,7 @@ class AntTerrain(AntGround, _AntForward):
 
     name = "ant-terrain"
     params = AntGround.terrain.params()
+    observation_scale = ANT_SCALE[1:]
 
 
 class AntTerrainScan(AntTerrain):
@@ -92,6 +101,7 @@ class AntTerrainScan(AntTerrain):
 
     name = "ant-terrain-scan"
     scan = True
+    observation_scale = (*ANT_SCALE[1:], *(SCAN_SCALE,) * 27)
 
 
 class WalkerGround(OnTerrain):
@@ -122,6 +132,7 @@ class Walker2dTerrain(WalkerGround, _Walker2d):
 
     name = "walker2d-terrain"
     params = WalkerGround.terrain.params()
+    observation_scale = WALKER_SCALE[1:]
 
 
 class Walker2dTerrainScan(Walker2dTerrain):
@@ -129,6 +140,7 @@ class Walker2dTerrainScan(Walker2dTerrain):
 
     name = "walker2d-terrain-scan"
     scan = True
+    observation_scale = (*WALKER_SCALE[1:], *(SCAN_SCALE,) * 11)
 
 
 class _Seen(OnTerrain):
