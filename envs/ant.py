@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from envs.variations import dynamics, faults, gymnasium_model
-from metarl import Choices, Interval, Param, TaskFamily
+from metarl import Choices, Interval, Param, TaskFamily, Variation
 from metarl.simulator import Simulator, State
 
 CONTROL_COST = 0.5
@@ -40,6 +41,11 @@ CRIPPLED = faults(
     unseen=(4,),
 )  # fmt: skip
 
+OBSERVATION_SCALE = (
+    0.25, *(0.4,) * 4, *(0.3, 0.4) * 4, *(1.0,) * 3, *(1.8,) * 3, *(4.0,) * 8
+)  # fmt: skip
+"""Standard deviations under random actions, of the observation without the position."""
+
 
 class _Ant(TaskFamily):
     """The robot, its observation, its failure, and what its rewards are made of."""
@@ -47,6 +53,13 @@ class _Ant(TaskFamily):
     model = gymnasium_model("ant.xml")
     frame_skip = 5
     horizon = 200
+    observation_scale = OBSERVATION_SCALE
+    variations: ClassVar = {
+        "dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors, gravity, payload"),
+        "crippled": Variation(CRIPPLED, doc="a leg that is dead or locked"),
+        "terrain": "envs.on_terrain:ANT",
+        "terrain-scan": "envs.on_terrain:ANT_SCAN",
+    }
 
     def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 27): qpos[2:] (m, a quaternion, rad), then qvel (m/s, rad/s)."""
@@ -129,6 +142,8 @@ class AntGoal(_Ant):
         Param("goal_angle", Interval(0.0, 2 * math.pi), unit="rad",
               doc="the goal's direction, 0 is +x"),
     )  # fmt: skip
+
+    observation_scale = (1.0, 1.0, *OBSERVATION_SCALE)
 
     def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 29): qpos with the position (m), then qvel: a place must be told apart."""

@@ -7,12 +7,13 @@ absolute x, which some older code included, would leak the distance covered.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from envs.variations import gymnasium_model
-from metarl import Choices, Interval, Param, TaskFamily, scale
+from metarl import Choices, Interval, Param, TaskFamily, Variation, scale
 from metarl.simulator import Simulator, State
 
 CONTROL_COST = 0.05
@@ -29,7 +30,7 @@ DYNAMICS = (
     Param("strength", Interval(0.5, 1.25), ood=(Interval(0.3, 0.5),),
           edit=scale("actuator_gear"), doc="scale of all motor torques"),
 )  # fmt: skip
-"""What varies of the body and the ground."""
+"""What varies in the body and on the ground, in `half-cheetah-dynamics` and as ``+dynamics``."""
 
 
 class _HalfCheetah(TaskFamily):
@@ -38,6 +39,12 @@ class _HalfCheetah(TaskFamily):
     model = gymnasium_model("half_cheetah.xml")
     frame_skip = 5
     horizon = 200
+    observation_scale = (0.1, 0.5, *(0.3,) * 6, 0.75, 0.75, 1.5, *(6.0,) * 6)
+    variations: ClassVar = {
+        "dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors"),
+        "terrain": "envs.on_terrain:CHEETAH",
+        "terrain-scan": "envs.on_terrain:CHEETAH_SCAN",
+    }
 
     def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 17): qpos[1:] (m, rad), then qvel (m/s, rad/s)."""

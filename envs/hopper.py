@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from envs.variations import dynamics, gymnasium_model, random_params
-from metarl import TaskFamily
+from metarl import TaskFamily, Variation
 from metarl.keys import WorldDraws
 from metarl.simulator import Simulator, State
 
@@ -40,6 +41,10 @@ class _Hopper(TaskFamily):
     frame_skip = 4
     horizon = 200
     reset_noise = 5e-3
+    observation_scale = (0.05, 0.1, *(0.2,) * 3, 0.5, 0.5, *(2.0,) * 4)
+    variations: ClassVar = {
+        "dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors, gravity, payload")
+    }
 
     def initial_state(self, sim: Simulator, ids: Tensor, rng: WorldDraws) -> None:
         """Add U[−0.005, 0.005) to every position and velocity of the upright robot at rest."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from envs.variations import gymnasium_model
-from metarl import Interval, Param, TaskFamily
+from envs.variations import dynamics, gymnasium_model
+from metarl import Interval, Param, TaskFamily, Variation
 from metarl.keys import WorldDraws
 from metarl.simulator import Simulator, State
 
@@ -25,6 +26,9 @@ SURVIVAL = 5.0
 """Reward for each step in which the robot has not fallen."""
 HEALTHY_Z = (1.0, 2.0)
 """Heights of the torso, in m, outside which an episode ends."""
+
+DYNAMICS = dynamics("torso", payload=8.0)
+"""The torso weighs 8.9 kg, the robot 42.1 kg."""
 
 
 class HumanoidDir(TaskFamily):
@@ -41,6 +45,10 @@ class HumanoidDir(TaskFamily):
     horizon = 200
     reset_noise = 1e-2
     keep = ("subtree_com",)
+    observation_scale = (0.1, *(0.1,) * 4, *(0.3,) * 17, *(0.7,) * 3, *(2.0,) * 3, *(4.0,) * 17)
+    variations: ClassVar = {
+        "dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors, gravity, payload")
+    }
     params = (
         Param("goal_angle", Interval(0.0, 2 * math.pi), unit="rad",
               doc="direction to walk in, 0 is +x"),

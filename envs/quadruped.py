@@ -106,7 +106,7 @@ class QuadrupedTerrain(OnTerrain):
         """Return (B,) what tracking earns minus what bad manners cost.
 
         exp(−‖v_xy − c_xy‖²/σ) + 0.5 exp(−(ω_z − c_yaw)²/σ) − 0.5 v_z² − 0.02 ‖ω_xy‖² − 0.5 ‖g_xy‖²
-        − 2e-4 ‖τ‖² − 0.01 ‖a − a'‖², in the trunk's frame: v its velocity (m/s), ω its rates
+        − 5e-5 ‖τ‖² − 0.01 ‖a − a'‖², in the trunk's frame: v its velocity (m/s), ω its rates
         (rad/s), g gravity's direction, τ the torques (N·m) at the end of the step, a' the action
         before.
         """
@@ -119,7 +119,7 @@ class QuadrupedTerrain(OnTerrain):
         posture = 0.5 * velocity[:, 2].square() + 0.02 * rates[:, :2].square().sum(1)
         posture = posture + 0.5 * down[:, :2].square().sum(1)
         change = (sim.ctrl - before.kept["ctrl"]) / self._half
-        effort = 2e-4 * self.torques(sim, task["strength"]).square().sum(1)
+        effort = 5e-5 * self.torques(sim, task["strength"]).square().sum(1)
         return tracking - posture - effort - 0.01 * change.square().sum(1)
 
     def terminated(self, sim: Simulator) -> Tensor:

@@ -225,8 +225,13 @@ class OnTerrain(TaskFamily):
             self.terrain.add_to(spec)
             if len(_BUILT) >= 2:
                 _BUILT.pop(next(iter(_BUILT)))
-            _BUILT[cls] = spec.compile()
+            _BUILT[cls] = super().build(spec)
         return copy.deepcopy(_BUILT[cls])
+
+    def unfailing(self) -> bool:
+        """Return whether the robot's own episodes never end in failure; call as the mixin."""
+        own = super().terminated
+        return getattr(own, "__func__", None) is TaskFamily.terminated
 
     def with_scan(self, sim: Simulator, observed: Tensor, root: Tensor) -> Tensor:
         """Append the heights of the ground around the root, relative to the root (m), if asked.

@@ -7,12 +7,13 @@ has a timestep of 4 ms and a frame skip of 4; here 8 steps of 2 ms give the same
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from envs.variations import dynamics, gymnasium_model, random_params
-from metarl import TaskFamily
+from metarl import TaskFamily, Variation
 from metarl.keys import WorldDraws
 from metarl.simulator import Simulator, State
 
@@ -45,6 +46,12 @@ class _Walker2d(TaskFamily):
     frame_skip = 8
     horizon = 200
     reset_noise = 5e-3
+    observation_scale = (0.1, 0.3, *(0.4,) * 6, 0.75, 1.0, 5.0, *(6.0,) * 6)
+    variations: ClassVar = {
+        "dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors, gravity, payload"),
+        "terrain": "envs.on_terrain:WALKER",
+        "terrain-scan": "envs.on_terrain:WALKER_SCAN",
+    }
 
     def initial_state(self, sim: Simulator, ids: Tensor, rng: WorldDraws) -> None:
         """Add U[−0.005, 0.005) to every position and velocity of the upright robot at rest."""

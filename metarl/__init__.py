@@ -4,9 +4,11 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from metarl import threads as _threads  # first: it sets OpenMP's wait policy before torch loads
+from metarl import headless as _headless  # noqa: F401  before mujoco loads: how to render
+from metarl import threads as _threads  # before torch loads: it sets OpenMP's wait policy
 
 # isort: split
+from metarl.composition import Variation
 from metarl.edits import assign, scale, shift, when
 from metarl.errors import UserError
 from metarl.family import TaskFamily, find_family
@@ -15,6 +17,9 @@ from metarl.rollout import collect
 from metarl.tasks import Choices, Interval, Param, TaskDistribution, Tasks
 from metarl.worlds import TaskWorlds
 
+# isort: split
+from metarl import registration as _registration
+
 if _TYPE_CHECKING:
     from metarl.checkpoint import load, save
     from metarl.evaluation import evaluate
@@ -22,11 +27,12 @@ if _TYPE_CHECKING:
 
 __version__ = "0.1.0"
 set_threads = _threads.set_threads
+_registration.register()
 
 __all__ = [
     "Choices", "Interval", "Learner", "Param", "TaskDistribution", "TaskFamily", "TaskWorlds",
-    "Tasks", "UserError", "assign", "collect", "evaluate", "find_family", "find_learner", "load",
-    "meta_train", "save", "scale", "set_threads", "shift", "when",
+    "Tasks", "UserError", "Variation", "assign", "collect", "evaluate", "find_family",
+    "find_learner", "load", "meta_train", "save", "scale", "set_threads", "shift", "when",
 ]  # fmt: skip
 
 _LAZY = {"load": "checkpoint", "save": "checkpoint", "evaluate": "evaluation",

@@ -14,7 +14,7 @@ from importlib import import_module
 from metarl.errors import UserError, did_you_mean
 
 COMMANDS = {
-    "families": ("commands", "list the task families: parameters with units and ranges, shapes"),
+    "families": ("families_command", "list the task families, or show one in full"),
     "algorithms": ("commands", "list the algorithms and their settings"),
     "train": ("train_command", "meta-train an algorithm on a family, or go on with a run"),
     "evaluate": ("commands", "draw a run's adaptation curve on tasks it has not seen"),

@@ -18,12 +18,12 @@ from metarl.tasks import TaskDistribution
 from metarl.threads import set_threads
 from metarl.train_config import MAX_WORLDS, TrainConfig
 from metarl.training import Callback, meta_train
-from metarl.worlds import TaskWorlds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from metarl.checkpoint import Checkpoint
+    from metarl.worlds import TaskWorlds
 
 MAY_CHANGE = frozenset(
     {
@@ -129,7 +129,7 @@ def worlds_for(
     family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None
 ) -> TaskWorlds:
     """Make worlds that fit a loaded learner. Raises UserError if the family has changed."""
-    worlds = TaskWorlds(family, num_worlds, threads)
+    worlds = family.worlds(num_worlds, threads)
     _check_spec(learner, worlds)
     return worlds
 
@@ -171,7 +171,7 @@ def _plain(value: object) -> object:
 
 def _worlds(family: TaskFamily, train: TrainConfig) -> TaskWorlds:
     count = train.tasks_per_iteration * train.rollouts_per_task
-    return TaskWorlds(family, count, train.threads)
+    return family.worlds(count, train.threads)
 
 
 def _check_spec(learner: Learner, worlds: TaskWorlds) -> None:

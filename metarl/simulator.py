@@ -121,18 +121,23 @@ class Simulator:
         kept = {field: self.bind(field).clone() for field in keep}
         return State(self.qpos.clone(), self.qvel.clone(), kept)
 
-    def set_fields(self, fields: Mapping[str, np.ndarray]) -> None:
-        """Give model fields per-world values, (B, …); fields set before and not named go back.
+    def set_fields(self, fields: Mapping[str, np.ndarray], ids: Tensor | None = None) -> None:
+        """Give model fields per-world values; fields set before and not named go back.
 
         Runs mj_setConst, so that what MuJoCo derives from the fields follows.
+
+        Args:
+            fields: name -> (n, …) values.
+            ids: (n,) the worlds to change; None is all.
         """
+        which = slice(None) if ids is None else ids.numpy()
         for name in self._expanded - set(fields):
-            self.batch.expand(name)[...] = nominal_value(self.model, name)
+            self.batch.expand(name)[which] = nominal_value(self.model, name)
         for name, values in fields.items():
-            self.batch.expand(name)[...] = values
+            self.batch.expand(name)[which] = values
         self._expanded |= set(fields)
         if self._expanded:
-            self.batch.set_const()
+            self.batch.set_const(None if ids is None else ids.numpy())
 
     def model_field(self, field: str) -> Tensor:
         """Return the (B, …) values that a model field has in each world: to read, not to write."""

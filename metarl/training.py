@@ -28,13 +28,13 @@ from metarl.run_folder import RunFolder, disk_errors, write_json
 from metarl.threads import set_threads
 from metarl.train_config import Position, TrainConfig, default_out, goal
 from metarl.versions import versions
-from metarl.worlds import TaskWorlds
 
 __all__ = ["Callback", "TrainConfig", "meta_train"]
 
 if TYPE_CHECKING:
     from metarl.learner import Learner
     from metarl.tasks import TaskDistribution
+    from metarl.worlds import TaskWorlds
 
 Callback = Callable[[int, "Learner", dict[str, float]], None]
 """Called after every iteration with its number (from 1), the learner and its metrics."""
@@ -132,8 +132,8 @@ class _Run:
         self.folder = RunFolder(config.out or name)
         self.good: dict[str, Tensor] | None = None
         self.eval_tasks = distribution.split("heldout", config.evaluate_tasks)
-        self.eval_worlds = TaskWorlds(
-            worlds.family, len(self.eval_tasks) * config.rollouts_per_task, config.threads
+        self.eval_worlds = worlds.family.worlds(
+            len(self.eval_tasks) * config.rollouts_per_task, config.threads
         )
 
     # --- opening and closing -------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metarl.edits import nominal_value
-from metarl.errors import UserError
+from metarl.errors import UserError, did_you_mean, one_line
 from metarl.family import TaskFamily, find_family
 from metarl.keys import Key, WorldDraws
 from metarl.simulator import Simulator
@@ -57,6 +57,20 @@ class Transition(NamedTuple):
     """(B, O) float32, the true successor of the observation acted on"""
     diverged: Tensor
     """(B,) bool, the physics failed; use the transition for nothing"""
+
+
+class TaskValues(dict[str, Tensor]):
+    """Parameter -> (B,) or (B, size), which knows what to say of another name."""
+
+    def __init__(self, family: str) -> None:
+        super().__init__()
+        self.family = family
+
+    def __missing__(self, name: str) -> Tensor:
+        raise UserError(
+            f"family '{self.family}' has no parameter '{name}'{did_you_mean(str(name), self)}; "
+            f"it has {', '.join(self) or 'none'}"
+        )
 
 
 class TaskWorlds:
@@ -115,27 +129,43 @@ class TaskWorlds:
             raise UserError(
                 f"{len(tasks)} tasks x {worlds_per_task} worlds do not fill {self.num_worlds}"
             )
+        self.check_tasks(tasks)
+        self.tasks = tasks
+        self.worlds_per_task = worlds_per_task
+        self._task_index = np.arange(self.num_worlds) // worlds_per_task
+        self._world_index = np.arange(self.num_worlds) % worlds_per_task
+        self.task, fields = self._values_and_fields(tasks.values[self._task_index])
+        self.simulator.set_fields(fields)
+
+    def change_tasks(self, ids: Tensor, tasks: Tasks) -> None:
+        """Give some worlds another task, where every world has its own. Call `reset(ids)` next.
+
+        Args:
+            ids: (n,) int64, the worlds.
+            tasks: n tasks of this family.
+        """
+        if self.worlds_per_task != 1 or len(tasks) != len(ids):
+            raise UserError(
+                f"{len(tasks)} tasks for {len(ids)} worlds, of {self.worlds_per_task} a task: "
+                "each world that changes needs a task of its own"
+            )
+        self.check_tasks(tasks)
+        values = self.tasks.values.copy()
+        values[ids.numpy()] = tasks.values
+        self.tasks = Tasks(self.tasks.family, self.tasks.names, values)
+        changed, fields = self._values_and_fields(tasks.values)
+        for name, value in changed.items():
+            self.task[name][ids] = value
+        self.simulator.set_fields(fields, ids)
+
+    def check_tasks(self, tasks: Tasks) -> None:
+        """Raise UserError for tasks of another family, or that the robot cannot have."""
         expected = tuple(name for param in self.family.params for name in param.names)
         if tasks.names != expected:
             raise UserError(
                 f"tasks have parameters {tasks.names}, not {self.family.name}'s {expected}"
             )
-        self.tasks = tasks
-        self.worlds_per_task = worlds_per_task
-        self._task_index = np.arange(self.num_worlds) // worlds_per_task
-        self._world_index = np.arange(self.num_worlds) % worlds_per_task
-        values = tasks.values[self._task_index]
-        self.task: dict[str, Tensor] = {}
-        fields: dict[str, np.ndarray] = {}
-        column = 0
-        for param, rows in zip(self.family.params, self._rows, strict=True):
-            value = values[:, column : column + len(param.names)]
-            column += len(param.names)
-            scalar = len(param.names) == 1
-            self.task[param.name] = torch.from_numpy((value[:, 0] if scalar else value).copy())
-            for edit, which in zip(param.edits, rows, strict=True):
-                edit.apply(self._field(fields, edit.field), which, value)
-        self.simulator.set_fields(fields)
+        self.family.check_tasks(tasks)
 
     def reset(self, ids: Tensor | None = None) -> Tensor:
         """Begin a new trial in the worlds `ids`, (n,) int64 or a (B,) mask, or in all.
@@ -174,8 +204,8 @@ class TaskWorlds:
         diverged = sim.step(self.family.frame_skip)
         self._steps += 1
         self.env_steps += self.num_worlds
-        reward = self.family.reward(sim, before, clipped, self.task).to(torch.float64, copy=True)
-        terminated = self._never if self._unfailing else self.family.terminated(sim)
+        reward = self._ask("reward", sim, before, clipped, self.task).to(torch.float64, copy=True)
+        terminated = self._never if self._unfailing else self._ask("terminated", sim)
         next_obs = self._observe()
         if reward.shape != (self.num_worlds,) or terminated.shape != (self.num_worlds,):
             self._refuse_shapes(reward, terminated)
@@ -204,6 +234,26 @@ class TaskWorlds:
 
     # --- inside --------------------------------------------------------------------------------
 
+    def _values_and_fields(
+        self, values: np.ndarray
+    ) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+        """The parameters by name, (n,) or (n, size), and the model fields that they give, (n, …).
+
+        Args:
+            values: (n, P) the task of each world.
+        """
+        task: dict[str, Tensor] = TaskValues(self.family.name)
+        fields: dict[str, np.ndarray] = {}
+        column = 0
+        for param, rows in zip(self.family.params, self._rows, strict=True):
+            value = values[:, column : column + len(param.names)]
+            column += len(param.names)
+            scalar = len(param.names) == 1
+            task[param.name] = torch.from_numpy((value[:, 0] if scalar else value).copy())
+            for edit, which in zip(param.edits, rows, strict=True):
+                edit.apply(self._field(fields, edit.field, len(values)), which, value)
+        return task, fields
+
     def _action_map(self) -> None:
         """Actions in [-1, 1] map linearly onto each actuator's control range."""
         model = self.family.compile()
@@ -212,11 +262,11 @@ class TaskWorlds:
         self._ctrl_mid = torch.from_numpy((low + high) / 2).expand(self.num_worlds, -1)
         self._ctrl_half = torch.from_numpy((high - low) / 2)
 
-    def _field(self, fields: dict[str, np.ndarray], name: str) -> np.ndarray:
-        """The (B, …) values of a model field being edited, nominal at first."""
+    def _field(self, fields: dict[str, np.ndarray], name: str, count: int) -> np.ndarray:
+        """The (count, …) values of a model field being edited, nominal at first."""
         if name not in fields:
             nominal = nominal_value(self.family.compile(), name)
-            fields[name] = np.repeat(nominal[None], self.num_worlds, axis=0)
+            fields[name] = np.repeat(nominal[None], count, axis=0)
         return fields[name]
 
     def _begin_episodes(self, ids: Tensor | None) -> None:
@@ -226,7 +276,7 @@ class TaskWorlds:
         rng = WorldDraws(
             self._key, self._task_index[which], self._world_index[which], self._episode[which]
         )
-        self.family.initial_state(self.simulator, every, rng)
+        self._ask("initial_state", self.simulator, every, rng)
         self.simulator.refresh(ids)
         self._episode[which] += 1
         self._steps[every] = 0
@@ -246,12 +296,28 @@ class TaskWorlds:
             label = self.tasks.label(int(self._task_index[world]))
             raise UserError(
                 f"family '{self.family.name}': observe() is not finite at the start of an episode "
-                f"of task {label}"
+                f"of task {label}: guard its arithmetic"
             )
         return obs
 
+    def _ask(self, method: str, *args: object) -> Tensor:
+        """Call a method of the family: whatever it raises, or returns instead, is one line."""
+        where = f"family '{self.family.name}': {method}()"
+        try:
+            value = getattr(self.family, method)(*args)
+        except (UserError, AssertionError, MemoryError):
+            raise
+        except Exception as error:
+            raise UserError(f"{where} failed: {one_line(error, self.family)}") from error
+        if not isinstance(value, Tensor) and method != "initial_state":
+            raise UserError(
+                f"{where} returned {type(value).__name__}, "
+                f"expected a tensor of {self.num_worlds} rows"
+            )
+        return value
+
     def _observe(self) -> Tensor:
-        obs = self.family.observe(self.simulator, self.task)
+        obs = self._ask("observe", self.simulator, self.task)
         if obs.ndim != 2 or obs.shape[0] != self.num_worlds:
             raise UserError(
                 f"family '{self.family.name}': observe() returned shape {tuple(obs.shape)}, "
@@ -265,7 +331,10 @@ class TaskWorlds:
         physics = torch.zeros_like(broken) if diverged is None else diverged
         if bool(broken.all()) and not bool(physics.any()):
             what = "observe()" if not torch.isfinite(obs).all() else "reward()"
-            raise UserError(f"family '{self.family.name}': {what} is not finite in any world")
+            raise UserError(
+                f"family '{self.family.name}': {what} is not finite in any world, such as that of "
+                f"task {self.tasks.label(0)}: guard its arithmetic"
+            )
         return physics | broken
 
     def _refuse_shapes(self, reward: Tensor, terminated: Tensor) -> None:

@@ -191,6 +191,23 @@ def test_example_family_trains_with_the_example_learner(tmp_path, capsys):
     assert (tmp_path / "run" / "metrics.csv").is_file()
 
 
+def test_example_family_is_short():
+    """Two parameters of the dynamics and a goal in at most 40 lines, docstrings included."""
+    file = ROOT / "docs" / "examples" / "my_robot.py"
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 40
+    params = find_family(f"{file}:MyRobot").params
+    assert [bool(param.edits) for param in params] == [True, True, False]
+
+
+def test_example_environment_trains_and_is_evaluated(tmp_path, capsys):
+    examples, run = ROOT / "docs" / "examples", str(tmp_path / "run")
+    words = f"train {examples}/my_env.py:MyPendulum {examples}/my_learner.py:ConstantAction"
+    flags = "--iterations 1 --tasks-per-iteration 2 --rollouts-per-task 2 --evaluate-tasks 2"
+    assert cli.main([*words.split(), *flags.split(), "--threads", "2", "--out", run]) == 0
+    assert cli.main(["evaluate", run, "--split", "ood", "--tasks", "2", "--threads", "2"]) == 0
+    assert "my-pendulum  constant-action  ood: 2 tasks" in capsys.readouterr().out
+
+
 def test_example_learner_adapts():
     """On point-goal the example learner's held-out return rises by more than a third."""
     from metarl import TaskDistribution, TaskWorlds, evaluate
