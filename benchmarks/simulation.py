@@ -110,7 +110,35 @@ def bare_batch(count: int, threads: int) -> Contender:
     return Contender("mujoco.batch", count, step, between=batch.reset)
 
 
-def family_pair(name: str, count: int, threads: int, steps: int) -> dict[str, Contender]:
+class Replay:
+    """The bare engine, taking the steps that worlds of a family took from the same states."""
+
+    def __init__(self, worlds: TaskWorlds, actions: torch.Tensor, steps: int) -> None:
+        """Run the worlds, which have their tasks and were just reset, and write down `steps`."""
+        source = worlds.simulator.batch
+        self.states: list[np.ndarray] = []
+        self.ctrl: list[np.ndarray] = []
+        for k in range(steps):
+            self.states.append(source.state.copy())
+            worlds.step(actions[k % POOL])
+            self.ctrl.append(worlds.simulator.ctrl.numpy().copy())
+        family = worlds.family
+        self.frame_skip = family.frame_skip
+        self.batch = Batch(family.compile(), worlds.num_worlds, source.nthread)
+        for field in {edit.field for param in family.params for edit in param.edits}:
+            self.batch.expand(field)[...] = source.expand(field)
+        self.batch.set_const()
+        self.controls = self.batch.bind("ctrl")
+
+    def step(self, k: int) -> None:
+        """Take step k."""
+        k %= len(self.states)
+        self.batch.state[...] = self.states[k]
+        self.controls[...] = self.ctrl[k]
+        self.batch.step(nstep=self.frame_skip)
+
+
+def family_pair(name: str, count: int, threads: int, steps: int) -> tuple[Contender, Contender]:
     """TaskWorlds of a family over `steps` steps of an episode, and the engine on the same states.
 
     Each measurement takes the same steps from the same start, whatever the time it is given.
@@ -119,43 +147,26 @@ def family_pair(name: str, count: int, threads: int, steps: int) -> dict[str, Co
     worlds = TaskWorlds(family, count, threads)
     worlds.set_tasks(TaskDistribution(family).sample(count, Key(0, "benchmark").numpy()), 1)
     actions = torch.from_numpy(_actions(count, worlds.spec.action_size))
-    source, ctrl, states = worlds.simulator.batch, [], []
 
     def rewind() -> None:
         worlds.seed(Key(0))
         worlds.reset()
 
     rewind()
-    for k in range(steps):
-        states.append(source.state.copy())
-        worlds.step(actions[k % POOL])
-        ctrl.append(worlds.simulator.ctrl.numpy().copy())
-    batch = Batch(family.compile(), count, threads)
-    for field in {edit.field for param in family.params for edit in param.edits}:
-        batch.expand(field)[...] = source.expand(field)
-    batch.set_const()
-    controls = batch.bind("ctrl")
-
-    def replay(k: int) -> None:
-        batch.state[...] = states[k % steps]
-        controls[...] = ctrl[k % steps]
-        batch.step(nstep=family.frame_skip)
-
-    return {
-        "TaskWorlds": Contender(
-            "TaskWorlds", count, lambda k: worlds.step(actions[k % POOL]), between=rewind
-        ),
-        "mujoco.batch": Contender("mujoco.batch", count, replay),
-    }  # fmt: skip
+    replay = Replay(worlds, actions, steps)
+    return (
+        Contender("TaskWorlds", count, lambda k: worlds.step(actions[k % POOL]), between=rewind),
+        Contender("mujoco.batch", count, replay.step),
+    )
 
 
 def run_family(name: str, args: argparse.Namespace, threads: int) -> dict[str, Any]:
     """Compare TaskWorlds of one family with the bare engine, step for step."""
     count = args.worlds[0]
     pair = family_pair(name, count, threads, args.steps)
-    interleave({n: lambda c=c: c.measure_steps(5) for n, c in pair.items()}, 1)  # warm up
+    interleave({c.name: lambda c=c: c.measure_steps(5) for c in pair}, 1)  # warm up
     figures = interleave(
-        {n: lambda c=c: c.measure_steps(args.steps) for n, c in pair.items()}, args.rounds
+        {c.name: lambda c=c: c.measure_steps(args.steps) for c in pair}, args.rounds
     )
     return {
         "family": name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import tomllib
@@ -135,6 +136,17 @@ def test_family_page_has_the_ranges_of_the_code(family):
         assert row in page, f"{family}.md lacks: {row}"
     assert f"{found.horizon} steps" in page
     assert f"dt {found.dt:g} s (frame skip {found.frame_skip})" in page
+
+
+def test_the_tables_of_the_family_pages_are_those_of_the_code():
+    """`python docs/family_tables.py` would change no page."""
+    path = ROOT / "docs" / "family_tables.py"
+    spec = importlib.util.spec_from_file_location("family_tables", path)
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert tables.main(["--check"]) == 0
+    assert "| random actions |" in tables.reference_lines("ant-vel")
+    assert "Not measured" in tables.reference_lines("no-family")
 
 
 @pytest.mark.parametrize("learner", sorted(entry_points("learners")))
