@@ -138,7 +138,7 @@ class Terrain:
         body = spec.worldbody.add_body(name=GEOM, pos=[0, 0, -self.height - SUNK])
         body.add_geom(
             name=GEOM, type=mujoco.mjtGeom.mjGEOM_HFIELD, hfieldname=f"{KINDS[0]}_0", mass=0,
-            pos=[0, 0, self.height], material=GEOM, contype=plane.contype,
+            pos=[0, 0, self.height], material=GEOM, rgba=[1, 1, 1, 1], contype=plane.contype,
             conaffinity=plane.conaffinity, condim=plane.condim, friction=plane.friction,
             solref=plane.solref, solimp=plane.solimp, margin=plane.margin, gap=plane.gap,
             priority=plane.priority,
