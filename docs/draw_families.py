@@ -143,8 +143,8 @@ def markers(task: dict[str, float], root: np.ndarray) -> list[tuple[str, np.ndar
         return [("ball", np.array([task["goal_x"], task["goal_y"], 0.05]), np.full(3, 0.07))]
     if "goal_radius" in task:
         angle, radius = task["goal_angle"], task["goal_radius"]
-        place = radius * np.array([math.cos(angle), math.sin(angle), 0.0])
-        return [("ball", place + [0, 0, 0.12], np.full(3, 0.12))]
+        place = np.array([radius * math.cos(angle), radius * math.sin(angle), 0.12])
+        return [("ball", place, np.full(3, 0.12))]
     if "goal_angle" in task:
         along = np.array([math.cos(task["goal_angle"]), math.sin(task["goal_angle"]), 0.0])
         return [("arrow", above, 1.2 * along)]
