@@ -66,7 +66,7 @@ class AntGround(OnTerrain):
     """What any ant family senses of the ground, and when it has fallen there."""
 
     top_speed = 8.0
-    terrain = Terrain(height=0.4, length=1.0, reach=82.0, cell=0.25)
+    terrain = Terrain(height=0.4, length=1.0, reach=82.0, cell=0.2, bump_cell=0.5)
     scan_x = tuple(0.25 * k for k in range(-2, 7))
     scan_y = (-0.5, 0.0, 0.5)
 
