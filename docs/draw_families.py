@@ -44,9 +44,13 @@ VIEWS = {
 TERRAIN_VIEWS = {
     "half-cheetah": (1.6, 0.3, 5.4, 115, -16),
     "walker2d": (1.2, 0.6, 5.2, 115, -14),
-    "ant": (2.0, 0.0, 7.0, 115, -22),
-    "quadruped": (0.6, 0.1, 2.8, 120, -20),
+    "ant": (1.2, 0.2, 6.5, 115, -20),
+    "quadruped": (0.35, 0.15, 2.5, 115, -18),
 }
+AHEAD = {"ant": 3.0, "quadruped": 1.9}
+"""Where on its terrain a robot is shown, in m ahead of the start."""
+SUN = (0.30, 0.35, -0.89)
+"""Where the light shines: aslant, so that steps have shades."""
 TARGET = np.array([0.85, 0.10, 0.15, 1.0])
 """Colour of what the reward asks for."""
 
@@ -76,10 +80,21 @@ def pictures(name: str, tasks: Tasks) -> list[np.ndarray]:
     worlds.seed(Key("contact sheet"))
     worlds.set_tasks(tasks, 1)
     worlds.reset()
-    actions = 12 if name.startswith("ant") else 2
-    for _ in range(actions):
+    if "-terrain" in name:
+        advance(worlds, next((x for key, x in AHEAD.items() if name.startswith(key)), 0.0))
+    for _ in range(12 if name.startswith(("ant", "quadruped")) else 5):
         worlds.step(torch.zeros_like(worlds.simulator.ctrl))
     return [draw(worlds, i, view(name)) for i in range(len(tasks))]
+
+
+def advance(worlds: TaskWorlds, ahead: float) -> None:
+    """Move the robots onto their terrain, above the ground that is highest around them."""
+    sim, around = worlds.simulator, torch.linspace(-0.6, 0.6, 13, dtype=torch.float64)
+    sim.qpos[:, 0] += ahead
+    x = sim.qpos[:, :1] + around
+    planar = worlds.family.terrain.planar
+    highest = worlds.family.ground(sim, x, None if planar else torch.zeros_like(x)).max(1).values
+    sim.qpos[:, 1 if planar else 2] += highest
 
 
 def view(name: str) -> tuple[float, float, float, float, float]:
@@ -91,14 +106,15 @@ def view(name: str) -> tuple[float, float, float, float, float]:
 def draw(worlds: TaskWorlds, i: int, seen: tuple[float, float, float, float, float]) -> np.ndarray:
     """Return a picture of world i."""
     model = worlds.simulator.batch.get_model(i)
-    data = mujoco.MjData(model)
-    data.qpos[:] = worlds.simulator.qpos[i]
-    mujoco.mj_forward(model, data)
     model.vis.global_.offwidth, model.vis.global_.offheight = WIDTH, HEIGHT
     model.vis.headlight.ambient[:] = 0.35
     model.vis.headlight.diffuse[:] = 0.45
     model.vis.headlight.specular[:] = 0.1
+    model.light_dir[:], model.light_diffuse[:], model.light_ambient[:] = SUN, 0.6, 0.0
     show_faults(worlds, i, model)
+    data = mujoco.MjData(model)
+    data.qpos[:] = worlds.simulator.qpos[i]
+    mujoco.mj_forward(model, data)
     root = data.xpos[1] if model.nbody > 1 else np.zeros(3)
     camera = mujoco.MjvCamera()
     x, z, camera.distance, camera.azimuth, camera.elevation = seen
@@ -127,8 +143,8 @@ def markers(task: dict[str, float], root: np.ndarray) -> list[tuple[str, np.ndar
         return [("ball", np.array([task["goal_x"], task["goal_y"], 0.05]), np.full(3, 0.07))]
     if "goal_radius" in task:
         angle, radius = task["goal_angle"], task["goal_radius"]
-        place = radius * np.array([math.cos(angle), math.sin(angle), 0.0])
-        return [("ball", place + [0, 0, 0.12], np.full(3, 0.12))]
+        place = np.array([radius * math.cos(angle), radius * math.sin(angle), 0.12])
+        return [("ball", place, np.full(3, 0.12))]
     if "goal_angle" in task:
         along = np.array([math.cos(task["goal_angle"]), math.sin(task["goal_angle"]), 0.0])
         return [("arrow", above, 1.2 * along)]
@@ -158,14 +174,14 @@ def sheet(name: str) -> Path:
     drawn = pictures(name, tasks)
     columns = 2
     rows = math.ceil(len(drawn) / columns)
-    size = (columns * WIDTH / 100, rows * (HEIGHT + 26) / 100)
+    size = (columns * WIDTH / 100, rows * (HEIGHT + 30) / 100)
     figure, axes = plt.subplots(rows, columns, figsize=size, dpi=100, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for m, (axis, picture) in enumerate(zip(axes.flat, drawn, strict=False)):
         axis.imshow(picture)
-        axis.set_title(label(tasks, m), fontsize=8.5, pad=4)
-    figure.subplots_adjust(0.004, 0.004, 0.996, 1 - 0.22 / size[1], wspace=0.01, hspace=0.085)
+        axis.set_title(label(tasks, m), fontsize=7, pad=3)
+    figure.subplots_adjust(0.004, 0.004, 0.996, 1 - 0.27 / size[1], wspace=0.01, hspace=0.1)
     file = IMAGES / f"{name}.jpg"
     IMAGES.mkdir(exist_ok=True)
     figure.savefig(file, pil_kwargs={"quality": 82, "optimize": True, "progressive": True})
@@ -175,8 +191,10 @@ def sheet(name: str) -> Path:
 
 def label(tasks: Tasks, m: int) -> str:
     """Return the task in words, short enough for a picture's title."""
-    words = tasks.label(m).split(", ")
-    return ", ".join(words) if len(words) <= 4 else ", ".join(words[:4]) + ", …"
+    words = [f"{n}={v:.3g}" for n, v in zip(tasks.names, tasks.values[m], strict=True)]
+    words = words if len(words) <= 8 else [*words[:7], "…"]
+    half = len(words) if len(words) <= 4 else math.ceil(len(words) / 2)
+    return ", ".join(words[:half]) + "\n" * (len(words) > 4) + ", ".join(words[half:])
 
 
 def main(argv: list[str]) -> int:

@@ -57,6 +57,8 @@ class _Ant(TaskFamily):
     variations: ClassVar = {
         "dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors, gravity, payload"),
         "crippled": Variation(CRIPPLED, doc="a leg that is dead or locked"),
+        "terrain": "envs.on_terrain:ANT",
+        "terrain-scan": "envs.on_terrain:ANT_SCAN",
     }
 
     def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:

@@ -32,6 +32,9 @@ DYNAMICS = (
 )  # fmt: skip
 """What varies in the body and on the ground, in `half-cheetah-dynamics` and as ``+dynamics``."""
 
+OBSERVATION_SCALE = (0.1, 0.5, *(0.3,) * 6, 0.75, 0.75, 1.5, *(6.0,) * 6)
+"""Standard deviations of the observation under random actions, rounded."""
+
 
 class _HalfCheetah(TaskFamily):
     """The robot, its observation, and the two quantities that its rewards are made of."""
@@ -39,8 +42,12 @@ class _HalfCheetah(TaskFamily):
     model = gymnasium_model("half_cheetah.xml")
     frame_skip = 5
     horizon = 200
-    observation_scale = (0.1, 0.5, *(0.3,) * 6, 0.75, 0.75, 1.5, *(6.0,) * 6)
-    variations: ClassVar = {"dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors")}
+    observation_scale = OBSERVATION_SCALE
+    variations: ClassVar = {
+        "dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors"),
+        "terrain": "envs.on_terrain:CHEETAH",
+        "terrain-scan": "envs.on_terrain:CHEETAH_SCAN",
+    }
 
     def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 17): qpos[1:] (m, rad), then qvel (m/s, rad/s)."""

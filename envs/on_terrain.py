@@ -13,27 +13,39 @@ import torch
 from torch import Tensor
 
 from envs.ant import HEALTHY_Z as ANT_Z
+from envs.ant import OBSERVATION_SCALE as ANT_SCALE
 from envs.ant import _AntForward
+from envs.half_cheetah import OBSERVATION_SCALE as CHEETAH_SCALE
 from envs.half_cheetah import _HalfCheetah
 from envs.terrain import OnTerrain, Terrain
 from envs.walker2d import HEALTHY_PITCH, _Walker2d
 from envs.walker2d import HEALTHY_Z as WALKER_Z
+from envs.walker2d import OBSERVATION_SCALE as WALKER_SCALE
+from metarl import Variation
 from metarl.simulator import Simulator, State
 
+SCAN_SCALE = 0.2
+"""Typical height of the ground, in m: the unit of the scan's sensor bias."""
 
-class HalfCheetahTerrain(OnTerrain, _HalfCheetah):
-    """Run forward over unknown ground: v − 0.05‖a‖²."""
 
-    name = "half-cheetah-terrain"
+class CheetahGround(OnTerrain):
+    """What any half-cheetah family senses of the ground."""
+
     top_speed = 20.0
     terrain = Terrain(height=0.4, length=1.0, reach=202.0, cell=0.1, planar=True)
-    params = terrain.params()
     scan_x = tuple(0.25 * k for k in range(-2, 9))
 
     def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 16): qpos[2:] (rad), qvel (m/s, rad/s); with the scan 11 heights (m)."""
-        blind = torch.cat((sim.qpos[:, 2:], sim.qvel), dim=1)
-        return self.with_scan(sim, blind, sim.qpos[:, 1:2] + 0.7)
+        return self.with_scan(sim, super().observe(sim, task)[:, 1:], sim.qpos[:, 1:2] + 0.7)
+
+
+class HalfCheetahTerrain(CheetahGround, _HalfCheetah):
+    """Run forward over unknown ground: v − 0.05‖a‖²."""
+
+    name = "half-cheetah-terrain"
+    params = CheetahGround.terrain.params()
+    observation_scale = CHEETAH_SCALE[1:]
 
     def reward(
         self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
@@ -47,30 +59,41 @@ class HalfCheetahTerrainScan(HalfCheetahTerrain):
 
     name = "half-cheetah-terrain-scan"
     scan = True
+    observation_scale = (*CHEETAH_SCALE[1:], *(SCAN_SCALE,) * 11)
 
 
-class AntTerrain(OnTerrain, _AntForward):
-    """Run forward over unknown ground: v_x + 1 − 0.5‖a‖²."""
+class AntGround(OnTerrain):
+    """What any ant family senses of the ground, and when it has fallen there."""
 
-    name = "ant-terrain"
     top_speed = 8.0
-    terrain = Terrain(height=0.4, length=1.0, reach=82.0, cell=0.25)
-    params = terrain.params()
+    terrain = Terrain(height=0.4, length=1.0, reach=82.0, cell=0.2, bump_cell=0.5)
     scan_x = tuple(0.25 * k for k in range(-2, 7))
     scan_y = (-0.5, 0.0, 0.5)
 
     def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 26): qpos[3:] (a quaternion, rad), qvel; with the scan 27 heights (m)."""
-        blind = torch.cat((sim.qpos[:, 3:], sim.qvel), dim=1)
+        whole = super().observe(sim, task)
+        at = whole.shape[1] - 27  # of the height: a family may tell the position before it
+        blind = torch.cat((whole[:, :at], whole[:, at + 1 :]), dim=1)
         return self.with_scan(sim, blind, sim.qpos[:, 2:3])
 
     def terminated(self, sim: Simulator) -> Tensor:
-        """Return (B,) bool: the torso is not 0.2 m to 1 m over the ground.
+        """Return (B,) bool: the torso is not 0.2 m to 1 m over the ground, if that is a failure.
 
         The upper end is higher by the height of the terrain, since the ground may fall away.
         """
+        if self.unfailing():
+            return super().terminated(sim)
         height = sim.qpos[:, 2] - self.ground(sim, sim.qpos[:, :1], sim.qpos[:, 1:2])[:, 0]
         return (height < ANT_Z[0]) | (height > ANT_Z[1] + self.terrain.height)
+
+
+class AntTerrain(AntGround, _AntForward):
+    """Run forward over unknown ground: v_x + 1 − 0.5‖a‖²."""
+
+    name = "ant-terrain"
+    params = AntGround.terrain.params()
+    observation_scale = ANT_SCALE[1:]
 
 
 class AntTerrainScan(AntTerrain):
@@ -78,21 +101,19 @@ class AntTerrainScan(AntTerrain):
 
     name = "ant-terrain-scan"
     scan = True
+    observation_scale = (*ANT_SCALE[1:], *(SCAN_SCALE,) * 27)
 
 
-class Walker2dTerrain(OnTerrain, _Walker2d):
-    """Walk over unknown ground: v + 1 − 1e-3‖a‖²."""
+class WalkerGround(OnTerrain):
+    """What any walker2d family senses of the ground, and when it has fallen there."""
 
-    name = "walker2d-terrain"
     top_speed = 10.0
     terrain = Terrain(height=0.3, length=1.0, reach=34.0, cell=0.1, planar=True, flat=0.5)
-    params = terrain.params()
     scan_x = tuple(0.2 * k for k in range(-2, 9))
 
     def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 16): qpos[2:] (rad), qvel clipped to ±10; with the scan 11 heights (m)."""
-        blind = torch.cat((sim.qpos[:, 2:], sim.qvel.clamp(-10.0, 10.0)), dim=1)
-        return self.with_scan(sim, blind, sim.qpos[:, 1:2])
+        return self.with_scan(sim, super().observe(sim, task)[:, 1:], sim.qpos[:, 1:2])
 
     def terminated(self, sim: Simulator) -> Tensor:
         """Return (B,) bool: the torso is not 0.8 m to 2 m over the ground, or |pitch| ≥ 1 rad.
@@ -106,8 +127,36 @@ class Walker2dTerrain(OnTerrain, _Walker2d):
         return ~upright
 
 
+class Walker2dTerrain(WalkerGround, _Walker2d):
+    """Walk over unknown ground: v + 1 − 1e-3‖a‖²."""
+
+    name = "walker2d-terrain"
+    params = WalkerGround.terrain.params()
+    observation_scale = WALKER_SCALE[1:]
+
+
 class Walker2dTerrainScan(Walker2dTerrain):
     """Walk over ground that it sees 1.6 m ahead: v + 1 − 1e-3‖a‖²."""
 
     name = "walker2d-terrain-scan"
     scan = True
+    observation_scale = (*WALKER_SCALE[1:], *(SCAN_SCALE,) * 11)
+
+
+class _Seen(OnTerrain):
+    """The height scan, for a product."""
+
+    scan = True
+
+
+def _variation(ground: type[OnTerrain], scan: bool) -> Variation:
+    """What puts any family of a robot on the ground of its terrain family."""
+    if not scan:
+        return Variation(ground.terrain.params(), ground, "slopes, roughness, steps and gaps")
+    seeing = type(f"{ground.__name__}Seen", (_Seen, ground), {"__module__": __name__})
+    return Variation(ground.terrain.params(), seeing, "terrain, with a height scan")
+
+
+CHEETAH, CHEETAH_SCAN = (_variation(CheetahGround, scan) for scan in (False, True))
+ANT, ANT_SCAN = (_variation(AntGround, scan) for scan in (False, True))
+WALKER, WALKER_SCAN = (_variation(WalkerGround, scan) for scan in (False, True))

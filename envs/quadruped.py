@@ -63,7 +63,7 @@ class QuadrupedTerrain(OnTerrain):
     horizon = 250
     keep = ("ctrl",)
     top_speed = 3.5
-    terrain = Terrain(height=0.2, length=0.6, reach=20.0, cell=0.1, flat=0.5)
+    terrain = Terrain(height=0.2, length=0.6, reach=20.0, cell=0.1, bump_cell=0.15, flat=0.5)
     params = (*COMMANDS, *DYNAMICS, *terrain.params())
     scan_x = tuple(0.1 * k for k in range(-4, 9))
     scan_y = (-0.2, 0.0, 0.2)

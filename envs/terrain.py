@@ -52,16 +52,19 @@ class Terrain:
     reach: float
     """The field covers x in [−reach, reach]: farther than the robot can get in an episode."""
     cell: float
-    """Distance of grid points along x, and along y where the field is two-dimensional."""
+    """Distance of grid points along x."""
+    bump_cell: float = 0.0
+    """The same along x and y for the bumps of a robot that is not planar: coarser, since those
+    fields need points all over, which take memory where they are drawn."""
     planar: bool = False
     """Whether the robot moves in the plane y = 0, so that y needs no reach and no detail."""
     flat: float = 1.5
     """Half-length of the flat ground around the start."""
 
-    @property
-    def columns(self) -> int:
+    def columns(self, ground: int) -> int:
         """Grid points along x."""
-        return 2 * math.ceil(self.reach / self.cell) + 1
+        bumps = not self.planar and KINDS[ground % 4] == "roughness"
+        return 2 * math.ceil(self.reach / (self.bump_cell if bumps else self.cell)) + 1
 
     @property
     def width(self) -> float:
@@ -72,15 +75,16 @@ class Terrain:
         """Grid points along y: few where the ground is made of ridges across x."""
         if self.planar:
             return 2
-        return self.columns if KINDS[ground % 4] == "roughness" else 1 + math.ceil(self.reach / 4)
+        return self.columns(ground) if KINDS[ground % 4] == "roughness" else 9
 
     def field(self, ground: int) -> np.ndarray:
         """Return v of a ground, (rows, columns) float64 in [−SUNK/H, 1], its highest point at 1."""
         kind, rng = KINDS[ground % 4], Key("metarl terrain", ground % 4, ground // 4).numpy()
-        x = np.linspace(-self.reach, self.reach, self.columns)
+        x = np.linspace(-self.reach, self.reach, self.columns(ground))
         rows = self.rows(ground)
         if kind == "roughness":
-            v = _roughness(rng, x, np.linspace(-self.width, self.width, rows), 0.5 * self.length)
+            spacing = max(0.5 * self.length, 2 * self.bump_cell)
+            v = _roughness(rng, x, np.linspace(-self.width, self.width, rows), spacing)
             away = np.abs(x) if self.planar else np.maximum(np.abs(x), np.abs(x)[:, None])
         else:
             ahead, behind = (self._profile(kind, rng, np.abs(x) - self.flat) for _ in range(2))
@@ -127,7 +131,8 @@ class Terrain:
         """
         for ground, elevation in enumerate(bank(self)):
             spec.add_hfield(
-                name=f"{KINDS[ground % 4]}_{ground // 4}", nrow=len(elevation), ncol=self.columns,
+                name=f"{KINDS[ground % 4]}_{ground // 4}",
+                nrow=elevation.shape[0], ncol=elevation.shape[1],
                 size=[self.reach, self.width, self.height + SUNK, BASE],
                 userdata=elevation.ravel(),
             )  # fmt: skip
@@ -138,7 +143,7 @@ class Terrain:
         body = spec.worldbody.add_body(name=GEOM, pos=[0, 0, -self.height - SUNK])
         body.add_geom(
             name=GEOM, type=mujoco.mjtGeom.mjGEOM_HFIELD, hfieldname=f"{KINDS[0]}_0", mass=0,
-            pos=[0, 0, self.height], material=GEOM, contype=plane.contype,
+            pos=[0, 0, self.height], material=GEOM, rgba=[1, 1, 1, 1], contype=plane.contype,
             conaffinity=plane.conaffinity, condim=plane.condim, friction=plane.friction,
             solref=plane.solref, solimp=plane.solimp, margin=plane.margin, gap=plane.gap,
             priority=plane.priority,
@@ -227,6 +232,11 @@ class OnTerrain(TaskFamily):
                 _BUILT.pop(next(iter(_BUILT)))
             _BUILT[cls] = super().build(spec)
         return copy.deepcopy(_BUILT[cls])
+
+    def unfailing(self) -> bool:
+        """Return whether the robot's own episodes never end in failure; call as the mixin."""
+        own = super().terminated
+        return getattr(own, "__func__", None) is TaskFamily.terminated
 
     def with_scan(self, sim: Simulator, observed: Tensor, root: Tensor) -> Tensor:
         """Append the heights of the ground around the root, relative to the root (m), if asked.

@@ -38,6 +38,9 @@ PARAMS_LITERATURE = random_params(JOINTS, literature=True)
 DYNAMICS = dynamics("torso", payload=4.0)
 """The torso weighs 3.7 kg, the robot 23.7 kg."""
 
+OBSERVATION_SCALE = (0.1, 0.3, *(0.4,) * 6, 0.75, 1.0, 5.0, *(6.0,) * 6)
+"""Standard deviations of the observation under random actions, rounded."""
+
 
 class _Walker2d(TaskFamily):
     """The robot, its observation, its failure, and its reward, v + 1 − 1e-3‖a‖²."""
@@ -46,9 +49,11 @@ class _Walker2d(TaskFamily):
     frame_skip = 8
     horizon = 200
     reset_noise = 5e-3
-    observation_scale = (0.1, 0.3, *(0.4,) * 6, 0.75, 1.0, 5.0, *(6.0,) * 6)
+    observation_scale = OBSERVATION_SCALE
     variations: ClassVar = {
-        "dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors, gravity, payload")
+        "dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors, gravity, payload"),
+        "terrain": "envs.on_terrain:WALKER",
+        "terrain-scan": "envs.on_terrain:WALKER_SCAN",
     }
 
     def initial_state(self, sim: Simulator, ids: Tensor, rng: WorldDraws) -> None:

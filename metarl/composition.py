@@ -12,6 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,21 @@ class Variation:
 
 def variations(family: type[TaskFamily]) -> dict[str, Variation]:
     """Return every variation that a family takes: its own, then those that any family takes."""
-    return {**family.variations, **(UNIVERSAL if family.has_model else {})}
+    label, own = class_name(family), {}
+    for name, variation in family.variations.items():
+        if isinstance(variation, str):
+            variation = EntryPoint(name, variation, "").load()
+        own[name] = variation
+        if not isinstance(variation, Variation):
+            raise UserError(
+                f"family '{label}': variation '{name}' must be a Variation, not {variation!r:.80}"
+            )
+        if name != kebab(name) or not name.replace("-", "").isalnum() or name in UNIVERSAL:
+            raise UserError(
+                f"family '{label}': '{name}' cannot name a variation: use kebab-case, and not "
+                f"{' or '.join(UNIVERSAL)}"
+            )
+    return {**own, **(UNIVERSAL if family.has_model else {})}
 
 
 def compose(family: type[TaskFamily], names: Sequence[str]) -> type[TaskFamily]:
@@ -190,6 +205,8 @@ class _SensorBias(TaskFamily):
                 f"family '{self.name}': observation_scale has {len(scale)} numbers, and the "
                 f"observation {obs.shape[1]}"
             )
+        if not (torch.isfinite(scale) & (scale > 0)).all():
+            raise UserError(f"family '{self.name}': observation_scale must be positive numbers")
         return obs + task["sensor_bias"].reshape(obs.shape) * scale
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
@@ -103,21 +104,22 @@ def _variation(family: TaskFamily, name: str) -> dict[str, Any]:
     """What a variation adds to a family; nothing if they clash, as with one it has already."""
     cls = type(family)
     try:
-        product = compose(cls, [name])()
+        product = compose(cls, [name])
     except UserError:
         return {}
-    added = product.params[len(family.params) :]
+    added = product.params[len(cls.params) :]
+    if any(param.size == "model" for param in added):
+        added = product().params[len(cls.params) :]
     return {"doc": variations(cls)[name].doc, "params": [_param(param) for param in added]}
 
 
 def _param(param: Param) -> dict[str, Any]:
-    outside = getattr(param, "outside", param.ood)
     return {
         "name": param.name,
         "size": len(param.names),
         "unit": param.unit,
         "train": _range_json(param.train),
-        "ood": [_range_json(where) for where in outside],
+        "ood": [_range_json(where) for where in param.outside],
         "nominal": param.nominal_value,
         "doc": param.doc,
     }
@@ -149,26 +151,29 @@ def _first_line(cls: type) -> str:
 def _list(rows: list[dict[str, Any]]) -> list[Table | Text]:
     """One table of all families, and a line on how to see more."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    table.add_column("family", no_wrap=True)
-    for title in ("robot", "O×A", "horizon", "parameter", "train and heldout", "ood"):
-        table.add_column(title, justify="right" if title in ("O×A", "horizon") else "left")
+    for title in ("family", "robot", "O×A", "horizon", "parameter", "train and heldout", "ood"):
+        right, range_ = title in ("O×A", "horizon"), title in ("train and heldout", "ood")
+        table.add_column(title, justify="right" if right else "left", no_wrap=not range_)
     for row in rows:
         if "error" in row:
             continue
-        name = Text(row["name"], style="bold cyan")
         own = [f"+{key}" for key in row["variations"] if key not in UNIVERSAL]
-        name.append("\n" + " ".join(own) if own else "", style="not bold dim")
-        params = row["params"]
-        table.add_row(
-            name,
+        names = [Text(row["name"], style="bold cyan"), *_folded(own, 27)]
+        facts = (
             row["robot"],
             f"{row['observation_size']}×{row['action_size']}",
             f"{row['horizon']} = {row['horizon'] * row['dt']:.3g} s",
-            "\n".join(param["name"] + _many(param) for param in params),
-            "\n".join(f"{_brief(param['train'])} {param['unit']}" for param in params),
-            "\n".join(" ".join(map(_brief, param["ood"])) for param in params),
-            end_section=len(params) > 1,
         )
+        for k in range(max(len(names), len(row["params"]))):  # a line of its own each
+            param = row["params"][k] if k < len(row["params"]) else None
+            table.add_row(
+                names[k] if k < len(names) else "",
+                *(facts if k == 0 else ("", "", "")),
+                param["name"] + _many(param) if param else "",
+                f"{_brief(param['train'])} {param['unit']}" if param else "",
+                " ".join(map(_brief, param["ood"])) if param else "",
+            )
+        table.add_section()
     every = " and ".join(f"+{key}" for key in UNIVERSAL)
     hint = f"Each also takes {every}. `metarl families FAMILY` shows one in full."
     broken = [
@@ -177,6 +182,12 @@ def _list(rows: list[dict[str, Any]]) -> list[Table | Text]:
         if "error" in row
     ]
     return [table, *broken, Text(hint, style="dim")]
+
+
+def _folded(words: list[str], width: int) -> list[Text]:
+    """Words as dim lines of at most `width` characters, if no word is longer."""
+    return [Text(line, style="dim") for line in textwrap.wrap(" ".join(words), width,
+            break_long_words=False, break_on_hyphens=False)]  # fmt: skip
 
 
 def _many(param: dict[str, Any]) -> str:

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from metarl.tasks import Tasks
     from metarl.worlds import TaskWorlds
 
+__all__ = [
+    "TaskFamily", "absolute", "class_name", "family_class", "find_family", "find_plugin", "kebab",
+    "list_families", "plugin_file", "plugins", "reference",
+]  # fmt: skip
+
 
 class TaskFamily:
     """A set of MDPs that share one MuJoCo model layout, observation and action space.
@@ -60,8 +65,9 @@ class TaskFamily:
     ``subtree_com``. One that MuJoCo derives from the state costs a kinematics pass a step."""
     observation_scale: ClassVar[float | tuple[float, ...]] = 1.0
     """Typical size of the observation, or of each of its O elements: the unit of sensor bias."""
-    variations: ClassVar[Mapping[str, Variation]] = {}
-    """What else the robot can vary: ``+name`` after the family's name adds its parameters."""
+    variations: ClassVar[Mapping[str, Variation | str]] = {}
+    """What else the robot can vary: ``+name`` after the family's name adds its parameters. A string
+    is ``module:attribute``, imported when it is needed."""
     has_model: ClassVar[bool] = True
     """Whether MuJoCo simulates it; a stranger's gymnasium environment has no model of ours."""
 
@@ -71,6 +77,7 @@ class TaskFamily:
     def __init__(self) -> None:
         """Read the class attributes and compile the model."""
         self.name = class_name(type(self))
+        self._check_params()
         self.compiled = self._compile()
         self.params = tuple(self._resolve(param) for param in self.params)
         self._check()
@@ -186,12 +193,25 @@ class TaskFamily:
         for field in ("opt.timestep", "opt.gravity", "body_mass", "body_inertia", "qpos0"):
             owner = model.opt if field.startswith("opt.") else model
             if not np.isfinite(getattr(owner, field.removeprefix("opt."))).all():
-                raise UserError(f"family '{self.name}': the model's {field} is not finite")
+                raise UserError(
+                    f"family '{self.name}': the model's {field} is not finite: write numbers"
+                )
         if model.opt.timestep <= 0:
-            raise UserError(f"family '{self.name}': the model's opt.timestep must be positive")
+            raise UserError(
+                f"family '{self.name}': the model's opt.timestep must be positive, in seconds, "
+                f"not {model.opt.timestep:g}"
+            )
         if model.nu == 0:
             raise UserError(f"family '{self.name}': the model has no actuators, so no actions")
         return model
+
+    def _check_params(self) -> None:
+        params = self.params
+        if not (isinstance(params, tuple | list) and all(isinstance(p, Param) for p in params)):
+            raise UserError(
+                f"family '{self.name}': params must be a tuple of Param, such as (Param(…),), "
+                f"not {params!r:.80}"
+            )
 
     def _resolve(self, param: Param) -> Param:
         """Check a parameter's edits against the model, and fill in a size that it gives."""

@@ -51,6 +51,7 @@ class GymnasiumFamily(TaskFamily):
     def __init__(self) -> None:
         """Make an environment, to look at its spaces."""
         self.name = class_name(type(self))
+        self._check_params()
         with self.blamed("making it"):
             env = self.make()
         try:

@@ -148,7 +148,7 @@ class Param:
             if bad:
                 raise UserError(
                     f"parameter '{self.name}': ood range {outside} overlaps "
-                    f"train range {self.train}"
+                    f"train range {self.train}: it must lie outside"
                 )
 
     @property

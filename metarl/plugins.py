@@ -1,4 +1,4 @@
-"""Finding families and learners: registered ones, and classes in a user's file."""
+"""Plug-ins: classes from entry points, or from ``file.py:Class``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import inspect
 import sys
+import traceback
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -92,9 +93,17 @@ def _import(file: Path, kind: str) -> ModuleType:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{_place(error, file)}: {error}") from error
     except Exception as error:  # whatever a stranger's file raises becomes one line
         text = " ".join(str(error).split())
         raise UserError(f"{kind} file {file}: {type(error).__name__}: {text}") from error
     return module
+
+
+def _place(error: Exception, file: Path) -> str:
+    """Return where in a plug-in's file an error arose: its line, and the class if in one."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    last = frames[-1]
+    inside = "" if last.name.startswith("<") else f", in '{last.name}'"
+    return f"{file.name}, line {last.lineno}{inside}"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metarl.edits import nominal_value
-from metarl.errors import UserError
+from metarl.errors import UserError, did_you_mean, one_line
 from metarl.family import TaskFamily, find_family
 from metarl.keys import Key, WorldDraws
 from metarl.simulator import Simulator
@@ -57,6 +57,20 @@ class Transition(NamedTuple):
     """(B, O) float32, the true successor of the observation acted on"""
     diverged: Tensor
     """(B,) bool, the physics failed; use the transition for nothing"""
+
+
+class TaskValues(dict[str, Tensor]):
+    """Parameter -> (B,) or (B, size), which knows what to say of another name."""
+
+    def __init__(self, family: str) -> None:
+        super().__init__()
+        self.family = family
+
+    def __missing__(self, name: str) -> Tensor:
+        raise UserError(
+            f"family '{self.family}' has no parameter '{name}'{did_you_mean(str(name), self)}; "
+            f"it has {', '.join(self) or 'none'}"
+        )
 
 
 class TaskWorlds:
@@ -190,8 +204,8 @@ class TaskWorlds:
         diverged = sim.step(self.family.frame_skip)
         self._steps += 1
         self.env_steps += self.num_worlds
-        reward = self.family.reward(sim, before, clipped, self.task).to(torch.float64, copy=True)
-        terminated = self._never if self._unfailing else self.family.terminated(sim)
+        reward = self._ask("reward", sim, before, clipped, self.task).to(torch.float64, copy=True)
+        terminated = self._never if self._unfailing else self._ask("terminated", sim)
         next_obs = self._observe()
         if reward.shape != (self.num_worlds,) or terminated.shape != (self.num_worlds,):
             self._refuse_shapes(reward, terminated)
@@ -228,7 +242,7 @@ class TaskWorlds:
         Args:
             values: (n, P) the task of each world.
         """
-        task: dict[str, Tensor] = {}
+        task: dict[str, Tensor] = TaskValues(self.family.name)
         fields: dict[str, np.ndarray] = {}
         column = 0
         for param, rows in zip(self.family.params, self._rows, strict=True):
@@ -262,7 +276,7 @@ class TaskWorlds:
         rng = WorldDraws(
             self._key, self._task_index[which], self._world_index[which], self._episode[which]
         )
-        self.family.initial_state(self.simulator, every, rng)
+        self._ask("initial_state", self.simulator, every, rng)
         self.simulator.refresh(ids)
         self._episode[which] += 1
         self._steps[every] = 0
@@ -282,12 +296,28 @@ class TaskWorlds:
             label = self.tasks.label(int(self._task_index[world]))
             raise UserError(
                 f"family '{self.family.name}': observe() is not finite at the start of an episode "
-                f"of task {label}"
+                f"of task {label}: guard its arithmetic"
             )
         return obs
 
+    def _ask(self, method: str, *args: object) -> Tensor:
+        """Call a method of the family: whatever it raises, or returns instead, is one line."""
+        where = f"family '{self.family.name}': {method}()"
+        try:
+            value = getattr(self.family, method)(*args)
+        except (UserError, AssertionError, MemoryError):
+            raise
+        except Exception as error:
+            raise UserError(f"{where} failed: {one_line(error, self.family)}") from error
+        if not isinstance(value, Tensor) and method != "initial_state":
+            raise UserError(
+                f"{where} returned {type(value).__name__}, "
+                f"expected a tensor of {self.num_worlds} rows"
+            )
+        return value
+
     def _observe(self) -> Tensor:
-        obs = self.family.observe(self.simulator, self.task)
+        obs = self._ask("observe", self.simulator, self.task)
         if obs.ndim != 2 or obs.shape[0] != self.num_worlds:
             raise UserError(
                 f"family '{self.family.name}': observe() returned shape {tuple(obs.shape)}, "
@@ -301,7 +331,10 @@ class TaskWorlds:
         physics = torch.zeros_like(broken) if diverged is None else diverged
         if bool(broken.all()) and not bool(physics.any()):
             what = "observe()" if not torch.isfinite(obs).all() else "reward()"
-            raise UserError(f"family '{self.family.name}': {what} is not finite in any world")
+            raise UserError(
+                f"family '{self.family.name}': {what} is not finite in any world, such as that of "
+                f"task {self.tasks.label(0)}: guard its arithmetic"
+            )
         return physics | broken
 
     def _refuse_shapes(self, reward: Tensor, terminated: Tensor) -> None:

@@ -88,7 +88,7 @@ WORDS = [
     (["families", "half-cheetah-vel", "extra"], "extra"),
     (["families", "half-cheetah-vel+dynamcs"], "no variation 'dynamcs'", "did you mean 'dynamics'"),
     (["families", "missing.py:Robot"], "missing.py"),
-    (["check", "half-cheetah-vel+payload"], "no variation 'payload'", "it takes dynamics, latency"),
+    (["check", "half-cheetah-vel+payload"], "no variation 'payload'", "it takes dynamics, terrain"),
     (["train", "point-goal+latency+latency", "maml-trpo"], "named twice"),
     (["train", "half-cheetah-dynamics+dynamics", "maml-trpo"], "parameter 'mass' already"),
     (["algorithms", "--verbose"], "--verbose"),

@@ -15,6 +15,7 @@ from metarl.check import (
     check_horizon,
     check_idempotent,
     check_order,
+    check_parameters,
     check_plain_loop,
     check_splits,
     check_successor,
@@ -87,6 +88,13 @@ def threaded_reward(self, sim, before, action, task):
 
 GOALS = PointGoal.params
 GRIP = Param("grip", Interval(0.5, 2), edit=scale("geom_friction", "robot"))
+GRIPS = Param("grips", Interval(0.5, 2), edit=scale("geom_friction", each=True), size="model")
+GEARS = Param("gears", Interval(0.5, 2), edit=scale("actuator_gear", each=True), size="model")
+AIM = Param("aim", Interval(-1, 1), size=2)
+
+
+def half_blind_reward(self, sim, before, action, task) -> torch.Tensor:
+    return PointGoal.reward(self, sim, before, action, task) + task["aim"][:, 0]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +113,12 @@ GRIP = Param("grip", Interval(0.5, 2), edit=scale("geom_friction", "robot"))
         (broken(observe=clock_observe), "next_obs is the true successor", "next_obs of world 0"),
         (broken(reward=threaded_reward), "One, two and four", "on 2 threads"),
         (broken(params=(*GOALS, GRIP)), "Every parameter", "its edit moves nothing"),
+        (broken(params=(*GOALS, GRIPS)), "Every parameter", "grips[0]=2 gives the run of"),
+        (
+            broken(params=(*GOALS, AIM), reward=half_blind_reward),
+            "Every parameter",
+            "aim[1]=-1 gives the run of",
+        ),
         (
             broken(params=(*GOALS, Param("m", Interval(-1, 2), edit=scale("body_mass")))),
             "The model compiles",
@@ -126,6 +140,13 @@ def test_broken_families(family: type[PointGoal], check: str, why: str) -> None:
     assert lines[0].startswith(f"FAIL  {check}")
     assert why in lines[0]
     assert "\n" not in lines[0]
+
+
+def test_some_elements_of_an_edit_may_be_idle() -> None:
+    """A gear has six components, of which a motor on a sliding joint uses the first."""
+    family = broken(params=(*GOALS, GEARS))()
+    assert len(family.params[-1].names) == 12
+    check_parameters(family)
 
 
 def test_choices_pass() -> None:

@@ -39,6 +39,8 @@ PRODUCTS = [
     "walker2d-params+latency",
     "hopper-dynamics+sensor-bias",
     "humanoid-dir+dynamics",
+    "half-cheetah-vel+dynamics+latency+terrain",
+    "ant-goal+crippled+terrain-scan",
 ]
 
 
@@ -204,7 +206,7 @@ def test_a_family_of_a_file_takes_variations(tmp_path: Path) -> None:
     [
         (lambda: find_family("half-cheetah-vel+dynamcs"),
          "'half-cheetah-vel' has no variation 'dynamcs' (did you mean 'dynamics'?); it takes "
-         "dynamics, latency, sensor-bias"),
+         "dynamics, terrain, terrain-scan, latency, sensor-bias"),
         (lambda: find_family("half-cheetah-vell+dynamics"), "did you mean 'half-cheetah-vel'"),
         (lambda: find_family("half-cheetah-vel+"), "no variation ''"),
         (lambda: find_family("point-goal+latency+latency"), "named twice (latency+latency)"),
@@ -254,6 +256,25 @@ def test_a_leg_is_dead_on_the_way_to_the_goal() -> None:
     assert gears[0].tolist() == [150.0] * 8
     assert sorted(gears[1].tolist()) == [0.0] * 2 + [150.0] * 6
     assert worlds.task["goal_radius"].tolist() == [2.0, 2.0]
+
+
+def test_a_goal_on_terrain_is_that_goal_and_that_terrain() -> None:
+    """At difficulty 0 the goal's family runs, without the height in its observation; a robot that
+    fell goes on, as on the plane."""
+    family = find_family("ant-goal+terrain")
+    assert [param.name for param in family.params][2:] == ["ground", "difficulty"]
+    task = TaskDistribution(family).make(goal_radius=1.0, difficulty=0.0)
+    got = run(make_worlds(family, task, 2))
+    plain = find_family("ant-goal")
+    expected = run(make_worlds(plain, TaskDistribution(plain).make(goal_radius=1.0), 2))
+    assert torch.equal(got.qpos, expected.qpos)
+    assert torch.equal(got.reward, expected.reward)
+    assert torch.equal(got.obs, torch.cat((expected.obs[..., :2], expected.obs[..., 3:]), dim=2))
+    assert not got.terminated.any()
+    fails = find_family("ant-dir+terrain")
+    worlds = TaskWorlds(fails, 1, 1)
+    worlds.simulator.qpos[0, 2] = 9.0
+    assert fails.terminated(worlds.simulator).all()
 
 
 def test_every_family_takes_the_universal_variations() -> None:

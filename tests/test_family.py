@@ -210,5 +210,5 @@ def test_options_that_cannot_work_are_named(field: str, text: str) -> None:
 
 def test_a_family_without_a_reward_says_so() -> None:
     silent = type("Silent", (TaskFamily,), {"name": "silent", "model": CART})()
-    with pytest.raises(NotImplementedError, match="Silent must define reward"):
+    with pytest.raises(UserError, match=r"'silent': reward.. failed: .*Silent must define reward"):
         TaskWorlds(silent, 1, 1).step(torch.zeros(1, 1))

@@ -14,12 +14,12 @@ from metarl.trace import endless
 from metarl.worlds import TaskWorlds as Worlds
 
 BLIND = sorted(name for name in list_families() if name.endswith("-terrain"))
-SMALL = Terrain(height=0.4, length=1.0, reach=6.0, cell=0.25)
+SMALL = Terrain(height=0.4, length=1.0, reach=6.0, cell=0.2, bump_cell=0.25)
 GOLDEN = {
     "half-cheetah-terrain": "901fd3086f03df63",
     "walker2d-terrain": "974dd3da04b701a2",
-    "ant-terrain": "db75a300989e9e11",
-    "quadruped-terrain": "7f8bccce183c1eb5",
+    "ant-terrain": "280279fdfefefbcb",
+    "quadruped-terrain": "88ffc376be398f5a",
 }
 
 
@@ -80,7 +80,7 @@ def test_no_two_grounds_are_alike() -> None:
 @pytest.mark.parametrize("ground", range(12))
 def test_fields_are_flat_at_the_start_and_reach_their_height(ground: int) -> None:
     field = SMALL.field(ground)
-    x = np.linspace(-6, 6, SMALL.columns)
+    x = np.linspace(-6, 6, SMALL.columns(ground))
     assert field.max() == 1.0
     start = field[np.abs(np.linspace(-6, 6, len(field))) <= 1.5][:, np.abs(x) <= 1.5]
     assert (start == -0.1 / 0.4).all()
