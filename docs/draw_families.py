@@ -1,6 +1,6 @@
 """Draw a contact sheet of every family: some of its tasks side by side, into docs/images/.
 
-    python docs/draw_families.py                     # every registered family
+    python docs/draw_families.py    # every registered family; one with a scan looks as without
     python docs/draw_families.py ant-goal ant-vel
 
 Needs OpenGL without a display: EGL (packages libegl1, libgl1-mesa-dri) or OSMesa (libosmesa6),
@@ -200,7 +200,7 @@ def label(tasks: Tasks, m: int) -> str:
 def main(argv: list[str]) -> int:
     """Draw the sheets of the named families, or of all."""
     try:
-        for name in argv or list_families():
+        for name in argv or [n for n in list_families() if not n.endswith("-scan")]:
             file = sheet(name)
             print(f"{file.name}: {file.stat().st_size / 1000:.0f} kB", flush=True)
     except UserError as error:

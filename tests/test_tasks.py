@@ -26,14 +26,22 @@ from metarl import (
     shift,
 )
 
-FAMILIES = ("half-cheetah-vel", "half-cheetah-dir", "half-cheetah-dynamics", "point-goal")
-
 GOLDEN = {
     "half-cheetah-vel": "030e28412599bb0d",
     "half-cheetah-dir": "d3659cef43c89e88",
     "half-cheetah-dynamics": "932b3e443a0cf0cc",
     "point-goal": "b393533736fc6bff",
+    "half-cheetah-terrain": "4858cf4658a79452",
+    "half-cheetah-terrain-scan": "fe86540ccd238074",
+    "walker2d-terrain": "ab781c41f83a3891",
+    "walker2d-terrain-scan": "20ceb01d0ace6086",
+    "ant-terrain": "12eba268f323545f",
+    "ant-terrain-scan": "568a8f34f10c634f",
+    "quadruped-terrain": "390bde8e4a32f74e",
+    "quadruped-terrain-scan": "a7238f873e54daca",
 }
+
+FAMILIES = tuple(GOLDEN)
 
 
 def distribution(name: str) -> TaskDistribution:
