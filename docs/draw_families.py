@@ -111,6 +111,7 @@ def draw(worlds: TaskWorlds, i: int, seen: tuple[float, float, float, float, flo
     model.vis.headlight.diffuse[:] = 0.45
     model.vis.headlight.specular[:] = 0.1
     model.light_dir[:], model.light_diffuse[:], model.light_ambient[:] = SUN, 0.6, 0.0
+    mute_floor(model)
     show_faults(worlds, i, model)
     data = mujoco.MjData(model)
     data.qpos[:] = worlds.simulator.qpos[i]
@@ -125,6 +126,22 @@ def draw(worlds: TaskWorlds, i: int, seen: tuple[float, float, float, float, flo
         for kind, at, size in markers(task, root):
             add(renderer.scene, kind, at, size)
         return renderer.render()
+
+
+def mute_floor(model: mujoco.MjModel) -> None:
+    """Give a checkered plane two muted colours, and no mirror image of the robot."""
+    model.mat_reflectance[:] = 0.0
+    for plane in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE):
+        material = int(model.geom_matid[plane])
+        texture = int(model.mat_texid[material].max()) if material >= 0 else -1
+        if texture < 0:
+            continue
+        model.geom_rgba[plane] = 1.0
+        size = model.tex_height[texture] * model.tex_width[texture] * 3
+        start = model.tex_adr[texture]
+        pixels = model.tex_data[start : start + size].reshape(-1, 3)
+        light = pixels.mean(1, keepdims=True) > pixels.mean()
+        pixels[:] = np.where(light, (108, 121, 134), (92, 105, 117))
 
 
 def show_faults(worlds: TaskWorlds, i: int, model: mujoco.MjModel) -> None:
