@@ -1,6 +1,6 @@
 """Draw a contact sheet of every family: some of its tasks side by side, into docs/images/.
 
-    python docs/draw_families.py                     # every registered family
+    python docs/draw_families.py    # every registered family; one with a scan looks as without
     python docs/draw_families.py ant-goal ant-vel
 
 Needs OpenGL without a display: EGL (packages libegl1, libgl1-mesa-dri) or OSMesa (libosmesa6),
@@ -111,6 +111,7 @@ def draw(worlds: TaskWorlds, i: int, seen: tuple[float, float, float, float, flo
     model.vis.headlight.diffuse[:] = 0.45
     model.vis.headlight.specular[:] = 0.1
     model.light_dir[:], model.light_diffuse[:], model.light_ambient[:] = SUN, 0.6, 0.0
+    mute_floor(model)
     show_faults(worlds, i, model)
     data = mujoco.MjData(model)
     data.qpos[:] = worlds.simulator.qpos[i]
@@ -125,6 +126,22 @@ def draw(worlds: TaskWorlds, i: int, seen: tuple[float, float, float, float, flo
         for kind, at, size in markers(task, root):
             add(renderer.scene, kind, at, size)
         return renderer.render()
+
+
+def mute_floor(model: mujoco.MjModel) -> None:
+    """Give a checkered plane two muted colours, and no mirror image of the robot."""
+    model.mat_reflectance[:] = 0.0
+    for plane in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE):
+        material = int(model.geom_matid[plane])
+        texture = int(model.mat_texid[material].max()) if material >= 0 else -1
+        if texture < 0:
+            continue
+        model.geom_rgba[plane] = 1.0
+        size = model.tex_height[texture] * model.tex_width[texture] * 3
+        start = model.tex_adr[texture]
+        pixels = model.tex_data[start : start + size].reshape(-1, 3)
+        light = pixels.mean(1, keepdims=True) > pixels.mean()
+        pixels[:] = np.where(light, (108, 121, 134), (92, 105, 117))
 
 
 def show_faults(worlds: TaskWorlds, i: int, model: mujoco.MjModel) -> None:
@@ -200,7 +217,7 @@ def label(tasks: Tasks, m: int) -> str:
 def main(argv: list[str]) -> int:
     """Draw the sheets of the named families, or of all."""
     try:
-        for name in argv or list_families():
+        for name in argv or [n for n in list_families() if not n.endswith("-scan")]:
             file = sheet(name)
             print(f"{file.name}: {file.stat().st_size / 1000:.0f} kB", flush=True)
     except UserError as error:

@@ -34,11 +34,6 @@ if TYPE_CHECKING:
     from metarl.tasks import Tasks
     from metarl.worlds import TaskWorlds
 
-__all__ = [
-    "TaskFamily", "absolute", "class_name", "family_class", "find_family", "find_plugin", "kebab",
-    "list_families", "plugin_file", "plugins", "reference",
-]  # fmt: skip
-
 
 class TaskFamily:
     """A set of MDPs that share one MuJoCo model layout, observation and action space.

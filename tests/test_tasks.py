@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -25,14 +26,22 @@ from metarl import (
     shift,
 )
 
-FAMILIES = ("half-cheetah-vel", "half-cheetah-dir", "half-cheetah-dynamics", "point-goal")
-
 GOLDEN = {
     "half-cheetah-vel": "030e28412599bb0d",
     "half-cheetah-dir": "d3659cef43c89e88",
     "half-cheetah-dynamics": "932b3e443a0cf0cc",
     "point-goal": "b393533736fc6bff",
+    "half-cheetah-terrain": "4858cf4658a79452",
+    "half-cheetah-terrain-scan": "fe86540ccd238074",
+    "walker2d-terrain": "ab781c41f83a3891",
+    "walker2d-terrain-scan": "20ceb01d0ace6086",
+    "ant-terrain": "12eba268f323545f",
+    "ant-terrain-scan": "568a8f34f10c634f",
+    "quadruped-terrain": "390bde8e4a32f74e",
+    "quadruped-terrain-scan": "a7238f873e54daca",
 }
+
+FAMILIES = tuple(GOLDEN)
 
 
 def distribution(name: str) -> TaskDistribution:
@@ -300,6 +309,27 @@ def test_a_split_does_not_depend_on_the_vector_unit(without_avx512: list[str]) -
 def test_nor_does_a_long_one(without_avx512: list[str]) -> None:
     """Task 3095 of the train split is at the edge of a rounding step, and np.exp knows no edges."""
     assert without_avx512[1] == long_digest()
+
+
+def test_choices_of_a_split_of_their_own() -> None:
+    """Seeds of train, heldout and ood: no split draws those of another."""
+    seeds = Choices((0, 1, 2), heldout=(3, 4), ood=(5,))
+    family = SimpleNamespace(name="seeds", params=(Param("seed", seeds),))
+    tasks = TaskDistribution(family)
+    assert tasks.has_ood
+    assert not tasks.shared_split
+    for split, values in (("train", {0, 1, 2}), ("heldout", {3, 4}), ("ood", {5})):
+        assert set(tasks.split(split, 60).values[:, 0]) == values
+    assert set(tasks.sample(60, np.random.default_rng(0)).values[:, 0]) == {0, 1, 2}
+    assert str(seeds) == "{0, 1, 2} (heldout {3, 4})"
+    assert str(family.params[0].outside[0]) == "{5}"
+    assert str(Choices(tuple(range(32)))) == "{0, …, 31}"
+    with pytest.raises(UserError, match="repeated"):
+        Choices((0, 1), heldout=(1,))
+    with pytest.raises(UserError, match="finite"):
+        Choices((0, 1), ood=(math.inf,))
+    with pytest.raises(UserError, match="overlaps"):
+        Param("seed", Choices((0,), heldout=(2,)), ood=(Interval(1, 3),))
 
 
 # --- Tasks as a sequence -------------------------------------------------------------------------
