@@ -103,7 +103,11 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     left.legend(fontsize=8, frameon=False)
     names = list(figures["returns"])
     means = [float(np.mean(figures["returns"][name])) for name in names]
-    bars = right.bar([labels[n] for n in names], means, color=[COLOURS[name] for name in names])
+    bars = right.bar(
+        [labels[n].replace(", ", ",\n") for n in names],
+        means,
+        color=[COLOURS[name] for name in names],
+    )
     right.bar_label(bars, fmt="%.0f", fontsize=8)
     right.axhline(figures["stand_still"], color="k", ls="--", lw=1, label="standing still")
     right.set(ylabel="mean return on held-out tasks")

@@ -284,28 +284,28 @@ class TemporalConvolution(nn.Module):
         super().__init__()
         depth = max(1, math.ceil(math.log2(context)))
         self.dilations = [2**i for i in range(depth)]
-        self.layers = nn.ModuleList(
-            nn.Linear(2 * (inputs + i * filters), 2 * filters) for i in range(depth)
-        )
+        widths = [inputs + i * filters for i in range(depth)]
+        self.now = nn.ModuleList(nn.Linear(width, 2 * filters) for width in widths)
+        self.ago = nn.ModuleList(nn.Linear(width, 2 * filters, bias=False) for width in widths)
         self.outputs = inputs + depth * filters
         self.history = History(self.dilations[-1] + 1, self.outputs)
 
     def step(self, x: Tensor, blocks: MemoryState, position: int) -> tuple[Tensor, MemoryState]:
         """Return (B, outputs) at step `position`, given (B, inputs), and the new blocks."""
-        for layer, dilation in zip(self.layers, self.dilations, strict=True):
+        for now, ago, dilation in zip(self.now, self.ago, self.dilations, strict=True):
             past = self.history.at(blocks, position - dilation)[:, : x.shape[1]]
-            x = self._append(layer, x, past)
+            x = self._append(x, now(x) + ago(past))
         return x, self.history.add(blocks, position, x)
 
     def unroll(self, x: Tensor) -> Tensor:
         """Return (T, B, outputs)."""
-        for layer, dilation in zip(self.layers, self.dilations, strict=True):
-            past = functional.pad(x, (0, 0, 0, 0, dilation, 0))[: len(x)]
-            x = self._append(layer, x, past)
+        for now, ago, dilation in zip(self.now, self.ago, self.dilations, strict=True):
+            delayed = functional.pad(ago(x[:-dilation]), (0, 0, 0, 0, min(dilation, len(x)), 0))
+            x = self._append(x, now(x) + delayed)
         return x
 
-    def _append(self, layer: nn.Module, x: Tensor, past: Tensor) -> Tensor:
-        value, gate = layer(torch.cat((past, x), -1)).chunk(2, -1)
+    def _append(self, x: Tensor, both: Tensor) -> Tensor:
+        value, gate = both.chunk(2, -1)
         return torch.cat((x, torch.tanh(value) * torch.sigmoid(gate)), -1)
 
 

@@ -21,21 +21,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metarl.actor_critic import MemoryActorCritic
+from metarl import ppo
+from metarl.actor_critic import MemoryActorCritic, Recorder
 from metarl.errors import UserError, did_you_mean
 from metarl.keys import Key
 from metarl.learner import Learner
 from metarl.memory import MEMORIES, MemoryState, make_memory
 from metarl.normalise import RunningMoments
-from metarl.ppo import (
-    Adam,
-    adapted_lr,
-    clipped_gain,
-    discounted_sums,
-    side_by_side,
-    standardised,
-    summed_gradient,
-)  # fmt: skip
 from metarl.returns import generalized_advantages
 from metarl.rollout import Rollout, collect
 from metarl.tasks import Tasks
@@ -84,6 +76,8 @@ class Rl2Config:
     """Initial exploration: standard deviation of an action, in units of half its range."""
     min_std: float = 0.02
     """Floor of the exploration."""
+    quiet: float = 0.25
+    """Share of the worlds that explore less, by a factor between 0.1 and 1: see `noise_scale`."""
     shards: int = 4
     """Parts of a minibatch whose gradients are computed side by side, on a CPU thread each."""
     bfloat16: bool = False
@@ -109,6 +103,8 @@ class Rl2Config:
         for name in ("gamma", "gae_lambda"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"{name} must be in (0, 1], not {getattr(self, name)}")
+        if not 0 <= self.quiet <= 1:
+            raise UserError(f"quiet must be in [0, 1], not {self.quiet}")
         for name in ("desired_kl", "entropy_weight", "value_weight"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -141,6 +137,10 @@ class Batch(NamedTuple):
     """(T, B), for the value function"""
     weight: Tensor
     """(T, B), 1, or 0 where the physics diverged"""
+    policy_weight: Tensor
+    """(T, B), likewise for the policy, where quieter worlds count less"""
+    log_scale: Tensor
+    """(1, B), logarithm of each world's `noise_scale`"""
 
 
 class Rl2(Learner):
@@ -158,7 +158,7 @@ class Rl2(Learner):
         with torch.random.fork_rng([]):
             torch.manual_seed(Key(seed, "policy").uint64() >> 1)
             self.net = self._network().to(self.device)
-        self.adam = Adam(list(self.net.parameters()), config.lr)
+        self.adam = ppo.Adam(list(self.net.parameters()), config.lr)
         self._forward = torch.compile(self.net) if config.compile else self.net
         self.obs_moments = RunningMoments(spec.observation_size, self.device)
         self.reward_moments = RunningMoments(1, self.device)
@@ -228,9 +228,10 @@ class Rl2(Learner):
         started = time.perf_counter()
         worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
         worlds.seed(key.fold("reset"))
-        rollout, returns, mean, value, last_value = self._collect(worlds, key)
+        scale = ppo.noise_scale(worlds.num_worlds, self.config.quiet, key).to(self.device)
+        rollout, returns, mean, value, last_value = self._collect(worlds, key, scale)
         sampled = time.perf_counter()
-        batch = self._batch(rollout, mean, value, last_value)
+        batch = self._batch(rollout, mean, value, last_value, scale)
         losses = self._update(batch, key)
         self.obs_moments.update(rollout.obs[rollout.valid])
         self.reward_moments.update(rollout.reward[rollout.valid][:, None])
@@ -246,14 +247,14 @@ class Rl2(Learner):
         }
 
     def _collect(
-        self, worlds: TaskWorlds, key: Key
+        self, worlds: TaskWorlds, key: Key, scale: Tensor
     ) -> tuple[Rollout, list[float], Tensor, Tensor, Tensor]:
         """Return the trials, each episode's mean return, and what the network made of each step.
 
         Every episode starts with a reset of all worlds, as in evaluation.
         """
         state = self.begin(len(worlds.tasks), worlds.worlds_per_task)
-        recorder, parts = _Recorder(self), []
+        recorder, parts = Recorder(self._act, self.device, scale), []
         for k in range(self.config.episodes):
             worlds.reset()
             part, state = collect(
@@ -275,7 +276,9 @@ class Rl2(Learner):
         return rollout, returns, mean, value, last_value
 
     @torch.no_grad()
-    def _batch(self, rollout: Rollout, mean: Tensor, value: Tensor, last_value: Tensor) -> Batch:
+    def _batch(
+        self, rollout: Rollout, mean: Tensor, value: Tensor, last_value: Tensor, scale: Tensor
+    ) -> Batch:
         """Estimate advantages and value targets.
 
         The time limit of an episode inside the trial is no end: the value of what follows is that
@@ -285,7 +288,7 @@ class Rl2(Learner):
         """
         config, weight = self.config, rollout.valid.float()
         self.return_moments.update(
-            discounted_sums(rollout.reward, config.gamma)[rollout.valid][:, None]
+            ppo.discounted_sums(rollout.reward, config.gamma)[rollout.valid][:, None]
         )
         reward = rollout.reward / self.return_moments.std.float()
         ended = rollout.terminated | rollout.diverged
@@ -295,30 +298,31 @@ class Rl2(Learner):
             gamma=config.gamma, gae_lambda=config.gae_lambda,
         )  # fmt: skip
         action = torch.where(rollout.diverged[..., None], 0.0, rollout.action)  # may be NaN there
-        log_prob = self.net.policy(mean).log_prob(action)
+        log_prob = self.net.policy(mean, scale.log()).log_prob(action)
         return Batch(
-            self._inputs(rollout), action, log_prob, standardised(advantage, weight),
-            advantage + value, weight,
+            self._inputs(rollout), action, log_prob, ppo.standardised(advantage, weight),
+            advantage + value, weight, weight * scale**2, scale.log()[None],
         )  # fmt: skip
 
     def _update(self, batch: Batch, key: Key) -> dict[str, float]:
         """Pass over the trials several times, in minibatches of worlds; a step for each."""
         config, worlds = self.config, batch.weight.shape[1]
         metrics: list[Tensor] = []
-        with side_by_side() as pool:
+        with ppo.side_by_side() as pool:
             for epoch in range(config.epochs):
                 order = torch.randperm(worlds, generator=key.fold("minibatches", epoch).torch())
                 metrics = []
                 for chosen in order.to(self.device).chunk(min(config.minibatches, worlds)):
-                    total = batch.weight[:, chosen].sum().clamp(min=1.0)
-                    gradient, found = summed_gradient(
-                        lambda ids, total=total: self._loss(batch, ids, total), self.adam.params,
+                    totals = [part[:, chosen].sum().clamp(min=0.01)
+                              for part in (batch.policy_weight, batch.weight)]  # fmt: skip
+                    gradient, found = ppo.summed_gradient(
+                        lambda ids, totals=totals: self._loss(batch, ids, totals), self.adam.params,
                         chosen.chunk(self._shards(len(chosen))), pool,
                     )  # fmt: skip
                     self.adam.step(gradient, config.max_grad_norm)
                     metrics.append(found)
         policy_loss, value_loss, kl, clipped = torch.stack(metrics).mean(0).tolist()
-        self.adam.lr = adapted_lr(self.adam.lr, kl, config.desired_kl)
+        self.adam.lr = ppo.adapted_lr(self.adam.lr, kl, config.desired_kl)
         return {
             "loss": policy_loss, "value_loss": value_loss, "kl": kl, "clip_fraction": clipped,
         }  # fmt: skip
@@ -326,21 +330,24 @@ class Rl2(Learner):
     def _shards(self, worlds: int) -> int:
         return min(self.config.shards, worlds) if self.device.type == "cpu" else 1
 
-    def _loss(self, batch: Batch, ids: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-        """PPO's loss, the value's Huber loss and the entropy of worlds `ids`, over `total` steps.
+    def _loss(self, batch: Batch, ids: Tensor, totals: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the loss of worlds `ids`, a part of the mean over a minibatch with these totals.
+
+        A world that explores by a factor c less counts c² in the policy's part: its
+        log-probabilities are 1/c² as sensitive to the mean.
 
         Returns:
             The loss; and policy loss, value loss, KL divergence and share of clipped ratios, (4,).
         """
         config, part = self.config, Batch(*(tensor[:, ids] for tensor in batch))
-        weight = part.weight / total
+        weight = part.policy_weight / totals[0]
         mean, value = self._unroll(part.inputs)
-        policy = self.net.policy(mean)
+        policy = self.net.policy(mean, part.log_scale[0])
         log_ratio = policy.log_prob(part.action) - part.log_prob
-        policy_loss = -(clipped_gain(log_ratio, part.advantage, config.clip) * weight).sum()
+        policy_loss = -(ppo.clipped_gain(log_ratio, part.advantage, config.clip) * weight).sum()
         error = functional.smooth_l1_loss(value, part.target, reduction="none")
-        value_loss = (error * weight).sum()
-        entropy = policy.log_std.sum() * weight.sum()
+        value_loss = (error * part.weight).sum() / totals[1]
+        entropy = self.net.policy(mean).log_std.sum() * weight.sum()
         loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
         with torch.no_grad():
             ratio = log_ratio.exp()
@@ -384,18 +391,3 @@ class Rl2(Learner):
     def adapted_state_dict(self, state: State) -> dict[str, Tensor]:
         """Return the memory, one row a world; the weights are those of the checkpoint."""
         return {f"memory.{i}": tensor.clone() for i, tensor in enumerate(state.memory)}
-
-
-class _Recorder:
-    """Acts as a learner does, exploring, and keeps what its network made of each step."""
-
-    def __init__(self, learner: Rl2) -> None:
-        self._learner, self.device = learner, learner.device
-        self.heads: list[tuple[Tensor, Tensor]] = []
-
-    def act(
-        self, step: Step, state: State, *, explore: bool, noise: Tensor | None
-    ) -> tuple[Tensor, State]:
-        action, heads, state = self._learner._act(step, state, noise)
-        self.heads.append(heads)
-        return action, state

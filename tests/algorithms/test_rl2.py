@@ -9,7 +9,7 @@ from metarl import TaskDistribution, TaskWorlds, UserError, collect, evaluate
 from metarl.algorithms.rl2 import Batch, Rl2, Rl2Config, State
 from metarl.keys import Key
 from metarl.memory import MEMORIES
-from metarl.ppo import summed_gradient
+from metarl.ppo import noise_scale, summed_gradient
 from metarl.rollout import Rollout, Step
 from metarl.worlds import Spec
 
@@ -56,12 +56,15 @@ def rollout(reward: Tensor, **flags: Tensor) -> Rollout:
     return Rollout(**(parts | flags))
 
 
-def targets(agent: Rl2, data: Rollout, value: Tensor, last: Tensor) -> tuple[Tensor, Batch]:
+def targets(
+    agent: Rl2, data: Rollout, value: Tensor, last: Tensor, scale: Tensor | None = None
+) -> tuple[Tensor, Batch]:
     """The value targets in units of the reward's scale, where `value` and `last` are in rewards."""
     agent.return_moments.mean = torch.zeros(1, dtype=torch.float64)
     agent.return_moments.variance = torch.full((1,), 4.0, dtype=torch.float64)
     agent.return_moments.count = torch.tensor(1e12, dtype=torch.float64)  # a scale of 2 that stays
-    batch = agent._batch(data, torch.zeros(*value.shape, 2), value / 2, last / 2)
+    scale = torch.ones(value.shape[1]) if scale is None else scale
+    batch = agent._batch(data, torch.zeros(*value.shape, 2), value / 2, last / 2, scale)
     return batch.target * 2, batch
 
 
@@ -80,15 +83,14 @@ def test_the_first_epoch_finds_the_log_probs_of_the_collection(memory: str) -> N
     agent, worlds = point(memory=memory)
     agent.meta_step(worlds, worlds.tasks, Key(1))  # statistics that are not 0 and 1
     shaken(agent)
-    data, _, mean, value, last = agent._collect(worlds, Key(2))
-    batch = agent._batch(data, mean, value, last)
+    batch, mean, value = collected(agent, worlds, quiet=0.0)
     with torch.no_grad():
         again, value_again = agent._unroll(batch.inputs)
-        log_prob = agent.net.policy(again).log_prob(batch.action)
+        log_prob = agent.net.policy(again, batch.log_scale[0]).log_prob(batch.action)
     assert (log_prob - batch.log_prob).abs().max() < 1e-5
     assert (value_again - value).abs().max() < 1e-5
     assert mean.std() > 0.05
-    _, metrics = agent._loss(batch, torch.arange(worlds.num_worlds), batch.weight.sum())
+    _, metrics = agent._loss(batch, torch.arange(worlds.num_worlds), totals(batch))
     assert metrics[2].abs() < 1e-6  # no divergence before the first step
     assert metrics[3] == 0
 
@@ -197,23 +199,42 @@ def test_what_a_diverged_step_holds_changes_no_gradient() -> None:
         data = rollout(reward, diverged=diverged)
         data = data._replace(action=data.action.masked_fill(diverged[..., None], wild))
         _, batch = targets(agent, data, torch.zeros(6, 4), torch.zeros(4))
-        loss, _ = agent._loss(batch, torch.arange(4), batch.weight.sum())
+        loss, _ = agent._loss(batch, torch.arange(4), totals(batch))
         results.append(torch.autograd.grad(loss, agent.adam.params))
         assert all(part.isfinite().all() for part in results[-1])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+def test_a_quiet_world_explores_less_and_counts_less() -> None:
+    agent, worlds = point()
+    scale = torch.ones(2 * TASKS)
+    worlds.seed(Key(1))
+    loud, _, mean, value, last = agent._collect(worlds, Key(2), scale)
+    scale[3] = 0.5
+    worlds.seed(Key(1))
+    data, _, other, *_ = agent._collect(worlds, Key(2), scale)
+    assert torch.allclose((data.action - other)[0, 3], (loud.action - mean)[0, 3] / 2)
+    assert torch.equal(data.action[:, :3], loud.action[:, :3])
+    batch = agent._batch(data, other, value, last, scale)
+    std = 0.5 * agent.net.log_std.detach().exp()
+    expected = torch.distributions.Normal(other[:, 3], std).log_prob(data.action[:, 3]).sum(-1)
+    assert torch.allclose(batch.log_prob[:, 3], expected, atol=1e-5)
+    assert (batch.policy_weight[:, 3] == 0.25).all()
+    assert (batch.weight[:, 3] == 1).all()
+
+
 def test_the_gradient_of_the_loss_equals_finite_differences() -> None:
     agent = shaken(learner(entropy_weight=0.1))
     agent.net.double()
-    _, batch = targets(agent, rollout(torch.randn(6, 4)), torch.randn(6, 4), torch.randn(4))
+    scale = torch.tensor([1.0, 0.5, 1.0, 0.2])
+    _, batch = targets(agent, rollout(torch.randn(6, 4)), torch.randn(6, 4), torch.randn(4), scale)
     batch = Batch(*(part.double() for part in batch))
     agent._unroll = agent.net  # not back to float32
     ids, params = torch.arange(4), agent.adam.params
 
     def loss() -> Tensor:
-        return agent._loss(batch, ids, batch.weight.sum())[0]
+        return agent._loss(batch, ids, totals(batch))[0]
 
     gradient = torch.autograd.grad(loss(), params)
     direction = [torch.randn_like(p) for p in params]
@@ -231,8 +252,8 @@ def test_a_gradient_has_the_same_bits_on_any_number_of_threads() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     agent, worlds = point()
-    batch = agent._batch(*_collected(agent, worlds))
-    everyone, total = torch.arange(worlds.num_worlds), batch.weight.sum()
+    batch = collected(agent, worlds)[0]
+    everyone, total = torch.arange(worlds.num_worlds), totals(batch)
 
     def gradient(parts: int, threads: int) -> list[Tensor]:
         with ThreadPoolExecutor(threads) as pool:
@@ -246,9 +267,15 @@ def test_a_gradient_has_the_same_bits_on_any_number_of_threads() -> None:
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one, whole, strict=True))
 
 
-def _collected(agent: Rl2, worlds: TaskWorlds) -> tuple[Rollout, Tensor, Tensor, Tensor]:
-    data, _, mean, value, last = agent._collect(worlds, Key(2))
-    return data, mean, value, last
+def collected(agent: Rl2, worlds: TaskWorlds, quiet: float = 0.5) -> tuple[Batch, Tensor, Tensor]:
+    """A batch of which some worlds are quiet, and the means and values of its steps."""
+    scale = noise_scale(worlds.num_worlds, quiet, Key(2))
+    data, _, mean, value, last = agent._collect(worlds, Key(2), scale)
+    return agent._batch(data, mean, value, last, scale), mean, value
+
+
+def totals(batch: Batch) -> list[Tensor]:
+    return [batch.policy_weight.sum(), batch.weight.sum()]
 
 
 def test_statistics_move_in_training_alone() -> None:
@@ -265,7 +292,7 @@ def test_statistics_move_in_training_alone() -> None:
 
 def test_mixed_precision_stays_close() -> None:
     agent, worlds = point()
-    batch = agent._batch(*_collected(shaken(agent), worlds))
+    batch = collected(shaken(agent), worlds)[0]
     mixed = Rl2(worlds.spec, Rl2Config(units=16, hidden=8, bfloat16=True))
     mixed.load_state_dict(agent.state_dict())
     with torch.no_grad():
