@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,10 +63,13 @@ class Report:
     env_steps: int
     """Environment steps that the evaluation took"""
     seconds: float
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+    """What the learner says of its state in each round: name -> [K+1][M][…], mean over worlds"""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object of `metarl evaluate --json`."""
-        return asdict(self)
+        """Return the JSON object of `metarl evaluate --json`; diagnostics only if there are some."""
+        data = asdict(self)
+        return data if self.diagnostics else {k: v for k, v in data.items() if k != "diagnostics"}
 
     def save(self, path: Path | str) -> None:
         """Write the JSON, whole or not at all."""
@@ -85,10 +88,12 @@ class Report:
         """Read a report; keys beyond the fields are ignored. Raises UserError naming `where`."""
         if not isinstance(data, dict):
             raise UserError(f"'{where}' is not an evaluation report: no JSON object")
-        missing = [field.name for field in fields(cls) if field.name not in data]
+        missing = [
+            f.name for f in fields(cls) if f.name not in data and f.default_factory is MISSING
+        ]
         if missing:
             raise UserError(f"'{where}' is not an evaluation report: it lacks {', '.join(missing)}")
-        values = {field.name: data[field.name] for field in fields(cls)}
+        values = {field.name: data[field.name] for field in fields(cls) if field.name in data}
         try:
             return cls(**values | _checked(values))
         except ValueError as error:
@@ -212,7 +217,11 @@ def evaluate(
     state = learner.begin(count, per_task)
     key = Key(seed, "evaluate")
     rounds = []
+    said: dict[str, list[Any]] = {}
     for k in range(episodes + 1):
+        for name, values in learner.diagnostics(state).items():
+            by_task = values.unflatten(0, (count, per_task)).mean(1)
+            said.setdefault(name, []).append(by_task.tolist())
         _begin(worlds, key.fold("score", k))
         scored, after = collect(
             worlds, learner, state, horizon, key.fold("score", k), explore=False
@@ -235,7 +244,7 @@ def evaluate(
         experience=[k * (per_task if learner.pools_worlds else 1) for k in range(episodes + 1)],
         iqm=centre.tolist(), ci95=interval.tolist(), mean=returns.mean(0).tolist(),
         stand_still=still, env_steps=worlds.env_steps - steps,
-        seconds=round(time.perf_counter() - started, 3),
+        seconds=round(time.perf_counter() - started, 3), diagnostics=said,
     )  # fmt: skip
 
 

@@ -53,8 +53,7 @@ class PearlConfig:
     target_rate: float = 0.005
     """τ: how far the target critics move to the critics in each step."""
     reward_scale: float = 5.0
-    """Factor on the reward in the critics' target; with a fixed temperature it sets the
-    exploration."""
+    """Factor on the reward in the critics' target, against which the temperature is weighed."""
     temperature: float = 1.0
     """α, the weight of the entropy; where it starts, if it is automatic."""
     automatic_temperature: bool = False
@@ -76,8 +75,7 @@ class PearlConfig:
     gradient_steps: int = 2000
     """Gradient steps of an iteration."""
     initial_episodes: int = 10
-    """Episodes of a task the first time that it comes up, by the untrained policy; gradient steps
-    begin when all tasks of the pool have them."""
+    """Episodes of a task when it first comes up; gradient steps begin when all tasks have them."""
     prior_episodes: int = 2
     """Episodes of each task of an iteration with z from the prior; they replace the context."""
     posterior_episodes: int = 3
@@ -112,10 +110,8 @@ class PearlConfig:
                 raise UserError(f"{name} must be in (0, 1], not {getattr(self, name)}")
         for name in ("hidden", "encoder_hidden"):
             value = getattr(self, name)
-            if not value or any(units < 1 for units in value):
-                raise UserError(
-                    f"{name} must name at least one layer of positive size, not {value}"
-                )
+            if not value or min(value) < 1:
+                raise UserError(f"{name} must name layers of positive size, not {value}")
         if self.replay_device not in ("same", "cpu"):
             raise UserError(f"replay_device must be same or cpu, not {self.replay_device!r}")
 
@@ -206,6 +202,11 @@ class Pearl(Learner):
         parts = [rollout.obs, rollout.action, rollout.reward[..., None], rollout.next_obs]
         context = torch.cat(parts, dim=-1)[..., : self.context_width]
         return state.times(*self.encoder(context), rollout.valid)
+
+    def diagnostics(self, state: Belief) -> dict[str, Tensor]:
+        """Return mean and variance of z, (B, L) each."""
+        mean, variance = state.posterior()
+        return {"z_mean": mean, "z_variance": variance}
 
     # --- the meta-update -----------------------------------------------------------------------
 
@@ -325,8 +326,7 @@ class Pearl(Learner):
     def update(self, batch: Batch) -> Tensor:
         """Make one gradient step on encoder and critics, then actor; return `METRICS`, on device.
 
-        z is a constant to the actor and to the critics' target: the encoder learns from the
-        critics' loss and the KL divergence alone.
+        To the actor and to the critics' target z is a constant: it does not teach the encoder.
         """
         config, sac = self.config, self.sac
         o, a = self.spec.observation_size, self.spec.action_size
@@ -403,6 +403,4 @@ class Pearl(Learner):
 
     def adapted_state_dict(self, state: Belief) -> dict[str, Tensor]:
         """Return the policy's weights, and mean and variance of z, (B, L) each."""
-        mean, variance = state.posterior()
-        policy = self.sac.policy.params.detach().contiguous()
-        return {"policy": policy, "z_mean": mean.contiguous(), "z_variance": variance.contiguous()}
+        return {"policy": self.sac.policy.params.detach().clone(), **self.diagnostics(state)}
