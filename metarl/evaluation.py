@@ -67,7 +67,7 @@ class Report:
     """What the learner says of its state in each round: name -> [K+1][M][…], mean over worlds"""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object of `metarl evaluate --json`; diagnostics only if there are some."""
+        """Return the JSON object of `metarl evaluate --json`; diagnostics if there are some."""
         data = asdict(self)
         return data if self.diagnostics else {k: v for k, v in data.items() if k != "diagnostics"}
 
