@@ -3,6 +3,7 @@
 import sys
 
 from metarl.algorithms.maml_trpo import MamlTrpoConfig
+from metarl.algorithms.pearl import PearlConfig
 from metarl.algorithms.rl2 import Rl2Config
 from metarl.experiment import Settings, main
 from metarl.train_config import TrainConfig
@@ -34,6 +35,28 @@ SETTINGS = {
             evaluate_tasks=40,
         ),
         learner=Rl2Config(shards=2),
+    ),
+    # five worlds of each of the two tasks; a quarter of the authors' gradient steps: for CPUs
+    "pearl": Settings(
+        train=TrainConfig(
+            tasks_per_iteration=2,
+            rollouts_per_task=5,
+            env_steps=500_000,
+            evaluate_every=10,
+            evaluate_tasks=2,
+            evaluate_episodes=3,
+            checkpoint_every=5,
+            print_every=5,
+        ),
+        learner=PearlConfig(
+            train_tasks=2,
+            meta_batch=4,
+            context_size=256,
+            gradient_steps=500,
+            prior_episodes=5,
+            posterior_episodes=5,
+            replay_capacity=100_000,
+        ),
     ),
 }
 

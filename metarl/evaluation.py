@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,10 +65,13 @@ class Report:
     seconds: float
     diverged: int = 0
     """Scored episodes that the physics did not see to their end; their returns count as they are"""
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+    """What the learner says of its state in each round: name -> [K+1][M][…], mean over worlds"""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object of `metarl evaluate --json`."""
-        return asdict(self)
+        """Return the JSON object of `metarl evaluate --json`; diagnostics if there are some."""
+        data = asdict(self)
+        return data if self.diagnostics else {k: v for k, v in data.items() if k != "diagnostics"}
 
     def save(self, path: Path | str) -> None:
         """Write the JSON, whole or not at all."""
@@ -87,11 +90,10 @@ class Report:
         """Read a report; keys beyond the fields are ignored. Raises UserError naming `where`."""
         if not isinstance(data, dict):
             raise UserError(f"'{where}' is not an evaluation report: no JSON object")
-        known = {"diverged": 0} | data
-        missing = [field.name for field in fields(cls) if field.name not in known]
+        missing = [name for name in _required(cls) if name not in data]
         if missing:
             raise UserError(f"'{where}' is not an evaluation report: it lacks {', '.join(missing)}")
-        values: dict[str, Any] = {field.name: known[field.name] for field in fields(cls)}
+        values = {"diverged": 0} | {f.name: data[f.name] for f in fields(cls) if f.name in data}
         try:
             return cls(**values | _checked(values))
         except ValueError as error:
@@ -137,6 +139,11 @@ class Report:
         if self.split == "heldout" and (repeated or _is_training_split(self.family)):
             lines.append("note: tasks are choices, so the held-out tasks are the training tasks")
         return lines
+
+
+def _required(cls: type[Report]) -> list[str]:
+    """Return the names of the fields that have no default."""
+    return [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
 
 
 _LEAST = {"seed": 0, "rollouts_per_task": 1, "env_steps": 0, "diverged": 0}
@@ -216,7 +223,11 @@ def evaluate(
     state = learner.begin(count, per_task)
     key = Key(seed, "evaluate")
     rounds, diverged = [], 0
+    said: dict[str, list[Any]] = {}
     for k in range(episodes + 1):
+        for name, values in learner.diagnostics(state).items():
+            by_task = values.unflatten(0, (count, per_task)).mean(1)
+            said.setdefault(name, []).append(by_task.tolist())
         _begin(worlds, key.fold("score", k))
         scored, after = collect(
             worlds, learner, state, horizon, key.fold("score", k), explore=False
@@ -241,7 +252,7 @@ def evaluate(
         experience=[k * (per_task if learner.pools_worlds else 1) for k in range(episodes + 1)],
         iqm=centre.tolist(), ci95=interval.tolist(), mean=returns.mean(0).tolist(),
         stand_still=still, env_steps=worlds.env_steps - steps,
-        seconds=round(time.perf_counter() - started, 3), diverged=diverged,
+        seconds=round(time.perf_counter() - started, 3), diverged=diverged, diagnostics=said,
     )  # fmt: skip
 
 

@@ -78,6 +78,10 @@ class Learner(ABC):
     def adapt(self, state: Any, rollout: Rollout) -> Any:
         """Return the state adapted to a rollout in the same worlds; `state` stays as it is."""
 
+    def diagnostics(self, state: Any) -> dict[str, Tensor]:
+        """Return what a report should say of a state, by name: tensors (B, …), a row a world."""
+        return {}
+
     @abstractmethod
     def meta_step(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> dict[str, float]:
         """Collect data for M tasks and make one meta-update.

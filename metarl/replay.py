@@ -105,7 +105,7 @@ class TaskReplay:
         """Draw transitions uniformly, with replacement, each from its own task.
 
         Args:
-            ids: (m,) int64 tasks, none of them empty.
+            ids: (m,) int64 tasks; of an empty one come rows without meaning.
             n: transitions of each.
             generator: on the buffers' device.
 
@@ -114,7 +114,7 @@ class TaskReplay:
         """
         size = self.size[ids][:, None]
         unit = torch.rand(len(ids), n, device=self.data.device, generator=generator)
-        slot = torch.minimum((unit * size).long(), size - 1)
+        slot = torch.minimum((unit * size).long(), (size - 1).clamp(min=0))
         where = (ids[:, None] * self.capacity + slot).flatten()
         return self.data.flatten(0, 1).index_select(0, where).unflatten(0, (len(ids), n))
 

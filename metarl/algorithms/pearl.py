@@ -53,8 +53,7 @@ class PearlConfig:
     target_rate: float = 0.005
     """τ: how far the target critics move to the critics in each step."""
     reward_scale: float = 5.0
-    """Factor on the reward in the critics' target; with a fixed temperature it sets the
-    exploration."""
+    """Factor on the reward in the critics' target, against which the temperature is weighed."""
     temperature: float = 1.0
     """α, the weight of the entropy; where it starts, if it is automatic."""
     automatic_temperature: bool = False
@@ -76,8 +75,7 @@ class PearlConfig:
     gradient_steps: int = 2000
     """Gradient steps of an iteration."""
     initial_episodes: int = 10
-    """Episodes of a task the first time that it comes up, by the untrained policy; gradient steps
-    begin when all tasks of the pool have them."""
+    """Episodes of a task when it first comes up; gradient steps begin when all tasks have them."""
     prior_episodes: int = 2
     """Episodes of each task of an iteration with z from the prior; they replace the context."""
     posterior_episodes: int = 3
@@ -91,7 +89,7 @@ class PearlConfig:
     save_replay: bool = True
     """Save the replay in checkpoints; without it a resumed run collects anew before it goes on."""
     cuda_graph: bool = True
-    """Capture the gradient step as a CUDA graph where learner and replay are on a GPU."""
+    """Capture the gradient step as a CUDA graph where the replay is on a GPU."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -99,23 +97,18 @@ class PearlConfig:
             value = getattr(self, name)
             if type(value) is not int or not least <= value < 2**31:
                 raise UserError(f"{name} must be a whole number of at least {least}, not {value}")
-        for name in ("lr", "reward_scale", "temperature"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise UserError(f"{name} must be positive and finite, not {value}")
-        for name in ("kl_weight", "policy_penalty"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise UserError(f"{name} must be finite and not negative, not {value}")
+        for name in ("lr", "reward_scale", "temperature", "kl_weight", "policy_penalty"):
+            value, may_vanish = getattr(self, name), name in ("kl_weight", "policy_penalty")
+            if not (0 <= value < math.inf and (may_vanish or value)):
+                sign = "not negative" if may_vanish else "positive"
+                raise UserError(f"{name} must be finite and {sign}, not {value}")
         for name in ("gamma", "target_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"{name} must be in (0, 1], not {getattr(self, name)}")
         for name in ("hidden", "encoder_hidden"):
             value = getattr(self, name)
-            if not value or any(units < 1 for units in value):
-                raise UserError(
-                    f"{name} must name at least one layer of positive size, not {value}"
-                )
+            if not value or min(value) < 1:
+                raise UserError(f"{name} must name layers of positive size, not {value}")
         if self.replay_device not in ("same", "cpu"):
             raise UserError(f"replay_device must be same or cpu, not {self.replay_device!r}")
 
@@ -132,7 +125,7 @@ METRICS = ("critic_loss", "actor_loss", "kl", "entropy", "z_variance", "temperat
 
 
 class Batch(NamedTuple):
-    """All that a gradient step is a function of, besides the weights: m tasks of b transitions."""
+    """The input of a gradient step: m tasks of b transitions."""
 
     context: Tensor
     """(m, c, C) what the encoder sees"""
@@ -207,6 +200,11 @@ class Pearl(Learner):
         context = torch.cat(parts, dim=-1)[..., : self.context_width]
         return state.times(*self.encoder(context), rollout.valid)
 
+    def diagnostics(self, state: Belief) -> dict[str, Tensor]:
+        """Return mean and variance of z, (B, L) each."""
+        mean, variance = state.posterior()
+        return {"z_mean": mean, "z_variance": variance}
+
     # --- the meta-update -----------------------------------------------------------------------
 
     def meta_step(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> dict[str, float]:
@@ -262,13 +260,13 @@ class Pearl(Learner):
             "diverged": float(diverged),
         }  # fmt: skip
 
+    @torch.no_grad()
     def _given_context(self, state: Belief, ids: Tensor, each: int, key: Key) -> Belief:
         """Return the state with the posterior given a sample of the tasks' contexts."""
         self._draws.manual_seed(key.fold("context").uint64() >> 1)
         ids = ids.to(self._replay_device())
         rows = self._replay()[1].sample(ids, self.config.context_size, self._draws)
-        with torch.no_grad():
-            factors = self.encoder(rows.to(self.device).transpose(0, 1))
+        factors = self.encoder(rows.to(self.device).transpose(0, 1))
         mean, variance = (part.repeat_interleave(each, 1) for part in factors)
         valid = torch.ones(mean.shape[:2], dtype=torch.bool, device=self.device)
         given = state.times(mean, variance, valid)
@@ -290,21 +288,14 @@ class Pearl(Learner):
 
     def _captured(self) -> GraphedStep | None:
         """Return the gradient step as a CUDA graph, or None where it cannot be one."""
-        devices = {self.device.type, self._replay_device().type}
-        if devices != {"cuda"} or not self.config.cuda_graph:
-            return None
-        if self._graph is None:
+        where = self._replay_device().type
+        if self._graph is None and where == "cuda" and self.config.cuda_graph:
             changed = list(self._weights().values())
             self._graph = GraphedStep(self._step, changed, [self._draws, self._noise])
         return self._graph
 
     def sample_batch(self, draws: torch.Generator, noise: torch.Generator) -> Batch:
-        """Draw what one gradient step needs, without waiting for the device.
-
-        Args:
-            draws: on the replay's device: tasks and transitions.
-            noise: on the learner's device.
-        """
+        """Draw tasks and transitions from `draws`, and noise from `noise`; nothing waits."""
         config, (replay, context) = self.config, self._replay()
         device, m = replay.data.device, config.meta_batch
         pools = -(-m // config.train_tasks)  # more tasks than there are: each about as often
@@ -325,8 +316,7 @@ class Pearl(Learner):
     def update(self, batch: Batch) -> Tensor:
         """Make one gradient step on encoder and critics, then actor; return `METRICS`, on device.
 
-        z is a constant to the actor and to the critics' target: the encoder learns from the
-        critics' loss and the KL divergence alone.
+        To the actor and to the critics' target z is a constant: it does not teach the encoder.
         """
         config, sac = self.config, self.sac
         o, a = self.spec.observation_size, self.spec.action_size
@@ -403,6 +393,4 @@ class Pearl(Learner):
 
     def adapted_state_dict(self, state: Belief) -> dict[str, Tensor]:
         """Return the policy's weights, and mean and variance of z, (B, L) each."""
-        mean, variance = state.posterior()
-        policy = self.sac.policy.params.detach().contiguous()
-        return {"policy": policy, "z_mean": mean.contiguous(), "z_variance": variance.contiguous()}
+        return {"policy": self.sac.policy.params.detach().clone(), **self.diagnostics(state)}

@@ -1,0 +1,417 @@
+"""PEARL: posteriors by hand, what trains what, its plain reference, restarts, adaptation."""
+
+import importlib.util
+import itertools
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch.autograd import grad
+from torch.distributions import Normal, kl_divergence
+
+from envs.point import PointGoal
+from metarl import Choices, Param, TaskDistribution, TaskWorlds, UserError, collect, evaluate
+from metarl.algorithms.pearl import METRICS, Batch, Pearl, PearlConfig
+from metarl.context import DRAWS, Belief, kl_from_prior, product_of_gaussians
+from metarl.evaluation import Report
+from metarl.keys import Key
+from metarl.worlds import Spec
+
+SPEC = Spec(observation_size=4, action_size=2, horizon=20)
+SMALL = PearlConfig(
+    train_tasks=4, hidden=(16, 16), encoder_hidden=(12,), meta_batch=3, batch_size=8,
+    context_size=6, gradient_steps=4, initial_episodes=2, replay_capacity=100,
+)  # fmt: skip
+WEIGHTS = ("encoder.params", "policy.params", "critic.params", "target")
+
+
+def learner(config: PearlConfig = SMALL, seed: int = 0) -> Pearl:
+    """A learner with noise in its replay."""
+    made = Pearl(SPEC, config, seed=seed)
+    for part in made._replay():
+        part.data.normal_(generator=torch.Generator().manual_seed(1))
+        part.data[..., -1] = (part.data[..., -1] > 1.5).float()  # terminated
+        part.size.fill_(part.capacity)
+    return made
+
+
+def batch(made: Pearl, seed: int = 0) -> Batch:
+    return made.sample_batch(*(torch.Generator().manual_seed(seed + k) for k in (0, 100)))
+
+
+def snapshot(made: Pearl) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in made.state_dict().items()}
+
+
+# --- the posterior -----------------------------------------------------------------------------
+
+
+def test_the_product_of_two_gaussians_by_hand() -> None:
+    # precisions 1 and 4 add to 5; the mean is (1 * 2 + 4 * -3) / 5 = -2
+    mean, variance = product_of_gaussians(
+        torch.tensor([[[2.0], [-3.0]]]), torch.tensor([[[1.0], [0.25]]])
+    )
+    assert mean.item() == pytest.approx(-2.0)
+    assert variance.item() == pytest.approx(0.2)
+
+
+def test_the_divergence_from_the_prior_by_hand() -> None:
+    # 0.5 (m² + v − 1 − ln v): 0.5 (4 + 1 − 1 − 0) = 2 and 0.5 (0 + 0.5 − 1 + ln 2) = 0.0965736
+    mean, variance = torch.tensor([[2.0], [0.0]]), torch.tensor([[1.0], [0.5]])
+    assert kl_from_prior(mean, variance).item() == pytest.approx(2.0965736)
+    mean, variance = torch.randn(3, 5), torch.rand(3, 5) + 0.1
+    prior = Normal(torch.zeros(3, 5), torch.ones(3, 5))
+    expected = kl_divergence(Normal(mean, variance.sqrt()), prior).sum()
+    torch.testing.assert_close(kl_from_prior(mean, variance), expected)
+
+
+def rollout_of(made: Pearl, tasks: int = 2, worlds: int = 2):
+    world = TaskWorlds("point-goal", tasks * worlds, 1)
+    world.set_tasks(TaskDistribution(world.family).split("train", tasks), worlds)
+    world.seed(Key(0))
+    world.reset()
+    state = made.begin(tasks, worlds)
+    return collect(world, made, state, SPEC.horizon, Key(1), explore=True)
+
+
+def test_the_belief_of_each_world_is_the_product_over_its_own_transitions() -> None:
+    made = learner()
+    data, state = rollout_of(made)
+    adapted = made.adapt(state, data)
+    mean, variance = adapted.posterior()
+    for world in range(4):
+        context = torch.cat(
+            (data.obs[:, world], data.action[:, world], data.reward[:, world, None]), dim=1
+        )
+        expected = product_of_gaussians(*(part[None] for part in made.encoder(context)))
+        torch.testing.assert_close(mean[world], expected[0][0])
+        torch.testing.assert_close(variance[world], expected[1][0])
+
+
+def test_the_posterior_contracts_with_context() -> None:
+    made = learner()
+    data, state = rollout_of(made)
+    variances = [state.posterior()[1]]
+    for _ in range(3):
+        state = made.adapt(state, data)
+        variances.append(state.posterior()[1])
+    assert (variances[0] == 1).all()  # the prior
+    for before, after in itertools.pairwise(variances):
+        assert (after < before).all()
+    torch.testing.assert_close(variances[3], variances[1] / 3)
+
+
+def test_the_order_of_the_context_does_not_matter() -> None:
+    made = learner()
+    data, state = rollout_of(made)
+    order = torch.randperm(SPEC.horizon)
+    shuffled = data._replace(
+        **{name: getattr(data, name)[order] for name in ("obs", "action", "reward", "next_obs")}
+    )
+    for one, two in zip(
+        made.adapt(state, data).posterior(), made.adapt(state, shuffled).posterior(), strict=True
+    ):
+        torch.testing.assert_close(one, two)
+
+
+def test_next_observations_are_context_only_if_asked_for() -> None:
+    for wanted in (False, True):
+        made = learner(replace(SMALL, context_next_obs=wanted))
+        data, state = rollout_of(made)
+        one = made.adapt(state, data)
+        two = made.adapt(state, data._replace(next_obs=data.next_obs + 1))
+        assert torch.equal(one.weighted, two.weighted) is not wanted
+
+
+def test_z_is_drawn_anew_in_each_episode_and_kept_within_it() -> None:
+    made, worlds = learner(), TaskWorlds("point-goal", 3, 1)
+    worlds.reset()
+    state, seen = made.begin(3, 1), []
+    for _ in range(2 * SPEC.horizon):
+        action, state = made.act(worlds.current, state, explore=False, noise=None)
+        seen.append(state.z(from_prior=True))
+        worlds.step(action)
+    first, second = seen[: SPEC.horizon], seen[SPEC.horizon :]
+    assert all(torch.equal(z, first[0]) for z in first)
+    assert all(torch.equal(z, second[0]) for z in second)
+    assert (first[0] != second[0]).all()
+    assert len(torch.unique(first[0])) == first[0].numel()  # each world has its own
+
+
+def test_draws_of_z_have_the_posteriors_moments() -> None:
+    key, device = Key(3), torch.device("cpu")
+    belief = Belief.prior(4000, 1, 2, key, device)._replace(episode=torch.zeros(4000).long())
+    mean = torch.full((1, 4000, 2), 2.0)
+    belief = belief.times(mean, torch.full_like(mean, 0.25), torch.ones(1, 4000).bool())
+    z = belief.z(from_prior=False)
+    assert z.mean().item() == pytest.approx(2.0, abs=5 * 0.5 / 8000**0.5)
+    assert z.std().item() == pytest.approx(0.5, rel=0.05)
+    assert belief.draws.shape == (DRAWS, 4000, 2)
+
+
+def test_the_report_has_the_posterior_of_each_round() -> None:
+    made = learner(replace(SMALL, exploration_episodes=1))
+    worlds = TaskWorlds("point-goal", 6, 1)
+    tasks = TaskDistribution(worlds.family).split("heldout", 3)
+    report = evaluate(made, worlds, tasks, episodes=2, seed=0)
+    variance = torch.tensor(report.diagnostics["z_variance"])
+    assert variance.shape == torch.tensor(report.diagnostics["z_mean"]).shape == (3, 3, 5)
+    assert (variance[0] == 1).all()
+    assert (variance[1] < variance[0]).all()
+    assert (variance[2] < variance[1]).all()
+    assert Report.from_json(report.to_json()) == report
+    assert Report.from_json({k: v for k, v in report.to_json().items() if k != "diagnostics"})
+
+
+def test_the_posterior_is_used_after_the_exploration_episodes() -> None:
+    made = learner(replace(SMALL, exploration_episodes=2))
+    data, state = rollout_of(made)
+    step = TaskWorlds("point-goal", 4, 1).current
+
+    def action(state: Belief) -> torch.Tensor:
+        return made.act(step, state, explore=False, noise=None)[0]
+
+    one = made.adapt(state, data)
+    two = made.adapt(one, data)
+    assert torch.equal(action(one), action(state))
+    assert not torch.equal(action(two), action(state))
+
+
+# --- the update --------------------------------------------------------------------------------
+
+
+def reference() -> ModuleType:
+    """benchmarks/pearl_update.py, whose plain implementation the update is held to."""
+    folder = Path(__file__).parents[2] / "benchmarks"
+    sys.path.insert(0, str(folder))
+    try:
+        spec = importlib.util.spec_from_file_location("pearl_update", folder / "pearl_update.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    finally:
+        sys.path.remove(str(folder))
+
+
+@pytest.mark.parametrize("per_task", [True, False])
+def test_ten_updates_are_those_of_the_plain_implementation(per_task: bool) -> None:
+    made = learner(replace(SMALL, lr=3e-3))
+    plain, start = reference().EagerPearl(made, per_task=per_task), snapshot(made)
+    for k in range(10):
+        made.update(batch(made, k))
+        plain.update(batch(made, k))
+    mine = snapshot(made)
+    for name, expected in plain.weights().items():
+        key = name if name == "target" else f"{name}.params"
+        assert (mine[key] - expected).abs().max() < 1e-5
+        assert (mine[key] - start[key]).abs().max() > 1e-4  # and they did learn
+
+
+def test_the_actor_teaches_the_encoder_nothing() -> None:
+    """The encoder's step is the gradient of critics' loss and KL, whatever the actor's noise is."""
+    one, two = learner(), learner()
+    data = batch(one)
+    one.update(data)
+    two.update(data._replace(noise=data.noise + 1))
+    a, b = snapshot(one), snapshot(two)
+    assert torch.equal(a["encoder.params"], b["encoder.params"])
+    assert torch.equal(a["critic.params"], b["critic.params"])
+    assert not torch.equal(a["policy.params"], b["policy.params"])
+
+
+def test_critics_and_divergence_both_teach_the_encoder() -> None:
+    steps = {}
+    for weight in (0.0, 1.0, 1e6):
+        made = learner(replace(SMALL, kl_weight=weight))
+        made.update(batch(made))
+        steps[weight] = made.encoder.weights.tensors()["exp_avg"].clone()
+    # Adam's first moment is a tenth of the gradient after one step
+    assert steps[0.0].abs().max() > 0
+    assert not torch.allclose(steps[0.0], steps[1.0])
+    made = learner()
+    kl = kl_from_prior(*product_of_gaussians(*made.encoder(batch(made).context)))
+    (by_kl,) = grad(kl, made.encoder.weights.params)
+    torch.testing.assert_close(steps[1.0] - steps[0.0], 0.1 * by_kl, rtol=1e-3, atol=1e-5)
+
+
+def test_a_batch_keeps_the_tasks_apart() -> None:
+    made = learner()
+    replay, context = made._replay()
+    for part in (replay, context):
+        part.data[:] = torch.arange(4.0)[:, None, None]
+    data = batch(made)
+    assert data.rows.shape == (3, 8, 12)
+    assert data.context.shape == (3, 6, 7)
+    for rows, seen in zip(data.rows, data.context, strict=True):
+        assert len(torch.unique(torch.cat((rows.flatten(), seen.flatten())))) == 1
+    assert len(torch.unique(data.rows[:, 0, 0])) == 3  # different tasks
+
+
+def test_a_meta_batch_larger_than_the_pool_repeats_tasks_evenly() -> None:
+    made = learner(replace(SMALL, train_tasks=2, meta_batch=5))
+    made._replay()[0].data[:] = torch.arange(2.0)[:, None, None]
+    counts = torch.bincount(batch(made).rows[:, 0, 0].long())
+    assert sorted(counts.tolist()) == [2, 3]
+
+
+def test_the_temperature_is_fixed_unless_it_is_automatic() -> None:
+    for automatic in (False, True):
+        made = learner(replace(SMALL, automatic_temperature=automatic, temperature=0.7))
+        made.update(batch(made))
+        changed = made.sac.temperature().item() != pytest.approx(0.7, rel=1e-6)
+        assert changed is automatic
+
+
+# --- the meta-step -----------------------------------------------------------------------------
+
+
+def meta_steps(
+    made: Pearl, numbers: range, tasks: int = 2, each: int = 1
+) -> list[dict[str, float]]:
+    worlds = TaskWorlds("point-goal", tasks * each, 1)
+    distribution = TaskDistribution(worlds.family)
+    return [
+        made.meta_step(worlds, distribution.draw(tasks, made.task_pool, i, Key(0)), Key(0, i))
+        for i in numbers
+    ]
+
+
+def test_collection_fills_both_replays_by_the_clearing_rule() -> None:
+    made = Pearl(SPEC, SMALL)
+    metrics = meta_steps(made, range(2))
+    replay, context = made._replay()
+    # each of the 4 tasks: 2 initial episodes of 20 steps
+    assert replay.size.tolist() == context.size.tolist() == [40] * 4
+    assert [m["gradient_steps"] for m in metrics] == [0, 4]  # once all tasks have data
+    (metrics,) = meta_steps(made, range(2, 3))
+    # two tasks more: 2 episodes from the prior and 3 from the posterior, on top; the context only
+    # holds the former
+    assert sorted(replay.size.tolist()) == [40, 40, 100, 100]
+    assert context.size.tolist() == [40] * 4
+    assert set(METRICS) <= set(metrics)
+
+
+def test_the_context_holds_the_newest_prior_episodes_only() -> None:
+    made = Pearl(SPEC, SMALL)
+    meta_steps(made, range(2))
+    replay, context = made._replay()
+    before = context.data.clone()
+    meta_steps(made, range(2, 3))
+    collected = (replay.size == 100).nonzero()[:, 0].tolist()
+    assert len(collected) == 2
+    for task in range(4):
+        same = torch.equal(before[task], context.data[task])
+        assert same is (task not in collected)
+    task = collected[0]
+    # rows 40 to 79 of the replay are the prior episodes, then come those of the posterior
+    assert torch.equal(context.data[task, :40], replay.data[task, 40:80, :7])
+
+
+def test_diverged_transitions_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    from metarl.algorithms import pearl
+
+    def broken(*args, **kwargs):
+        rollout, state = collect(*args, **kwargs)
+        rollout.diverged[3:7] = True
+        return rollout, state
+
+    monkeypatch.setattr(pearl, "collect", broken)
+    made = Pearl(SPEC, SMALL)
+    (metrics,) = meta_steps(made, range(1))
+    assert sorted(made._replay()[0].size.tolist()) == [0, 0, 32, 32]  # 2 episodes of 20 − 4
+    assert metrics["diverged"] == 16  # 2 tasks x 2 episodes x 4 steps
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_resumed_learner_goes_on_to_the_same_bits(saved: bool) -> None:
+    config = replace(SMALL, save_replay=saved, automatic_temperature=True)
+    one, two = Pearl(SPEC, config), Pearl(SPEC, config, seed=1)
+    meta_steps(one, range(3))
+    two.load_state_dict(snapshot(one))
+    for name, tensor in snapshot(one).items():
+        assert torch.equal(tensor, two.state_dict()[name])
+    metrics = [meta_steps(each, range(3, 4))[0] for each in (one, two)]
+    same = all(torch.equal(t, two.state_dict()[n]) for n, t in snapshot(one).items())
+    assert same is saved
+    # without the replay it first collects for every task again
+    assert [m["gradient_steps"] for m in metrics] == [4, 4 if saved else 0]
+
+
+def test_the_device_of_the_replay_changes_nothing() -> None:
+    states = []
+    for where in ("same", "cpu"):
+        made = Pearl(SPEC, replace(SMALL, replay_device=where))
+        meta_steps(made, range(3))
+        states.append(snapshot(made))
+    assert all(torch.equal(t, states[1][name]) for name, t in states[0].items())
+
+
+def test_tasks_that_are_not_of_the_pool_are_refused() -> None:
+    worlds = TaskWorlds("point-goal", 2, 1)
+    tasks = TaskDistribution(worlds.family).sample(2, Key(0).numpy())
+    with pytest.raises(UserError, match="pearl needs tasks with ids below train_tasks = 4"):
+        Pearl(SPEC, SMALL).meta_step(worlds, tasks, Key(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("train_tasks", 0), ("lr", float("nan")), ("gamma", 1.1), ("kl_weight", -1.0),
+     ("hidden", ()), ("replay_device", "disk"), ("target_rate", 0.0), ("batch_size", 2.5)],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_refused(name: str, value: object) -> None:
+    with pytest.raises(UserError, match=name):
+        PearlConfig(**{name: value})
+
+
+# --- learning ----------------------------------------------------------------------------------
+
+
+class PointSide(PointGoal):
+    """Go to the left or to the right, as the reward reveals: −|x − goal| (m)."""
+
+    name = "point-side"
+    params = (Param("goal_x", Choices((-1.0, 1.0)), unit="m"),)
+
+    def reward(self, sim, before, action, task):
+        return -(sim.qpos[:, 0] - task["goal_x"]).abs()
+
+
+@pytest.mark.slow
+def test_it_learns_to_adapt_and_needs_the_context_of_the_right_task() -> None:
+    config = PearlConfig(
+        train_tasks=2, hidden=(32, 32), encoder_hidden=(32,), lr=3e-3, gamma=0.9,
+        target_rate=0.02, meta_batch=4, batch_size=64, context_size=20, gradient_steps=100,
+        initial_episodes=10, prior_episodes=5, posterior_episodes=5, replay_capacity=3000,
+        temperature=0.2, exploration_episodes=2,
+    )  # fmt: skip
+    made, each = Pearl(SPEC, config), 5
+    worlds = TaskWorlds(PointSide(), 2 * each, 1)
+    distribution = TaskDistribution(worlds.family)
+    for i in range(9):
+        made.meta_step(worlds, distribution.draw(2, made.task_pool, i, Key(0)), Key(0, i))
+    tasks = distribution.split("heldout", 2)
+    report = evaluate(made, worlds, tasks, episodes=2, seed=0)
+    assert report.mean[2] > report.mean[0] + 3
+    assert report.mean[2] > report.stand_still + 3
+
+    state = made.begin(2, each)
+    for k in range(2):
+        worlds.seed(Key(k))
+        worlds.reset()
+        data, state = collect(worlds, made, state, SPEC.horizon, Key(k), explore=False)
+        state = made.adapt(state, data)
+    returns = []
+    for shift in (0, each):
+        worlds.seed(Key(2))
+        worlds.reset()
+        given = state._replace(
+            precision=state.precision.roll(shift, 0), weighted=state.weighted.roll(shift, 0)
+        )
+        data, _ = collect(worlds, made, given, SPEC.horizon, Key(2), explore=False)
+        returns.append(float(data.first_episode_return().mean()))
+    assert returns[0] > returns[1] + 5
