@@ -19,6 +19,7 @@ import numpy as np
 
 from metarl.errors import UserError
 from metarl.film import Film, VideoConfig
+from metarl.run_folder import disk_errors
 from metarl.threads import available_cores
 
 if TYPE_CHECKING:
@@ -122,13 +123,13 @@ def render(
     path = check_out(out)
     film = Film(recording, config or VideoConfig())
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
+    try:
         _encode(film, temporary, path.suffix.lower(), threads, progress)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
+        with disk_errors(path):
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return film
