@@ -41,6 +41,8 @@ SHORTEST = 5.0
 """Seconds that a video lasts at least: shorter episodes are shown in slow motion."""
 SMALLEST = 160
 """Pixels; a smaller panel has no room for a picture beside the words."""
+SLOWEST = 0.2
+"""The slowest motion for that."""
 HOLD = 1.0
 """Seconds for which the last state stays on screen."""
 
@@ -108,7 +110,7 @@ class Film:
         self.head = max(24, round(44 * self.panel / 480)) // 2 * 2
         self.foot = round(96 * self.panel / 480) // 2 * 2 if count == 1 else 0
         longest = max(len(e.reward) for row in recording.episodes.values() for e in row)
-        self.speed = config.speed or min(1.0, longest * dt / SHORTEST)
+        self.speed = config.speed or min(1.0, max(SLOWEST, longest * dt / SHORTEST))
         self.columns = 1 if count < 4 else 2 if count < 9 else 3
         for model in recording.models:
             brighten(model)
@@ -234,7 +236,7 @@ def _marks(
     return Marks(
         markers, np.zeros(3), np.zeros(3), np.zeros((0, 3)),
         radius=max(size, 0.045 * shot.distance), above=up + 0.35 * wide,
-        ticks=needs_ticks(model, root), scale=0.8 * size / max(fastest, *asked, 1e-6),
+        ticks=needs_ticks(model, root), scale=size / max(fastest, *asked, 1e-6),
         colour=(red, green, blue),
     )  # fmt: skip
 

@@ -176,7 +176,7 @@ def _codec(suffix: str, film: Film) -> list[str]:
     fps, width = min(film.config.fps, GIF_FPS), min(film.width, GIF_WIDTH * film.columns)
     graph = (
         f"fps={fps},scale={width}:-2:flags=lanczos,split[a][b];"
-        "[a]palettegen=max_colors=96:stats_mode=diff[p];"
+        "[a]palettegen=max_colors=128[p];"
         "[b][p]paletteuse=dither=none:diff_mode=rectangle"
     )
     return ["-filter_complex", graph, "-f", "gif"]

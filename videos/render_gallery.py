@@ -38,7 +38,7 @@ TASKS = {
     "point-goal": ["--set", "goal_x=0.6", "--set", "goal_y=-0.7"],
 }
 """Family -> the task to show; of others, the first held-out one."""
-QUALITIES = [(760, 10, 64), (720, 10, 40), (660, 8, 32), (600, 7, 24), (520, 6, 16), (440, 5, 12)]
+QUALITIES = [(720, 10, 96), (720, 8, 96), (680, 7, 80), (640, 7, 80), (600, 6, 64), (540, 5, 64)]
 """Width, frames/s and colours of a GIF: the first that is small enough."""
 
 
@@ -62,7 +62,7 @@ def make_gif(video: Path, gif: Path, most: int = GIF_BYTES) -> int:
             draft = Path(folder) / "draft.gif"
             graph = (
                 f"fps={fps},scale={width}:-2:flags=lanczos,split[a][b];"
-                f"[a]palettegen=max_colors={colours}:stats_mode=diff[p];"
+                f"[a]palettegen=max_colors={colours}[p];"
                 "[b][p]paletteuse=dither=none:diff_mode=rectangle"
             )
             command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", "-i", str(video)]
