@@ -93,7 +93,8 @@ class Report:
         missing = [name for name in _required(cls) if name not in data]
         if missing:
             raise UserError(f"'{where}' is not an evaluation report: it lacks {', '.join(missing)}")
-        values = {"diverged": 0} | {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        values: dict[str, Any] = {"diverged": 0}
+        values |= {field.name: data[field.name] for field in fields(cls) if field.name in data}
         try:
             return cls(**values | _checked(values))
         except ValueError as error:

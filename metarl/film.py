@@ -22,6 +22,7 @@ from metarl.scene import (
     Camera,
     Marker,
     Reading,
+    Root,
     Shot,
     body_path,
     find_root,
@@ -38,6 +39,10 @@ T = TypeVar("T")
 
 SHORTEST = 5.0
 """Seconds that a video lasts at least: shorter episodes are shown in slow motion."""
+SMALLEST = 160
+"""Pixels; a smaller panel has no room for a picture beside the words."""
+SLOWEST = 0.2
+"""The slowest motion for that."""
 HOLD = 1.0
 """Seconds for which the last state stays on screen."""
 
@@ -55,8 +60,8 @@ class VideoConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises UserError."""
-        if not 64 <= self.size <= 2160:
-            raise UserError(f"size must be from 64 to 2160 pixels, not {self.size}")
+        if not SMALLEST <= self.size <= 2160:
+            raise UserError(f"size must be from {SMALLEST} to 2160 pixels, not {self.size}")
         if not 1 <= self.fps <= 120:
             raise UserError(f"fps must be from 1 to 120, not {self.fps}")
         if self.speed is not None and not 0.01 <= self.speed <= 100:
@@ -72,6 +77,7 @@ class _Clip:
 
     episode: Episode
     model: mujoco.MjModel
+    root: Root
     path: np.ndarray
     velocity: np.ndarray
     shot: Shot
@@ -100,11 +106,11 @@ class Film:
         """
         self.recording, self.config = recording, config
         count, dt = len(recording.tasks), recording.family.dt
-        self.panel = config.size if count == 1 else max(64, round(config.size * 0.6) // 2 * 2)
+        self.panel = config.size if count == 1 else max(SMALLEST, round(config.size * 0.6) // 2 * 2)
         self.head = max(24, round(44 * self.panel / 480)) // 2 * 2
         self.foot = round(96 * self.panel / 480) // 2 * 2 if count == 1 else 0
         longest = max(len(e.reward) for row in recording.episodes.values() for e in row)
-        self.speed = config.speed or min(1.0, longest * dt / SHORTEST)
+        self.speed = config.speed or min(1.0, max(SLOWEST, longest * dt / SHORTEST))
         self.columns = 1 if count < 4 else 2 if count < 9 else 3
         for model in recording.models:
             brighten(model)
@@ -144,8 +150,8 @@ class Film:
         for (_, _, episode, _), overlay, path, speed, shot in zip(
             chosen, overlays, paths, speeds, shots, strict=True
         ):
-            marks = _marks(model, markers, shot, speeds, overlay.panel.phase)
-            clips.append(_Clip(episode, model, path, speed, shot, overlay, marks))
+            marks = _marks(model, root, markers, shot, speeds, overlay.panel.phase)
+            clips.append(_Clip(episode, model, root, path, speed, shot, overlay, marks))
         width = len(clips) * self.panel
         words = asked(family, "describe()", lambda: family.describe(task))
         header = Header(family.name, words, width, self.head)
@@ -186,9 +192,10 @@ class Film:
         qpos = between(clip.model, clip.episode.qpos[low], clip.episode.qpos[high], part)
         position = clip.path[low] + part * (clip.path[high] - clip.path[low])
         lookat = clip.shot.lookat[low] + part * (clip.shot.lookat[high] - clip.shot.lookat[low])
-        root = find_root(clip.model)
         marks = clip.marks._replace(
-            position=position, velocity=clip.velocity[low], trail=trail_of(clip.path, step, root)
+            position=position,
+            velocity=clip.velocity[low],
+            trail=trail_of(clip.path, step, clip.root),
         )
         view = View(lookat, *clip.shot[1:])
         return renderer.draw(clip.model, qpos, clip.episode.mocap[low], view, marks)
@@ -217,11 +224,10 @@ def _readings(
 
 
 def _marks(
-    model: mujoco.MjModel, markers: Sequence[Marker], shot: Shot, speeds: Sequence[np.ndarray],
-    phase: str,
+    model: mujoco.MjModel, root: Root, markers: Sequence[Marker], shot: Shot,
+    speeds: Sequence[np.ndarray], phase: str,
 ) -> Marks:  # fmt: skip
     """Return what is drawn beside the robot, but for where it is at the time."""
-    root = find_root(model)
     wide, down, up = robot_size(model, root)
     size = max(wide, (down + up) / 2)
     fastest = max(float(np.abs(speed[:, :2]).max(initial=0.0)) for speed in speeds)
@@ -230,7 +236,7 @@ def _marks(
     return Marks(
         markers, np.zeros(3), np.zeros(3), np.zeros((0, 3)),
         radius=max(size, 0.045 * shot.distance), above=up + 0.35 * wide,
-        ticks=needs_ticks(model, root), scale=0.8 * size / max(fastest, *asked, 1e-6),
+        ticks=needs_ticks(model, root), scale=size / max(fastest, *asked, 1e-6),
         colour=(red, green, blue),
     )  # fmt: skip
 

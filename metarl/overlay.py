@@ -72,12 +72,15 @@ class PanelOverlay:
             spans: the range of each reading's gauge, one for all panels of a task.
             dt: seconds in one step.
         """
-        self.panel, self.size, self.spans, self.dt = panel, size, spans, dt
+        self.size, self.dt = size, dt
         self.unit = max(size / 480, 0.62)
         self.colour = COLOURS[panel.phase]
         self.edge = max(2, self._px(3))
         self.top = self._px(38)
-        self.lower = size - self._px(44) - self._px(50) * len(panel.readings)
+        room = size - self._px(44) - self.top - size // 3  # a third is left for the picture
+        readings = panel.readings[: max(1, room // self._px(50))]
+        self.lower = size - self._px(44) - self._px(50) * len(readings)
+        self.panel, self.spans = panel._replace(readings=readings), spans[: len(readings)]
         self._fixed = Image.new("RGB", (size, size), DARK)
         pen = ImageDraw.Draw(self._fixed)
         pen.rectangle((0, 0, size - 1, size - 1), outline=self.colour, width=self.edge)

@@ -191,6 +191,7 @@ class Renderer:
         geom_type = int(mujoco.mjtObj.mjOBJ_GEOM)
         for geom in self._scene.geoms[: self._scene.ngeom]:
             if geom.objtype == geom_type and geom.objid >= 0 and self._mine[geom.objid]:
+                geom.matid = -1  # a texture would darken the colour
                 geom.rgba[:3] = (1 - much) * geom.rgba[:3] + much * np.array(colour)
 
     def _add(self, kind: int, size: Any, start: Any, end: Any, rgba: Any) -> None:
@@ -221,7 +222,7 @@ def _drawn(marks: Marks) -> list[tuple[Any, ...]]:
     above = marks.position + np.array([0.0, 0.0, marks.above])
     for kind, vector in marks.markers:
         goal = np.asarray(vector, np.float64)
-        thick = (0.04 * r, 0.0, 0.0)
+        thick = (0.06 * r, 0.0, 0.0)
         if kind == "goal":
             disc, pole = (0.8 * r, 0.02 * r, 0.0), np.array([0.0, 0.0, 1.2 * r])
             out.append((int(kinds.mjGEOM_CYLINDER), disc, goal, None, (*TARGET, 0.6)))
@@ -229,8 +230,8 @@ def _drawn(marks: Marks) -> list[tuple[Any, ...]]:
             top = (0.22 * r, 0.22 * r, 0.22 * r)
             out.append((int(kinds.mjGEOM_SPHERE), top, goal + pole, None, (*TARGET, 1.0)))
             continue
-        asked = (0.8 * r if kind == "direction" else marks.scale) * goal
-        lower = above - np.array([0.0, 0.0, 0.16 * r])
+        asked = (r if kind == "direction" else marks.scale) * goal
+        lower = above - np.array([0.0, 0.0, 0.2 * r])
         speed = np.array([*marks.velocity[:2], 0.0])
         out.append((arrow, thick, above, above + asked, (*TARGET, 1.0)))
         out.append((arrow, thick, lower, lower + marks.scale * speed, (*marks.colour, 1.0)))

@@ -26,7 +26,7 @@ SMOOTH = 0.4
 """Seconds over which the velocity on show, and the camera's path, are averaged."""
 MARGIN = 1.2
 """How much more than what must be in view the camera sees."""
-ARROWS = 0.45
+ARROWS = 0.5
 """Height left free for arrows over a robot, by the robot's reach to its sides."""
 FARTHEST = 6.0
 """Half the width of a scene, in m, beyond which the camera follows instead of showing all of it."""

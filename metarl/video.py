@@ -19,6 +19,7 @@ import numpy as np
 
 from metarl.errors import UserError
 from metarl.film import Film, VideoConfig
+from metarl.run_folder import disk_errors
 from metarl.threads import available_cores
 
 if TYPE_CHECKING:
@@ -122,13 +123,13 @@ def render(
     path = check_out(out)
     film = Film(recording, config or VideoConfig())
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
+    try:
         _encode(film, temporary, path.suffix.lower(), threads, progress)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
+        with disk_errors(path):
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return film
@@ -175,7 +176,7 @@ def _codec(suffix: str, film: Film) -> list[str]:
     fps, width = min(film.config.fps, GIF_FPS), min(film.width, GIF_WIDTH * film.columns)
     graph = (
         f"fps={fps},scale={width}:-2:flags=lanczos,split[a][b];"
-        "[a]palettegen=max_colors=96:stats_mode=diff[p];"
+        "[a]palettegen=max_colors=128[p];"
         "[b][p]paletteuse=dither=none:diff_mode=rectangle"
     )
     return ["-filter_complex", graph, "-f", "gif"]
