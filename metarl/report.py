@@ -129,9 +129,8 @@ def _draw_learning(
         if len(curves) == 1 and all(f"{key}_ci" in entry for entry in curves[0]):
             low, high = np.array([entry[f"{key}_ci"] for entry in curves[0]]).T
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
-    still = [curve[-1].get("stand_still") for curve in curves]
-    if None in still:
-        still = [report.stand_still for report in reports if report.split == "heldout"]
+    still = [curve[-1]["stand_still"] for curve in curves if "stand_still" in curve[-1]]
+    still = still or [report.stand_still for report in reports if report.split == "heldout"]
     axes.axhline(float(np.mean(still)), color=STILL, ls="--", lw=1, label="standing still")
     axes.set(xlabel="environment steps (millions)", ylabel="return on held-out tasks")
     band = "lowest to highest seed" if len(curves) > 1 else "95 % interval over tasks"

@@ -277,13 +277,13 @@ def _real(value: object) -> float | None:
 
 
 def _read_curve(run: RunSummary, header: dict[str, Any]) -> None:
-    found = _json(run, run.path / "curve.json")
-    if not isinstance(found, list):
-        meta = header.get("meta")
-        found = meta.get("curve") if isinstance(meta, dict) else None
+    """The curve of curve.json, or the checkpoint's if that has more of it that can be read."""
+    found, meta = _json(run, run.path / "curve.json"), header.get("meta")
     run.curve = curve_entries(found)
     if isinstance(found, list) and len(run.curve) < len(found):
-        run.note(f"curve.json: {len(found) - len(run.curve)} entries could not be read.")
+        run.note(f"curve.json: {len(found) - len(run.curve)} entries cannot be read")
+    other = curve_entries(meta.get("curve") if isinstance(meta, dict) else None)
+    run.curve = other if len(other) > len(run.curve) else run.curve
     if run.curve and run.curve[-1]["env_steps"] > run.env_steps:
         run.env_steps = int(run.curve[-1]["env_steps"])
 
