@@ -114,8 +114,12 @@ def _comparison_table(
             str(report.experience[-1]), _interval(gain), versus,
         )  # fmt: skip
         out += f"<tr><td>{escape(run.label)}</td>"
-        out += "".join(f'<td class="n">{cell}</td>' for cell in cells) + "</tr>"
-    return f'<div class="scroll"><table>{out}</table></div>'
+        out += "".join(
+            f'<td class="n" data-of="{head}"><span>{cell}</span></td>'
+            for head, cell in zip(heads, cells, strict=True)
+        )
+        out += "</tr>"
+    return f'<table class="stack">{out}</table>'
 
 
 def _interval(found: tuple[float, float, float]) -> str:
