@@ -1,15 +1,18 @@
 """Seconds of one meta-iteration, by number of tasks, beside the bare physics of the same steps.
 
     python benchmarks/meta_step.py --tasks 10 20 40 80 --rounds 5 --json out.json
+    python benchmarks/meta_step.py --algorithm rl2 --tasks 400 --rollouts 1 --settings memory=lstm
 
 Each number of tasks runs in a process of its own, so that its peak memory is its own. In there,
 meta-iterations take turns with `mujoco.batch` alone, in as many worlds and with the same actions:
-the ratio says what everything but physics costs, and survives a noisy machine.
+the ratio says what everything but physics costs, and survives a noisy machine. Its inverse is the
+throughput of the whole iteration as a share of bare simulation speed.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import resource
@@ -42,7 +45,7 @@ def measure(tasks: int, args: argparse.Namespace) -> dict[str, Any]:
     imported = peak_memory()
     worlds = TaskWorlds(family, tasks * args.rollouts, threads)
     algorithm = find_learner(args.algorithm)
-    learner = algorithm(worlds.spec, algorithm.Config(), seed=0)
+    learner = algorithm(worlds.spec, config(algorithm.Config, args.settings), seed=0)
     drawn = TaskDistribution(family).sample(tasks, Key(0, "benchmark").numpy())
     metrics: list[dict[str, float]] = []
 
@@ -69,6 +72,7 @@ def measure(tasks: int, args: argparse.Namespace) -> dict[str, Any]:
         "seconds_update": statistics.median(m["seconds_update"] for m in measured),
         "seconds_bare_physics": statistics.median(figures["bare"]),
         "over_bare_physics": paired_ratio(figures["meta_step"], figures["bare"]),
+        "share_of_bare_speed": paired_ratio(figures["bare"], figures["meta_step"]),
         "sampling_over_bare_physics": paired_ratio(
             [m["seconds_sampling"] for m in measured], figures["bare"]
         ),
@@ -76,6 +80,18 @@ def measure(tasks: int, args: argparse.Namespace) -> dict[str, Any]:
         "memory_after_imports_mib": imported / MIB,
         "rounds": figures,
     }
+
+
+def config(cls: Any, settings: list[str]) -> Any:
+    """Return the algorithm's configuration with the given NAME=VALUE settings."""
+    changes = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        try:
+            changes[name] = ast.literal_eval(value)
+        except ValueError:
+            changes[name] = value  # a word
+    return cls(**changes)
 
 
 @contextmanager
@@ -148,6 +164,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None, help="default: every core")
     parser.add_argument("--family", default="half-cheetah-vel")
     parser.add_argument("--algorithm", default="maml-trpo")
+    parser.add_argument("--settings", nargs="*", default=[], help="NAME=VALUE of the algorithm's")
     parser.add_argument("--json", type=Path, default=None, help="also write the figures here")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -162,7 +179,7 @@ def main() -> None:
         rows.append(json.loads(answer.splitlines()[-1]))
     show(rows, args)
     described = environment(rows[0]["threads"])
-    settings = {"family": args.family, "algorithm": args.algorithm}
+    settings = {"family": args.family, "algorithm": args.algorithm, "settings": args.settings}
     write_json(args.json, {"benchmark": "meta_step", **settings, **described, "results": rows})
 
 
@@ -173,7 +190,8 @@ def show(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
 
     title = f"{args.algorithm} on {args.family}, {rows[0]['threads']} threads, "
     table = Table(title=title + f"median of {args.rounds} rounds")
-    columns = ("tasks", "steps", "total s", "sample s", "update s", "bare s", "total/bare", "MiB")
+    columns = ("tasks", "steps", "total s", "sample s", "update s", "bare s", "total/bare",
+               "steps/s", "of bare", "MiB")  # fmt: skip
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
@@ -185,9 +203,13 @@ def show(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
             f"{row['seconds_update']:.2f}",
             f"{row['seconds_bare_physics']:.2f}",
             f"{row['over_bare_physics']:.2f}x",
+            f"{row['env_steps'] / row['seconds'] / 1000:.3g}k",
+            f"{row['share_of_bare_speed']:.0%}",
             f"{row['peak_memory_mib']:.0f}",
         )
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, 110)  # a pipe counts as 80 columns wide
+    console.print(table)
 
 
 if __name__ == "__main__":

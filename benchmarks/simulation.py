@@ -1,11 +1,16 @@
 """Environment steps per second: TaskWorlds against the bare engine and other vector environments.
 
     python benchmarks/simulation.py --worlds 40 400 800 --rounds 5 --seconds 1 --json out.json
+    python benchmarks/simulation.py --all --rounds 5 --json families.json
 
 TaskWorlds runs half-cheetah-dynamics: every world has dynamics of its own, observations and
 rewards are computed, episodes end and restart. `mujoco.batch` is the engine alone on the same
 models: write the controls, step, nothing else. That is the ceiling. The other three run gymnasium's
 HalfCheetah-v5, with the same frame skip and horizon but one and the same dynamics everywhere.
+
+With --all every registered family is compared with the bare engine. What a physics step costs
+depends on what the robot touches, and robots that nobody resets end up lying on the ground; so here
+the engine replays the very states that TaskWorlds went through, one Batch.step from each.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl import TaskDistribution, TaskWorlds, find_family
+from metarl.family import list_families
 from metarl.keys import Key
 from metarl.threads import set_threads
 
@@ -47,6 +53,14 @@ class Contender:
         self.step = step
         self.between: Callable[[], Any] = hooks.get("between", lambda: None)
         self.close: Callable[[], Any] = hooks.get("close", lambda: None)
+
+    def measure_steps(self, steps: int) -> float:
+        """Return env steps per second over exactly `steps` steps of every world."""
+        self.between()
+        start = time.perf_counter()
+        for k in range(steps):
+            self.step(k)
+        return steps * self.worlds / (time.perf_counter() - start)
 
     def measure(self, seconds: float) -> float:
         """Return env steps per second over at least `seconds`."""
@@ -94,6 +108,92 @@ def bare_batch(count: int, threads: int) -> Contender:
         batch.step(nstep=family.frame_skip)
 
     return Contender("mujoco.batch", count, step, between=batch.reset)
+
+
+class Replay:
+    """The bare engine, taking the steps that worlds of a family took from the same states."""
+
+    def __init__(self, worlds: TaskWorlds, actions: torch.Tensor, steps: int) -> None:
+        """Run the worlds, which have their tasks and were just reset, and write down `steps`."""
+        source = worlds.simulator.batch
+        self.states: list[np.ndarray] = []
+        self.ctrl: list[np.ndarray] = []
+        for k in range(steps):
+            self.states.append(source.state.copy())
+            worlds.step(actions[k % POOL])
+            self.ctrl.append(worlds.simulator.ctrl.numpy().copy())
+        family = worlds.family
+        self.frame_skip = family.frame_skip
+        self.batch = Batch(family.compile(), worlds.num_worlds, source.nthread)
+        for field in {edit.field for param in family.params for edit in param.edits}:
+            self.batch.expand(field)[...] = source.expand(field)
+        self.batch.set_const()
+        self.controls = self.batch.bind("ctrl")
+
+    def step(self, k: int) -> None:
+        """Take step k."""
+        k %= len(self.states)
+        self.batch.state[...] = self.states[k]
+        self.controls[...] = self.ctrl[k]
+        self.batch.step(nstep=self.frame_skip)
+
+
+def family_pair(name: str, count: int, threads: int, steps: int) -> tuple[Contender, Contender]:
+    """TaskWorlds of a family over `steps` steps of an episode, and the engine on the same states.
+
+    Each measurement takes the same steps from the same start, whatever the time it is given.
+    """
+    family = find_family(name)
+    worlds = TaskWorlds(family, count, threads)
+    worlds.set_tasks(TaskDistribution(family).sample(count, Key(0, "benchmark").numpy()), 1)
+    actions = torch.from_numpy(_actions(count, worlds.spec.action_size))
+
+    def rewind() -> None:
+        worlds.seed(Key(0))
+        worlds.reset()
+
+    rewind()
+    replay = Replay(worlds, actions, steps)
+    return (
+        Contender("TaskWorlds", count, lambda k: worlds.step(actions[k % POOL]), between=rewind),
+        Contender("mujoco.batch", count, replay.step),
+    )
+
+
+def run_family(name: str, args: argparse.Namespace, threads: int) -> dict[str, Any]:
+    """Compare TaskWorlds of one family with the bare engine, step for step."""
+    count = args.worlds[0]
+    pair = family_pair(name, count, threads, args.steps)
+    interleave({c.name: lambda c=c: c.measure_steps(5) for c in pair}, 1)  # warm up
+    figures = interleave(
+        {c.name: lambda c=c: c.measure_steps(args.steps) for c in pair}, args.rounds
+    )
+    return {
+        "family": name,
+        "worlds": count,
+        "task_worlds": statistics.median(figures["TaskWorlds"]),
+        "mujoco_batch": statistics.median(figures["mujoco.batch"]),
+        "ratio": paired_ratio(figures["TaskWorlds"], figures["mujoco.batch"]),
+        "rounds": figures,
+    }
+
+
+def run_all(args: argparse.Namespace, threads: int) -> None:
+    """Print and write the table of all families."""
+    console = Console()
+    table = Table(title=f"env steps/s, {args.worlds[0]} worlds, {threads} threads")
+    for column in ("family", "TaskWorlds", "mujoco.batch", "ratio"):
+        table.add_column(column, justify="left" if column == "family" else "right")
+    rows = []
+    for name in args.families or list_families():
+        row = run_family(name, args, threads)
+        rows.append(row)
+        ours, bare = row["task_worlds"], row["mujoco_batch"]
+        table.add_row(name, f"{ours:,.0f}", f"{bare:,.0f}", f"{row['ratio']:.2f}")
+    console.print(table)
+    load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    console.print(f"load average {load}: far above 1 a core, only the ratios mean something")
+    write_json(args.json, {"benchmark": "families", **environment(threads), "results": rows})
 
 
 def gymnasium_vector(count: int, mode: str, horizon: int) -> Contender:
@@ -159,17 +259,24 @@ def run(count: int, args: argparse.Namespace, threads: int) -> list[dict[str, An
 def main() -> None:
     """Parse the flags, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--worlds", type=int, nargs="+", default=[40, 400, 800])
+    parser.add_argument("--worlds", type=int, nargs="+", help="default: 40 400 800, or 400")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of one measurement")
+    parser.add_argument("--all", action="store_true", help="every family against the bare engine")
+    parser.add_argument("--families", nargs="*", help="with --all: only these")
+    parser.add_argument("--steps", type=int, default=100, help="with --all: steps a measurement")
     parser.add_argument("--threads", type=int, default=None, help="default: every core")
     parser.add_argument(
         "--async-worlds", type=int, default=40, help="most processes for AsyncVectorEnv"
     )
     parser.add_argument("--json", type=Path, default=None, help="also write the figures here")
     args = parser.parse_args()
+    args.worlds = args.worlds or ([400] if args.all else [40, 400, 800])
     threads = set_threads(args.threads)
     mujoco.set_mju_user_warning(lambda _: None)  # gymnasium's model file uses a deprecated word
+    if args.all:
+        run_all(args, threads)
+        return
     console = Console()
     rows: list[dict[str, Any]] = []
     for count in args.worlds:

@@ -7,25 +7,30 @@ absolute x, which some older code included, would leak the distance covered.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
-from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from metarl import Choices, Interval, Param, TaskFamily, scale
+from envs.variations import gymnasium_model
+from metarl import Choices, Interval, Param, TaskFamily, Variation, scale
 from metarl.simulator import Simulator, State
 
 CONTROL_COST = 0.05
 """Weight of the squared norm of the action, as in the literature of meta-RL (gymnasium: 0.1)."""
 
-
-def gymnasium_model(file: str) -> Path:
-    """Return the path of an MJCF file that gymnasium ships."""
-    package = find_spec("gymnasium")
-    if package is None or package.origin is None:
-        raise ModuleNotFoundError("gymnasium is not installed")
-    return Path(package.origin).parent / "envs" / "mujoco" / "assets" / file
+DYNAMICS = (
+    Param("mass", Interval(0.5, 2.0, log=True), ood=(Interval(2.0, 3.0),),
+          edit=(scale("body_mass"), scale("body_inertia")),
+          doc="scale of every link's mass and inertia"),
+    Param("friction", Interval(0.4, 2.0, log=True), ood=(Interval(0.2, 0.4),),
+          edit=scale("geom_friction"), doc="scale of all friction coefficients"),
+    Param("damping", Interval(0.5, 2.0, log=True), ood=(Interval(2.0, 3.0),),
+          edit=scale("dof_damping"), doc="scale of all joint damping"),
+    Param("strength", Interval(0.5, 1.25), ood=(Interval(0.3, 0.5),),
+          edit=scale("actuator_gear"), doc="scale of all motor torques"),
+)  # fmt: skip
+"""What varies in the body and on the ground, in `half-cheetah-dynamics` and as ``+dynamics``."""
 
 
 class _HalfCheetah(TaskFamily):
@@ -34,6 +39,8 @@ class _HalfCheetah(TaskFamily):
     model = gymnasium_model("half_cheetah.xml")
     frame_skip = 5
     horizon = 200
+    observation_scale = (0.1, 0.5, *(0.3,) * 6, 0.75, 0.75, 1.5, *(6.0,) * 6)
+    variations: ClassVar = {"dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors")}
 
     def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 17): qpos[1:] (m, rad), then qvel (m/s, rad/s)."""
@@ -77,22 +84,16 @@ class HalfCheetahDir(_HalfCheetah):
         """Return (B,) d·v − 0.05‖a‖²."""
         return task["direction"] * self.velocity(sim, before) - self.control_cost(action)
 
+    def describe(self, task: Mapping[str, Any]) -> list[str]:
+        """Return the direction as a word."""
+        return ["run forward" if task["direction"] > 0 else "run backward"]
+
 
 class HalfCheetahDynamics(_HalfCheetah):
     """Run forward as fast as it can, v − 0.05‖a‖², in a body and on a ground that vary."""
 
     name = "half-cheetah-dynamics"
-    params = (
-        Param("mass", Interval(0.5, 2.0, log=True), ood=(Interval(2.0, 3.0),),
-              edit=(scale("body_mass"), scale("body_inertia")),
-              doc="scale of every link's mass and inertia"),
-        Param("friction", Interval(0.4, 2.0, log=True), ood=(Interval(0.2, 0.4),),
-              edit=scale("geom_friction"), doc="scale of all friction coefficients"),
-        Param("damping", Interval(0.5, 2.0, log=True), ood=(Interval(2.0, 3.0),),
-              edit=scale("dof_damping"), doc="scale of all joint damping"),
-        Param("strength", Interval(0.5, 1.25), ood=(Interval(0.3, 0.5),),
-              edit=scale("actuator_gear"), doc="scale of all motor torques"),
-    )  # fmt: skip
+    params = DYNAMICS
 
     def reward(
         self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]

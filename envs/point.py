@@ -14,9 +14,14 @@ from metarl.simulator import Simulator, State
 MJCF = """
 <mujoco model="point">
   <option timestep="0.02"><flag contact="disable" gravity="disable"/></option>
+  <asset>
+    <texture name="floor" type="2d" builtin="checker" width="256" height="256"
+             rgb1=".62 .66 .72" rgb2=".70 .74 .80"/>
+    <material name="floor" texture="floor" texrepeat="8 8" specular="0"/>
+  </asset>
   <worldbody>
-    <light pos="0 0 3"/>
-    <geom name="floor" type="plane" size="2 2 .1" rgba=".9 .9 .9 1"/>
+    <light pos="0 0 3" dir="0 0 -1" directional="true" diffuse=".4 .4 .4"/>
+    <geom name="floor" type="plane" size="4 4 .1" material="floor"/>
     <body name="robot" pos="0 0 .05">
       <joint name="x" type="slide" axis="1 0 0" damping="4"/>
       <joint name="y" type="slide" axis="0 1 0" damping="4"/>

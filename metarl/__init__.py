@@ -4,32 +4,39 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from metarl import threads as _threads  # first: it sets OpenMP's wait policy before torch loads
+from metarl import headless as _headless  # noqa: F401  before mujoco loads: how to render
+from metarl import registration as _registration
+from metarl import threads as _threads  # before torch loads: it sets OpenMP's wait policy
 
 if _TYPE_CHECKING:
     from metarl.checkpoint import load, save
-    from metarl.edits import assign, scale, shift
+    from metarl.composition import Variation
+    from metarl.edits import assign, scale, shift, when
     from metarl.errors import UserError
     from metarl.evaluation import evaluate
     from metarl.family import TaskFamily, find_family
     from metarl.learner import Learner, find_learner
+    from metarl.params import Choices, Interval, Param
     from metarl.rollout import collect
-    from metarl.tasks import Choices, Interval, Param, TaskDistribution, Tasks
+    from metarl.tasks import TaskDistribution, Tasks
     from metarl.training import meta_train
     from metarl.worlds import TaskWorlds
 
 __version__ = "0.1.0"
 set_threads = _threads.set_threads
+_registration.register()
 
 _HOME = {
     "checkpoint": ("load", "save"),
-    "edits": ("assign", "scale", "shift"),
+    "composition": ("Variation",),
+    "edits": ("assign", "scale", "shift", "when"),
     "errors": ("UserError",),
     "evaluation": ("evaluate",),
     "family": ("TaskFamily", "find_family"),
     "learner": ("Learner", "find_learner"),
+    "params": ("Choices", "Interval", "Param"),
     "rollout": ("collect",),
-    "tasks": ("Choices", "Interval", "Param", "TaskDistribution", "Tasks"),
+    "tasks": ("TaskDistribution", "Tasks"),
     "training": ("meta_train",),
     "worlds": ("TaskWorlds",),
 }
@@ -39,8 +46,8 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Choices", "Interval", "Learner", "Param", "TaskDistribution", "TaskFamily", "TaskWorlds",
-    "Tasks", "UserError", "assign", "collect", "evaluate", "find_family", "find_learner", "load",
-    "meta_train", "save", "scale", "set_threads", "shift",
+    "Tasks", "UserError", "Variation", "assign", "collect", "evaluate", "find_family",
+    "find_learner", "load", "meta_train", "save", "scale", "set_threads", "shift", "when",
 ]  # fmt: skip
 
 

@@ -41,8 +41,6 @@ from metarl.worlds import TaskWorlds
 
 LONGEST = 1000
 """Environment steps of a check that goes by the horizon, at most."""
-
-
 _STATELESS = "keep nothing in the family, and edit the model only through Param"
 
 
@@ -205,23 +203,26 @@ def check_parameters(family: TaskFamily) -> None:
     """Every parameter changes the trajectory, the observation or the reward."""
     distribution = TaskDistribution(family)
     nominal = distribution.nominal()
-    worlds = make_worlds(family, nominal, 2)
+    worlds = make_worlds(endless(family), nominal, 2)  # a fallen robot meets more of its world
     actions = random_actions(worlds, _long(family, 200))
     base = run(worlds, actions)
     for param in family.params:
+        inert: list[str] = []
         for name in param.names:
             ends = distribution.sweep(name, 2)
             far = np.argmax(np.abs(ends.column(name) - nominal.column(name)))
             worlds.set_tasks(ends[int(far)], 2)
             if not difference(base, run(worlds, actions)):
-                value = f"{name}={ends.column(name)[far]:.4g}"
-                raise CheckError(
-                    f"{value} gives the run of {nominal.label(0)}: its edit moves nothing, "
-                    "choose a field that the robot's physics uses"
-                    if param.edits
-                    else f"{value} gives the run of {nominal.label(0)}: it has no edit, so "
-                    f"reward() must read task['{param.name}']"
-                )
+                inert.append(f"{name}={ends.column(name)[far]:.4g}")
+            elif param.edits:
+                break  # of a vector, such as the friction of all geoms, some elements may be idle
+        if len(inert) == len(param.names) or (inert and not param.edits):
+            why = (
+                "its edit moves nothing, choose a field that the robot's physics uses"
+                if param.edits
+                else f"it has no edit, so reward() must read task['{param.name}']"
+            )
+            raise CheckError(f"{inert[0]} gives the run of {nominal.label(0)}: {why}")
 
 
 def check_splits(family: TaskFamily) -> None:

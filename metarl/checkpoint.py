@@ -27,7 +27,7 @@ import safetensors.torch
 from torch import Tensor
 
 from metarl.errors import UserError, did_you_mean
-from metarl.family import plugin_file, reference
+from metarl.plugins import plugin_file, reference
 from metarl.versions import versions
 
 if TYPE_CHECKING:

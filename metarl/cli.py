@@ -14,11 +14,12 @@ from importlib import import_module
 from metarl.errors import UserError, did_you_mean
 
 COMMANDS = {
-    "families": ("commands", "list the task families: parameters with units and ranges, shapes"),
+    "families": ("families_command", "list the task families, or show one in full"),
     "algorithms": ("commands", "list the algorithms and their settings"),
     "train": ("train_command", "meta-train an algorithm on a family, or go on with a run"),
     "evaluate": ("commands", "draw a run's adaptation curve on tasks it has not seen"),
     "adapt": ("commands", "adapt a trained policy to one task, and save it"),
+    "render": ("render_command", "show a trained policy adapt: a video of before and after"),
     "report": ("report_command", "write one HTML page: curves, tasks, videos; runs compared"),
     "export": ("export", "make a small agent folder to share: weights, settings, a model card"),
     "check": ("commands", "check that a task family, yours for example, is sound"),
@@ -31,6 +32,7 @@ examples:
   metarl train --resume runs/half-cheetah-vel-maml-trpo-seed1
   metarl evaluate runs/half-cheetah-vel-maml-trpo-seed1 --split ood
   metarl adapt runs/half-cheetah-vel-maml-trpo-seed1 --set goal_velocity=1.7
+  metarl render runs/half-cheetah-vel-maml-trpo-seed1 --set goal_velocity=2.5 --out adapts.mp4
 
 `metarl COMMAND --help` explains a command; `metarl train FAMILY ALGORITHM --help` also lists the
 algorithm's own settings."""

@@ -1,4 +1,4 @@
-"""The commands that read: families, algorithms, evaluate, adapt and check."""
+"""The commands that read: algorithms, evaluate, adapt and check."""
 
 from __future__ import annotations
 
@@ -6,36 +6,28 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from metarl.arguments import parse
 from metarl.errors import UserError
-from metarl.family import TaskFamily, find_family, find_plugin, list_families
+from metarl.family import TaskFamily, family_class
 from metarl.learner import find_learner, list_learners
-from metarl.tasks import Choices, Interval, TaskDistribution, Tasks
+from metarl.tasks import TaskDistribution, Tasks
 from metarl.train_config import MAX_WORLDS
 
 
 @dataclass(frozen=True)
-class _List:
+class Algorithms:
+    """List the registered algorithms and their settings."""
+
     json: bool = False
     """Print JSON."""
 
 
 @dataclass(frozen=True)
-class Families(_List):
-    """List the registered task families: parameters with units and ranges, shapes, horizon."""
-
-
-@dataclass(frozen=True)
-class Algorithms(_List):
-    """List the registered algorithms and their settings."""
-
-
-@dataclass(frozen=True)
-class _OnRun:
+class OnRun:
     """What the commands that open a trained run share."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -60,7 +52,7 @@ class _OnRun:
 
 
 @dataclass(frozen=True)
-class Evaluate(_OnRun):
+class Evaluate(OnRun):
     """Draw a run's adaptation curve on tasks that it was not trained on."""
 
     split: Literal["heldout", "ood", "train"] = "heldout"
@@ -80,7 +72,7 @@ class Evaluate(_OnRun):
 
 
 @dataclass(frozen=True)
-class Adapt(_OnRun):
+class Adapt(OnRun):
     """Adapt a trained policy to one task, print each round, and save the adapted policy."""
 
     set: Annotated[
@@ -96,75 +88,10 @@ class Check:
     """Run the conformance suite on a task family, a line per check; exit code 1 if one fails."""
 
     family: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FAMILY")]
-    """A registered name, or file.py:Class."""
+    """A registered name, a product such as half-cheetah-vel+dynamics, or file.py:Class."""
 
 
-# --- families and algorithms -------------------------------------------------------------------
-
-
-def families(argv: Sequence[str]) -> int:
-    """List the families."""
-    args = parse(Families, argv, prog="metarl families")
-    rows = [describe_family(name) for name in list_families()]
-    if args.json:
-        print(json.dumps(rows, indent=1))
-        return 0
-    for row in rows:
-        if "error" in row:
-            print(f"{row['name']}\n  cannot be used: {row['error']}\n")
-            continue
-        print(
-            f"{row['name']}   observation {row['observation_size']}  action {row['action_size']}  "
-            f"horizon {row['horizon']} steps = {row['horizon'] * row['dt']:g} s"
-        )
-        for param in row["params"]:
-            size = f"[{param['size']}]" if param["size"] > 1 else ""
-            unit = f" {param['unit']}" if param["unit"] else ""
-            ood = " ".join(_range(r) for r in param["ood"])
-            line = f"  {param['name']}{size}  {_range(param['train'])}{unit}"
-            print(line + (f"  ood {ood}" if ood else "") + f"  {param['doc']}".rstrip())
-        print()
-    return 0
-
-
-def describe_family(name: str) -> dict[str, Any]:
-    """Return what `metarl families --json` says of one family; of a broken one, its error."""
-    from metarl.worlds import TaskWorlds
-
-    try:
-        family = find_family(name)
-        spec = TaskWorlds(family, 1, 1).spec
-    except UserError as error:
-        return {"name": name, "error": str(error)}
-    return {
-        "name": name,
-        "doc": _first_line(type(family)),
-        "observation_size": spec.observation_size,
-        "action_size": spec.action_size,
-        "horizon": spec.horizon,
-        "dt": family.dt,
-        "frame_skip": family.frame_skip,
-        "params": [
-            {
-                "name": param.name,
-                "size": len(param.names),
-                "unit": param.unit,
-                "train": _range_json(param.train),
-                "ood": [_range_json(outside) for outside in param.ood],
-                "nominal": param.nominal_value,
-                "doc": param.doc,
-            }
-            for param in family.params
-        ],
-    }
-
-
-def _range_json(where: Interval | Choices) -> dict[str, Any]:
-    return asdict(where)
-
-
-def _range(where: dict[str, Any]) -> str:
-    return str(Choices(**where) if "values" in where else Interval(**where))
+# --- algorithms and check -----------------------------------------------------------------------
 
 
 def _first_line(cls: type) -> str:
@@ -193,7 +120,12 @@ def check(argv: Sequence[str]) -> int:
     from metarl.check import check_family
 
     # The class, not an instance: a model that does not compile is the first check's to report.
-    family = find_plugin(args.family, "metarl.families", TaskFamily, "family")
+    family = family_class(args.family)
+    if not family.has_model:
+        raise UserError(
+            f"family '{args.family}' is a gymnasium environment: the suite is for families with a "
+            "MuJoCo model; gymnasium.utils.env_checker.check_env checks environments"
+        )
     return 1 if check_family(family, lambda line: print(line, flush=True)) else 0
 
 
@@ -269,4 +201,4 @@ def parse_task(family: TaskFamily, settings: Sequence[str]) -> Tasks:
     return TaskDistribution(family).make(**values)
 
 
-__all__ = ["adapt", "algorithms", "check", "evaluate", "families"]
+__all__ = ["adapt", "algorithms", "check", "evaluate"]

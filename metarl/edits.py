@@ -3,6 +3,8 @@
     scale("body_mass", "torso")          nominal mass of the torso times the value
     shift("body_mass", "torso")          nominal mass plus the value (kg)
     assign("opt.gravity", index=2)       the value itself (m/s²)
+    scale("geom_friction", each=True)    a number of its own for every component of every geom
+    when(2, scale("actuator_gear", "hip_1"), 0.0)   the motor is dead in worlds whose value is 2
 
 Edits always start from the compiled model's nominal values, so applying a task twice, or two
 tasks in either order, gives the same world.
@@ -10,7 +12,7 @@ tasks in either order, gives the same world.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import mujoco
@@ -38,9 +40,16 @@ class Edit:
     field: str
     """A field of MjModel such as ``geom_friction``, or of its options such as ``opt.gravity``."""
     names: tuple[str, ...] = ()
-    """The bodies, geoms, joints or actuators to change; () is all of them (not the world body)."""
+    """The bodies, geoms, joints or actuators to change; () is all of them (not the world body).
+    An actuator without a name goes by the joint that it drives."""
     index: int | None = None
     """One component of a vector field (0: sliding friction); None is every component."""
+    each: bool = False
+    """Whether every component of every row takes a number of its own from a vector parameter."""
+    case: float | None = None
+    """Only worlds whose parameter has this value are edited, and with `to` in its place."""
+    to: float = 0.0
+    """The number that this edit applies where the parameter equals `case`."""
 
     def rows(self, model: mujoco.MjModel) -> np.ndarray | None:
         """Return the rows of the field that this edits, None for an option field.
@@ -71,8 +80,13 @@ class Edit:
         return np.concatenate([self._rows_of(model, kind, name) for name in self.names])
 
     def count(self, model: mujoco.MjModel) -> int:
-        """Return the number of rows that this edits: the size of a Param with size="model"."""
+        """Return how many numbers this takes at most: the size of a Param with size="model"."""
         rows = self.rows(model)
+        if self.case is not None:
+            return 1
+        if self.each:
+            nominal = nominal_value(model, self.field)
+            return nominal.size if rows is None else nominal[rows].size
         return 1 if rows is None else len(rows)
 
     def apply(self, values: np.ndarray, rows: np.ndarray | None, value: np.ndarray) -> None:
@@ -81,10 +95,19 @@ class Edit:
         Args:
             values: (B, ...) the field in every world, nominal or as an earlier edit left it.
             rows: what `rows` returned.
-            value: (B, n) the parameter, with n = 1 or one number a row.
+            value: (B, n) the parameter, with n = 1, or one number a row or, if `each`, an element.
         """
+        if self.case is not None:
+            chosen = value[:, 0] == self.case
+            part, constant = values[chosen], np.full((int(chosen.sum()), 1), self.to)
+            replace(self, case=None).apply(part, rows, constant)
+            values[chosen] = part
+            return
         target = values[:, rows] if rows is not None else values
-        value = value.reshape(*value.shape, *(1,) * (target.ndim - 2))
+        if self.each and value.shape[1] > 1:
+            value = value.reshape(target.shape)
+        else:
+            value = value.reshape(*value.shape, *(1,) * (target.ndim - 2))
         if rows is None and target.ndim == 1:
             value = value[:, 0]
         part = target if self.index is None else target[..., self.index : self.index + 1]
@@ -100,6 +123,8 @@ class Edit:
     def _check_index(self, nominal: np.ndarray) -> None:
         if self.index is None:
             return
+        if self.each:
+            raise UserError(f"'{self.field}': each=True takes every component, so no index")
         vector = nominal.ndim > (0 if self.field.startswith("opt.") else 1)
         components = nominal.shape[-1] if vector else 0
         if not 0 <= self.index < components:
@@ -108,6 +133,8 @@ class Edit:
     def _rows_of(self, model: mujoco.MjModel, kind: str, name: str) -> np.ndarray:
         objects = _OBJECTS[kind]
         found = mujoco.mj_name2id(model, objects, name)
+        if found < 0 and kind == "actuator" and name in actuator_names(model):
+            return np.array([actuator_names(model).index(name)])
         if found < 0:
             label = objects.name.removeprefix("mjOBJ_").lower()
             options = names_of(model, objects)
@@ -120,19 +147,27 @@ class Edit:
         return np.flatnonzero(model.dof_jntid == found)
 
 
-def scale(field: str, *names: str, index: int | None = None) -> Edit:
+def scale(field: str, *names: str, index: int | None = None, each: bool = False) -> Edit:
     """Multiply the nominal value of a field by the parameter."""
-    return Edit("scale", field, names, index)
+    return Edit("scale", field, names, index, each)
 
 
-def shift(field: str, *names: str, index: int | None = None) -> Edit:
+def shift(field: str, *names: str, index: int | None = None, each: bool = False) -> Edit:
     """Add the parameter to the nominal value of a field."""
-    return Edit("shift", field, names, index)
+    return Edit("shift", field, names, index, each)
 
 
-def assign(field: str, *names: str, index: int | None = None) -> Edit:
+def assign(field: str, *names: str, index: int | None = None, each: bool = False) -> Edit:
     """Set a field to the parameter."""
-    return Edit("assign", field, names, index)
+    return Edit("assign", field, names, index, each)
+
+
+def when(value: float, edit: Edit, to: float) -> Edit:
+    """Apply `edit` with the number `to` in the worlds whose parameter equals `value`, else nothing.
+
+    So a discrete parameter selects objects: a tuple of these, one or more for each of its values.
+    """
+    return replace(edit, case=float(value), to=float(to))
 
 
 def nominal_value(model: mujoco.MjModel, field: str) -> np.ndarray:
@@ -141,10 +176,24 @@ def nominal_value(model: mujoco.MjModel, field: str) -> np.ndarray:
     return np.asarray(getattr(owner, field.removeprefix("opt.")))
 
 
+def actuator_names(model: mujoco.MjModel) -> list[str]:
+    """Return what each actuator goes by: its own name, else that of the joint it drives, or ''."""
+    joints = {int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT)}
+    names = []
+    for i in range(model.nu):
+        name = model.actuator(i).name
+        if not name and int(model.actuator_trntype[i]) in joints:
+            name = model.joint(int(model.actuator_trnid[i, 0])).name
+        names.append(name)
+    return names
+
+
 def names_of(model: mujoco.MjModel, objects: mujoco.mjtObj) -> list[str]:
     """Return the names of all objects of one type, without the unnamed."""
+    if objects == mujoco.mjtObj.mjOBJ_ACTUATOR:
+        return [name for name in actuator_names(model) if name]
     counts = {"body": model.nbody, "geom": model.ngeom, "joint": model.njnt,
-              "actuator": model.nu, "site": model.nsite, "tendon": model.ntendon}  # fmt: skip
+              "site": model.nsite, "tendon": model.ntendon}  # fmt: skip
     count = counts[objects.name.removeprefix("mjOBJ_").lower()]
     found = (mujoco.mj_id2name(model, objects, i) for i in range(count))
     return [name for name in found if name]

@@ -8,29 +8,31 @@ whole family; nothing has to be registered to use it (``metarl train my_robot.py
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import gymnasium
 import mujoco
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.errors import UserError, did_you_mean
+from metarl.errors import UserError
 from metarl.keys import WorldDraws
-from metarl.tasks import Param
+from metarl.params import Param
+from metarl.plugins import load_plugin, plugin_class, plugins
+from metarl.scene import Camera, Marker, Reading, find_root, usual_markers, usual_readings
 
 if TYPE_CHECKING:
+    from metarl.composition import Variation
     from metarl.simulator import Simulator, State
+    from metarl.tasks import Tasks
+    from metarl.worlds import TaskWorlds
 
 
 class TaskFamily:
@@ -53,10 +55,22 @@ class TaskFamily:
     """Environment steps in one episode; the time limit truncates, it does not terminate."""
     reset_noise: ClassVar[float] = 0.1
     """Scale of the default initial state's noise: qpos uniform, qvel normal."""
+    keep: ClassVar[tuple[str, ...]] = ()
+    """Fields of MjData, besides qpos and qvel, that `reward` finds in `before.kept`, such as
+    ``subtree_com``. One that MuJoCo derives from the state costs a kinematics pass a step."""
+    observation_scale: ClassVar[float | tuple[float, ...]] = 1.0
+    """Typical size of the observation, or of each of its O elements: the unit of sensor bias."""
+    variations: ClassVar[Mapping[str, Variation]] = {}
+    """What else the robot can vary: ``+name`` after the family's name adds its parameters."""
+    has_model: ClassVar[bool] = True
+    """Whether MuJoCo simulates it; a stranger's gymnasium environment has no model of ours."""
+
+    camera: ClassVar[Camera | None] = None
+    """How a video looks at the robot; None: from a side that suits how it moves, following it."""
 
     def __init__(self) -> None:
         """Read the class attributes and compile the model."""
-        self.name = self.name or _kebab(type(self).__name__)
+        self.name = class_name(type(self))
         self.compiled = self._compile()
         self.params = tuple(self._resolve(param) for param in self.params)
         self._check()
@@ -70,7 +84,36 @@ class TaskFamily:
         """Return the compiled nominal model; do not change it."""
         return self.compiled
 
+    def worlds(self, num_worlds: int, threads: int | None = None) -> TaskWorlds:
+        """Return worlds of this family; see `TaskWorlds`."""
+        from metarl.worlds import TaskWorlds
+
+        return TaskWorlds(self, num_worlds, threads)
+
+    def with_params(self, *params: Param) -> TaskFamily:
+        """Return a family like this one with further parameters, named after them.
+
+        It is a product for use in Python. To name it on the command line, and to resume runs of
+        it, put the parameters into the family's `variations`, or write a class with them.
+
+        Raises:
+            UserError: a parameter clashes with another.
+        """
+        from metarl.composition import with_params
+
+        return with_params(type(self), params)()
+
     # --- what a family defines -----------------------------------------------------------------
+
+    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        """Return the compiled model; a family may add to the specification first (a terrain).
+
+        Call ``super().build(spec)`` to compile, so that variations may add to it, too.
+        """
+        return spec.compile()
+
+    def check_tasks(self, tasks: Tasks) -> None:
+        """Raise UserError for tasks that the robot cannot have, such as one set by hand."""
 
     def initial_state(self, sim: Simulator, ids: Tensor, rng: WorldDraws) -> None:
         """Write qpos and qvel of the worlds `ids` (n,), which MuJoCo has reset to their defaults.
@@ -97,7 +140,7 @@ class TaskFamily:
 
         Args:
             sim: the worlds after the step.
-            before: qpos and qvel as they were before it.
+            before: qpos and qvel as they were before it, and in `kept` the fields of `keep`.
             action: (B, A) float64, after clipping to [-1, 1].
             task: parameter name -> (B,) or (B, size).
         """
@@ -107,12 +150,34 @@ class TaskFamily:
         """Return (B,) bool: which worlds ended in failure. The default: none, ever."""
         return torch.zeros(len(sim.qpos), dtype=torch.bool)
 
+    # --- what a video shows of a task; the defaults know the usual parameters, see metarl.scene ---
+
+    def describe(self, task: Mapping[str, Any]) -> list[str]:
+        """Return words for the parameters of one task, name -> a float or (size,), with units."""
+        words = []
+        for param in self.params:
+            values = np.atleast_1d(task[param.name])
+            for name, value in zip(param.names, values, strict=True):
+                words.append(f"{name.replace('_', ' ')} {value:.3g} {param.unit}".rstrip())
+        return words
+
+    def markers(self, task: Mapping[str, Any]) -> list[Marker]:
+        """Return what to draw in the scene for one task: a goal, a velocity, a direction."""
+        return usual_markers(task)
+
+    def readings(
+        self, path: np.ndarray, velocity: np.ndarray, task: Mapping[str, Any]
+    ) -> list[Reading]:
+        """Return what to show as gauges, from the root's path (m) and velocity (m/s), (T+1, 3)."""
+        root = find_root(self.compiled, self.camera.body if self.camera else None)
+        return usual_readings(self.markers(task), path, velocity, root)
+
     # --- checks --------------------------------------------------------------------------------
 
     def _compile(self) -> mujoco.MjModel:
         with _model_warnings(self.name):
             try:
-                model = _spec(self.model).compile()
+                model = self.build(_spec(self.model))
             except (ValueError, OSError, TypeError, mujoco.FatalError) as error:
                 text = " ".join(str(error).split())
                 raise UserError(
@@ -158,11 +223,33 @@ class TaskFamily:
 def find_family(name: str) -> TaskFamily:
     """Return the family registered as `name`, or the one of ``file.py:Class``.
 
+    Either may be followed by variations, as in ``half-cheetah-vel+dynamics+latency``.
+
     Raises:
-        UserError: no such family or file, or it is not a TaskFamily.
+        UserError: no such family, variation or file, or it is not a TaskFamily.
     """
-    cls = find_plugin(name, "metarl.families", TaskFamily, "family")
-    return cls()
+    return family_class(name)()
+
+
+def family_class(name: str) -> type[TaskFamily]:
+    """Return the class of a family; see `find_family`.
+
+    A function or class that makes gymnasium environments becomes a family of its `params`.
+    """
+    path, colon, last = name.rpartition(":")
+    last, *extra = [last] if last.endswith(".py") else last.split("+")
+    whole = path + colon + last
+    found = load_plugin(whole, "metarl.families", "family")
+    if inspect.isfunction(found) or (isinstance(found, type) and issubclass(found, gymnasium.Env)):
+        from metarl.foreign import family_of
+
+        found = family_of(found)
+    cls = plugin_class(found, whole, TaskFamily, "family")
+    if not extra:
+        return cls
+    from metarl.composition import compose
+
+    return compose(cls, extra)
 
 
 def list_families() -> list[str]:
@@ -170,87 +257,9 @@ def list_families() -> list[str]:
     return sorted(plugins("metarl.families"))
 
 
-def find_plugin(name: str, group: str, base: type, kind: str) -> type[Any]:
-    """Return a class from an entry-point group or from ``file.py:Class``."""
-    if ".py:" in name or name.endswith(".py"):
-        cls = _from_file(name, kind)
-    else:
-        known = plugins(group)
-        if name not in known:
-            raise UserError(
-                f"unknown {kind} '{name}'{did_you_mean(name, known)}; "
-                f"known: {', '.join(sorted(known))}, or file.py:Class"
-            )
-        try:
-            cls = known[name].load()
-        except (ImportError, AttributeError) as error:
-            raise UserError(f"{kind} '{name}' cannot be imported: {error}") from None
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise UserError(f"{kind} '{name}' is not a subclass of metarl.{base.__name__}")
-    if inspect.isabstract(cls):
-        missing = ", ".join(sorted(cls.__abstractmethods__))
-        raise UserError(f"{kind} '{name}' does not define {missing}")
-    cls.source = name
-    return cls
-
-
-def reference(thing: object) -> str:
-    """Return the name by which `find_plugin` finds the class of a family or learner again."""
-    return absolute(str(getattr(type(thing), "source", "") or getattr(thing, "name", "")))
-
-
-def plugin_file(name: str) -> Path | None:
-    """Return the file of ``file.py:Class``, and None for a registered name."""
-    path, mark, _ = name.rpartition(".py:")
-    return Path(path + ".py") if mark else None
-
-
-def absolute(name: str) -> str:
-    """Return ``file.py:Class`` with the file's full path, and a registered name as it is."""
-    file = plugin_file(name)
-    return name if file is None else f"{file.resolve()}:{name.rpartition(':')[2]}"
-
-
-@functools.cache
-def plugins(group: str) -> dict[str, EntryPoint]:
-    """Return the entry points of a group by name."""
-    return {point.name: point for point in entry_points(group=group)}
-
-
-def _from_file(name: str, kind: str) -> Any:
-    path, _, attribute = name.rpartition(".py:")
-    file = Path(path + ".py")
-    if name.endswith((".py", ".py:")):
-        raise UserError(f"{kind} '{name}': say which class, as in {name.rstrip(':')}:MyClass")
-    if not file.is_file():
-        raise UserError(f"{kind} '{name}': there is no file {file}")
-    module = _import(file.resolve(), kind)
-    if not hasattr(module, attribute):
-        classes = [n for n, v in vars(module).items() if isinstance(v, type)]
-        raise UserError(f"{file} has no class '{attribute}'{did_you_mean(attribute, classes)}")
-    return getattr(module, attribute)
-
-
-@functools.cache
-def _import(file: Path, kind: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"metarl_plugin_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a stranger's file raises becomes one line
-        text = " ".join(str(error).split())
-        raise UserError(f"{kind} file {file}: {type(error).__name__}: {text}") from error
-    return module
-
-
 def _spec(model: str | Path | mujoco.MjSpec) -> mujoco.MjSpec:
-    if isinstance(model, mujoco.MjSpec):
-        return model
+    if not isinstance(model, str | Path):
+        return model.copy()
     if isinstance(model, str) and model.lstrip().startswith("<"):
         return mujoco.MjSpec.from_string(model)
     if not str(model):
@@ -287,5 +296,12 @@ def _unit_quaternions(model: mujoco.MjModel, qpos: Tensor) -> Tensor:
     return qpos
 
 
-def _kebab(name: str) -> str:
-    return "".join("-" + c.lower() if c.isupper() else c for c in name).lstrip("-")
+def class_name(family: type[TaskFamily]) -> str:
+    """Return the name of a family: its own, or one made from the class name."""
+    return family.name or kebab(family.__name__)
+
+
+def kebab(name: str) -> str:
+    """Return a class name or a snake_case name in kebab-case."""
+    words = "".join("-" + c.lower() if c.isupper() else c for c in name)
+    return words.lstrip("-").replace("_", "-")

@@ -18,17 +18,17 @@ from metarl.tasks import TaskDistribution
 from metarl.threads import set_threads
 from metarl.train_config import MAX_WORLDS, TrainConfig
 from metarl.training import Callback, meta_train
-from metarl.worlds import TaskWorlds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from metarl.checkpoint import Checkpoint
+    from metarl.worlds import TaskWorlds
 
 MAY_CHANGE = frozenset(
     {
         "iterations", "env_steps", "checkpoint_every", "keep_checkpoints", "device", "threads",
-        "out", "print_every", "progress",
+        "out", "print_every", "progress", "video_every",
     }
 )  # fmt: skip
 """Train settings that a resumed run may change; any other would make it a different run."""
@@ -96,7 +96,7 @@ def resume(
     learner = checkpoints.restore(checkpoint, device=resolve_device(device))
     family = find_family(checkpoint.family)
     worlds = _worlds(family, train)
-    _check_spec(learner, worlds)
+    check_spec(learner, worlds)
     return meta_train(
         learner, worlds, TaskDistribution(family), train, callbacks, resume=checkpoint
     )
@@ -129,8 +129,8 @@ def worlds_for(
     family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None
 ) -> TaskWorlds:
     """Make worlds that fit a loaded learner. Raises UserError if the family has changed."""
-    worlds = TaskWorlds(family, num_worlds, threads)
-    _check_spec(learner, worlds)
+    worlds = family.worlds(num_worlds, threads)
+    check_spec(learner, worlds)
     return worlds
 
 
@@ -171,10 +171,11 @@ def _plain(value: object) -> object:
 
 def _worlds(family: TaskFamily, train: TrainConfig) -> TaskWorlds:
     count = train.tasks_per_iteration * train.rollouts_per_task
-    return TaskWorlds(family, count, train.threads)
+    return family.worlds(count, train.threads)
 
 
-def _check_spec(learner: Learner, worlds: TaskWorlds) -> None:
+def check_spec(learner: Learner, worlds: TaskWorlds) -> None:
+    """Raise UserError if worlds have not the sizes that a loaded learner was made for."""
     if tuple(learner.spec) != tuple(worlds.spec):
         raise UserError(
             f"family '{worlds.family.name}' has changed since training: it has "

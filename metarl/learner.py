@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import UserError
-from metarl.family import find_plugin, plugins
+from metarl.plugins import find_plugin, plugins
 
 if TYPE_CHECKING:
     from metarl.keys import Key
@@ -48,6 +48,14 @@ class Learner(ABC):
         self.config = config
         self.seed = seed
         self.device = torch.device(device)
+
+    @property
+    def task_pool(self) -> int | None:
+        """How many frozen training tasks `meta_train` draws from; None for new tasks each time.
+
+        A learner that remembers each task's data has a pool: its tasks come back, with `ids`.
+        """
+        return None
 
     @abstractmethod
     def begin(self, tasks: int, worlds: int) -> Any:

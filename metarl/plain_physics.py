@@ -52,8 +52,12 @@ def edited_model(family: TaskFamily, values: Sequence[float] | np.ndarray) -> mu
     for param in family.params:
         size = len(param.names)
         for edit in param.edits:
-            for k, row in enumerate(_rows(model, edit)):
-                _edit_row(model, edit, row, float(values[column + (k if size > 1 else 0)]))
+            for k, (row, component) in enumerate(_places(model, edit)):
+                value = float(values[column + (k if size > 1 else 0)])
+                if edit.case is None:
+                    _edit_row(model, edit, row, component, value)
+                elif value == edit.case:
+                    _edit_row(model, edit, row, component, edit.to)
         column += size
     if any(param.edits for param in family.params):
         mujoco.mj_setConst(model, mujoco.MjData(model))
@@ -72,6 +76,17 @@ def first_difference(one: mujoco.MjModel, two: mujoco.MjModel) -> str:
     return ""
 
 
+def _places(model: mujoco.MjModel, edit: Edit) -> list[tuple[int, int | None]]:
+    """The rows, and components (None: all), that take one number each."""
+    if not edit.each:
+        return [(row, edit.index) for row in _rows(model, edit)]
+    option = edit.field.startswith("opt.")
+    whole = getattr(model.opt if option else model, edit.field.removeprefix("opt."))
+    if np.ndim(whole) < (1 if option else 2):
+        return [(row, None) for row in _rows(model, edit)]
+    return [(row, k) for row in _rows(model, edit) for k in range(whole.shape[-1])]
+
+
 def _rows(model: mujoco.MjModel, edit: Edit) -> list[int]:
     """The rows of the field that an edit names; an option field has the one row 0."""
     if edit.field.startswith("opt."):
@@ -82,11 +97,24 @@ def _rows(model: mujoco.MjModel, edit: Edit) -> list[int]:
     if kind == "dof":
         joints = [model.joint(name) for name in edit.names]
         return [int(j.dofadr[0]) + k for j in joints for k in range(_DOFS[int(j.type[0])])]
+    if kind == "actuator":
+        return [_actuator(model, name) for name in edit.names]
     find = getattr(model, {"jnt": "joint"}.get(kind, kind))
     return [find(name).id for name in edit.names]
 
 
-def _edit_row(model: mujoco.MjModel, edit: Edit, row: int, value: float) -> None:
+def _actuator(model: mujoco.MjModel, name: str) -> int:
+    """The actuator of that name, or the unnamed one that drives the joint of that name."""
+    for i in range(model.nu):
+        driven = model.joint(int(model.actuator_trnid[i, 0])).name
+        if name == (model.actuator(i).name or driven):
+            return i
+    raise KeyError(name)
+
+
+def _edit_row(
+    model: mujoco.MjModel, edit: Edit, row: int, component: int | None, value: float
+) -> None:
     """Change one row of one field, an element at a time."""
     option = edit.field.removeprefix("opt.")
     if option != edit.field and np.ndim(getattr(model.opt, option)) == 0:
@@ -94,7 +122,7 @@ def _edit_row(model: mujoco.MjModel, edit: Edit, row: int, value: float) -> None
         return
     whole = getattr(model.opt, option) if option != edit.field else getattr(model, edit.field)
     part = whole if option != edit.field else whole[row : row + 1]
-    part = part if edit.index is None else part[..., edit.index : edit.index + 1]
+    part = part if component is None else part[..., component : component + 1]
     for position in np.ndindex(part.shape):
         part[position] = _changed(edit, part[position], value)
 

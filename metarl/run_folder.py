@@ -5,6 +5,7 @@
     curve.json                           one entry per held-out evaluation
     report.html                          the page on it, written anew at each evaluation
     evaluation/heldout_step_XXXXXXXX.json
+    videos/step_XXXXXXXX.gif             with --video-every
     evaluation/test_*_step_*.json        made by `metarl report`
     checkpoints/step_XXXXXXXX/
 
@@ -189,6 +190,23 @@ class RunFolder:
         rows = MetricsCsv(self.path / "metrics.csv", upto=upto)
         self._logger = Logger(str(self.path), [rows, _Events(self.path, env_steps + 1)])
         return self._logger
+
+    def log_gif(self, name: str, path: Path, env_steps: int) -> None:
+        """Show a GIF among TensorBoard's images, where it moves."""
+        from PIL import Image
+        from tensorboard.compat.proto.summary_pb2 import (
+            Summary,  # pyright: ignore[reportAttributeAccessIssue]
+        )
+
+        with Image.open(path) as opened:
+            width, height = opened.size
+        image = Summary.Image(
+            width=width, height=height, colorspace=3, encoded_image_string=path.read_bytes()
+        )
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        for output in [] if self._logger is None else self._logger.output_formats:
+            if isinstance(output, _Events):
+                output.writer._get_file_writer().add_summary(summary, env_steps)
 
     def evaluation_path(self, iteration: int) -> Path:
         """Return where the held-out report of one iteration goes."""

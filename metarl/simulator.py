@@ -12,7 +12,8 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import mujoco
@@ -46,12 +47,14 @@ mujoco.set_mju_user_warning(lambda _: None)
 
 
 class State(NamedTuple):
-    """A copy of the generalised positions and velocities, taken before a step."""
+    """A copy of the state, taken before a step."""
 
     qpos: Tensor
     """(B, nq)"""
     qvel: Tensor
     """(B, nv)"""
+    kept: Mapping[str, Tensor] = MappingProxyType({})
+    """The fields that the family's `keep` names, (B, …)."""
 
 
 class Simulator:
@@ -111,22 +114,41 @@ class Simulator:
             return _ACC if (stages == int(mujoco.mjtStage.mjSTAGE_ACC)).any() else _VEL
         return _VEL if field in _BY_VELOCITY else _ACC
 
-    def snapshot(self) -> State:
-        """Return a copy of qpos and qvel."""
-        return State(self.qpos.clone(), self.qvel.clone())
+    def snapshot(self, keep: Sequence[str] = ()) -> State:
+        """Return a copy of qpos, qvel and the fields of MjData in `keep`."""
+        if not keep:
+            return State(self.qpos.clone(), self.qvel.clone())
+        kept = {field: self.bind(field).clone() for field in keep}
+        return State(self.qpos.clone(), self.qvel.clone(), kept)
 
-    def set_fields(self, fields: Mapping[str, np.ndarray]) -> None:
-        """Give model fields per-world values, (B, …); fields set before and not named go back.
+    def world_model(self, world: int) -> mujoco.MjModel:
+        """Return a copy of one world's model, with the fields that it has of its own."""
+        return self.batch.get_model(world)
+
+    def set_fields(self, fields: Mapping[str, np.ndarray], ids: Tensor | None = None) -> None:
+        """Give model fields per-world values; fields set before and not named go back.
 
         Runs mj_setConst, so that what MuJoCo derives from the fields follows.
+
+        Args:
+            fields: name -> (n, …) values.
+            ids: (n,) the worlds to change; None is all.
         """
+        which = slice(None) if ids is None else ids.numpy()
         for name in self._expanded - set(fields):
-            self.batch.expand(name)[...] = nominal_value(self.model, name)
+            self.batch.expand(name)[which] = nominal_value(self.model, name)
         for name, values in fields.items():
-            self.batch.expand(name)[...] = values
+            self.batch.expand(name)[which] = values
         self._expanded |= set(fields)
         if self._expanded:
-            self.batch.set_const()
+            self.batch.set_const(None if ids is None else ids.numpy())
+
+    def model_field(self, field: str) -> Tensor:
+        """Return the (B, …) values that a model field has in each world: to read, not to write."""
+        if field in self._expanded:
+            return torch.from_numpy(self.batch.expand(field))
+        nominal = torch.as_tensor(np.asarray(nominal_value(self.model, field)))
+        return nominal.expand(self.num_worlds, *nominal.shape)
 
     def reset(self, ids: Tensor | None) -> None:
         """Reset worlds to the model's defaults; write their state, then call `refresh`."""

@@ -1,4 +1,4 @@
-"""Tasks: named parameter vectors, the ranges they are drawn from, and the frozen splits.
+"""Tasks: named parameter vectors, the distribution they are drawn from, and the frozen splits.
 
 A split is disjoint from every training draw by construction, not by luck: a draw for training has
 the last bit of its float64 mantissa cleared, and a held-out draw has it set. The two sets have no
@@ -11,159 +11,18 @@ import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal, localcontext
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
 from metarl.errors import UserError, did_you_mean
 from metarl.keys import Key
+from metarl.params import Choices, Interval, Param
 
 if TYPE_CHECKING:
-    from metarl.edits import Edit
     from metarl.family import TaskFamily
 
 SPLITS = ("train", "heldout", "ood")
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A range of a continuous parameter, uniform, or log-uniform if `log`."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        if not (_finite(self.low) and _finite(self.high) and self.low < self.high):
-            raise UserError(
-                f"Interval({self.low}, {self.high}): low must be below high, both finite"
-            )
-        if self.log and self.low <= 0:
-            raise UserError(f"Interval({self.low}, {self.high}, log=True): low must be positive")
-
-    def at(self, u: np.ndarray) -> np.ndarray:
-        """Map u in [0, 1] to the range, elementwise."""
-        if self.log:
-            with localcontext(prec=30):  # np.exp's last bit depends on the CPU
-                low = Decimal(self.low).ln()
-                span = Decimal(self.high).ln() - low
-                exact = [float((low + Decimal(x) * span).exp()) for x in u.ravel().tolist()]
-            return np.array(exact).reshape(u.shape)
-        return self.low + u * (self.high - self.low)
-
-    def overlaps(self, other: Interval) -> bool:
-        """Whether the two share more than an end point."""
-        return self.low < other.high and other.low < self.high
-
-    def __str__(self) -> str:
-        return f"[{self.low:g}, {self.high:g}]" + (" log" if self.log else "")
-
-
-@dataclass(frozen=True)
-class Choices:
-    """A parameter that takes one of a few values, all equally likely."""
-
-    values: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(self.values))
-        if not self.values or not all(_finite(v) for v in self.values):
-            raise UserError(f"Choices({self.values}): give at least one value, all finite")
-        if len(set(self.values)) < len(self.values):
-            raise UserError(f"Choices({self.values}): a value is repeated")
-        object.__setattr__(self, "values", tuple(float(v) for v in self.values))
-
-    def at(self, u: np.ndarray) -> np.ndarray:
-        """Map u in [0, 1] to the values, elementwise."""
-        index = np.minimum((u * len(self.values)).astype(np.int64), len(self.values) - 1)
-        return np.asarray(self.values)[index]
-
-    def __str__(self) -> str:
-        return "{" + ", ".join(f"{v:g}" for v in self.values) + "}"
-
-
-@dataclass(frozen=True)
-class Param:
-    """One parameter of a task: its ranges, and what it edits in the model.
-
-    A parameter without an edit is read by the family's reward or observation.
-    """
-
-    name: str
-    """snake_case."""
-    train: Interval | Choices
-    """The range of the train and heldout splits."""
-    ood: tuple[Interval, ...] = ()
-    """Ranges outside the box, for the ood split; must not overlap `train`."""
-    edit: Edit | tuple[Edit, ...] | None = None
-    """The model fields that the value changes, or None."""
-    size: int | Literal["model"] = 1
-    """Number of elements, each an independent draw; "model": as many as its edit has in the model.
-    More than one makes names like ``mass[2]``."""
-    unit: str = ""
-    """The physical unit, '' if dimensionless."""
-    doc: str = ""
-    """One line for the tables."""
-    nominal: float | None = None
-    """The value that leaves the robot as it is. None: 1 (scale), 0 (shift), else mid-range."""
-
-    def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name != self.name.lower():
-            raise UserError(f"parameter name '{self.name}' must be snake_case")
-        if self.size != "model" and not (isinstance(self.size, int) and self.size >= 1):
-            raise UserError(
-                f"parameter '{self.name}': size must be a positive integer or 'model', "
-                f"not {self.size!r}"
-            )
-        if not isinstance(self.train, Interval | Choices):
-            raise UserError(
-                f"parameter '{self.name}': train must be an Interval or Choices, not {self.train!r}"
-            )
-        ood = self.ood
-        if not (isinstance(ood, tuple | list) and all(isinstance(r, Interval) for r in ood)):
-            raise UserError(
-                f"parameter '{self.name}': ood must be a tuple of Intervals, not {ood!r}"
-            )
-        object.__setattr__(self, "ood", tuple(ood))
-        for outside in self.ood:
-            if isinstance(self.train, Interval):
-                bad = outside.overlaps(self.train)
-            else:
-                bad = any(outside.low <= v <= outside.high for v in self.train.values)
-            if bad:
-                raise UserError(
-                    f"parameter '{self.name}': ood range {outside} overlaps "
-                    f"train range {self.train}"
-                )
-
-    @property
-    def edits(self) -> tuple[Edit, ...]:
-        """The model edits, none to several."""
-        if self.edit is None:
-            return ()
-        return self.edit if isinstance(self.edit, tuple) else (self.edit,)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The column names, one an element."""
-        if self.size == "model":
-            raise UserError(f"parameter '{self.name}': its size is known once a family holds it")
-        if self.size == 1:
-            return (self.name,)
-        return tuple(f"{self.name}[{i}]" for i in range(self.size))
-
-    @property
-    def nominal_value(self) -> float:
-        """The value that leaves the robot as it is, or the middle of the train range."""
-        if self.nominal is not None:
-            return float(self.nominal)
-        kinds = {edit.kind for edit in self.edits}
-        if kinds == {"scale"}:
-            return 1.0
-        if kinds == {"shift"}:
-            return 0.0
-        return float(self.train.at(np.array(0.5)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +34,8 @@ class Tasks:
     """(P,) column names."""
     values: np.ndarray
     """(M, P) float64."""
+    ids: np.ndarray | None = None
+    """(M,) int64 rows in the pool of training tasks that they come from, or None."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
@@ -196,7 +57,8 @@ class Tasks:
         if not isinstance(index, slice):
             at = range(len(self))[operator.index(index)]  # IndexError ends an iteration
             index = slice(at, at + 1)
-        return Tasks(self.family, self.names, self.values[index])
+        ids = None if self.ids is None else self.ids[index]
+        return Tasks(self.family, self.names, self.values[index], ids)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tasks):
@@ -247,25 +109,50 @@ class TaskDistribution:
     @property
     def shared_split(self) -> bool:
         """Whether train and heldout are the same tasks, since every parameter is a choice."""
-        return all(isinstance(param.train, Choices) for param in self.params)
+        return all(isinstance(p.train, Choices) and not p.train.heldout for p in self.params)
 
     @property
     def has_ood(self) -> bool:
         """Whether the family has tasks outside the training box."""
-        return any(param.ood for param in self.params)
+        return any(param.outside for param in self.params)
 
     def sample(self, n: int, rng: np.random.Generator) -> Tasks:
         """Draw n tasks from the training box."""
-        columns = [self._draw(param, param.train, n, rng) for param in self.params]
+        columns = [p.train.at(rng.random((n, len(p.names)))) for p in self.params]
         values = np.concatenate(columns, axis=1) if columns else np.zeros((n, 0))
         return self._tasks(self._marked(values, 0))
+
+    def draw(self, n: int, pool: int | None, iteration: int, key: Key) -> Tasks:
+        """Return the n training tasks of an iteration: new ones, or distinct ones of a pool.
+
+        The pool is the first `pool` tasks of the train split. Iterations sweep through it in an
+        order that is shuffled for each sweep, so that all its tasks come up equally often.
+
+        Args:
+            n: how many.
+            pool: size of the pool, or None to draw new tasks.
+            iteration: from 0.
+            key: of the run.
+        """
+        if pool is None:
+            return self.sample(n, key.fold("tasks", iteration).numpy())
+        if n > pool:
+            raise UserError(
+                f"tasks_per_iteration is {n}, but the learner keeps a pool of {pool} training "
+                f"tasks: lower the one or raise the other"
+            )
+        sweep, part = divmod(iteration, -(-pool // n))
+        order = key.fold("pool", sweep).numpy().permutation(pool)
+        ids = order[(part * n + np.arange(n)) % pool]
+        return Tasks(self.family.name, self.names, self.split("train", pool).values[ids], ids)
 
     def split(self, name: str, n: int) -> Tasks:
         """Return the first n tasks of a frozen split: the same on every machine, for ever.
 
         `heldout` are unseen draws from the training box, and where every parameter is a choice
         it goes through the combinations in order. In `ood`, task i has parameter i (modulo the
-        number of parameters with ood ranges) outside the box and the others inside it.
+        number of parameters with ood ranges) outside the box and the others inside it; choices
+        with values of their own for a split are drawn from those.
         """
         if name not in SPLITS:
             raise UserError(
@@ -332,19 +219,14 @@ class TaskDistribution:
         continuous = [isinstance(p.train, Interval) for p in self.params for _ in p.names]
         return np.where(np.array(continuous, bool), marked, values)
 
-    def _draw(
-        self, param: Param, where: Interval | Choices, n: int, rng: np.random.Generator
-    ) -> np.ndarray:
-        return where.at(rng.random((n, len(param.names))))
-
     def _split_row(self, name: str, i: int) -> np.ndarray:
         """Task i of a split: a function of the family, the split and i alone."""
         rng = Key("metarl split", self.family.name, name, i).numpy()
         outside = [param.name for param in self.params if param.ood]
-        chosen = outside[i % len(outside)] if name == "ood" else None
+        chosen = outside[i % len(outside)] if name == "ood" and outside else None
         parts = []
         for param in self.params:
-            where: Interval | Choices = param.train
+            where = param.train.of(name) if isinstance(param.train, Choices) else param.train
             u = rng.random((1, len(param.names)))
             if param.name == chosen:
                 where = param.ood[(i // len(outside)) % len(param.ood)]
@@ -362,11 +244,3 @@ class TaskDistribution:
             rows[:, column] = np.asarray(axes[column])[index % len(axes[column])]
             index = index // len(axes[column])
         return rows
-
-
-def _finite(value: object) -> bool:
-    """Whether a value is a number that a float can hold."""
-    try:
-        return math.isfinite(value)  # type: ignore[arg-type]
-    except (OverflowError, TypeError):
-        return False

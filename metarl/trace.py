@@ -11,7 +11,8 @@ from torch import Tensor
 
 from metarl.family import TaskFamily
 from metarl.keys import Key
-from metarl.tasks import Choices, Interval, TaskDistribution, Tasks
+from metarl.params import Choices, Interval
+from metarl.tasks import TaskDistribution, Tasks
 from metarl.worlds import TaskWorlds
 
 KEY = Key("metarl check")
@@ -153,10 +154,12 @@ def _ends(where: Interval | Choices) -> tuple[float, ...]:
 
 
 def in_train_box(family: TaskFamily, row: np.ndarray) -> bool:
-    """Return whether every column of a task lies in its train range."""
+    """Return whether every column of a task lies in the range of train and heldout."""
     ranges = [param.train for param in family.params for _ in param.names]
     inside = [
-        value in where.values if isinstance(where, Choices) else where.low <= value <= where.high
+        value in (*where.values, *where.heldout)
+        if isinstance(where, Choices)
+        else where.low <= value <= where.high
         for value, where in zip(row, ranges, strict=True)
     ]
     return all(inside)

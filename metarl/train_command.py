@@ -11,8 +11,8 @@ import tyro
 
 from metarl.arguments import field_names, parse, take_option
 from metarl.errors import UserError
-from metarl.family import absolute
 from metarl.learner import find_learner, list_learners
+from metarl.plugins import absolute
 from metarl.train_config import TrainConfig
 
 PROG = "metarl train"

@@ -33,6 +33,8 @@ class TrainConfig:
     """Iterations between checkpoints."""
     keep_checkpoints: int = 3
     """How many of the newest checkpoints to keep."""
+    video_every: int = 0
+    """Iterations between videos of a held-out task, in TensorBoard and RUN/videos; 0: none."""
     seed: int = 0
     """Of everything random: weights, tasks, initial states, actions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -52,7 +54,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is None and name in ("env_steps", "threads"):
                 continue
-            low = 0 if name == "seed" else 1
+            low = 0 if name in ("seed", "video_every") else 1
             if type(value) is not int or not low <= value < 2**63:
                 raise UserError(f"{name} must be a whole number of at least {low}, not {value!r}")
         for one, many in (("tasks_per_iteration", self.tasks_per_iteration),
@@ -85,8 +87,8 @@ class TrainConfig:
 
 _COUNTS = (
     "tasks_per_iteration", "rollouts_per_task", "iterations", "env_steps", "evaluate_every",
-    "evaluate_tasks", "evaluate_episodes", "checkpoint_every", "keep_checkpoints", "seed",
-    "threads", "print_every",
+    "evaluate_tasks", "evaluate_episodes", "checkpoint_every", "keep_checkpoints", "video_every",
+    "seed", "threads", "print_every",
 )  # fmt: skip
 
 

@@ -20,15 +20,14 @@ from torch import Tensor
 from metarl import checkpoint as checkpoints
 from metarl.errors import UserError
 from metarl.evaluation import evaluate
-from metarl.family import plugin_file, reference
 from metarl.interrupt import Left, StopSignals, TrainingStopped
 from metarl.keys import Key
+from metarl.plugins import plugin_file, reference
 from metarl.progress import TrainingProgress, clock, si
 from metarl.run_folder import RunFolder, disk_errors, write_json
 from metarl.threads import set_threads
 from metarl.train_config import Position, TrainConfig, default_out, goal
 from metarl.versions import versions
-from metarl.worlds import TaskWorlds
 
 __all__ = ["Callback", "TrainConfig", "meta_train"]
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from metarl.evaluation import Report
     from metarl.learner import Learner
     from metarl.tasks import TaskDistribution
+    from metarl.worlds import TaskWorlds
 
 Callback = Callable[[int, "Learner", dict[str, float]], None]
 """Called after every iteration with its number (from 1), the learner and its metrics."""
@@ -87,6 +87,8 @@ def meta_train(
                     callback(run.position.iteration, learner, metrics)
                 if run.position.iteration % config.checkpoint_every == 0:
                     run.save()
+                if config.video_every and run.position.iteration % config.video_every == 0:
+                    run.film(stop)
             run.save()
         except Left:
             run.save_good()
@@ -135,8 +137,8 @@ class _Run:
         self.good: dict[str, Tensor] | None = None
         self.warned = False
         self.eval_tasks = distribution.split("heldout", config.evaluate_tasks)
-        self.eval_worlds = TaskWorlds(
-            worlds.family, len(self.eval_tasks) * config.rollouts_per_task, config.threads
+        self.eval_worlds = worlds.family.worlds(
+            len(self.eval_tasks) * config.rollouts_per_task, config.threads
         )
 
     # --- opening and closing -------------------------------------------------------------------
@@ -195,8 +197,8 @@ class _Run:
         """Make one meta-update; one that fails or is left is undone, and the rest saved."""
         number, config = self.position.iteration, self.config
         key = Key(config.seed)
-        tasks = self.distribution.sample(
-            config.tasks_per_iteration, key.fold("tasks", number).numpy()
+        tasks = self.distribution.draw(
+            config.tasks_per_iteration, self.learner.task_pool, number, key
         )
         began, steps = time.monotonic(), self.worlds.env_steps
         try:
@@ -289,6 +291,31 @@ class _Run:
             f"held-out tasks at {si(position.env_steps)} env steps: "
             f"return {mean[0]:.1f} → {mean[-1]:.1f} (stand still {result['stand_still']:.1f})"
         )
+
+    def film(self, stop: StopSignals) -> None:
+        """Show one held-out task before and after adaptation, in TensorBoard and as a file.
+
+        A machine that cannot render is told so, and the training goes on.
+        """
+        from metarl.recording import RecordingWorlds, record
+        from metarl.video import VideoConfig, render
+
+        position, config = self.position, self.config
+        name = f"step_{position.iteration:08d}.gif"
+        worlds = RecordingWorlds(self.worlds.family, config.rollouts_per_task, config.threads)
+        with stop.may_leave():
+            recording = record(
+                self.learner, worlds, self.eval_tasks[:1], episodes=config.evaluate_episodes,
+                seed=config.seed,
+            )  # fmt: skip
+            path = self.folder.path / "videos" / name
+            try:
+                render(recording, path, VideoConfig(size=240, fps=10), threads=self.threads)
+            except UserError as error:
+                self.progress.say(f"warning: no video of iteration {position.iteration}: {error}")
+                return
+        with disk_errors(self.folder.path, INTACT):
+            self.folder.log_gif("heldout/adaptation", path, position.env_steps)
 
     def show_report(self, *, running: bool, latest: Report | None = None) -> None:
         """Write report.html anew, and TensorBoard's figure. A picture that fails ends no run."""

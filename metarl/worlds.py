@@ -80,6 +80,10 @@ class TaskWorlds:
         self.family = find_family(family) if isinstance(family, str) else family
         self.num_worlds = num_worlds
         self.simulator = Simulator(self.family.compile(), num_worlds, threads)
+        try:
+            self.simulator.snapshot(self.family.keep)
+        except UserError as error:
+            raise UserError(f"family '{self.family.name}', keep: {error}") from None
         self.env_steps = 0
         """Environment steps taken so far, summed over worlds."""
         self._rows = [[e.rows(self.family.compile()) for e in p.edits] for p in self.family.params]
@@ -111,27 +115,43 @@ class TaskWorlds:
             raise UserError(
                 f"{len(tasks)} tasks x {worlds_per_task} worlds do not fill {self.num_worlds}"
             )
+        self.check_tasks(tasks)
+        self.tasks = tasks
+        self.worlds_per_task = worlds_per_task
+        self._task_index = np.arange(self.num_worlds) // worlds_per_task
+        self._world_index = np.arange(self.num_worlds) % worlds_per_task
+        self.task, fields = self._values_and_fields(tasks.values[self._task_index])
+        self.simulator.set_fields(fields)
+
+    def change_tasks(self, ids: Tensor, tasks: Tasks) -> None:
+        """Give some worlds another task, where every world has its own. Call `reset(ids)` next.
+
+        Args:
+            ids: (n,) int64, the worlds.
+            tasks: n tasks of this family.
+        """
+        if self.worlds_per_task != 1 or len(tasks) != len(ids):
+            raise UserError(
+                f"{len(tasks)} tasks for {len(ids)} worlds, of {self.worlds_per_task} a task: "
+                "each world that changes needs a task of its own"
+            )
+        self.check_tasks(tasks)
+        values = self.tasks.values.copy()
+        values[ids.numpy()] = tasks.values
+        self.tasks = Tasks(self.tasks.family, self.tasks.names, values)
+        changed, fields = self._values_and_fields(tasks.values)
+        for name, value in changed.items():
+            self.task[name][ids] = value
+        self.simulator.set_fields(fields, ids)
+
+    def check_tasks(self, tasks: Tasks) -> None:
+        """Raise UserError for tasks of another family, or that the robot cannot have."""
         expected = tuple(name for param in self.family.params for name in param.names)
         if tasks.names != expected:
             raise UserError(
                 f"tasks have parameters {tasks.names}, not {self.family.name}'s {expected}"
             )
-        self.tasks = tasks
-        self.worlds_per_task = worlds_per_task
-        self._task_index = np.arange(self.num_worlds) // worlds_per_task
-        self._world_index = np.arange(self.num_worlds) % worlds_per_task
-        values = tasks.values[self._task_index]
-        self.task: dict[str, Tensor] = {}
-        fields: dict[str, np.ndarray] = {}
-        column = 0
-        for param, rows in zip(self.family.params, self._rows, strict=True):
-            value = values[:, column : column + len(param.names)]
-            column += len(param.names)
-            scalar = len(param.names) == 1
-            self.task[param.name] = torch.from_numpy((value[:, 0] if scalar else value).copy())
-            for edit, which in zip(param.edits, rows, strict=True):
-                edit.apply(self._field(fields, edit.field), which, value)
-        self.simulator.set_fields(fields)
+        self.family.check_tasks(tasks)
 
     def reset(self, ids: Tensor | None = None) -> Tensor:
         """Begin a new trial in the worlds `ids`, (n,) int64 or a (B,) mask, or in all.
@@ -165,7 +185,7 @@ class TaskWorlds:
                 f"action has shape {tuple(action.shape)}, expected {tuple(sim.ctrl.shape)}"
             )
         clipped = action.double().clamp(-1.0, 1.0)
-        before = sim.snapshot()
+        before = sim.snapshot(self.family.keep)
         torch.addcmul(self._ctrl_mid, clipped, self._ctrl_half, out=sim.ctrl)
         diverged = sim.step(self.family.frame_skip)
         self._steps += 1
@@ -200,6 +220,26 @@ class TaskWorlds:
 
     # --- inside --------------------------------------------------------------------------------
 
+    def _values_and_fields(
+        self, values: np.ndarray
+    ) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+        """The parameters by name, (n,) or (n, size), and the model fields that they give, (n, …).
+
+        Args:
+            values: (n, P) the task of each world.
+        """
+        task: dict[str, Tensor] = {}
+        fields: dict[str, np.ndarray] = {}
+        column = 0
+        for param, rows in zip(self.family.params, self._rows, strict=True):
+            value = values[:, column : column + len(param.names)]
+            column += len(param.names)
+            scalar = len(param.names) == 1
+            task[param.name] = torch.from_numpy((value[:, 0] if scalar else value).copy())
+            for edit, which in zip(param.edits, rows, strict=True):
+                edit.apply(self._field(fields, edit.field, len(values)), which, value)
+        return task, fields
+
     def _action_map(self) -> None:
         """Actions in [-1, 1] map linearly onto each actuator's control range."""
         model = self.family.compile()
@@ -208,11 +248,11 @@ class TaskWorlds:
         self._ctrl_mid = torch.from_numpy((low + high) / 2).expand(self.num_worlds, -1)
         self._ctrl_half = torch.from_numpy((high - low) / 2)
 
-    def _field(self, fields: dict[str, np.ndarray], name: str) -> np.ndarray:
-        """The (B, …) values of a model field being edited, nominal at first."""
+    def _field(self, fields: dict[str, np.ndarray], name: str, count: int) -> np.ndarray:
+        """The (count, …) values of a model field being edited, nominal at first."""
         if name not in fields:
             nominal = nominal_value(self.family.compile(), name)
-            fields[name] = np.repeat(nominal[None], self.num_worlds, axis=0)
+            fields[name] = np.repeat(nominal[None], count, axis=0)
         return fields[name]
 
     def _begin_episodes(self, ids: Tensor | None) -> None:

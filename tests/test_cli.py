@@ -124,8 +124,48 @@ def test_version(capsys):
 def test_families(capsys):
     assert main(["families"]) == 0
     out = capsys.readouterr().out
-    assert "goal_velocity  [0, 3] m/s" in out
-    assert "half-cheetah-vel   observation 17  action 6  horizon 200 steps = 10 s" in out
+    assert max(map(len, out.splitlines())) <= 120
+    row = next(line for line in out.splitlines() if "half-cheetah-vel " in line)
+    assert row.split() == [
+        "half-cheetah-vel", "cheetah", "17×6", "200", "=", "10", "s",
+        "goal_velocity", "[0,", "3]", "m/s", "[3,", "3.5]",
+    ]  # fmt: skip
+    assert "+dynamics +crippled" in out
+    assert "Each also takes +latency and +sensor-bias." in out
+
+
+def test_some_families(capsys):
+    assert main(["families", "cheetah"]) == 0
+    out = capsys.readouterr().out
+    assert "half-cheetah-dir" in out
+    assert "point-goal" not in out
+    assert main(["families", "--json", "cheetah"]) == 0
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)]
+    assert {"half-cheetah-dir", "half-cheetah-dynamics", "half-cheetah-vel"} <= set(names)
+    assert all("cheetah" in name for name in names)
+
+
+def test_one_family_in_full(capsys):
+    assert main(["families", "half-cheetah-vel"]) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "Run at a velocity that the reward alone reveals", "200 steps of 0.05 s = 10 s",
+        "metarl/HalfCheetahVel-v0", "train, heldout, ood", "+dynamics", "sensor_bias[17]",
+        "scale of all motor torques", "metarl train half-cheetah-vel+dynamics maml-trpo",
+    ):  # fmt: skip
+        assert words in out, words
+
+
+def test_a_product_in_full(capsys):
+    assert main(["families", "half-cheetah-vel+latency+dynamics"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("half-cheetah-vel+dynamics+latency\n")
+    assert "+dynamics  " not in out  # it has that already
+    assert "+sensor-bias" in out
+    assert main(["families", "half-cheetah-vel+dynamics", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert [param["name"] for param in row["params"]][:2] == ["goal_velocity", "mass"]
+    assert row["gymnasium_id"] == "metarl/TaskFamily-v0"
 
 
 def test_families_as_json(capsys):
@@ -138,13 +178,19 @@ def test_families_as_json(capsys):
     assert goal["train"] == {"low": -1.0, "high": 1.0, "log": False}
     assert goal["ood"] == [{"low": 1.0, "high": 1.25, "log": False}]
     assert rows["half-cheetah-dir"]["params"][0]["train"] == {"values": [-1.0, 1.0]}
+    vel = rows["half-cheetah-vel"]
+    assert (vel["robot"], vel["gymnasium_id"]) == ("cheetah", "metarl/HalfCheetahVel-v0")
+    assert vel["splits"] == ["train", "heldout", "ood"]
+    assert list(vel["variations"]) == ["dynamics", "latency", "sensor-bias"]
+    assert vel["variations"]["dynamics"]["params"][0]["name"] == "mass"
+    assert list(rows["half-cheetah-dynamics"]["variations"]) == ["latency", "sensor-bias"]
 
 
 def test_a_broken_family_does_not_hide_the_others(monkeypatch, capsys):
-    monkeypatch.setattr("metarl.commands.list_families", lambda: ["gone", "point-goal"])
+    monkeypatch.setattr("metarl.families_command.list_families", lambda: ["gone", "point-goal"])
     assert main(["families"]) == 0
     out = capsys.readouterr().out
-    assert "cannot be used: unknown family 'gone'" in out
+    assert "gone cannot be used: unknown family 'gone'" in out
     assert "goal_x" in out
 
 
@@ -329,7 +375,7 @@ def test_ctrl_c_anywhere_is_one_line(monkeypatch, capsys):
     def interrupted(argv):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("metarl.commands.families", interrupted)
+    monkeypatch.setattr("metarl.families_command.families", interrupted)
     assert main(["families"]) == 130
     assert capsys.readouterr().err == "metarl: interrupted\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import tomllib
@@ -130,11 +131,22 @@ def test_family_page_has_the_ranges_of_the_code(family):
     page = (ROOT / "docs/families" / f"{family}.md").read_text(encoding="utf-8")
     page = page.replace("−", "-")
     for param in found.params:
-        ood = ", ".join(str(interval) for interval in param.ood) or "none"
+        ood = ", ".join(str(interval) for interval in param.outside) or "none"
         row = f"| `{param.name}` | {param.unit or '1'} | {param.train} | {ood} |"
         assert row in page, f"{family}.md lacks: {row}"
     assert f"{found.horizon} steps" in page
     assert f"dt {found.dt:g} s (frame skip {found.frame_skip})" in page
+
+
+def test_the_tables_of_the_family_pages_are_those_of_the_code():
+    """`python docs/family_tables.py` would change no page."""
+    path = ROOT / "docs" / "family_tables.py"
+    spec = importlib.util.spec_from_file_location("family_tables", path)
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert tables.main(["--check"]) == 0
+    assert "| random actions |" in tables.reference_lines("ant-vel")
+    assert "Not measured" in tables.reference_lines("no-family")
 
 
 @pytest.mark.parametrize("learner", sorted(entry_points("learners")))
@@ -177,6 +189,23 @@ def test_example_family_trains_with_the_example_learner(tmp_path, capsys):
     code = cli.main([*words.split(), *flags.split(), "--out", str(tmp_path / "run")])
     assert code == 0, capsys.readouterr().err
     assert (tmp_path / "run" / "metrics.csv").is_file()
+
+
+def test_example_family_is_short():
+    """Two parameters of the dynamics and a goal in at most 40 lines, docstrings included."""
+    file = ROOT / "docs" / "examples" / "my_robot.py"
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 40
+    params = find_family(f"{file}:MyRobot").params
+    assert [bool(param.edits) for param in params] == [True, True, False]
+
+
+def test_example_environment_trains_and_is_evaluated(tmp_path, capsys):
+    examples, run = ROOT / "docs" / "examples", str(tmp_path / "run")
+    words = f"train {examples}/my_env.py:MyPendulum {examples}/my_learner.py:ConstantAction"
+    flags = "--iterations 1 --tasks-per-iteration 2 --rollouts-per-task 2 --evaluate-tasks 2"
+    assert cli.main([*words.split(), *flags.split(), "--threads", "2", "--out", run]) == 0
+    assert cli.main(["evaluate", run, "--split", "ood", "--tasks", "2", "--threads", "2"]) == 0
+    assert "my-pendulum  constant-action  ood: 2 tasks" in capsys.readouterr().out
 
 
 def test_example_learner_adapts():

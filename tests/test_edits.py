@@ -20,6 +20,7 @@ from metarl import (
     find_family,
     scale,
     shift,
+    when,
 )
 from metarl.edits import Edit, nominal_value
 
@@ -95,12 +96,54 @@ def test_options(model: mujoco.MjModel) -> None:
         (scale("opt.gravty"), "did you mean 'opt.gravity'"),
         (scale("hfield_data"), "not a model field that a task can change"),
         (scale("tendon_stiffness", "rope"), "no tendon 'rope'; it has none with a name"),
+        (scale("geom_friction", index=0, each=True), "so no index"),
+        (when(1, scale("actuator_gear", "bshn"), 0), "no actuator 'bshn' .did you mean 'bshin'"),
     ],
 )
 def test_refusals(model: mujoco.MjModel, edit: Edit, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
         edit.rows(model)
     assert "\n" not in str(caught.value)
+
+
+def test_a_number_for_every_component(model: mujoco.MjModel) -> None:
+    edit = scale("geom_friction", "ffoot", "bfoot", each=True)
+    assert edit.count(model) == 6
+    value = np.arange(1.0, 7.0)[None]
+    got = applied(model, edit, value)[0]
+    for row, name in enumerate(("ffoot", "bfoot")):
+        geom = model.geom(name)
+        np.testing.assert_array_equal(got[geom.id], geom.friction * value[0, 3 * row : 3 * row + 3])
+    assert np.sum(got != model.geom_friction) == 5  # one of the six numbers is 1
+    assert scale("body_mass", each=True).count(model) == model.nbody - 1
+    assert scale("opt.gravity", each=True).count(model) == 3
+    got = applied(model, assign("opt.gravity", each=True), np.array([[1.0, 2.0, 3.0]]))
+    np.testing.assert_array_equal(got, [[1, 2, 3]])
+
+
+def test_a_discrete_value_selects_objects(model: mujoco.MjModel) -> None:
+    """Value 2 weakens one motor to a half, 3 stops two; any other leaves the model as it is."""
+    edits = (
+        when(2, scale("actuator_gear", "bshin"), 0.5),
+        when(3, scale("actuator_gear", "bthigh", "ffoot"), 0.0),
+    )
+    gear = np.repeat(model.actuator_gear[None], 4, axis=0)
+    for edit in edits:
+        assert edit.count(model) == 1
+        edit.apply(gear, edit.rows(model), np.array([[2.0], [0.0], [3.0], [2.0]]))
+    nominal = model.actuator_gear[:, 0]
+    scales = np.ones((4, 6))
+    scales[[0, 3], model.actuator("bshin").id] = 0.5
+    scales[2, [model.actuator("bthigh").id, model.actuator("ffoot").id]] = 0.0
+    np.testing.assert_array_equal(gear[:, :, 0], nominal * scales)
+
+
+def test_an_unnamed_actuator_goes_by_its_joint() -> None:
+    ant = find_family("ant-dir").compile()
+    assert ant.actuator(2).name == ""
+    assert scale("actuator_gear", "hip_1").rows(ant) == [2]
+    with pytest.raises(UserError, match=r"no actuator 'hip_5' .did you mean 'hip_"):
+        scale("actuator_gear", "hip_5").rows(ant)
 
 
 # --- every sort of edit at once, in the physics ---------------------------------------------------
@@ -137,7 +180,11 @@ class Egg(TaskFamily):
         Param("slope", Interval(-2, 2), edit=assign("opt.gravity", index=0)),
         Param("wind", Interval(0, 5), edit=shift("opt.wind")),
         Param("ground", Choices((0, 1)), edit=assign("geom_dataid", "ground")),
-    )
+        Param("shape", Interval(0.5, 2), size="model", edit=scale("body_inertia", each=True)),
+        Param("fault", Choices((0, 1, 2)), nominal=0,
+              edit=(when(1, scale("actuator_gear", "hand"), 0.5),
+                    when(2, assign("jnt_stiffness", "hand"), 3.0))),
+    )  # fmt: skip
 
     def reward(self, sim, before, action, task) -> torch.Tensor:
         return sim.qpos[:, 0] - before.qpos[:, 0]
@@ -145,8 +192,8 @@ class Egg(TaskFamily):
 
 def by_hand(task: np.ndarray) -> mujoco.MjModel:
     """The model of one Egg task, written out number by number."""
-    links, payload, loose, (drag, slide, slope, wind, ground) = (
-        task[:3], task[3], task[4:7], task[7:],
+    links, payload, loose, (drag, slide, slope, wind, ground), shape, fault = (
+        task[:3], task[3], task[4:7], task[7:12], task[12:21], task[21],
     )  # fmt: skip
     model = mujoco.MjModel.from_xml_string(MJCF)
     model.body_mass[1] = 1.0 * links[0]
@@ -160,6 +207,11 @@ def by_hand(task: np.ndarray) -> mujoco.MjModel:
     model.opt.gravity[0] = slope
     model.opt.wind += wind
     model.geom_dataid[model.geom("ground").id] = int(ground)
+    model.body_inertia[1:] *= shape.reshape(3, 3)
+    if fault == 1:
+        model.actuator_gear[0] *= 0.5
+    elif fault == 2:
+        model.jnt_stiffness[2] = 3.0
     mujoco.mj_setConst(model, mujoco.MjData(model))
     return model
 
@@ -170,6 +222,7 @@ def test_every_world_of_edited_models_equals_a_plain_loop_to_the_bit() -> None:
     worlds.set_tasks(tasks, 1)
     worlds.reset()
     assert len({float(v) for v in worlds.task["ground"]}) == 2
+    assert len({float(v) for v in worlds.task["fault"]}) == 3
     sim, start = worlds.simulator, worlds.simulator.snapshot()
     rng = np.random.default_rng(0)
     moves = rng.uniform(-1, 1, (80, 6, 1))

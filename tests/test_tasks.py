@@ -199,6 +199,16 @@ def test_nominal_values() -> None:
     assert Param("g", Interval(1, 3), nominal=3).nominal_value == 3.0
 
 
+def test_a_radius_by_area() -> None:
+    """r² is uniform: a ring from 3 to 5 m has half of its area within √17 m."""
+    ring = Interval(3.0, 5.0, area=True)
+    np.testing.assert_allclose(ring.at(np.array([0.0, 0.5, 1.0])), [3.0, 17**0.5, 5.0])
+    assert str(ring) == "[3, 5] by area"
+    for bad in (lambda: Interval(-1.0, 1.0, area=True), lambda: Interval(1, 2, True, True)):
+        with pytest.raises(UserError, match="low must be at least 0"):
+            bad()
+
+
 # --- any ranges, not only those of the built-in families -----------------------------------------
 
 

@@ -4,22 +4,48 @@ import pytest
 import safetensors.torch
 import torch
 
-from metarl import TaskDistribution, TaskWorlds, UserError, collect, evaluate, find_learner
+from metarl import (
+    TaskDistribution,
+    Tasks,
+    TaskWorlds,
+    UserError,
+    collect,
+    evaluate,
+    find_learner,
+)
 from metarl.keys import Key
 from metarl.learner import Learner, list_learners
 from metarl.rollout import Step
 
 TASKS, WORLDS = 3, 4
+VARIANTS = [("rl2", {"memory": memory}) for memory in ("lstm", "transformer", "snail")]
+"""Settings of a learner that change what its state is."""
+SMALL = {
+    "pearl": {
+        "train_tasks": TASKS, "hidden": (16,), "encoder_hidden": (16,), "meta_batch": 2,
+        "batch_size": 16, "context_size": 8, "gradient_steps": 3, "initial_episodes": 2,
+        "replay_capacity": 300,
+    },
+}  # fmt: skip
+"""Settings with which a meta-step takes a moment, for learners whose own are for hours."""
 
 
-@pytest.fixture(params=list_learners())
+@pytest.fixture(
+    params=[*((name, {}) for name in list_learners()), *VARIANTS],
+    ids=lambda which: "-".join((which[0], *which[1].values())),
+)
 def learner(request: pytest.FixtureRequest) -> Learner:
-    return make(request.param)
-
-
-def make(name: str, seed: int = 0) -> Learner:
+    name, settings = request.param
     cls = find_learner(name)
-    return cls(ready().spec, cls.Config(), seed=seed)
+    return cls(ready().spec, cls.Config(**SMALL.get(name, {}) | settings), seed=0)
+
+
+def another(learner: Learner, seed: int = 0) -> Learner:
+    return type(learner)(learner.spec, learner.config, seed=seed)
+
+
+def draw(learner: Learner, worlds: TaskWorlds) -> Tasks:
+    return TaskDistribution(worlds.family).draw(TASKS, learner.task_pool, 0, Key(4))
 
 
 def ready(threads: int = 1) -> TaskWorlds:
@@ -122,7 +148,7 @@ def test_without_exploring_the_noise_does_not_matter(learner: Learner) -> None:
 
 
 def test_weights_survive_a_round_trip(learner: Learner) -> None:
-    other = make(learner.name, seed=1)
+    other = another(learner, seed=1)
     assert not equal(weights(other), weights(learner))
     other.load_state_dict(safetensors.torch.load(safetensors.torch.save(weights(learner))))
     for explore in (True, False):
@@ -133,8 +159,8 @@ def test_weights_survive_a_round_trip(learner: Learner) -> None:
 
 
 def test_a_restored_learner_goes_on_to_the_same_bits(learner: Learner) -> None:
-    other, worlds = make(learner.name, seed=1), ready()
-    tasks = TaskDistribution(worlds.family).sample(TASKS, Key(4).numpy())
+    other, worlds = another(learner, seed=1), ready()
+    tasks = draw(learner, worlds)
     learner.meta_step(worlds, tasks, Key(5))
     other.load_state_dict(weights(learner))
     learner.meta_step(worlds, tasks, Key(6))  # in worlds that have run before
@@ -151,20 +177,20 @@ def test_weights_that_do_not_fit_are_refused(learner: Learner) -> None:
 def test_a_meta_step_is_a_function_of_weights_tasks_and_key(learner: Learner) -> None:
     results = []
     for threads in (1, 2, 4):
-        one, worlds = make(learner.name), ready(threads)
-        tasks = TaskDistribution(worlds.family).sample(TASKS, Key(4).numpy())
+        one, worlds = another(learner), ready(threads)
+        tasks = draw(one, worlds)
         metrics = [one.meta_step(worlds, tasks, Key(5, i)) for i in range(2)]
         assert {"return_before", "return_after", "diverged"} <= set(metrics[0])
         results.append(weights(one))
     assert equal(results[0], results[1])
     assert equal(results[0], results[2])
-    assert not equal(results[0], weights(make(learner.name)))
+    assert not equal(results[0], weights(another(learner)))
 
 
 def test_another_key_makes_another_meta_step(learner: Learner) -> None:
-    other, worlds = make(learner.name), ready()
+    other, worlds = another(learner), ready()
     assert equal(weights(learner), weights(other))
-    tasks = TaskDistribution(worlds.family).sample(TASKS, Key(4).numpy())
+    tasks = draw(learner, worlds)
     learner.meta_step(worlds, tasks, Key(5))
     other.meta_step(worlds, tasks, Key(6))
     assert not equal(weights(learner), weights(other))
@@ -198,11 +224,10 @@ def test_settings_have_help_texts(learner: Learner) -> None:
 def test_the_policy_alone_acts_and_adapts_alike(learner: Learner) -> None:
     """What `metarl export` ships is a part of the state, and enough to adapt to the same bits."""
     worlds = ready()
-    tasks = TaskDistribution(worlds.family).split("train", TASKS)
-    learner.meta_step(worlds, tasks, Key(1))
+    learner.meta_step(worlds, draw(learner, worlds), Key(1))
     part = {name: tensor.clone() for name, tensor in learner.policy_state_dict().items()}
     assert part.keys() <= learner.state_dict().keys()
-    other = make(learner.name, seed=5)
+    other = another(learner, seed=5)
     other.load_policy_state_dict(part)
     assert equal(other.policy_state_dict(), part)
     (a, state_a), (b, state_b) = rollout(learner), rollout(other)

@@ -1,0 +1,113 @@
+"""Robots of the literature on terrain: run forward over slopes, roughness, steps and gaps.
+
+The reward is the forward velocity, as on flat ground; which ground it is, the robot must feel. Each
+family comes twice: blind, and with a height scan in its observation (``-scan``). The root's height
+over z = 0 is left out, like its x: it would tell how far the robot has climbed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from envs.ant import HEALTHY_Z as ANT_Z
+from envs.ant import _AntForward
+from envs.half_cheetah import _HalfCheetah
+from envs.terrain import OnTerrain, Terrain
+from envs.walker2d import HEALTHY_PITCH, _Walker2d
+from envs.walker2d import HEALTHY_Z as WALKER_Z
+from metarl.simulator import Simulator, State
+
+
+class HalfCheetahTerrain(OnTerrain, _HalfCheetah):
+    """Run forward over unknown ground: v − 0.05‖a‖²."""
+
+    name = "half-cheetah-terrain"
+    top_speed = 20.0
+    terrain = Terrain(height=0.4, length=1.0, reach=202.0, cell=0.1, planar=True)
+    params = terrain.params()
+    scan_x = tuple(0.25 * k for k in range(-2, 9))
+
+    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, 16): qpos[2:] (rad), qvel (m/s, rad/s); with the scan 11 heights (m)."""
+        blind = torch.cat((sim.qpos[:, 2:], sim.qvel), dim=1)
+        return self.with_scan(sim, blind, sim.qpos[:, 1:2] + 0.7)
+
+    def reward(
+        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return (B,) v − 0.05‖a‖²."""
+        return self.velocity(sim, before) - self.control_cost(action)
+
+
+class HalfCheetahTerrainScan(HalfCheetahTerrain):
+    """Run forward over ground that it sees 2 m ahead: v − 0.05‖a‖²."""
+
+    name = "half-cheetah-terrain-scan"
+    scan = True
+
+
+class AntTerrain(OnTerrain, _AntForward):
+    """Run forward over unknown ground: v_x + 1 − 0.5‖a‖²."""
+
+    name = "ant-terrain"
+    top_speed = 8.0
+    terrain = Terrain(height=0.4, length=1.0, reach=82.0, cell=0.25)
+    params = terrain.params()
+    scan_x = tuple(0.25 * k for k in range(-2, 7))
+    scan_y = (-0.5, 0.0, 0.5)
+
+    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, 26): qpos[3:] (a quaternion, rad), qvel; with the scan 27 heights (m)."""
+        blind = torch.cat((sim.qpos[:, 3:], sim.qvel), dim=1)
+        return self.with_scan(sim, blind, sim.qpos[:, 2:3])
+
+    def terminated(self, sim: Simulator) -> Tensor:
+        """Return (B,) bool: the torso is not 0.2 m to 1 m over the ground.
+
+        The upper end is higher by the height of the terrain, since the ground may fall away.
+        """
+        height = sim.qpos[:, 2] - self.ground(sim, sim.qpos[:, :1], sim.qpos[:, 1:2])[:, 0]
+        return (height < ANT_Z[0]) | (height > ANT_Z[1] + self.terrain.height)
+
+
+class AntTerrainScan(AntTerrain):
+    """Run forward over ground that it sees 1.5 m ahead: v_x + 1 − 0.5‖a‖²."""
+
+    name = "ant-terrain-scan"
+    scan = True
+
+
+class Walker2dTerrain(OnTerrain, _Walker2d):
+    """Walk over unknown ground: v + 1 − 1e-3‖a‖²."""
+
+    name = "walker2d-terrain"
+    top_speed = 10.0
+    terrain = Terrain(height=0.3, length=1.0, reach=34.0, cell=0.1, planar=True, flat=0.5)
+    params = terrain.params()
+    scan_x = tuple(0.2 * k for k in range(-2, 9))
+
+    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, 16): qpos[2:] (rad), qvel clipped to ±10; with the scan 11 heights (m)."""
+        blind = torch.cat((sim.qpos[:, 2:], sim.qvel.clamp(-10.0, 10.0)), dim=1)
+        return self.with_scan(sim, blind, sim.qpos[:, 1:2])
+
+    def terminated(self, sim: Simulator) -> Tensor:
+        """Return (B,) bool: the torso is not 0.8 m to 2 m over the ground, or |pitch| ≥ 1 rad.
+
+        The lower end is lower by the height of the terrain: a foot may stand below the torso's
+        ground, as the upper one has room for the converse.
+        """
+        height = sim.qpos[:, 1] - self.ground(sim, sim.qpos[:, :1])[:, 0]
+        low, high = WALKER_Z[0] - self.terrain.height, WALKER_Z[1] + self.terrain.height
+        upright = (height > low) & (height < high) & (sim.qpos[:, 2].abs() < HEALTHY_PITCH)
+        return ~upright
+
+
+class Walker2dTerrainScan(Walker2dTerrain):
+    """Walk over ground that it sees 1.6 m ahead: v + 1 − 1e-3‖a‖²."""
+
+    name = "walker2d-terrain-scan"
+    scan = True

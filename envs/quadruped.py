@@ -1,0 +1,153 @@
+"""Quadruped: a robot dog of 13.4 kg with twelve motors that follows velocity commands (dt 0.02 s).
+
+The model is our own, from primitive shapes, with dimensions, masses and torque limits that makers
+of such robots publish. An action moves the target angles of the joints around a standing pose;
+PD control (60 N·m/rad, 2 N·m·s/rad) tracks them within the motors' torque limits. It observes what
+such a robot measures: no position, no velocity of the base. The reward has the terms that are usual
+for legged robots (Rudin et al. 2022, "Learning to walk in minutes").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from envs.terrain import OnTerrain, Terrain
+from metarl import Interval, Param, assign, scale, shift
+from metarl.keys import WorldDraws
+from metarl.simulator import Simulator, State
+
+STANCE = (0.0, 0.9, -1.8) * 4
+"""Abduction, hip pitch and knee of each leg when standing, in rad."""
+STANCE_HEIGHT = 0.287
+"""Height of the trunk over the ground in that pose, in m: 2 · 0.213 · cos 0.9 + 0.022."""
+KP, KD = 60.0, 2.0
+"""Gains of the joints' position control, in N·m/rad and N·m·s/rad, at motor strength 1."""
+TORQUE_LIMITS = (23.7, 23.7, 35.5) * 4
+"""The motors' limits, in N·m, at motor strength 1."""
+TRACKING_WIDTH = 0.25
+"""σ of the tracking terms, in (m/s)² and (rad/s)²."""
+FALLEN_TILT = 0.5
+"""Cosine of the trunk's inclination below which it has fallen: more than 60 degrees."""
+FALLEN_HEIGHT = 0.1
+"""Height of the trunk's middle over the ground below which it has fallen, in m."""
+FEET = tuple(f"{end}_{side}_foot" for end in ("front", "rear") for side in ("left", "right"))
+
+COMMANDS = (
+    Param("command_x", Interval(-0.5, 1.0), ood=(Interval(1.0, 1.5),), unit="m/s",
+          doc="forward velocity to hold; the robot is told"),
+    Param("command_y", Interval(-0.4, 0.4), unit="m/s", doc="velocity to the left; it is told"),
+    Param("command_yaw", Interval(-0.8, 0.8), unit="rad/s", doc="rate of turn; it is told"),
+)  # fmt: skip
+DYNAMICS = (
+    Param("payload", Interval(0.0, 4.0), ood=(Interval(4.0, 6.0),),
+          edit=shift("body_mass", "trunk"), unit="kg", doc="mass added to the trunk"),
+    Param("friction", Interval(0.4, 1.2), ood=(Interval(0.2, 0.4),), nominal=0.8,
+          edit=assign("geom_friction", *FEET, index=0), doc="sliding friction of the feet"),
+    Param("strength", Interval(0.7, 1.1), ood=(Interval(0.5, 0.7),),
+          edit=(scale("actuator_gainprm"), scale("actuator_biasprm"),
+                scale("actuator_forcerange")),
+          doc="scale of the motors' gains and torque limits"),
+)  # fmt: skip
+
+
+class QuadrupedTerrain(OnTerrain):
+    """Follow a velocity command under unknown payload, friction, motor strength and ground."""
+
+    name = "quadruped-terrain"
+    model = Path(__file__).with_name("quadruped.xml")
+    frame_skip = 5
+    horizon = 250
+    keep = ("ctrl",)
+    top_speed = 3.5
+    terrain = Terrain(height=0.2, length=0.6, reach=20.0, cell=0.1, flat=0.5)
+    params = (*COMMANDS, *DYNAMICS, *terrain.params())
+    scan_x = tuple(0.1 * k for k in range(-4, 9))
+    scan_y = (-0.2, 0.0, 0.2)
+
+    def __init__(self) -> None:
+        """Compile the model, and read the motors' ranges."""
+        super().__init__()
+        low, high = torch.from_numpy(self.compiled.actuator_ctrlrange.copy()).unbind(1)
+        self._middle, self._half = (low + high) / 2, (high - low) / 2
+        self._stance = torch.tensor(STANCE, dtype=torch.float64)
+        self._limits = torch.tensor(TORQUE_LIMITS, dtype=torch.float64)
+
+    def initial_state(self, sim: Simulator, ids: Tensor, rng: WorldDraws) -> None:
+        """Stand at rest on the floor, every joint within 0.05 rad of the standing pose."""
+        sim.qpos[ids, 2] = STANCE_HEIGHT
+        sim.qpos[ids, 7:] = self._stance + rng.uniform(-0.05, 0.05, 12)
+        sim.ctrl[ids] = self._middle.expand(len(ids), -1)  # the last action of the observation
+
+    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, 45), with the scan (B, 84).
+
+        Rates of the trunk in its own frame (3, rad/s), gravity's direction in it (3), the command
+        (3), joint angles from the stance (12, rad), joint velocities (12, tenths of rad/s), the
+        last action (12); then 39 heights of the ground relative to the trunk (m).
+        """
+        command = torch.stack((task["command_x"], task["command_y"], task["command_yaw"]), dim=1)
+        blind = torch.cat(
+            (
+                sim.qvel[:, 3:6], gravity(sim.qpos[:, 3:7]), command,
+                sim.qpos[:, 7:] - self._stance, 0.1 * sim.qvel[:, 6:],
+                (sim.ctrl - self._middle) / self._half,
+            ),
+            dim=1,
+        )  # fmt: skip
+        return self.with_scan(sim, blind, sim.qpos[:, 2:3])
+
+    def reward(
+        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return (B,) what tracking earns minus what bad manners cost.
+
+        exp(−‖v_xy − c_xy‖²/σ) + 0.5 exp(−(ω_z − c_yaw)²/σ) − 0.5 v_z² − 0.02 ‖ω_xy‖² − 0.5 ‖g_xy‖²
+        − 5e-5 ‖τ‖² − 0.01 ‖a − a'‖², in the trunk's frame: v its velocity (m/s), ω its rates
+        (rad/s), g gravity's direction, τ the torques (N·m) at the end of the step, a' the action
+        before.
+        """
+        velocity = into_body(sim.qpos[:, 3:7], sim.qvel[:, :3])
+        rates, down = sim.qvel[:, 3:6], gravity(sim.qpos[:, 3:7])
+        command = torch.stack((task["command_x"], task["command_y"]), dim=1)
+        linear = (velocity[:, :2] - command).square().sum(1)
+        turning = (rates[:, 2] - task["command_yaw"]).square()
+        tracking = (-linear / TRACKING_WIDTH).exp() + 0.5 * (-turning / TRACKING_WIDTH).exp()
+        posture = 0.5 * velocity[:, 2].square() + 0.02 * rates[:, :2].square().sum(1)
+        posture = posture + 0.5 * down[:, :2].square().sum(1)
+        change = (sim.ctrl - before.kept["ctrl"]) / self._half
+        effort = 5e-5 * self.torques(sim, task["strength"]).square().sum(1)
+        return tracking - posture - effort - 0.01 * change.square().sum(1)
+
+    def terminated(self, sim: Simulator) -> Tensor:
+        """Return (B,) bool: it has fallen; tilted by more than 60 degrees, or on its belly."""
+        height = sim.qpos[:, 2] - self.ground(sim, sim.qpos[:, :1], sim.qpos[:, 1:2])[:, 0]
+        return (gravity(sim.qpos[:, 3:7])[:, 2] > -FALLEN_TILT) | (height < FALLEN_HEIGHT)
+
+    def torques(self, sim: Simulator, strength: Tensor) -> Tensor:
+        """Return (B, 12) the motors' torques in N·m, as the controller computes them."""
+        wanted = KP * (sim.ctrl - sim.qpos[:, 7:]) - KD * sim.qvel[:, 6:]
+        return strength[:, None] * wanted.clamp(-self._limits, self._limits)
+
+
+class QuadrupedTerrainScan(QuadrupedTerrain):
+    """quadruped-terrain for a robot that sees the ground 0.8 m ahead."""
+
+    name = "quadruped-terrain-scan"
+    scan = True
+
+
+def into_body(quaternion: Tensor, vector: Tensor) -> Tensor:
+    """Return world vectors (B, 3) in the frames of bodies with orientations (B, 4)."""
+    w, u = quaternion[:, :1], quaternion[:, 1:]
+    twice = 2.0 * torch.linalg.cross(vector, u)
+    return vector + w * twice + torch.linalg.cross(twice, u)
+
+
+def gravity(quaternion: Tensor) -> Tensor:
+    """Return (B, 3) the direction of gravity in the frames of bodies with orientations (B, 4)."""
+    w, x, y, z = quaternion.unbind(1)
+    return torch.stack((2 * (w * y - x * z), -2 * (y * z + w * x), 2 * (x * x + y * y) - 1), dim=1)

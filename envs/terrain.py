@@ -1,0 +1,336 @@
+"""Terrain: banks of height fields that rise out of a flat floor, and their heights under a robot.
+
+A bank holds `GROUNDS` fields: ground g is of kind ``KINDS[g % 4]`` and seed ``g // 4``; the seeds
+of train, heldout and ood are disjoint. Which field a world has is its ``geom_dataid``. MuJoCo can
+scale no field by world, so difficulty is how far the field stands out of the infinite plane z = 0:
+
+    ground(x, y) = max(0, H·(v(x, y) − (1 − difficulty))),   v in [0, 1], H the height in metres
+
+At difficulty 0 the field is buried and the floor is the plane; steps, bumps, hills and decks grow
+continuously to H at difficulty 1. Around the start, v is below 0: the plane, whatever the task.
+Fields are made of uniform draws and products alone, so they are the same bits on every machine.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl import Choices, Interval, Param, TaskFamily, assign, scale
+from metarl.keys import Key
+from metarl.simulator import Simulator
+
+KINDS = ("slope", "roughness", "steps", "gaps")
+SEEDS = {"train": range(8), "heldout": range(8, 12), "ood": range(12, 16)}
+"""The seeds of each split, for each kind."""
+GROUNDS = len(KINDS) * 16
+GEOM = "terrain"
+SUNK = 0.1
+"""How far a field lies below the plane where it is to stay hidden at difficulty 1, in m."""
+BASE = 0.5
+"""Solid ground below a field's lowest point, in m."""
+RAMP = 0.25
+"""Grade (rise over run) by which a robot comes onto the deck that gaps are cut into."""
+
+
+@dataclass(frozen=True)
+class Terrain:
+    """The measures of a bank, in metres, chosen for a robot."""
+
+    height: float
+    """H: of hills, bumps, steps and decks at difficulty 1."""
+    length: float
+    """About the robot's length; the features' lengths are multiples of it."""
+    reach: float
+    """The field covers x in [−reach, reach]: farther than the robot can get in an episode."""
+    cell: float
+    """Distance of grid points along x, and along y where the field is two-dimensional."""
+    planar: bool = False
+    """Whether the robot moves in the plane y = 0, so that y needs no reach and no detail."""
+    flat: float = 1.5
+    """Half-length of the flat ground around the start."""
+
+    @property
+    def columns(self) -> int:
+        """Grid points along x."""
+        return 2 * math.ceil(self.reach / self.cell) + 1
+
+    @property
+    def width(self) -> float:
+        """The field covers y in [−width, width]."""
+        return 2.0 if self.planar else self.reach
+
+    def rows(self, ground: int) -> int:
+        """Grid points along y: few where the ground is made of ridges across x."""
+        if self.planar:
+            return 2
+        return self.columns if KINDS[ground % 4] == "roughness" else 1 + math.ceil(self.reach / 4)
+
+    def field(self, ground: int) -> np.ndarray:
+        """Return v of a ground, (rows, columns) float64 in [−SUNK/H, 1], its highest point at 1."""
+        kind, rng = KINDS[ground % 4], Key("metarl terrain", ground % 4, ground // 4).numpy()
+        x = np.linspace(-self.reach, self.reach, self.columns)
+        rows = self.rows(ground)
+        if kind == "roughness":
+            v = _roughness(rng, x, np.linspace(-self.width, self.width, rows), 0.5 * self.length)
+            away = np.abs(x) if self.planar else np.maximum(np.abs(x), np.abs(x)[:, None])
+        else:
+            ahead, behind = (self._profile(kind, rng, np.abs(x) - self.flat) for _ in range(2))
+            v = np.broadcast_to(np.where(x >= 0, ahead, behind), (rows, len(x)))
+            away = np.abs(x)
+        v = np.where(away <= self.flat, 0.0, v)
+        v = v / v.max()
+        return np.where(v > 0, v, -SUNK / self.height)
+
+    def _profile(self, kind: str, rng: np.random.Generator, s: np.ndarray) -> np.ndarray:
+        """Return v of a kind made of ridges, s metres beyond the flat ground."""
+        if kind == "slope":
+            return _hills(rng, s, self.length)
+        if kind == "steps":
+            return _steps(rng, s, self.length)
+        return _gaps(rng, s, self.length, self.height / RAMP)
+
+    def elevation(self, ground: int) -> np.ndarray:
+        """Return the field as MuJoCo wants it: (rows, columns) float32 in [0, 1]."""
+        sunk = SUNK / self.height
+        return ((self.field(ground) + sunk) / (1.0 + sunk)).astype(np.float32)
+
+    def params(self) -> tuple[Param, Param]:
+        """The parameters of a task: which ground, and how far it stands out."""
+        seeds = {
+            split: tuple(float(4 * s + k) for s in chosen for k in range(4))
+            for split, chosen in SEEDS.items()
+        }
+        return (
+            Param("ground", Choices(seeds["train"], seeds["heldout"], seeds["ood"]), nominal=1.0,
+                  edit=assign("geom_dataid", GEOM),
+                  doc="kind of terrain (slope, roughness, steps, gaps) + 4 × seed"),
+            Param("difficulty", Interval(0.0, 0.7), ood=(Interval(0.7, 1.0),), nominal=0.35,
+                  edit=scale("geom_pos", GEOM, index=2),
+                  doc="how far the terrain stands out of the plane; 0 is flat"),
+        )  # fmt: skip
+
+    def add_to(self, spec: mujoco.MjSpec, floor: str = "floor") -> None:
+        """Add the bank and a geom that shows its first field, with the floor's contact settings.
+
+        Args:
+            spec: a robot on a plane.
+            floor: the plane's name; it becomes z = 0 and stays.
+        """
+        for ground, elevation in enumerate(bank(self)):
+            spec.add_hfield(
+                name=f"{KINDS[ground % 4]}_{ground // 4}", nrow=len(elevation), ncol=self.columns,
+                size=[self.reach, self.width, self.height + SUNK, BASE],
+                userdata=elevation.ravel(),
+            )  # fmt: skip
+        spec.stat.extent = 8.0  # m: what a camera takes for the size of the scene
+        plane = spec.geom(floor)
+        _paint(spec, plane)
+        # A body of its own, so that the geom's own z is H·difficulty and `scale` can set it.
+        body = spec.worldbody.add_body(name=GEOM, pos=[0, 0, -self.height - SUNK])
+        body.add_geom(
+            name=GEOM, type=mujoco.mjtGeom.mjGEOM_HFIELD, hfieldname=f"{KINDS[0]}_0", mass=0,
+            pos=[0, 0, self.height], material=GEOM, contype=plane.contype,
+            conaffinity=plane.conaffinity, condim=plane.condim, friction=plane.friction,
+            solref=plane.solref, solimp=plane.solimp, margin=plane.margin, gap=plane.gap,
+            priority=plane.priority,
+        )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=2)
+def bank(terrain: Terrain) -> tuple[np.ndarray, ...]:
+    """Return the elevations of every ground."""
+    return tuple(terrain.elevation(ground) for ground in range(GROUNDS))
+
+
+class Ground:
+    """The ground's height at any place of every world, by the triangles that MuJoCo collides."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        """Take the bank from a compiled model with a terrain."""
+        self.geom = int(mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, GEOM))
+        self.base = float(model.body_pos[model.geom_bodyid[self.geom], 2])
+        self.data = torch.from_numpy(model.hfield_data.copy())
+        self.address = torch.from_numpy(model.hfield_adr.astype(np.int64))
+        self.rows = torch.from_numpy(model.hfield_nrow.astype(np.int64))
+        self.columns = torch.from_numpy(model.hfield_ncol.astype(np.int64))
+        x, y, self.height, _ = model.hfield_size[0].tolist()
+        self.extent = (x, y)
+
+    def __call__(self, sim: Simulator, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the (B, N) height of the ground in m at places x, y, (B, N) m; y None is 0."""
+        which = sim.model_field("geom_dataid")[:, self.geom].long()
+        raised = sim.model_field("geom_pos")[:, self.geom, 2:] + self.base
+        columns = self.columns[which][:, None]
+        u = ((x / self.extent[0] + 1) * 0.5 * (columns - 1)).clamp_min(0.0)
+        column = u.long().clamp_max(columns - 2)
+        u = (u - column).clamp_max(1.0)
+        at = self.address[which][:, None] + column
+        if y is None:  # a planar robot: the rows are equal
+            low, high = self.data[at], self.data[at + 1]
+            v = low + u * (high - low)
+        else:
+            rows = self.rows[which][:, None]
+            w = ((y / self.extent[1] + 1) * 0.5 * (rows - 1)).clamp_min(0.0)
+            row = w.long().clamp_max(rows - 2)
+            w = (w - row).clamp_max(1.0)
+            at = at + row * columns
+            near, far = self.data[at], self.data[at + columns + 1]
+            # the diagonal joins (row, column) and (row + 1, column + 1)
+            corner = self.data[torch.where(u >= w, at + 1, at + columns)]
+            v = near + torch.maximum(u, w) * (corner - near) + torch.minimum(u, w) * (far - corner)
+        beyond = x.abs() > self.extent[0]
+        if y is not None:
+            beyond |= y.abs() > self.extent[1]
+        return (raised + self.height * v).clamp_min(0.0).masked_fill(beyond, 0.0)
+
+
+_BUILT: dict[type, mujoco.MjModel] = {}
+"""Compiled models of the last two families, never changed."""
+
+
+class OnTerrain(TaskFamily):
+    """A robot whose floor has a terrain; to be mixed in before the robot's class."""
+
+    terrain: ClassVar[Terrain]
+    top_speed: ClassVar[float]
+    """More than the fastest known policies reach, in m/s; the terrain is long enough for it."""
+    scan: ClassVar[bool] = False
+    """Whether the observation ends with the height scan."""
+    scan_x: ClassVar[tuple[float, ...]] = ()
+    """Places of the scan ahead of the root, in m."""
+    scan_y: ClassVar[tuple[float, ...]] = ()
+    """Places of the scan to its left, in m; with `scan_x` they make a grid. Planar robots: none."""
+
+    def __init__(self) -> None:
+        """Compile the robot on its terrain."""
+        super().__init__()
+        self.ground = Ground(self.compiled)
+        grid = np.meshgrid(self.scan_x, self.scan_y or (0.0,), indexing="ij")
+        self._grid = [torch.from_numpy(places.ravel()) for places in grid]
+
+    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        """Return the compiled model of the robot with the bank of height fields."""
+        cls = type(self)
+        if cls not in _BUILT:  # millions of elevations take a second, a copy takes none
+            spec = spec.copy()
+            self.terrain.add_to(spec)
+            if len(_BUILT) >= 2:
+                _BUILT.pop(next(iter(_BUILT)))
+            _BUILT[cls] = super().build(spec)
+        return copy.deepcopy(_BUILT[cls])
+
+    def with_scan(self, sim: Simulator, observed: Tensor, root: Tensor) -> Tensor:
+        """Append the heights of the ground around the root, relative to the root (m), if asked.
+
+        Args:
+            sim: the worlds.
+            observed: (B, O) the blind observation.
+            root: (B, 1) height of the root, m.
+        """
+        if not self.scan:
+            return observed
+        return torch.cat((observed, self.heights(sim) - root), dim=1)
+
+    def heights(self, sim: Simulator) -> Tensor:
+        """Return (B, N) the ground's height at the places of the scan, in m."""
+        ahead, left = self._grid
+        if not self.scan_y:
+            return self.ground(sim, sim.qpos[:, :1] + ahead)
+        quaternion = sim.qpos[:, 3:7]
+        w, x, y, z = quaternion.unbind(1)
+        yaw = torch.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))[:, None]
+        cos, sin = yaw.cos(), yaw.sin()
+        return self.ground(
+            sim, sim.qpos[:, :1] + cos * ahead - sin * left,
+            sim.qpos[:, 1:2] + sin * ahead + cos * left,
+        )  # fmt: skip
+
+
+# --- the profiles: s is the distance beyond the flat ground, v in [0, 1] -------------------------
+
+
+def _segments(lengths: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each s, the index of the segment that it is in, and how far into it (m)."""
+    ends = np.cumsum(lengths)
+    index = np.searchsorted(ends, np.maximum(s, 0.0), side="right")
+    return index, np.maximum(s, 0.0) - (ends[index] - lengths[index])
+
+
+def _hills(rng: np.random.Generator, s: np.ndarray, length: float) -> np.ndarray:
+    """Parabolic hills, each with a way up and a way down of its own length."""
+    ways = length * (1.5 + 2.5 * rng.random(_count(s, 1.5 * length)))
+    index, into = _segments(ways, s)
+    t = into / ways[index]
+    return np.where(index % 2 == 0, 1.0 - (1.0 - t) * (1.0 - t), 1.0 - t * t)
+
+
+def _steps(rng: np.random.Generator, s: np.ndarray, length: float) -> np.ndarray:
+    """Plateaus of random lengths and heights, more of them high than low."""
+    draws = rng.random((_count(s, 0.8 * length), 2))
+    index, _ = _segments(length * (0.8 + 1.2 * draws[:, 0]), s)
+    return 1.0 - draws[index, 1] * draws[index, 1]
+
+
+def _gaps(rng: np.random.Generator, s: np.ndarray, length: float, ramp: float) -> np.ndarray:
+    """A deck with gaps cut into it, reached by a ramp of length `ramp`."""
+    draws = rng.random(_count(s, 0.4 * length))
+    deck = np.arange(len(draws)) % 2 == 0
+    lengths = length * np.where(deck, 1.2 + 1.3 * draws, 0.4 + 0.5 * draws)
+    lengths[0] += ramp
+    index, into = _segments(lengths, s)
+    rise = np.where(index == 0, np.minimum(into / ramp, 1.0), 1.0)
+    return np.where(deck[index], rise, 0.0)
+
+
+def _roughness(
+    rng: np.random.Generator, x: np.ndarray, y: np.ndarray, spacing: float
+) -> np.ndarray:
+    """Two octaves of value noise, (len(y), len(x)); rows are equal where there are two."""
+    total = np.zeros((len(y), len(x)))
+    for octave in (1.0, 0.5):
+        lattice = spacing * octave
+        columns = int((x[-1] - x[0]) / lattice) + 2
+        rows = int((y[-1] - y[0]) / lattice) + 2 if len(y) > 2 else 1
+        noise = rng.random((rows, columns))
+        along = _interpolate(noise, (x - x[0]) / lattice)
+        both = _interpolate(along.T, (y - y[0]) / lattice).T if rows > 1 else along
+        total = total + octave * both
+    return 1.0 - (1.0 - total / 1.5) * (1.0 - total / 1.5)
+
+
+def _interpolate(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Smoothstep interpolation along the last axis of (k, n) values at (m,) positions."""
+    index = np.minimum(at.astype(np.int64), values.shape[1] - 2)
+    t = at - index
+    t = t * t * (3.0 - 2.0 * t)
+    return values[:, index] * (1.0 - t) + values[:, index + 1] * t
+
+
+def _count(s: np.ndarray, shortest: float) -> int:
+    """Segments enough to cover s."""
+    return int(s.max() / shortest) + 2
+
+
+def _paint(spec: mujoco.MjSpec, plane: mujoco.MjsGeom) -> None:
+    """Give plane and terrain a 1 m checker of muted colours, so that slopes can be seen."""
+    checker = mujoco.mjtBuiltin.mjBUILTIN_CHECKER
+    for name, dark, light in (
+        ("plain", (0.30, 0.35, 0.40), (0.36, 0.41, 0.46)),
+        (GEOM, (0.50, 0.42, 0.32), (0.62, 0.54, 0.42)),
+    ):
+        spec.add_texture(
+            name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, builtin=checker, width=128, height=128,
+            rgb1=dark, rgb2=light,
+        )  # fmt: skip
+        material = spec.add_material(name=name, texuniform=True, texrepeat=[1, 1], specular=0.1)
+        material.textures[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = name
+    plane.material, plane.rgba = "plain", [1, 1, 1, 1]

@@ -1,0 +1,408 @@
+"""PEARL (Rakelly et al. 2019): off-policy meta-RL that infers the task as a probabilistic context.
+
+An encoder turns each transition c of a task into a Gaussian factor, and their product is the
+posterior over a latent task variable z, on which soft actor-critic conditions:
+
+    q(z | c_1..n) ∝ Π_n N(z; μ(c_n), σ²(c_n))
+    min over encoder and critics:  E[(Q(s, a, z) − y)²] + β Σ_m KL(q(z | c^m) ‖ N(0, I))
+
+Two replays hold the data of every task of a pool: one all of it, for the actor and the critics, and
+one only what was collected last with z from the prior, for the encoder, since that is what it will
+see at test time. An update samples, encodes and learns for all tasks of its batch at once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import grad
+
+from metarl.context import Belief, ContextEncoder, kl_from_prior, product_of_gaussians
+from metarl.cuda_graph import GraphedStep
+from metarl.errors import UserError
+from metarl.keys import Key
+from metarl.learner import Learner
+from metarl.replay import TaskReplay, pack
+from metarl.rollout import Rollout, collect
+from metarl.sac import ActorCritic, take
+from metarl.tasks import Tasks
+from metarl.worlds import Spec, Step, TaskWorlds
+
+
+@dataclass(frozen=True)
+class PearlConfig:
+    """Settings of PEARL; the defaults are the authors' for half-cheetah-vel."""
+
+    train_tasks: int = 100
+    """Size of the pool of training tasks; each has replay buffers of its own."""
+    latent_size: int = 5
+    """Dimensions of z."""
+    hidden: tuple[int, ...] = (300, 300, 300)
+    """Units of the hidden layers of policy and critics (ReLU)."""
+    encoder_hidden: tuple[int, ...] = (200, 200, 200)
+    """Units of the hidden layers of the encoder (ReLU)."""
+    lr: float = 3e-4
+    """Step size of Adam, for every network."""
+    gamma: float = 0.99
+    """Discount."""
+    target_rate: float = 0.005
+    """τ: how far the target critics move to the critics in each step."""
+    reward_scale: float = 5.0
+    """Factor on the reward in the critics' target; with a fixed temperature it sets the
+    exploration."""
+    temperature: float = 1.0
+    """α, the weight of the entropy; where it starts, if it is automatic."""
+    automatic_temperature: bool = False
+    """Adjust the temperature to keep the entropy near −A."""
+    kl_weight: float = 0.1
+    """β, on the KL divergence from the prior summed over tasks and dimensions."""
+    policy_penalty: float = 1e-3
+    """Weight of the mean squares of the policy's mean and log std, before the tanh."""
+    context_next_obs: bool = False
+    """Show the encoder the next observation too, for tasks that differ in their dynamics."""
+    bfloat16: bool = False
+    """Compute the hidden layers of policy and critics in bfloat16, for processors that have it."""
+    meta_batch: int = 16
+    """Tasks in a gradient step."""
+    batch_size: int = 256
+    """Transitions of each task in a gradient step."""
+    context_size: int = 100
+    """Transitions of each task that the encoder sees in a gradient step."""
+    gradient_steps: int = 2000
+    """Gradient steps of an iteration."""
+    initial_episodes: int = 10
+    """Episodes of a task the first time that it comes up, by the untrained policy; gradient steps
+    begin when all tasks of the pool have them."""
+    prior_episodes: int = 2
+    """Episodes of each task of an iteration with z from the prior; they replace the context."""
+    posterior_episodes: int = 3
+    """Episodes of each task of an iteration with z from the posterior, for actor and critics."""
+    exploration_episodes: int = 2
+    """Episodes with z from the prior when adapting to a task, before the posterior is used."""
+    replay_capacity: int = 10_000
+    """Transitions that are kept of each task."""
+    replay_device: Literal["same", "cpu"] = "same"
+    """Where the replay lies: with the learner, or in the host's memory."""
+    save_replay: bool = True
+    """Save the replay in checkpoints; without it a resumed run collects anew before it goes on."""
+    cuda_graph: bool = True
+    """Capture the gradient step as a CUDA graph where learner and replay are on a GPU."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        for name, least in _COUNTS.items():
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value < 2**31:
+                raise UserError(f"{name} must be a whole number of at least {least}, not {value}")
+        for name in ("lr", "reward_scale", "temperature"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise UserError(f"{name} must be positive and finite, not {value}")
+        for name in ("kl_weight", "policy_penalty"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"{name} must be finite and not negative, not {value}")
+        for name in ("gamma", "target_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"{name} must be in (0, 1], not {getattr(self, name)}")
+        for name in ("hidden", "encoder_hidden"):
+            value = getattr(self, name)
+            if not value or any(units < 1 for units in value):
+                raise UserError(
+                    f"{name} must name at least one layer of positive size, not {value}"
+                )
+        if self.replay_device not in ("same", "cpu"):
+            raise UserError(f"replay_device must be same or cpu, not {self.replay_device!r}")
+
+
+_COUNTS = {
+    "train_tasks": 1, "latent_size": 1, "meta_batch": 1, "batch_size": 1, "context_size": 1,
+    "gradient_steps": 1, "initial_episodes": 1, "prior_episodes": 1, "posterior_episodes": 0,
+    "exploration_episodes": 0, "replay_capacity": 1,
+}  # fmt: skip
+
+
+METRICS = ("critic_loss", "actor_loss", "kl", "entropy", "z_variance", "temperature")
+"""What `Pearl.update` returns; kl is nats a task."""
+
+
+class Batch(NamedTuple):
+    """All that a gradient step is a function of, besides the weights: m tasks of b transitions."""
+
+    context: Tensor
+    """(m, c, C) what the encoder sees"""
+    rows: Tensor
+    """(m, b, W) transitions; see `metarl.replay.pack`"""
+    z_noise: Tensor
+    """(m, L) standard normal"""
+    next_noise: Tensor
+    """(m b, A) of the next actions"""
+    noise: Tensor
+    """(m b, A) of the policy's actions"""
+
+
+class Pearl(Learner):
+    """Soft actor-critic on a task variable that is inferred from a few episodes."""
+
+    name = "pearl"
+    Config = PearlConfig
+    config: PearlConfig
+
+    def __init__(
+        self, spec: Spec, config: PearlConfig, *, seed: int = 0, device: str = "cpu"
+    ) -> None:
+        """Initialise the weights; the replay takes memory when there is something to put in."""
+        super().__init__(spec, config, seed=seed, device=device)
+        o, a, latent = spec.observation_size, spec.action_size, config.latent_size
+        self.context_width = o + a + 1 + (o if config.context_next_obs else 0)
+        self.sac = ActorCritic(
+            o + latent, a, config.hidden, lr=config.lr, temperature=config.temperature,
+            generator=Key(seed, "actor-critic").torch(), device=self.device,
+            products=torch.bfloat16 if config.bfloat16 else torch.float32,
+        )  # fmt: skip
+        self.encoder = ContextEncoder(
+            self.context_width, latent, config.encoder_hidden, lr=config.lr,
+            generator=Key(seed, "encoder").torch(), device=self.device,
+        )  # fmt: skip
+        self._memory: tuple[TaskReplay, TaskReplay] | None = None
+        self._graph: GraphedStep | None = None
+        self._noise = torch.Generator(self.device)
+        self._draws = torch.Generator(self._replay_device())
+
+    @property
+    def task_pool(self) -> int:
+        """The size of the pool of training tasks."""
+        return self.config.train_tasks
+
+    # --- the task variable ---------------------------------------------------------------------
+
+    def begin(self, tasks: int, worlds: int) -> Belief:
+        """Return the prior, with draws of z that are the same each time."""
+        return self._prior(tasks, worlds, Key("pearl z"))
+
+    def _prior(self, tasks: int, worlds: int, key: Key) -> Belief:
+        return Belief.prior(tasks, worlds, self.config.latent_size, key, self.device)
+
+    @torch.no_grad()
+    def act(
+        self, step: Step, state: Belief, *, explore: bool, noise: Tensor | None
+    ) -> tuple[Tensor, Belief]:
+        """Act on the observation and z, which is drawn anew for each episode."""
+        state = state._replace(episode=state.episode + step.first)
+        z = state.z(from_prior=state.rounds < self.config.exploration_episodes)
+        mean, log_std = self.sac.head(self.sac.policy.params, torch.cat((step.obs, z), 1))
+        if explore and noise is not None:
+            mean = torch.addcmul(mean, log_std.exp(), noise)
+        return mean.tanh(), state
+
+    @torch.no_grad()
+    def adapt(self, state: Belief, rollout: Rollout) -> Belief:
+        """Multiply the belief by the factors of a rollout's transitions, world by world."""
+        parts = [rollout.obs, rollout.action, rollout.reward[..., None], rollout.next_obs]
+        context = torch.cat(parts, dim=-1)[..., : self.context_width]
+        return state.times(*self.encoder(context), rollout.valid)
+
+    # --- the meta-update -----------------------------------------------------------------------
+
+    def meta_step(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> dict[str, float]:
+        """Collect for the tasks, then make gradient steps on tasks of the whole pool."""
+        started = time.perf_counter()
+        if tasks.ids is None or tasks.ids.max() >= self.config.train_tasks:
+            raise UserError(
+                f"pearl needs tasks with ids below train_tasks = {self.config.train_tasks}, for "
+                f"its replay: take them from TaskDistribution.draw"
+            )
+        worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
+        ids = torch.from_numpy(tasks.ids)
+        metrics = self._collect(worlds, ids, key)
+        sampled = time.perf_counter()
+        replay, context = self._replay()
+        ready = bool(((replay.size > 0) & (context.size > 0)).all())
+        if ready:
+            metrics |= self._gradient_steps(key.fold("update"))
+        return {
+            **metrics,
+            "gradient_steps": float(self.config.gradient_steps if ready else 0),
+            "seconds_sampling": sampled - started,
+            "seconds_update": time.perf_counter() - sampled,
+        }
+
+    def _collect(self, worlds: TaskWorlds, ids: Tensor, key: Key) -> dict[str, float]:
+        """Fill the replays of the tasks `ids`: with z from the prior, then from the posterior."""
+        replay, context = self._replay()
+        config, each = self.config, worlds.worlds_per_task
+        seen = bool((replay.size.cpu()[ids] > 0).all())
+        prior = -(-(config.prior_episodes if seen else config.initial_episodes) // each)
+        extra = -(-config.posterior_episodes // each) if seen else 0
+        returns: list[Tensor] = []
+        diverged = torch.zeros((), dtype=torch.int64, device=self.device)
+        for k in range(prior + extra):
+            phase = key.fold("collect", k)
+            state = self._prior(len(ids), each, phase.fold("z"))
+            if k >= prior:
+                state = self._given_context(state, ids, each, phase)
+            worlds.seed(phase)
+            worlds.reset()
+            rollout, _ = collect(worlds, self, state, self.spec.horizon, phase, explore=True)
+            rows, valid = pack(rollout)
+            if k == 0:
+                context.clear(ids[valid.any(1).cpu()])
+            if k < prior:
+                context.add(ids, rows[..., : self.context_width], valid)
+            replay.add(ids, rows, valid)
+            returns.append(rollout.first_episode_return().mean())
+            diverged += rollout.diverged.sum()
+        return {
+            "return_before": float(returns[0]), "return_after": float(returns[-1]),
+            "diverged": float(diverged),
+        }  # fmt: skip
+
+    def _given_context(self, state: Belief, ids: Tensor, each: int, key: Key) -> Belief:
+        """Return the state with the posterior given a sample of the tasks' contexts."""
+        self._draws.manual_seed(key.fold("context").uint64() >> 1)
+        ids = ids.to(self._replay_device())
+        rows = self._replay()[1].sample(ids, self.config.context_size, self._draws)
+        with torch.no_grad():
+            factors = self.encoder(rows.to(self.device).transpose(0, 1))
+        mean, variance = (part.repeat_interleave(each, 1) for part in factors)
+        valid = torch.ones(mean.shape[:2], dtype=torch.bool, device=self.device)
+        given = state.times(mean, variance, valid)
+        return given._replace(rounds=max(given.rounds, self.config.exploration_episodes))
+
+    def _gradient_steps(self, key: Key) -> dict[str, float]:
+        """Make the gradient steps of an iteration; the host waits once, at the end."""
+        self._draws.manual_seed(key.fold("replay").uint64() >> 1)
+        self._noise.manual_seed(key.fold("noise").uint64() >> 1)
+        total = torch.zeros(len(METRICS), device=self.device)
+        step = self._captured() or self._step
+        for _ in range(self.config.gradient_steps):
+            total += step()
+        mean = (total / self.config.gradient_steps).tolist()
+        return dict(zip(METRICS, mean, strict=True))
+
+    def _step(self) -> Tensor:
+        return self.update(self.sample_batch(self._draws, self._noise))
+
+    def _captured(self) -> GraphedStep | None:
+        """Return the gradient step as a CUDA graph, or None where it cannot be one."""
+        devices = {self.device.type, self._replay_device().type}
+        if devices != {"cuda"} or not self.config.cuda_graph:
+            return None
+        if self._graph is None:
+            changed = list(self._weights().values())
+            self._graph = GraphedStep(self._step, changed, [self._draws, self._noise])
+        return self._graph
+
+    def sample_batch(self, draws: torch.Generator, noise: torch.Generator) -> Batch:
+        """Draw what one gradient step needs, without waiting for the device.
+
+        Args:
+            draws: on the replay's device: tasks and transitions.
+            noise: on the learner's device.
+        """
+        config, (replay, context) = self.config, self._replay()
+        device, m = replay.data.device, config.meta_batch
+        pools = -(-m // config.train_tasks)  # more tasks than there are: each about as often
+        order = torch.rand(pools, config.train_tasks, device=device, generator=draws).argsort(1)
+        ids = order.flatten()[:m]
+        rows = replay.sample(ids, config.batch_size, draws)
+        seen = context.sample(ids, config.context_size, draws)
+        actions = (m * config.batch_size, self.spec.action_size)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, device=self.device, generator=noise)
+
+        return Batch(
+            seen.to(self.device, non_blocking=True), rows.to(self.device, non_blocking=True),
+            normal(m, config.latent_size), normal(*actions), normal(*actions),
+        )  # fmt: skip
+
+    def update(self, batch: Batch) -> Tensor:
+        """Make one gradient step on encoder and critics, then actor; return `METRICS`, on device.
+
+        z is a constant to the actor and to the critics' target: the encoder learns from the
+        critics' loss and the KL divergence alone.
+        """
+        config, sac = self.config, self.sac
+        o, a = self.spec.observation_size, self.spec.action_size
+        obs, action, reward, next_obs, terminated = batch.rows.flatten(0, 1).split(
+            (o, a, 1, o, 1), dim=1
+        )
+        mean, variance = product_of_gaussians(*self.encoder(batch.context))
+        z = torch.addcmul(mean, variance.sqrt(), batch.z_noise)
+        z = z.repeat_interleave(batch.rows.shape[1], 0)
+        x, fixed = torch.cat((obs, z), 1), z.detach()
+        target = sac.bellman_target(
+            torch.cat((next_obs, fixed), 1), batch.next_noise,
+            config.reward_scale * reward[:, 0], config.gamma * (1.0 - terminated[:, 0]),
+        )  # fmt: skip
+        critic_loss = sac.critic_loss(sac.critic.params, x, action, target)
+        kl = kl_from_prior(mean, variance)
+        loss = critic_loss + config.kl_weight * kl
+        critic, encoder = grad(loss, (sac.critic.params, self.encoder.weights.params))
+        sac.critic.step(critic)
+        self.encoder.weights.step(encoder)
+        actor_loss, log_prob = sac.actor_loss(
+            sac.policy.params, x.detach(), batch.noise, config.policy_penalty
+        )
+        sac.policy.step(grad(actor_loss, sac.policy.params)[0])
+        if config.automatic_temperature:
+            sac.update_temperature(log_prob)
+        sac.update_targets(config.target_rate)
+        spread = variance.detach().mean()
+        numbers = (critic_loss, actor_loss, kl / len(mean), -log_prob.mean(), spread)
+        return torch.stack([*(n.detach() for n in numbers), sac.temperature()[0]])
+
+    def _replay(self) -> tuple[TaskReplay, TaskReplay]:
+        """Return the replays, of everything and of the context; allocated when first needed."""
+        if self._memory is None:
+            config, spec = self.config, self.spec
+            width = 2 * spec.observation_size + spec.action_size + 2
+            episodes = max(config.initial_episodes, config.prior_episodes)
+            recent = min(config.replay_capacity, episodes * spec.horizon)
+            self._memory = TaskReplay.pair(
+                config.train_tasks, (config.replay_capacity, recent), (width, self.context_width),
+                self._replay_device(),
+            )  # fmt: skip
+        return self._memory
+
+    def _replay_device(self) -> torch.device:
+        return self.device if self.config.replay_device == "same" else torch.device("cpu")
+
+    # --- saving --------------------------------------------------------------------------------
+
+    def _weights(self) -> dict[str, Tensor]:
+        encoder = {f"encoder.{name}": t for name, t in self.encoder.weights.tensors().items()}
+        return self.sac.tensors() | encoder
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return networks, Adam's moments and, if there is one to be saved, the replay."""
+        tensors = self._weights()
+        if self._memory is not None and self.config.save_replay:
+            for name, part in zip(("replay", "context"), self._memory, strict=True):
+                tensors |= {f"{name}.{key}": t for key, t in part.state_dict().items()}
+        return tensors
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` returned; without a replay in it, the replay is empty."""
+        parts: dict[str, dict[str, Tensor]] = {"replay": {}, "context": {}}
+        weights = {}
+        for name, tensor in tensors.items():
+            group, _, key = name.partition(".")
+            parts.get(group, weights)[key if group in parts else name] = tensor
+        take(self._weights(), weights, self.name)
+        self._memory, self._graph = None, None
+        if any(parts.values()):
+            for replay, part in zip(self._replay(), parts.values(), strict=True):
+                replay.load_state_dict(part)
+
+    def adapted_state_dict(self, state: Belief) -> dict[str, Tensor]:
+        """Return the policy's weights, and mean and variance of z, (B, L) each."""
+        mean, variance = state.posterior()
+        policy = self.sac.policy.params.detach().contiguous()
+        return {"policy": policy, "z_mean": mean.contiguous(), "z_variance": variance.contiguous()}

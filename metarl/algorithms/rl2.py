@@ -1,0 +1,401 @@
+"""RL² (Duan et al. 2016; Wang et al. 2016): a policy with a memory that adapts as it acts.
+
+The policy sees, besides the observation, what it did last, what reward that brought, and whether an
+episode begins; its memory lasts through the episodes of a trial. Trained by PPO (Schulman et al.
+2017) on whole trials, it learns to find out which task it is in and to make use of it:
+
+    max_θ  E[min(ρ_t A_t, clip(ρ_t, 1 ± ε) A_t)],    ρ_t = π_θ(a_t | h_t) / π_old(a_t | h_t)
+
+where h_t is the history of the trial. Advantages cross the boundaries of episodes: what exploring
+costs in the first episode pays in the next.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metarl.actor_critic import MemoryActorCritic
+from metarl.errors import UserError, did_you_mean
+from metarl.keys import Key
+from metarl.learner import Learner
+from metarl.memory import MEMORIES, MemoryState, make_memory
+from metarl.normalise import RunningMoments
+from metarl.ppo import (
+    Adam,
+    adapted_lr,
+    clipped_gain,
+    discounted_sums,
+    side_by_side,
+    standardised,
+    summed_gradient,
+)  # fmt: skip
+from metarl.returns import generalized_advantages
+from metarl.rollout import Rollout, collect
+from metarl.tasks import Tasks
+from metarl.worlds import Spec, Step, TaskWorlds
+
+
+@dataclass(frozen=True)
+class Rl2Config:
+    """Settings of RL²."""
+
+    memory: Literal["gru", "lstm", "transformer", "snail"] = "gru"
+    """The sequence backbone."""
+    units: int = 128
+    """Width of the memory."""
+    hidden: int = 64
+    """Width of the input's embedding, and of the hidden layer of policy and of value."""
+    layers: int = 2
+    """Layers of a transformer, or pairs of convolution and attention in SNAIL."""
+    heads: int = 4
+    """Attention heads of a transformer; each takes its part of the units."""
+    context: int | None = None
+    """Steps that a transformer or SNAIL looks back; default: a training trial."""
+    episodes: int = 2
+    """Episodes in a training trial."""
+    gamma: float = 0.99
+    """Discount."""
+    gae_lambda: float = 0.95
+    """λ of the advantage estimation; 1 is Monte Carlo."""
+    clip: float = 0.2
+    """ε: how far the probability of an action may move before its gain stops to count."""
+    epochs: int = 3
+    """Passes over the trials of an iteration."""
+    minibatches: int = 4
+    """Groups of worlds in a pass, with a gradient step each."""
+    lr: float = 1e-3
+    """Initial step size of Adam."""
+    desired_kl: float = 0.02
+    """KL divergence of an iteration, in nats, that the step size is adapted to; 0 keeps it."""
+    entropy_weight: float = 0.0
+    """Weight of the policy's entropy."""
+    value_weight: float = 0.5
+    """Weight of the value function's loss."""
+    max_grad_norm: float = 0.5
+    """Longer gradients are scaled down to this."""
+    init_std: float = 0.5
+    """Initial exploration: standard deviation of an action, in units of half its range."""
+    min_std: float = 0.02
+    """Floor of the exploration."""
+    shards: int = 4
+    """Parts of a minibatch whose gradients are computed side by side, on a CPU thread each."""
+    bfloat16: bool = False
+    """Compute the update's forward passes in mixed precision: for GPUs."""
+    compile: bool = False
+    """Compile the update's forward pass; pays for the transformer and SNAIL on GPUs."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}")
+        if self.memory not in MEMORIES:
+            raise UserError(
+                f"memory must be one of {', '.join(MEMORIES)}, not '{self.memory}'"
+                f"{did_you_mean(self.memory, MEMORIES)}"
+            )
+        for name in ("clip", "lr", "max_grad_norm", "init_std", "min_std"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise UserError(f"{name} must be positive and finite, not {value}")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"{name} must be in (0, 1], not {getattr(self, name)}")
+        for name in ("desired_kl", "entropy_weight", "value_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"{name} must not be negative, not {value}")
+
+
+_COUNTS = (
+    "units", "hidden", "layers", "heads", "context", "episodes", "epochs", "minibatches", "shards",
+)  # fmt: skip
+
+
+class State(NamedTuple):
+    """What the policy remembers of the trial, in each world."""
+
+    memory: MemoryState
+
+
+class Batch(NamedTuple):
+    """What an iteration learns from, time first."""
+
+    inputs: Tensor
+    """(T, B, I)"""
+    action: Tensor
+    """(T, B, A)"""
+    log_prob: Tensor
+    """(T, B), when it was chosen"""
+    advantage: Tensor
+    """(T, B), normalised"""
+    target: Tensor
+    """(T, B), for the value function"""
+    weight: Tensor
+    """(T, B), 1, or 0 where the physics diverged"""
+
+
+class Rl2(Learner):
+    """Recurrent PPO over whole trials."""
+
+    name = "rl2"
+    Config = Rl2Config
+    config: Rl2Config
+
+    def __init__(
+        self, spec: Spec, config: Rl2Config, *, seed: int = 0, device: str = "cpu"
+    ) -> None:
+        """Initialise the network, its optimiser and the running statistics."""
+        super().__init__(spec, config, seed=seed, device=device)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(Key(seed, "policy").uint64() >> 1)
+            self.net = self._network().to(self.device)
+        self.adam = Adam(list(self.net.parameters()), config.lr)
+        self._forward = torch.compile(self.net) if config.compile else self.net
+        self.obs_moments = RunningMoments(spec.observation_size, self.device)
+        self.reward_moments = RunningMoments(1, self.device)
+        self.return_moments = RunningMoments(1, self.device)
+        self._parts = {
+            "net": self.net, "adam": self.adam, "obs": self.obs_moments,
+            "reward": self.reward_moments, "return": self.return_moments,
+        }  # fmt: skip
+
+    def _network(self) -> MemoryActorCritic:
+        spec, config = self.spec, self.config
+        memory = make_memory(
+            config.memory, config.hidden, config.units, layers=config.layers, heads=config.heads,
+            context=config.context or config.episodes * spec.horizon,
+        )  # fmt: skip
+        return MemoryActorCritic(
+            spec.observation_size + spec.action_size + 2, spec.action_size, config.hidden, memory,
+            init_std=config.init_std, min_std=config.min_std,
+        )  # fmt: skip
+
+    # --- acting and adapting -------------------------------------------------------------------
+
+    def begin(self, tasks: int, worlds: int) -> State:
+        """Return the memory at the start of a trial, for every world."""
+        return State(self.net.memory.begin(tasks * worlds))
+
+    def act(
+        self, step: Step, state: State, *, explore: bool, noise: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """Remember the step and act on it: the mean, plus noise times the std to explore."""
+        action, _, state = self._act(step, state, noise if explore else None)
+        return action, state
+
+    def _act(
+        self, step: Step, state: State, noise: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], State]:
+        with torch.no_grad():
+            mean, value, memory = self.net.step(self._inputs(step), state.memory)
+            action = mean
+            if noise is not None:
+                action = mean + noise * self.net.policy(mean).log_std.exp()
+        return action, (mean, value), State(memory)
+
+    def adapt(self, state: State, rollout: Rollout) -> State:
+        """Return the state as it is: acting has adapted it already."""
+        return state
+
+    def _inputs(self, step: Step | Rollout) -> Tensor:
+        """(…, O + A + 2): observation, last action, its reward, and whether an episode begins.
+
+        The first step of an episode has no last action; whether the worlds still hold the one
+        before (they do when they began the episode themselves) must make no difference.
+        """
+        going = (~step.first)[..., None].to(step.obs.dtype)
+        reward = self.reward_moments.normalise(step.prev_reward[..., None])
+        return torch.cat(
+            (
+                self.obs_moments.normalise(step.obs), step.prev_action * going, reward * going,
+                1 - going,
+            ), -1,
+        )  # fmt: skip
+
+    # --- the meta-update -----------------------------------------------------------------------
+
+    def meta_step(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> dict[str, float]:
+        """Collect one trial in every world, and make PPO's gradient steps on them."""
+        started = time.perf_counter()
+        worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
+        worlds.seed(key.fold("reset"))
+        rollout, returns, mean, value, last_value = self._collect(worlds, key)
+        sampled = time.perf_counter()
+        batch = self._batch(rollout, mean, value, last_value)
+        losses = self._update(batch, key)
+        self.obs_moments.update(rollout.obs[rollout.valid])
+        self.reward_moments.update(rollout.reward[rollout.valid][:, None])
+        return {
+            "return_before": returns[0],
+            "return_after": returns[-1],
+            "diverged": float(rollout.diverged.sum()),
+            **losses,
+            "lr": self.adam.lr,
+            "std": float(self.net.policy(mean).log_std.detach().exp().mean()),
+            "seconds_sampling": sampled - started,
+            "seconds_update": time.perf_counter() - sampled,
+        }
+
+    def _collect(
+        self, worlds: TaskWorlds, key: Key
+    ) -> tuple[Rollout, list[float], Tensor, Tensor, Tensor]:
+        """Return the trials, each episode's mean return, and what the network made of each step.
+
+        Every episode starts with a reset of all worlds, as in evaluation.
+        """
+        state = self.begin(len(worlds.tasks), worlds.worlds_per_task)
+        recorder, parts = _Recorder(self), []
+        for k in range(self.config.episodes):
+            worlds.reset()
+            part, state = collect(
+                worlds, cast(Learner, recorder), state, self.spec.horizon, key.fold("noise", k),
+                explore=True,
+            )  # fmt: skip
+            parts.append(part)
+        rollout = Rollout(
+            *(torch.cat(pieces) for pieces in zip(*(p[:-1] for p in parts), strict=True)),
+            tasks=len(worlds.tasks),
+        )
+        returns = [float(part.first_episode_return().mean()) for part in parts]
+        end = Step(
+            rollout.next_obs[-1], rollout.action[-1].clamp(-1, 1), rollout.reward[-1],
+            torch.zeros_like(rollout.first[-1]),
+        )  # fmt: skip
+        _, (_, last_value), _ = self._act(end, state, None)
+        mean, value = (torch.stack(part) for part in zip(*recorder.heads, strict=True))
+        return rollout, returns, mean, value, last_value
+
+    @torch.no_grad()
+    def _batch(self, rollout: Rollout, mean: Tensor, value: Tensor, last_value: Tensor) -> Batch:
+        """Estimate advantages and value targets.
+
+        The time limit of an episode inside the trial is no end: the value of what follows is that
+        of the next episode's first step. The trial's own end bootstraps from the true successor.
+        A failure has no successor; a diverged step teaches nothing, and the step before it
+        bootstraps.
+        """
+        config, weight = self.config, rollout.valid.float()
+        self.return_moments.update(
+            discounted_sums(rollout.reward, config.gamma)[rollout.valid][:, None]
+        )
+        reward = rollout.reward / self.return_moments.std.float()
+        ended = rollout.terminated | rollout.diverged
+        advantage = generalized_advantages(
+            torch.where(rollout.diverged, value, reward), value,
+            torch.cat((value[1:], last_value[None])), ended, ended,
+            gamma=config.gamma, gae_lambda=config.gae_lambda,
+        )  # fmt: skip
+        action = torch.where(rollout.diverged[..., None], 0.0, rollout.action)  # may be NaN there
+        log_prob = self.net.policy(mean).log_prob(action)
+        return Batch(
+            self._inputs(rollout), action, log_prob, standardised(advantage, weight),
+            advantage + value, weight,
+        )  # fmt: skip
+
+    def _update(self, batch: Batch, key: Key) -> dict[str, float]:
+        """Pass over the trials several times, in minibatches of worlds; a step for each."""
+        config, worlds = self.config, batch.weight.shape[1]
+        metrics: list[Tensor] = []
+        with side_by_side() as pool:
+            for epoch in range(config.epochs):
+                order = torch.randperm(worlds, generator=key.fold("minibatches", epoch).torch())
+                metrics = []
+                for chosen in order.to(self.device).chunk(min(config.minibatches, worlds)):
+                    total = batch.weight[:, chosen].sum().clamp(min=1.0)
+                    gradient, found = summed_gradient(
+                        lambda ids, total=total: self._loss(batch, ids, total), self.adam.params,
+                        chosen.chunk(self._shards(len(chosen))), pool,
+                    )  # fmt: skip
+                    self.adam.step(gradient, config.max_grad_norm)
+                    metrics.append(found)
+        policy_loss, value_loss, kl, clipped = torch.stack(metrics).mean(0).tolist()
+        self.adam.lr = adapted_lr(self.adam.lr, kl, config.desired_kl)
+        return {
+            "loss": policy_loss, "value_loss": value_loss, "kl": kl, "clip_fraction": clipped,
+        }  # fmt: skip
+
+    def _shards(self, worlds: int) -> int:
+        return min(self.config.shards, worlds) if self.device.type == "cpu" else 1
+
+    def _loss(self, batch: Batch, ids: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        """PPO's loss, the value's Huber loss and the entropy of worlds `ids`, over `total` steps.
+
+        Returns:
+            The loss; and policy loss, value loss, KL divergence and share of clipped ratios, (4,).
+        """
+        config, part = self.config, Batch(*(tensor[:, ids] for tensor in batch))
+        weight = part.weight / total
+        mean, value = self._unroll(part.inputs)
+        policy = self.net.policy(mean)
+        log_ratio = policy.log_prob(part.action) - part.log_prob
+        policy_loss = -(clipped_gain(log_ratio, part.advantage, config.clip) * weight).sum()
+        error = functional.smooth_l1_loss(value, part.target, reduction="none")
+        value_loss = (error * weight).sum()
+        entropy = policy.log_std.sum() * weight.sum()
+        loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
+        with torch.no_grad():
+            ratio = log_ratio.exp()
+            kl = ((ratio - 1 - log_ratio) * weight).sum()  # Schulman's estimate: never negative
+            outside = (((ratio - 1).abs() > config.clip) * weight).sum()
+            return loss, torch.stack((policy_loss, value_loss, kl, outside))
+
+    def _unroll(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the network over whole trials, in mixed precision if so set."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            mean, value = self._forward(inputs)
+        return mean.float(), value.float()
+
+    # --- saving --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return weights, optimiser with its step size, and running statistics."""
+        return {
+            f"{part}.{name}": tensor.detach()
+            for part, holder in self._parts.items()
+            for name, tensor in holder.state_dict().items()
+        }
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` returned."""
+        mine, given = ({k: tuple(t.shape) for k, t in d.items()}
+                       for d in (self.state_dict(), tensors))  # fmt: skip
+        differ = [k for k in sorted(mine.keys() | given.keys()) if mine.get(k) != given.get(k)]
+        if differ:
+            name = differ[0]
+            raise UserError(
+                f"the weights do not fit this rl2: {len(differ)} tensors differ, the first of them "
+                f"'{name}': expected {mine.get(name)}, found {given.get(name)}"
+            )
+        for part, holder in self._parts.items():
+            prefix = f"{part}."
+            holder.load_state_dict(
+                {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+            )
+
+    def adapted_state_dict(self, state: State) -> dict[str, Tensor]:
+        """Return the memory, one row a world; the weights are those of the checkpoint."""
+        return {f"memory.{i}": tensor.clone() for i, tensor in enumerate(state.memory)}
+
+
+class _Recorder:
+    """Acts as a learner does, exploring, and keeps what its network made of each step."""
+
+    def __init__(self, learner: Rl2) -> None:
+        self._learner, self.device = learner, learner.device
+        self.heads: list[tuple[Tensor, Tensor]] = []
+
+    def act(
+        self, step: Step, state: State, *, explore: bool, noise: Tensor | None
+    ) -> tuple[Tensor, State]:
+        action, heads, state = self._learner._act(step, state, noise)
+        self.heads.append(heads)
+        return action, state

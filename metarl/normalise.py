@@ -1,0 +1,69 @@
+"""Running statistics that bring inputs and rewards to a common scale."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class RunningMoments:
+    """Mean and variance of all rows seen so far (Chan, Golub and LeVeque 1979).
+
+    They change in `update` alone, so whoever does not call it works with frozen statistics.
+    """
+
+    def __init__(self, size: int, device: torch.device, clip: float = 10.0) -> None:
+        """Start with no rows: mean 0 and variance 1.
+
+        Args:
+            size: numbers in a row.
+            device: where the statistics live.
+            clip: normalised values beyond ± this many standard deviations are cut off.
+        """
+        self.mean = torch.zeros(size, dtype=torch.float64, device=device)
+        self.variance = torch.ones(size, dtype=torch.float64, device=device)
+        self.count = torch.zeros((), dtype=torch.float64, device=device)
+        self.clip = clip
+        self._affine()
+
+    def update(self, rows: Tensor) -> None:
+        """Take in (N, size) rows; none at all changes nothing."""
+        if not len(rows):
+            return
+        rows = rows.double()
+        variance, mean = torch.var_mean(rows, 0, correction=0)
+        total = self.count + len(rows)
+        share, shift = len(rows) / total, mean - self.mean
+        if self.count == 0:
+            self.mean, self.variance = mean, variance
+        else:
+            self.variance = self.variance + share * (variance - self.variance)
+            self.variance = self.variance + share * (1 - share) * shift.square()
+            self.mean = self.mean + share * shift
+        self.count = total
+        self._affine()
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Return float32 (…, size): centred, divided by the standard deviation, and clipped."""
+        return torch.addcmul(self._offset, x, self._scale).clamp_(-self.clip, self.clip)
+
+    @property
+    def std(self) -> Tensor:
+        """(size,) float64 standard deviation, at least 1e-4."""
+        return self.variance.sqrt().clamp(min=1e-4)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the statistics."""
+        return {"mean": self.mean, "variance": self.variance, "count": self.count}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over statistics of the same size."""
+        device = self.mean.device
+        self.mean, self.variance, self.count = (
+            tensors[name].to(device, torch.float64).clone() for name in self.state_dict()
+        )
+        self._affine()
+
+    def _affine(self) -> None:
+        self._scale = (1 / self.std).float()
+        self._offset = (-self.mean / self.std).float()

@@ -1,0 +1,202 @@
+"""Param: one parameter of a task, the ranges that it is drawn from, and what it edits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from metarl.errors import UserError
+
+if TYPE_CHECKING:
+    from metarl.edits import Edit
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A range of a continuous parameter, uniform, or log-uniform if `log`.
+
+    With `area` it is the radius of a disc or ring whose area is covered uniformly.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    area: bool = False
+
+    def __post_init__(self) -> None:
+        if not (_finite(self.low) and _finite(self.high) and self.low < self.high):
+            raise UserError(
+                f"Interval({self.low}, {self.high}): low must be below high, both finite"
+            )
+        if self.log and self.low <= 0:
+            raise UserError(f"Interval({self.low}, {self.high}, log=True): low must be positive")
+        if self.area and (self.log or self.low < 0):
+            raise UserError(
+                f"Interval({self.low}, {self.high}, area=True): low must be at least 0, log False"
+            )
+
+    def at(self, u: np.ndarray) -> np.ndarray:
+        """Map u in [0, 1] to the range, elementwise."""
+        if self.log:
+            with localcontext(prec=30):  # np.exp's last bit depends on the CPU
+                low = Decimal(self.low).ln()
+                span = Decimal(self.high).ln() - low
+                exact = [float((low + Decimal(x) * span).exp()) for x in u.ravel().tolist()]
+            return np.array(exact).reshape(u.shape)
+        if self.area:
+            return np.sqrt(self.low**2 + u * (self.high**2 - self.low**2))
+        return self.low + u * (self.high - self.low)
+
+    def overlaps(self, other: Interval) -> bool:
+        """Whether the two share more than an end point."""
+        return self.low < other.high and other.low < self.high
+
+    def __str__(self) -> str:
+        law = " log" if self.log else " by area" if self.area else ""
+        return f"[{self.low:g}, {self.high:g}]{law}"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A parameter that takes one of a few values, all equally likely.
+
+    `heldout` and `ood`, where given, are the values of those splits instead (terrain seeds).
+    """
+
+    values: tuple[float, ...]
+    heldout: tuple[float, ...] = ()
+    ood: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("values", "heldout", "ood"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        every = (*self.values, *self.heldout, *self.ood)
+        if not self.values or not all(_finite(v) for v in every):
+            raise UserError(f"Choices({self.values}): give at least one value, all finite")
+        if len(set(every)) < len(every):
+            raise UserError(f"Choices({every}): a value is repeated")
+        for field in ("values", "heldout", "ood"):
+            object.__setattr__(self, field, tuple(float(v) for v in getattr(self, field)))
+
+    def of(self, split: str) -> Choices:
+        """Return the choices of one split."""
+        return Choices(getattr(self, split, ()) or self.values)
+
+    def at(self, u: np.ndarray) -> np.ndarray:
+        """Map u in [0, 1] to the values, elementwise."""
+        index = np.minimum((u * len(self.values)).astype(np.int64), len(self.values) - 1)
+        return np.asarray(self.values)[index]
+
+    def __str__(self) -> str:
+        unseen = f" (heldout {_listed(self.heldout)})" if self.heldout else ""
+        return _listed(self.values) + unseen
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter of a task: its ranges, and what it edits in the model.
+
+    A parameter without an edit is read by the family's reward or observation.
+    """
+
+    name: str
+    """snake_case."""
+    train: Interval | Choices
+    """The range of the train and heldout splits."""
+    ood: tuple[Interval, ...] = ()
+    """Ranges outside the box, for the ood split; must not overlap `train`."""
+    edit: Edit | tuple[Edit, ...] | None = None
+    """The model fields that the value changes, or None."""
+    size: int | Literal["model"] = 1
+    """Number of elements, each an independent draw; "model": as many as its edit has in the model.
+    More than one makes names like ``mass[2]``."""
+    unit: str = ""
+    """The physical unit, '' if dimensionless."""
+    doc: str = ""
+    """One line for the tables."""
+    nominal: float | None = None
+    """The value that leaves the robot as it is. None: 1 (scale), 0 (shift), else mid-range."""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or self.name != self.name.lower():
+            raise UserError(f"parameter name '{self.name}' must be snake_case")
+        if self.size != "model" and not (isinstance(self.size, int) and self.size >= 1):
+            raise UserError(
+                f"parameter '{self.name}': size must be a positive integer or 'model', "
+                f"not {self.size!r}"
+            )
+        if not isinstance(self.train, Interval | Choices):
+            raise UserError(
+                f"parameter '{self.name}': train must be an Interval or Choices, not {self.train!r}"
+            )
+        ood = self.ood
+        if not (isinstance(ood, tuple | list) and all(isinstance(r, Interval) for r in ood)):
+            raise UserError(
+                f"parameter '{self.name}': ood must be a tuple of Intervals, not {ood!r}"
+            )
+        object.__setattr__(self, "ood", tuple(ood))
+        for outside in self.ood:
+            if isinstance(self.train, Interval):
+                bad = outside.overlaps(self.train)
+            else:
+                seen = (*self.train.values, *self.train.heldout)
+                bad = any(outside.low <= v <= outside.high for v in seen)
+            if bad:
+                raise UserError(
+                    f"parameter '{self.name}': ood range {outside} overlaps "
+                    f"train range {self.train}"
+                )
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The model edits, none to several."""
+        if self.edit is None:
+            return ()
+        return self.edit if isinstance(self.edit, tuple) else (self.edit,)
+
+    @property
+    def outside(self) -> tuple[Interval | Choices, ...]:
+        """Where the ood split draws from, when it takes this parameter out of its box."""
+        own = getattr(self.train, "ood", ())
+        return (*self.ood, Choices(own)) if own else self.ood
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The column names, one an element."""
+        if self.size == "model":
+            raise UserError(f"parameter '{self.name}': its size is known once a family holds it")
+        if self.size == 1:
+            return (self.name,)
+        return tuple(f"{self.name}[{i}]" for i in range(self.size))
+
+    @property
+    def nominal_value(self) -> float:
+        """The value that leaves the robot as it is, or the middle of the train range."""
+        if self.nominal is not None:
+            return float(self.nominal)
+        kinds = {edit.kind if edit.case is None else "case" for edit in self.edits}
+        if kinds == {"scale"}:
+            return 1.0
+        if kinds == {"shift"}:
+            return 0.0
+        return float(self.train.at(np.array(0.5)))
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    """Return the values in words: {0, 1, 2}, and {0, …, 31} for a long row of whole numbers."""
+    first, last = values[0], values[-1]
+    if len(values) > 8 and values == tuple(first + k for k in range(len(values))):
+        return f"{{{first:g}, …, {last:g}}}"
+    return "{" + ", ".join(f"{v:g}" for v in values) + "}"
+
+
+def _finite(value: object) -> bool:
+    """Whether a value is a number that a float can hold."""
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    except (OverflowError, TypeError):
+        return False

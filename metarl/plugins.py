@@ -1,0 +1,100 @@
+"""Finding families and learners: registered ones, and classes in a user's file."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from metarl.errors import UserError, did_you_mean
+
+
+def find_plugin(name: str, group: str, base: type, kind: str) -> type[Any]:
+    """Return a class from an entry-point group or from ``file.py:Class``."""
+    return plugin_class(load_plugin(name, group, kind), name, base, kind)
+
+
+def load_plugin(name: str, group: str, kind: str) -> Any:
+    """Return what an entry point, or ``file.py:Class``, names."""
+    if ".py:" in name or name.endswith(".py"):
+        return _from_file(name, kind)
+    known = plugins(group)
+    if name not in known:
+        raise UserError(
+            f"unknown {kind} '{name}'{did_you_mean(name, known)}; "
+            f"known: {', '.join(sorted(known))}, or file.py:Class"
+        )
+    try:
+        return known[name].load()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{kind} '{name}' cannot be imported: {error}") from None
+
+
+def plugin_class(cls: Any, name: str, base: type, kind: str) -> type[Any]:
+    """Return a plug-in's class, marked with the name it was found by. Raises UserError."""
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise UserError(f"{kind} '{name}' is not a subclass of metarl.{base.__name__}")
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(cls.__abstractmethods__))
+        raise UserError(f"{kind} '{name}' does not define {missing}")
+    cls.source = name
+    return cls
+
+
+def reference(thing: object) -> str:
+    """Return the name by which `find_plugin` finds the class of a family or learner again."""
+    return absolute(str(getattr(type(thing), "source", "") or getattr(thing, "name", "")))
+
+
+def plugin_file(name: str) -> Path | None:
+    """Return the file of ``file.py:Class``, and None for a registered name."""
+    path, mark, _ = name.rpartition(".py:")
+    return Path(path + ".py") if mark else None
+
+
+def absolute(name: str) -> str:
+    """Return ``file.py:Class`` with the file's full path, and a registered name as it is."""
+    file = plugin_file(name)
+    return name if file is None else f"{file.resolve()}:{name.rpartition(':')[2]}"
+
+
+@functools.cache
+def plugins(group: str) -> dict[str, EntryPoint]:
+    """Return the entry points of a group by name."""
+    return {point.name: point for point in entry_points(group=group)}
+
+
+def _from_file(name: str, kind: str) -> Any:
+    path, _, attribute = name.rpartition(".py:")
+    file = Path(path + ".py")
+    if name.endswith((".py", ".py:")):
+        raise UserError(f"{kind} '{name}': say which class, as in {name.rstrip(':')}:MyClass")
+    if not file.is_file():
+        raise UserError(f"{kind} '{name}': there is no file {file}")
+    module = _import(file.resolve(), kind)
+    if not hasattr(module, attribute):
+        classes = [n for n, v in vars(module).items() if isinstance(v, type)]
+        raise UserError(f"{file} has no class '{attribute}'{did_you_mean(attribute, classes)}")
+    return getattr(module, attribute)
+
+
+@functools.cache
+def _import(file: Path, kind: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"metarl_plugin_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a stranger's file raises becomes one line
+        text = " ".join(str(error).split())
+        raise UserError(f"{kind} file {file}: {type(error).__name__}: {text}") from error
+    return module

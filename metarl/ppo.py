@@ -1,0 +1,143 @@
+"""Proximal policy optimisation (Schulman et al. 2017): the parts that do not depend on the network.
+
+Also how its gradients get every core: see `side_by_side`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def clipped_gain(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """Return PPO's objective min(ρ A, clip(ρ, 1 ± ε) A), to be maximised, element by element.
+
+    Args:
+        log_ratio: log ρ, new minus old log-probability.
+        advantage: A.
+        clip: ε.
+    """
+    ratio = log_ratio.exp()
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def adapted_lr(lr: float, kl: float, desired_kl: float) -> float:
+    """Return the step size for the next iteration, given the KL divergence of this one.
+
+    Half as much again where the policy moved by less than half the desired divergence, and a third
+    less where by more than twice; within [1e-5, 1e-2]. A desired divergence of 0 keeps it.
+    """
+    if not desired_kl:
+        return lr
+    if kl > 2 * desired_kl:
+        return max(lr / 1.5, 1e-5)
+    return min(lr * 1.5, 1e-2) if kl < desired_kl / 2 else lr
+
+
+def standardised(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x with mean 0 and variance 1 where `weight` is 1, and 0 where that is 0."""
+    total = weight.sum().clamp(min=1.0)
+    centred = (x - (x * weight).sum() / total) * weight
+    return centred / ((centred.square().sum() / total).sqrt() + 1e-8)
+
+
+def discounted_sums(reward: Tensor, gamma: float) -> Tensor:
+    """Return (T, B) sums of the rewards so far, each discounted by its age.
+
+    Their spread is that of the returns, whatever the state: what to divide rewards by.
+    """
+    total, out = torch.zeros_like(reward[0]), torch.empty_like(reward)
+    for t in range(len(out)):
+        total = reward[t] + gamma * total
+        out[t] = total
+    return out
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015) with a bound on the gradient's norm, and its state in the open."""
+
+    def __init__(self, params: Sequence[nn.Parameter], lr: float) -> None:
+        """Start with no gradients seen, at step size `lr`."""
+        self.lr = lr
+        self.params = list(params)
+        self.sizes = [param.numel() for param in self.params]
+        self.first = torch.zeros(sum(self.sizes), device=self.params[0].device)
+        self.second = torch.zeros_like(self.first)
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, gradient: Sequence[Tensor], max_norm: float) -> None:
+        """Change the parameters in place, by a gradient scaled down to `max_norm` if longer."""
+        flat = torch.cat([part.flatten() for part in gradient]).float()
+        flat *= max_norm / flat.norm().clamp(min=max_norm)
+        self.steps += 1
+        self.first.lerp_(flat, 1 - 0.9)
+        self.second.lerp_(flat.square(), 1 - 0.999)
+        scale = (self.second / (1 - 0.999**self.steps)).sqrt() + 1e-8
+        change = self.lr * (self.first / (1 - 0.9**self.steps)) / scale
+        for param, part in zip(self.params, change.split(self.sizes), strict=True):
+            param -= part.view_as(param)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return both moments, the number of steps and their size."""
+        return {
+            "first": self.first, "second": self.second, "steps": torch.tensor(self.steps),
+            "lr": torch.tensor(self.lr, dtype=torch.float64),
+        }  # fmt: skip
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` returned."""
+        self.first = tensors["first"].to(self.first).clone()
+        self.second = tensors["second"].to(self.second).clone()
+        self.steps = int(tensors["steps"])
+        self.lr = float(tensors["lr"])
+
+
+@contextmanager
+def side_by_side() -> Iterator[ThreadPoolExecutor]:
+    """Give torch's threads to as many workers, on one thread each.
+
+    A recurrence is many small products one after the other. Several threads to each of them wait
+    for each other more than they compute; one thread to a share of the worlds does not.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
+def summed_gradient(
+    loss: Callable[[Tensor], tuple[Tensor, Tensor]],
+    params: Sequence[nn.Parameter],
+    parts: Sequence[Tensor],
+    pool: ThreadPoolExecutor,
+) -> tuple[list[Tensor], Tensor]:
+    """Differentiate a loss that is a sum over worlds, part by part and side by side.
+
+    The parts are added in order, so the sum has the same bits on any number of threads.
+
+    Args:
+        loss: ids of worlds -> their share of the loss, and metrics that add up likewise.
+        params: what to differentiate with respect to.
+        parts: the ids, cut up.
+        pool: who computes.
+
+    Returns:
+        The gradient of each parameter, and the metrics.
+    """
+
+    def one(ids: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        with torch.enable_grad():
+            value, metrics = loss(ids)
+            return torch.autograd.grad(value, params), metrics
+
+    done = list(pool.map(one, parts))
+    gradient = [torch.stack(same).sum(0) for same in zip(*(g for g, _ in done), strict=True)]
+    return gradient, torch.stack([metrics for _, metrics in done]).sum(0)

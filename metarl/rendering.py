@@ -1,0 +1,81 @@
+"""Pictures of a world, without a display."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from typing import TYPE_CHECKING
+
+import mujoco
+import numpy as np
+
+from metarl.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from metarl.worlds import TaskWorlds
+
+NO_GL = (
+    "cannot render: {}; install EGL (Debian: libegl1 libegl-mesa0 libgl1-mesa-dri), and set "
+    "MUJOCO_GL=egl before mujoco is imported, or import metarl first"
+)
+
+
+class Camera:
+    """Follows the robot of any one of the worlds, and takes pictures of it.
+
+    The view is that of the model's camera named ``track``, where there is one, else from the side
+    and above. Each picture shows the world's own model: its task's sizes, ground and so on.
+    """
+
+    def __init__(self, worlds: TaskWorlds, width: int = 480, height: int = 480) -> None:
+        """Open a renderer.
+
+        Args:
+            worlds: whose worlds to look at.
+            width: of a picture, in pixels.
+            height: likewise.
+
+        Raises:
+            UserError: there is no OpenGL to render with.
+        """
+        self.worlds = worlds
+        model = copy.copy(worlds.family.compile())  # a deep copy, in MuJoCo
+        room = model.vis.global_
+        room.offwidth, room.offheight = max(room.offwidth, width), max(room.offheight, height)
+        try:
+            self._renderer = mujoco.Renderer(model, height, width)
+        except Exception as error:  # which one depends on the OpenGL library
+            raise UserError(NO_GL.format(one_line(error, self))) from None
+        self._closed = weakref.finalize(self, self._renderer.close)
+        self._view = _view(model)
+
+    def frame(self, world: int = 0) -> np.ndarray:
+        """Return a picture of one world as it is, (height, width, 3) uint8."""
+        sim = self.worlds.simulator
+        model = sim.batch.get_model(world)
+        data = mujoco.MjData(model)
+        mujoco.mj_setState(model, data, sim.batch.state[world], mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_forward(model, data)
+        mujoco.mjv_updateScene(
+            model, data, mujoco.MjvOption(), None, self._view,
+            mujoco.mjtCatBit.mjCAT_ALL, self._renderer.scene,
+        )  # fmt: skip
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Free the OpenGL context. Closing twice does nothing."""
+        self._closed()
+
+
+def _view(model: mujoco.MjModel) -> mujoco.MjvCamera:
+    """The model's own tracking camera, or one that follows the first body that moves."""
+    view = mujoco.MjvCamera()
+    mujoco.mjv_defaultFreeCamera(model, view)
+    own = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+    if own >= 0:
+        view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, own
+    elif model.nbody > 1:
+        moving = np.flatnonzero(model.body_dofnum > 0)
+        view.type = mujoco.mjtCamera.mjCAMERA_TRACKING
+        view.trackbodyid = int(moving[0]) if len(moving) else 1
+    return view

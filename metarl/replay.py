@@ -1,0 +1,174 @@
+"""Per-task replay: the transitions of N tasks as one tensor, from which an update samples.
+
+A buffer is one preallocated (N, capacity, W) tensor on one device. Adding and sampling index it as
+a whole, so neither has a Python loop over tasks, and sampling never waits for the host.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+from torch import Tensor
+
+from metarl.errors import UserError
+from metarl.rollout import Rollout
+
+
+class TaskReplay:
+    """Ring buffers of N tasks, one row of W numbers a transition."""
+
+    def __init__(
+        self,
+        tasks: int,
+        capacity: int,
+        width: int,
+        device: torch.device | str = "cpu",
+        *,
+        pinned: bool = False,
+    ) -> None:
+        """Allocate the buffers, empty.
+
+        Args:
+            tasks: N.
+            capacity: transitions of each task; the oldest make way for new ones.
+            width: W.
+            device: where the rows lie.
+            pinned: in host memory that a GPU can read without a copy by the CPU.
+        """
+        device = torch.device(device)
+        self.capacity = capacity
+        self.data = torch.zeros(tasks, capacity, width, device=device, pin_memory=pinned)
+        """(N, capacity, W) float32"""
+        self.size = torch.zeros(tasks, dtype=torch.int64, device=device)
+        """(N,) transitions held"""
+        self.cursor = torch.zeros(tasks, dtype=torch.int64, device=device)
+        """(N,) where the next one goes"""
+
+    @classmethod
+    def pair(
+        cls,
+        tasks: int,
+        capacities: tuple[int, int],
+        widths: tuple[int, int],
+        device: torch.device,
+    ) -> tuple[TaskReplay, TaskReplay]:
+        """Return the replays of everything and of the context; first say what memory they take.
+
+        Raises:
+            UserError: the device has less memory than that.
+        """
+        rows = sum(c * w for c, w in zip(capacities, widths, strict=True))
+        need, free = 4 * tasks * rows, free_memory(device)
+        if free is not None and need > free:
+            raise UserError(
+                f"the replay needs {_gib(need)}, but {device} has {_gib(free)} free: lower "
+                f"replay_capacity (now {capacities[0]}) or train_tasks (now {tasks})"
+            )
+        print(
+            f"replay: {tasks} tasks x {capacities[0]} transitions, {_gib(need)} on {device}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        pinned = device.type == "cpu" and torch.cuda.is_available()
+        first, second = (
+            cls(tasks, capacity, width, device, pinned=pinned)
+            for capacity, width in zip(capacities, widths, strict=True)
+        )
+        return first, second
+
+    def add(self, ids: Tensor, rows: Tensor, valid: Tensor) -> None:
+        """Append transitions, in order, to the buffers of different tasks.
+
+        Args:
+            ids: (M,) int64, distinct.
+            rows: (M, n, W).
+            valid: (M, n) bool; the others are left out.
+        """
+        ids, rows, valid = (part.to(self.data.device) for part in (ids, rows, valid))
+        count = valid.sum(1)
+        rank = valid.cumsum(1) - 1
+        keep = valid & (rank >= (count - self.capacity)[:, None])
+        slot = (self.cursor[ids][:, None] + rank) % self.capacity
+        where = ids[:, None] * self.capacity + slot
+        self.data.flatten(0, 1)[where[keep]] = rows[keep]
+        self.cursor[ids] = (self.cursor[ids] + count) % self.capacity
+        self.size[ids] = (self.size[ids] + count).clamp(max=self.capacity)
+
+    def clear(self, ids: Tensor) -> None:
+        """Forget the transitions of the tasks `ids`."""
+        ids = ids.to(self.data.device)
+        self.size[ids] = 0
+        self.cursor[ids] = 0
+
+    def sample(self, ids: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        """Draw transitions uniformly, with replacement, each from its own task.
+
+        Args:
+            ids: (m,) int64 tasks, none of them empty.
+            n: transitions of each.
+            generator: on the buffers' device.
+
+        Returns:
+            (m, n, W).
+        """
+        size = self.size[ids][:, None]
+        unit = torch.rand(len(ids), n, device=self.data.device, generator=generator)
+        slot = torch.minimum((unit * size).long(), size - 1)
+        where = (ids[:, None] * self.capacity + slot).flatten()
+        return self.data.flatten(0, 1).index_select(0, where).unflatten(0, (len(ids), n))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the rows up to the fullest buffer's, and where each buffer stands."""
+        filled = int(self.size.max())
+        return {"data": self.data[:, :filled], "size": self.size, "cursor": self.cursor}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over rows, in place. Raises UserError if they are those of other buffers."""
+        if tensors.keys() != {"data", "size", "cursor"}:
+            raise UserError(f"the replay does not fit: it holds {sorted(tensors)}")
+        data, size, cursor = tensors["data"], tensors["size"], tensors["cursor"]
+        tasks, _, width = self.data.shape
+        fits = data.ndim == 3 and (data.shape[0], data.shape[2]) == (tasks, width)
+        fits = fits and size.shape == cursor.shape == (tasks,) and data.shape[1] <= self.capacity
+        if not fits or not bool(((size >= 0) & (size <= data.shape[1]) & (cursor >= 0)).all()):
+            raise UserError(
+                f"the replay does not fit: expected {tasks} tasks of at most {self.capacity} "
+                f"transitions of {width} numbers, found {tuple(data.shape)}"
+            )
+        self.data[:, : data.shape[1]] = data
+        self.size.copy_(size)
+        self.cursor.copy_(cursor % self.capacity)
+
+
+def pack(rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """Regroup a rollout by task, a row a transition.
+
+    Returns:
+        (M, E T, W) rows of observation, action, reward, next observation and terminated, and
+        (M, E T) bool, which of them may be used.
+    """
+    rows = torch.cat(
+        (rollout.obs, rollout.action, rollout.reward[..., None], rollout.next_obs,
+         rollout.terminated[..., None].float()), dim=-1,
+    )  # fmt: skip
+    return rollout.per_task(rows).flatten(1, 2), rollout.per_task(rollout.valid).flatten(1, 2)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that a device has free, or None if it does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return 1024 * int(fields["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (OSError, ValueError):
+            return None
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"

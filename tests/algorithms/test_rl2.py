@@ -1,0 +1,351 @@
+"""RL²: sequences aligned with what was collected, advantages by hand, and a memory that is used."""
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from metarl import TaskDistribution, TaskWorlds, UserError, collect, evaluate
+from metarl.algorithms.rl2 import Batch, Rl2, Rl2Config, State
+from metarl.keys import Key
+from metarl.memory import MEMORIES
+from metarl.ppo import summed_gradient
+from metarl.rollout import Rollout, Step
+from metarl.worlds import Spec
+
+SPEC = Spec(3, 2, 10)
+TASKS = 6
+
+
+def learner(**changes: object) -> Rl2:
+    return Rl2(SPEC, Rl2Config(**({"units": 16, "hidden": 8} | changes)))
+
+
+def point(**changes: object) -> tuple[Rl2, TaskWorlds]:
+    """A learner on point-goal, with two worlds for each of six tasks."""
+    worlds = TaskWorlds("point-goal", 2 * TASKS, 1)
+    agent = Rl2(worlds.spec, Rl2Config(**({"units": 16, "hidden": 8} | changes)))
+    worlds.set_tasks(TaskDistribution(worlds.family).split("train", TASKS), 2)
+    return agent, worlds
+
+
+def shaken(agent: Rl2) -> Rl2:
+    """Give the heads large weights, so that a misaligned sequence shows."""
+    with torch.no_grad():
+        agent.net.mean.weight *= 100.0
+    return agent
+
+
+def rollout(reward: Tensor, **flags: Tensor) -> Rollout:
+    """A rollout of 2 episodes of half its length, with these rewards (T, B) and flags."""
+    steps, worlds = reward.shape
+    rng = torch.Generator().manual_seed(0)
+    none = torch.zeros(steps, worlds, dtype=torch.bool)
+    first, truncated = none.clone(), none.clone()
+    first[[0, steps // 2]] = True
+    truncated[[steps // 2 - 1, steps - 1]] = True
+
+    def draw(size: int) -> Tensor:
+        return torch.randn(steps, worlds, size, generator=rng)
+
+    parts = {
+        "obs": draw(3), "action": draw(2), "reward": reward, "next_obs": draw(3),
+        "terminated": none, "truncated": truncated, "diverged": none, "first": first,
+        "prev_action": draw(2), "prev_reward": draw(1)[..., 0], "tasks": worlds,
+    }  # fmt: skip
+    return Rollout(**(parts | flags))
+
+
+def targets(agent: Rl2, data: Rollout, value: Tensor, last: Tensor) -> tuple[Tensor, Batch]:
+    """The value targets in units of the reward's scale, where `value` and `last` are in rewards."""
+    agent.return_moments.mean = torch.zeros(1, dtype=torch.float64)
+    agent.return_moments.variance = torch.full((1,), 4.0, dtype=torch.float64)
+    agent.return_moments.count = torch.tensor(1e12, dtype=torch.float64)  # a scale of 2 that stays
+    batch = agent._batch(data, torch.zeros(*value.shape, 2), value / 2, last / 2)
+    return batch.target * 2, batch
+
+
+def mark(data: Tensor, *where: tuple[int, int]) -> Tensor:
+    flags = torch.zeros_like(data, dtype=torch.bool)
+    for t, world in where:
+        flags[t, world] = True
+    return flags
+
+
+# --- what the agent sees --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_the_first_epoch_finds_the_log_probs_of_the_collection(memory: str) -> None:
+    agent, worlds = point(memory=memory)
+    agent.meta_step(worlds, worlds.tasks, Key(1))  # statistics that are not 0 and 1
+    shaken(agent)
+    data, _, mean, value, last = agent._collect(worlds, Key(2))
+    batch = agent._batch(data, mean, value, last)
+    with torch.no_grad():
+        again, value_again = agent._unroll(batch.inputs)
+        log_prob = agent.net.policy(again).log_prob(batch.action)
+    assert (log_prob - batch.log_prob).abs().max() < 1e-5
+    assert (value_again - value).abs().max() < 1e-5
+    assert mean.std() > 0.05
+    _, metrics = agent._loss(batch, torch.arange(worlds.num_worlds), batch.weight.sum())
+    assert metrics[2].abs() < 1e-6  # no divergence before the first step
+    assert metrics[3] == 0
+
+
+def test_training_and_evaluation_show_the_same_inputs() -> None:
+    """Episodes that the worlds begin by themselves keep the last action; resets forget it."""
+    agent, worlds = point()
+    kept, seen = [], []
+    for reset in (False, True):
+        state = agent.begin(TASKS, 2)
+        worlds.seed(Key(3))
+        worlds.reset()
+        _, state = collect(worlds, agent, state, worlds.spec.horizon, Key(4), explore=True)
+        if reset:
+            worlds.seed(Key(3))
+            worlds.reset()
+            worlds.reset()  # the second episode of the same worlds
+        second, _ = collect(worlds, agent, state, worlds.spec.horizon, Key(5), explore=True)
+        kept.append(second.prev_action[0])
+        seen.append(second)
+    assert kept[0].abs().sum() > 0
+    assert kept[1].abs().sum() == 0
+    assert torch.equal(agent._inputs(seen[0]), agent._inputs(seen[1]))
+    assert torch.equal(seen[0].action, seen[1].action)
+
+
+def test_an_input_is_observation_last_action_its_reward_and_the_beginning() -> None:
+    agent = learner()
+    agent.obs_moments.update(torch.tensor([[0.0, 0.0, 0.0], [2.0, 4.0, 200.0]]))
+    agent.reward_moments.update(torch.tensor([[1.0], [3.0]]))
+    step = Step(
+        torch.tensor([[2.0, 2.0, 5000.0]]).repeat(2, 1), torch.tensor([[0.5, -1.0]]).repeat(2, 1),
+        torch.tensor([4.0, 4.0]), torch.tensor([False, True]),
+    )  # fmt: skip
+    # means 1, 2, 100 and stds 1, 2, 100; the last clipped at 10; the reward's mean 2 and std 1
+    assert torch.allclose(
+        agent._inputs(step),
+        torch.tensor([[1, 0, 10, 0.5, -1, 2, 0], [1, 0, 10, 0, 0, 0, 1]], dtype=torch.float32),
+    )
+
+
+def test_the_mean_is_played_in_evaluation_and_the_memory_goes_on() -> None:
+    agent, worlds = point()
+    shaken(agent)
+    worlds.reset()
+    step, state = worlds.current, agent.begin(TASKS, 2)
+    noise = torch.ones(2 * TASKS, 2)
+    mean, after = agent.act(step, state, explore=False, noise=noise)
+    loud, same = agent.act(step, state, explore=True, noise=noise)
+    assert torch.allclose(loud - mean, agent.net.log_std.detach().exp().expand_as(mean))
+    assert torch.equal(after.memory[0], same.memory[0])
+    later, _ = agent.act(step, after, explore=False, noise=None)
+    assert not torch.allclose(mean, later)
+
+
+# --- what it learns from --------------------------------------------------------------------------
+
+
+def test_returns_cross_the_boundary_of_episodes_and_bootstrap_at_the_end() -> None:
+    """γ 0.5 and λ 1: the target is the discounted sum of rewards, and then of the last value."""
+    agent = learner(gamma=0.5, gae_lambda=1.0)
+    reward, zeros = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.zeros(4, 1)
+    target, _ = targets(agent, rollout(reward), zeros, torch.tensor([8.0]))
+    # 4 + 8/2 = 8; 3 + 8/2 = 7; then, over the time limit, 2 + 7/2 = 5.5; 1 + 5.5/2 = 3.75
+    assert torch.allclose(target[:, 0], torch.tensor([3.75, 5.5, 7.0, 8.0]))
+
+
+def test_one_step_targets_use_the_value_of_the_next_episode() -> None:
+    """λ near 0: r_t + γ V_{t+1}, where V_2 is the value of the second episode's first step."""
+    agent = learner(gamma=0.5, gae_lambda=1e-9)
+    reward, value = torch.ones(4, 1), torch.tensor([[10.0], [20.0], [30.0], [40.0]])
+    target, _ = targets(agent, rollout(reward), value, torch.tensor([50.0]))
+    assert torch.allclose(target[:, 0], torch.tensor([11.0, 16.0, 21.0, 26.0]), atol=1e-5)
+
+
+def test_a_failure_has_no_successor() -> None:
+    agent = learner(gamma=0.5, gae_lambda=1.0)
+    reward = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    data = rollout(reward, terminated=mark(reward, (1, 0)))
+    target, batch = targets(agent, data, torch.zeros(4, 1), torch.tensor([8.0]))
+    assert torch.allclose(target[:, 0], torch.tensor([2.0, 2.0, 7.0, 8.0]))  # 1 + 2/2 = 2; 2
+    assert (batch.weight == 1).all()
+
+
+def test_a_diverged_step_is_left_out_and_the_one_before_it_bootstraps() -> None:
+    agent = learner(gamma=0.5, gae_lambda=1.0)
+    reward = torch.tensor([[1.0], [0.0], [3.0], [4.0]])
+    value = torch.tensor([[0.0], [6.0], [0.0], [0.0]])
+    data = rollout(reward, diverged=mark(reward, (1, 0)))
+    target, batch = targets(agent, data, value, torch.tensor([8.0]))
+    # 1 + 6/2 = 4, as if a time limit had come before the diverged step
+    assert torch.allclose(target[[0, 2, 3], 0], torch.tensor([4.0, 7.0, 8.0]))
+    assert batch.weight[:, 0].tolist() == [1, 0, 1, 1]
+    assert batch.advantage[1, 0] == 0
+    assert torch.isclose(batch.advantage.sum(), torch.tensor(0.0), atol=1e-6)
+    assert torch.isclose(batch.advantage.square().sum() / 3, torch.tensor(1.0))
+
+
+def test_what_a_diverged_step_holds_changes_no_gradient() -> None:
+    agent = shaken(learner())
+    reward = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    diverged = mark(reward, (2, 1), (5, 3))
+    reward = reward.masked_fill(diverged, 0.0)
+    results = []
+    for wild in (0.5, 1e3, float("nan")):
+        data = rollout(reward, diverged=diverged)
+        data = data._replace(action=data.action.masked_fill(diverged[..., None], wild))
+        _, batch = targets(agent, data, torch.zeros(6, 4), torch.zeros(4))
+        loss, _ = agent._loss(batch, torch.arange(4), batch.weight.sum())
+        results.append(torch.autograd.grad(loss, agent.adam.params))
+        assert all(part.isfinite().all() for part in results[-1])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_the_gradient_of_the_loss_equals_finite_differences() -> None:
+    agent = shaken(learner(entropy_weight=0.1))
+    agent.net.double()
+    _, batch = targets(agent, rollout(torch.randn(6, 4)), torch.randn(6, 4), torch.randn(4))
+    batch = Batch(*(part.double() for part in batch))
+    agent._unroll = agent.net  # not back to float32
+    ids, params = torch.arange(4), agent.adam.params
+
+    def loss() -> Tensor:
+        return agent._loss(batch, ids, batch.weight.sum())[0]
+
+    gradient = torch.autograd.grad(loss(), params)
+    direction = [torch.randn_like(p) for p in params]
+    slope = sum((g * d).sum() for g, d in zip(gradient, direction, strict=True))
+    values = []
+    for shift in (1e-6, -2e-6):
+        with torch.no_grad():
+            for p, d in zip(params, direction, strict=True):
+                p += shift * d
+        values.append(loss().detach())
+    assert torch.isclose((values[0] - values[1]) / 2e-6, slope, rtol=1e-4)
+
+
+def test_a_gradient_has_the_same_bits_on_any_number_of_threads() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    agent, worlds = point()
+    batch = agent._batch(*_collected(agent, worlds))
+    everyone, total = torch.arange(worlds.num_worlds), batch.weight.sum()
+
+    def gradient(parts: int, threads: int) -> list[Tensor]:
+        with ThreadPoolExecutor(threads) as pool:
+            return summed_gradient(
+                lambda ids: agent._loss(batch, ids, total), agent.adam.params,
+                everyone.chunk(parts), pool,
+            )[0]  # fmt: skip
+
+    one, four, whole = gradient(4, 1), gradient(4, 4), gradient(1, 1)
+    assert all(torch.equal(a, b) for a, b in zip(one, four, strict=True))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one, whole, strict=True))
+
+
+def _collected(agent: Rl2, worlds: TaskWorlds) -> tuple[Rollout, Tensor, Tensor, Tensor]:
+    data, _, mean, value, last = agent._collect(worlds, Key(2))
+    return data, mean, value, last
+
+
+def test_statistics_move_in_training_alone() -> None:
+    agent, worlds = point()
+    tasks = worlds.tasks
+    agent.meta_step(worlds, tasks, Key(1))
+    assert agent.obs_moments.count == 2 * TASKS * 40
+    before = {name: tensor.clone() for name, tensor in agent.state_dict().items()}
+    evaluate(agent, worlds, tasks, episodes=1, seed=0)
+    assert all(torch.equal(before[name], t) for name, t in agent.state_dict().items())
+    agent.meta_step(worlds, tasks, Key(2))
+    assert agent.obs_moments.count == 2 * 2 * TASKS * 40
+
+
+def test_mixed_precision_stays_close() -> None:
+    agent, worlds = point()
+    batch = agent._batch(*_collected(shaken(agent), worlds))
+    mixed = Rl2(worlds.spec, Rl2Config(units=16, hidden=8, bfloat16=True))
+    mixed.load_state_dict(agent.state_dict())
+    with torch.no_grad():
+        (mean, value), (other, estimate) = (a._unroll(batch.inputs) for a in (agent, mixed))
+    assert other.dtype == estimate.dtype == torch.float32
+    assert not torch.equal(mean, other)
+    assert (mean - other).abs().max() < 0.05
+    assert (value - estimate).abs().max() < 0.05
+
+
+# --- saving and refusing --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_an_adapted_policy_is_its_memory(memory: str) -> None:
+    agent, worlds = point(memory=memory)
+    worlds.reset()
+    begun = agent.begin(TASKS, 2)
+    _, state = collect(worlds, agent, begun, 7, Key(0), explore=False)
+    for one in (begun, state):
+        saved = safetensors.torch.load(safetensors.torch.save(agent.adapted_state_dict(one)))
+        loaded = State(tuple(saved[f"memory.{i}"] for i in range(len(saved))))
+        a, b = (agent.act(worlds.current, s, explore=False, noise=None)[0] for s in (one, loaded))
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"memory": "gruu"}, "memory must be one of gru.*did you mean"),
+        ({"units": 0}, "units"),
+        ({"context": 0}, "context"),
+        ({"lr": float("nan")}, "lr must be positive"),
+        ({"gamma": 1.5}, "gamma"),
+        ({"entropy_weight": -1.0}, "entropy_weight"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Rl2Config(**settings)
+
+
+def test_weights_of_another_memory_are_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"do not fit this rl2: \d+ tensors differ") as caught:
+        learner(memory="gru").load_state_dict(learner(memory="lstm").state_dict())
+    assert "\n" not in str(caught.value)
+
+
+# --- a toy ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_it_learns_to_use_its_memory() -> None:
+    """On point-goal, the second episode beats the first, and only with the right memory."""
+    worlds = TaskWorlds("point-goal", 100, 1)
+    distribution = TaskDistribution(worlds.family)
+    agent = Rl2(worlds.spec, Rl2Config(units=64, gamma=0.9))
+    for i in range(45):
+        agent.meta_step(worlds, distribution.sample(100, Key(0, i).numpy()), Key(1, i))
+    tasks = distribution.split("heldout", 50)
+    zero, first, second = episodes(agent, worlds, tasks)
+    assert first > zero + 4.0
+    assert second["kept"] > first + 2.0
+    assert second["zeroed"] < second["kept"] - 2.0
+    assert second["swapped"] < second["kept"] - 5.0
+
+
+@torch.no_grad()
+def episodes(agent: Rl2, worlds: TaskWorlds, tasks: object) -> tuple[float, float, dict]:
+    """Stand-still score, first episode, and the second with its memory kept, zeroed, swapped."""
+    report = evaluate(agent, worlds, tasks, episodes=0, seed=0)
+    horizon, begun = worlds.spec.horizon, agent.begin(50, 2)
+    worlds.seed(Key(7))
+    worlds.reset()
+    data, after = collect(worlds, agent, begun, horizon, Key(7), explore=False)
+    swapped = State(tuple(part.roll(2, 0) for part in after.memory))
+    second = {}
+    for name, state in (("kept", after), ("zeroed", begun), ("swapped", swapped)):
+        worlds.seed(Key(8))
+        worlds.reset()
+        again, _ = collect(worlds, agent, state, horizon, Key(8), explore=False)
+        second[name] = float(again.first_episode_return().mean())
+    return report.stand_still, float(data.first_episode_return().mean()), second
