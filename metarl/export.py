@@ -23,7 +23,7 @@ import tyro
 from metarl.arguments import parse
 from metarl.errors import UserError
 
-LARGEST = 2**20
+LARGEST = 10**6
 """Bytes: an agent folder is there to be cloned with a repository."""
 
 
@@ -85,7 +85,7 @@ def export_agent(
 
     Raises:
         UserError: the family or the algorithm is no registered one, the result is of another run,
-            the folder holds something else, or it would be larger than 1 MiB.
+            the folder holds something else, or it would be larger than 1 MB.
     """
     from metarl import checkpoint as checkpoints
     from metarl.run_folder import disk_errors
@@ -113,7 +113,7 @@ def export_agent(
             size = sum(file.stat().st_size for file in temporary.iterdir())
             if size > LARGEST:
                 raise UserError(
-                    f"the agent takes {size / 2**20:.1f} MiB, and the limit is 1 MiB: its "
+                    f"the agent takes {size / 1e6:.1f} MB, and the limit is 1 MB: its "
                     f"algorithm's policy_state_dict() may hold more than acting needs"
                 )
             if final.exists():
