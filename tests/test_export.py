@@ -117,6 +117,23 @@ def test_the_result_file_of_the_run_is_taken_and_that_of_another_refused(run, tm
     assert (out / "README.md").read_text() == card
 
 
+def test_half_precision(run, tmp_path, capsys):
+    """The card is of the rounded weights, and they load in full precision."""
+    full = export_agent(run, tmp_path / "full", threads=1)
+    half = export_agent(run, tmp_path / "half", half=True, threads=1)
+    theta = [safetensors.torch.load_file(p / "weights.safetensors")["theta"] for p in (full, half)]
+    assert theta[1].dtype == torch.float16
+    learner = checkpoints.restore(checkpoints.load(half))
+    assert torch.equal(learner.theta, theta[0].half().float())
+    results = [json.loads((p / "result.json").read_text()) for p in (full, half)]
+    assert results[0]["returns"] != results[1]["returns"]
+    assert "rounded to half precision" in (half / "README.md").read_text()
+    words = f"evaluate {half} --json - --threads 1"
+    assert cli.main(words.split()) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out)["returns"] == results[1]["returns"]
+
+
 def test_what_stands_there_is_not_overwritten(run, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary.txt").write_text("dear")
@@ -200,7 +217,7 @@ def test_only_what_acting_needs_is_shipped(run, tmp_path, monkeypatch):
     assert again.tensors["w"].item() == 7
     assert again.tensors["adam"].sum() == 0
     monkeypatch.setattr(Hoarder, "policy_state_dict", Hoarder.state_dict)
-    with pytest.raises(UserError, match=r"takes 8.\d MB, and the limit is 1 MB"):
+    with pytest.raises(UserError, match=r"takes 8.\d MB, and the limit is 1 MB: try --half"):
         export_agent(source.parent, tmp_path / "big", threads=1)
     assert not (tmp_path / "big").exists()
 
