@@ -222,6 +222,8 @@ def write_files(
 ) -> None:
     """Write the two files into `folder`; of an agent to share, what acting and adapting need."""
     kept = learner.policy_state_dict() if meta.get("exported") else learner.state_dict()
+    if meta.get("precision") == "half":
+        kept = {k: v.half() if v.is_floating_point() else v for k, v in kept.items()}
     weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in kept.items()})
     body = {
         "format": FORMAT,

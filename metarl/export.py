@@ -23,7 +23,7 @@ import tyro
 from metarl.arguments import parse
 from metarl.errors import UserError
 
-LARGEST = 2**20
+LARGEST = 10**6
 """Bytes: an agent folder is there to be cloned with a repository."""
 
 
@@ -38,6 +38,9 @@ class Export:
     result: Annotated[str | None, tyro.conf.arg(metavar="FILE.json")] = None
     """The run's result file; the default is the one in experiments/results/ if it is of this run,
     and else the run is evaluated now on 30 held-out and 30 ood tasks."""
+    half: bool = False
+    """Round the weights to half precision, for a network that would take more than 1 MB; what is
+    rounded is then evaluated, and no result file is used."""
     note: str | None = None
     """A sentence for the card's section on limits."""
     threads: int | None = None
@@ -47,14 +50,16 @@ class Export:
         """Check the numbers. Raises UserError."""
         if self.threads is not None and self.threads < 1:
             raise UserError(f"threads must be at least 1, not {self.threads}")
+        if self.half and self.result is not None:
+            raise UserError("--half changes the weights, so --result cannot be of them")
 
 
 def export(argv: Sequence[str]) -> int:
     """Write the folder."""
     args = parse(Export, argv, prog="metarl export")
     path = export_agent(
-        args.run, args.out, result=args.result, note=args.note or "", threads=args.threads,
-        say=lambda line: print(line, flush=True),
+        args.run, args.out, result=args.result, half=args.half, note=args.note or "",
+        threads=args.threads, say=lambda line: print(line, flush=True),
     )  # fmt: skip
     size = sum(file.stat().st_size for file in path.iterdir())
     print(f"wrote {path} ({size / 1024:.0f} KiB); try: metarl adapt {path}")
@@ -66,6 +71,7 @@ def export_agent(
     out: Path | str | None = None,
     *,
     result: Path | str | None = None,
+    half: bool = False,
     note: str = "",
     threads: int | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -76,6 +82,7 @@ def export_agent(
         run: a run folder or a checkpoint folder.
         out: where to; an agent that is already there is replaced.
         result: see `Export`.
+        half: likewise.
         note: a sentence for the model card.
         threads: CPU threads, if the run has to be evaluated.
         say: called with a line before each evaluation.
@@ -85,7 +92,7 @@ def export_agent(
 
     Raises:
         UserError: the family or the algorithm is no registered one, the result is of another run,
-            the folder holds something else, or it would be larger than 1 MiB.
+            the folder holds something else, or it would be larger than 1 MB.
     """
     from metarl import checkpoint as checkpoints
     from metarl.run_folder import disk_errors
@@ -97,7 +104,6 @@ def export_agent(
     if checkpoint.meta.get("exported"):
         raise UserError(f"'{run}' is an exported agent already")
     learner = checkpoints.restore(checkpoint)
-    found = _result(checkpoint, run, result, threads, say)
     stem = f"{checkpoint.family}-{checkpoint.algorithm}"
     final = Path(out) if out is not None else Path("experiments/agents") / stem
     if final.exists() and not (final / checkpoints.HEADER).is_file():
@@ -107,14 +113,19 @@ def export_agent(
         try:
             temporary.mkdir(parents=True)
             checkpoints.write_files(
-                temporary, learner, checkpoint.family, checkpoint.step, _meta(checkpoint.meta)
+                temporary, learner, checkpoint.family, checkpoint.step, _meta(checkpoint.meta, half)
             )
+            if half:
+                note = f"The weights are rounded to half precision. {note}".strip()
+                found = _measured(run, temporary, threads, say)
+            else:
+                found = _result(checkpoint, run, result, threads, say)
             _write_card(temporary, final, found, note)
             size = sum(file.stat().st_size for file in temporary.iterdir())
             if size > LARGEST:
                 raise UserError(
-                    f"the agent takes {size / 2**20:.1f} MiB, and the limit is 1 MiB: its "
-                    f"algorithm's policy_state_dict() may hold more than acting needs"
+                    f"the agent takes {size / 1e6:.1f} MB, and the limit is 1 MB: try --half, and "
+                    f"see that the algorithm's policy_state_dict() holds only what acting needs"
                 )
             if final.exists():
                 shutil.rmtree(final)
@@ -124,11 +135,12 @@ def export_agent(
     return final
 
 
-def _meta(meta: dict[str, Any]) -> dict[str, Any]:
+def _meta(meta: dict[str, Any], half: bool) -> dict[str, Any]:
     """What an agent keeps of a checkpoint's meta: no curve, and no path of this machine."""
     kept = {key: meta[key] for key in ("iteration", "env_steps", "seconds", "seed") if key in meta}
     train = dict(meta.get("train", {})) | {"out": None, "threads": None, "device": "auto"}
-    return kept | {"exported": True, "train": train}
+    precision = {"precision": "half"} if half else {}
+    return kept | precision | {"exported": True, "train": train}
 
 
 def _write_card(folder: Path, final: Path, result: dict[str, Any], note: str) -> None:
@@ -168,7 +180,7 @@ def _result(
         if given is not None:
             raise UserError(f"'{path}' is not the result of '{run}': {differs}")
         say(f"{path} is not the result of {run} ({differs}): evaluating it")
-    return _measured(run, threads, say)
+    return _measured(run, None, threads, say)
 
 
 def _difference(result: Any, checkpoint: Any) -> str | None:
@@ -194,12 +206,17 @@ def _difference(result: Any, checkpoint: Any) -> str | None:
     return None
 
 
-def _measured(run: Path | str, threads: int | None, say: Callable[[str], None]) -> dict[str, Any]:
+def _measured(
+    run: Path | str, rounded: Path | None, threads: int | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Evaluate the run, or what became of it by rounding; curve and settings are the run's."""
     from metarl.run_summary import Protocol, add_reports, read_run
     from metarl.versions import hardware, versions
 
     summary = read_run(run)
-    add_reports(summary, run, Protocol(threads=threads), say)
+    if rounded is not None:
+        summary.reports.clear()
+    add_reports(summary, rounded or run, Protocol(threads=threads), say)
     if "heldout" not in summary.reports:
         raise UserError(summary.notes[-1][1].rstrip("."))
     ood = summary.reports.get("ood")

@@ -165,9 +165,8 @@ def _learning_section(runs: Sequence[RunSummary]) -> str:
     ]
     if not charts:
         return "<h2>Learning and adaptation</h2><p>There is no evaluation to draw yet.</p>"
-    words = "".join(
-        f"<p>{escape(line)}</p>" for run in runs for line in adaptation_words(run, runs)
-    )
+    lines = adaptation_words(runs[0]) if len(runs) == 1 else []
+    words = "".join(f"<p>{escape(line)}</p>" for line in lines)
     body = "".join(chart.html() for chart in charts)
     return f'<h2>Learning and adaptation</h2>{words}<div class="grid2">{body}</div>'
 
@@ -220,7 +219,7 @@ def adaptation_chart(runs: Sequence[RunSummary], split: str) -> Chart:
     return chart
 
 
-def adaptation_words(run: RunSummary, runs: Sequence[RunSummary]) -> list[str]:
+def adaptation_words(run: RunSummary) -> list[str]:
     """Return what the curves say, a sentence or two a split."""
     lines = []
     for split, where in (("heldout", "held-out tasks"), ("ood", "tasks outside the training box")):
@@ -236,11 +235,10 @@ def adaptation_words(run: RunSummary, runs: Sequence[RunSummary]) -> list[str]:
         )
         shown += "." if low > 0 else "; that interval holds no gain for certain."
         if low > 0 and len(report.mean) > 2:
-            shown += (
-                f" After the first {report.experience[1]} "
-                f"episode{'s' if report.experience[1] > 1 else ''} it is {number(first, True)}."
-            )
-        lines.append(f"{run.label}: {shown}" if len(runs) > 1 else shown)
+            seen = report.experience[1]
+            episodes = "episode" if seen == 1 else f"{seen} episodes"
+            shown += f" After the first {episodes} it is {number(first, True)}."
+        lines.append(shown)
     return lines
 
 

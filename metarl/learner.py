@@ -117,7 +117,8 @@ class Learner(ABC):
         if tensors.keys() != needed:
             differ = ", ".join(sorted(tensors.keys() ^ needed))
             raise UserError(f"the weights do not fit this {self.name} policy: {differ}")
-        self.load_state_dict(self.state_dict() | tensors)
+        own = self.state_dict()  # in full precision, whatever it was shipped in
+        self.load_state_dict(own | {name: t.to(own[name].dtype) for name, t in tensors.items()})
 
     @abstractmethod
     def adapted_state_dict(self, state: Any) -> dict[str, Tensor]:

@@ -114,8 +114,12 @@ def _comparison_table(
             str(report.experience[-1]), _interval(gain), versus,
         )  # fmt: skip
         out += f"<tr><td>{escape(run.label)}</td>"
-        out += "".join(f'<td class="n">{cell}</td>' for cell in cells) + "</tr>"
-    return f'<div class="scroll"><table>{out}</table></div>'
+        out += "".join(
+            f'<td class="n" data-of="{head}"><span>{cell}</span></td>'
+            for head, cell in zip(heads, cells, strict=True)
+        )
+        out += "</tr>"
+    return f'<table class="stack">{out}</table>'
 
 
 def _interval(found: tuple[float, float, float]) -> str:
@@ -213,24 +217,30 @@ def _titles(one: Scores, unit: dict[str, str]) -> list[str]:
 def _maps(
     runs: Sequence[RunSummary], found: dict[tuple[int, str], Scores], unit: dict[str, str]
 ) -> list[str]:
-    """Heat maps over two parameters: the return after adaptation, and the gain."""
+    """Heat maps over two parameters: return after adaptation and gain, on one scale for all."""
+    after, gain = (
+        np.concatenate([pick(one) for one in found.values()])
+        for pick in (lambda one: one.after, lambda one: one.after - one.before)
+    )
+    most = float(np.abs(gain).max())
+    scales = {"return": (float(after.min()), float(after.max())), "gain": (-most, most)}
     charts = []
     for n, run in enumerate(runs):
         parts = [one for (m, _), one in found.items() if m == n]
         if not parts:
             continue
         tasks = np.concatenate([one.tasks for one in parts])
-        before = np.concatenate([one.before for one in parts])
         after = np.concatenate([one.after for one in parts])
+        gain = after - np.concatenate([one.before for one in parts])
         titles = [title for one in parts for title in _titles(one, unit)]
         axes = [f"{x} ({unit[x]})" if unit.get(x) else x for x in parts[0].names]
         of = f", {run.label}" if len(runs) > 1 else ""
         for title, values, what in (
             (f"Return after adaptation{of}", after, "return"),
-            (f"Gain by adaptation{of}", after - before, "gain"),
+            (f"Gain by adaptation{of}", gain, "gain"),
         ):
             charts.append(
-                heat_map(title, tasks, values, (axes[0], axes[1], what),
+                heat_map(title, tasks, values, (axes[0], axes[1], what), limits=scales[what],
                          diverging=what == "gain", titles=titles)
             )  # fmt: skip
     return charts

@@ -107,9 +107,7 @@ def read_run(path: Path | str, position: dict[str, Any] | None = None) -> RunSum
         _read_curve(run, header or {})
         for split in SPLITS:
             _read_report(run, split)
-    videos = [*run.path.glob("videos/*.mp4"), *run.path.glob("videos/*.gif")]
-    stems = {video.stem for video in videos if video.suffix == ".mp4"}
-    run.videos = sorted(v for v in videos if v.suffix == ".mp4" or v.stem not in stems)
+    run.videos = _videos(run.path / "videos")
     return run
 
 
@@ -180,13 +178,13 @@ def evaluation_path(run: Path, split: str, step: int) -> Path:
 
 
 def units(family: str) -> dict[str, str]:
-    """Return the unit of each parameter of a registered family; of any other, nothing.
+    """Return the unit of each parameter of a family; of one in a file, nothing.
 
-    Only registered names are looked up: a report must not make us run a file that it names.
+    A report must not make us run a file that it names.
     """
-    from metarl.family import find_family, list_families
+    from metarl.family import find_family
 
-    if family not in list_families():
+    if ":" in family:
         return {}
     try:
         return {name: p.unit for p in find_family(family).params for name in p.names}
@@ -195,11 +193,11 @@ def units(family: str) -> dict[str, str]:
 
 
 def train_ranges(family: str) -> dict[str, tuple[float, float]]:
-    """Return the training interval of each parameter of a registered family that has one."""
-    from metarl.family import find_family, list_families
+    """Return the training interval of each parameter that has one; see `units`."""
+    from metarl.family import find_family
     from metarl.tasks import Interval
 
-    if family not in list_families():
+    if ":" in family:
         return {}
     try:
         params = find_family(family).params
@@ -207,6 +205,15 @@ def train_ranges(family: str) -> dict[str, tuple[float, float]]:
         return {}
     found = [(name, p.train) for p in params for name in p.names]
     return {name: (box.low, box.high) for name, box in found if isinstance(box, Interval)}
+
+
+def _videos(folder: Path) -> list[Path]:
+    """The videos, MP4 rather than GIF; of those made at intervals, the first and the last."""
+    found = [*folder.glob("*.mp4"), *folder.glob("*.gif")]
+    stems = {video.stem for video in found if video.suffix == ".mp4"}
+    found = sorted(v for v in found if v.suffix == ".mp4" or v.stem not in stems)
+    steps = [video for video in found if re.fullmatch(r"step_\d+", video.stem)]
+    return [video for video in found if video not in steps[1:-1]]
 
 
 # --- reading, piece by piece -------------------------------------------------------------------
@@ -277,13 +284,13 @@ def _real(value: object) -> float | None:
 
 
 def _read_curve(run: RunSummary, header: dict[str, Any]) -> None:
-    found = _json(run, run.path / "curve.json")
-    if not isinstance(found, list):
-        meta = header.get("meta")
-        found = meta.get("curve") if isinstance(meta, dict) else None
+    """The curve of curve.json, or the checkpoint's if that has more of it that can be read."""
+    found, meta = _json(run, run.path / "curve.json"), header.get("meta")
     run.curve = curve_entries(found)
     if isinstance(found, list) and len(run.curve) < len(found):
-        run.note(f"curve.json: {len(found) - len(run.curve)} entries could not be read.")
+        run.note(f"curve.json: {len(found) - len(run.curve)} entries cannot be read")
+    other = curve_entries(meta.get("curve") if isinstance(meta, dict) else None)
+    run.curve = other if len(other) > len(run.curve) else run.curve
     if run.curve and run.curve[-1]["env_steps"] > run.env_steps:
         run.env_steps = int(run.curve[-1]["env_steps"])
 

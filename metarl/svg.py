@@ -200,7 +200,8 @@ class Chart:
 
 def heat_map(
     title: str, xy: np.ndarray, values: np.ndarray, labels: tuple[str, str, str], *,
-    diverging: bool = False, titles: Sequence[str] = (), cells: int = 28,
+    limits: tuple[float, float], diverging: bool = False, titles: Sequence[str] = (),
+    cells: int = 28,
 ) -> str:  # fmt: skip
     """Draw a value over two parameters: each cell has the colour of the task nearest to it.
 
@@ -209,7 +210,8 @@ def heat_map(
         xy: (M, 2), the tasks, drawn as dots.
         values: (M,).
         labels: of x, y and the value.
-        diverging: colours from −max|v| to max|v|: which side of zero a value is on is plain.
+        limits: values of the first and the last colour; maps to be compared share them.
+        diverging: two colours with grey between, for limits on both sides of zero.
         titles: a text for each task.
         cells: of the map in each direction.
     """
@@ -217,8 +219,7 @@ def heat_map(
     chart = Chart(title, labels[0], labels[1], size=(width, height))
     chart.points(xy[:, 0].tolist(), xy[:, 1].tolist(), "dot", "", titles)
     chart._scale()
-    high = float(np.abs(values).max()) if diverging else float(values.max())
-    low = -high if diverging else float(values.min())
+    low, high = limits
     stops = _DIVERGING if diverging else _SEQUENTIAL
     bar, chart.width = 46, width - 46
     corner = np.array([chart._x0, chart._y0])
@@ -256,8 +257,8 @@ def _colour_bar(
         out.append(
             f'<rect x="{x}" y="{y:.1f}" width="12" height="{tall + 0.4:.1f}" fill="{fill}"/>'
         )
-    out.append(f'<text x="{x - 4}" y="{_TOP + 10}">{number(high)}</text>')
-    out.append(f'<text x="{x - 4}" y="{height - _BOTTOM + 16}">{number(low)}</text>')
+    out.append(f'<text class="end" x="{x + 38}" y="{_TOP + 10}">{number(high)}</text>')
+    out.append(f'<text class="end" x="{x + 38}" y="{height - _BOTTOM + 16}">{number(low)}</text>')
     out.append(
         f'<text class="mid" transform="translate({x + 27} {height / 2}) rotate(-90)">'
         f"{escape(label)}</text>"

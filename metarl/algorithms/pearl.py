@@ -378,6 +378,10 @@ class Pearl(Learner):
                 tensors |= {f"{name}.{key}": t for key, t in part.state_dict().items()}
         return tensors
 
+    def policy_state_dict(self) -> dict[str, Tensor]:
+        """Return the policy and the encoder, without Adam's moments."""
+        return {name: self._weights()[name] for name in ("policy.params", "encoder.params")}
+
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned; without a replay in it, the replay is empty."""
         parts: dict[str, dict[str, Tensor]] = {"replay": {}, "context": {}}

@@ -371,6 +371,11 @@ class Rl2(Learner):
             for name, tensor in holder.state_dict().items()
         }
 
+    def policy_state_dict(self) -> dict[str, Tensor]:
+        """Return the network and the statistics that scale its input."""
+        needed = ("net.", "obs.", "reward.")
+        return {name: t for name, t in self.state_dict().items() if name.startswith(needed)}
+
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned."""
         mine, given = ({k: tuple(t.shape) for k, t in d.items()}

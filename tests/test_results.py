@@ -1,0 +1,78 @@
+"""The results tables: what they say of the files, and that they are of the files as they are."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from metarl.report import plot_comparison
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def summarise():
+    spec = importlib.util.spec_from_file_location(
+        "summarise", ROOT / "experiments" / "summarise.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def result(seed: int, mean: list[float], experience: list[int], *, iteration: int = 5) -> dict:
+    report = {
+        "family": "toy", "algorithm": "a", "split": "heldout", "seed": 0, "rollouts_per_task": 1,
+        "task_names": ["x"], "tasks": [[0.0], [1.0]], "returns": [mean, mean],
+        "experience": experience, "iqm": mean, "ci95": [[m, m] for m in mean], "mean": mean,
+        "stand_still": -0.2, "env_steps": 10, "seconds": 1.0,
+    }  # fmt: skip
+    curve = [{"iteration": iteration, "env_steps": 2_500_000, "seconds": 90.0}]
+    return report | {
+        "ood": None, "curve": curve, "command": f"train --seed {seed}",
+        "config": {"train": {"iterations": 5, "env_steps": None, "seed": seed}},
+    }  # fmt: skip
+
+
+def test_a_row_says_after_how_many_episodes():
+    results = {
+        ("toy", "rl2"): [result(1, [-9, -5, -2], [0, 1, 2])],
+        ("toy", "maml-trpo"): [
+            result(1, [-9, -4, -3], [0, 20, 40]), result(2, [-8, -4.4, -1], [0, 20, 40]),
+        ],
+    }  # fmt: skip
+    maml, rl2 = summarise().rows(results)[2:]
+    assert maml == (
+        "| toy | maml-trpo | heldout | 0 | −8 [−9, −8] | −4 [−4, −4] after 20 episodes "
+        "| −2 [−3, −1] after 40 episodes | 2.5 M | 1.5 | 2 |"
+    )
+    assert "| −9 | −5 after 1 episode | −2 after 2 episodes |" in rl2
+
+
+def test_a_curve_that_was_cut_off_says_so():
+    results = {("toy", "a"): [result(1, [-9, -5], [0, 1], iteration=4)]}
+    assert "| ≥ 2.5 M | ≥ 1.5 |" in summarise().rows(results)[-1]
+
+
+def test_a_page_has_every_algorithm_and_a_plot_of_several(tmp_path):
+    module = summarise()
+    results = {
+        ("toy", "a"): [result(1, [-9, -5], [0, 1])],
+        ("toy", "b"): [result(1, [-9, -5], [0, 20])],
+    }
+    page = module.page(results)
+    assert "### toy, a" in page
+    assert "### toy, b" in page
+    assert "../experiments/results/toy.png" in page
+    assert "train --seed 1" in page
+    path = plot_comparison(module.families(results)["toy"], tmp_path / "toy.png")
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_tables_are_of_the_files_as_they_are():
+    """`python experiments/summarise.py --write` makes both anew."""
+    module = summarise()
+    results = module.load(ROOT / "experiments" / "results")
+    assert results
+    readme = (ROOT / "README.md").read_text()
+    assert module.put(readme, "\n".join(module.rows(results))) == readme
+    assert (ROOT / "docs" / "results.md").read_text() == module.page(results)
