@@ -293,7 +293,7 @@ def test_a_signal_ends_a_real_run_with_its_code_and_one_line(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 def test_a_disk_that_fills_up_is_one_line(tmp_path):
     """A limit on the size of files fails every writer: checkpoints, the CSV and TensorBoard's."""
-    code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
+    code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (80000, 80000)); "
             "from metarl.cli import main; sys.exit(main(sys.argv[1:]))")  # fmt: skip
     out = tmp_path / "run"
     argv = ["train", "point-goal", "maml-trpo", *SMALL, "--checkpoint-every", "5", "--out", out]
