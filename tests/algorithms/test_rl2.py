@@ -280,15 +280,18 @@ def test_mixed_precision_stays_close() -> None:
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_an_adapted_policy_is_its_memory(memory: str) -> None:
+def test_an_adapted_policy_is_its_memory_and_what_acts_on_it(memory: str) -> None:
     agent, worlds = point(memory=memory)
     worlds.reset()
     begun = agent.begin(TASKS, 2)
     _, state = collect(worlds, agent, begun, 7, Key(0), explore=False)
     for one in (begun, state):
         saved = safetensors.torch.load(safetensors.torch.save(agent.adapted_state_dict(one)))
-        loaded = State(tuple(saved[f"memory.{i}"] for i in range(len(saved))))
-        a, b = (agent.act(worlds.current, s, explore=False, noise=None)[0] for s in (one, loaded))
+        loaded = State(tuple(saved.pop(f"memory.{i}") for i in range(len(one.memory))))
+        other = Rl2(worlds.spec, agent.config, seed=5)
+        other.load_state_dict(other.state_dict() | saved)
+        a, _ = agent.act(worlds.current, one, explore=False, noise=None)
+        b, _ = other.act(worlds.current, loaded, explore=False, noise=None)
         assert torch.equal(a, b)
 
 
