@@ -65,33 +65,26 @@ class MemoryActorCritic(nn.Module):
         actor, critic = body.chunk(2, -1)
         return self.mean(actor), self.value(critic).squeeze(-1)
 
-    def policy(self, mean: Tensor, log_scale: Tensor | None = None) -> Gaussian:
-        """Return the action distribution around (…, B, A) means.
-
-        Args:
-            mean: of the action.
-            log_scale: (B,), added to the log std; None adds nothing.
-        """
-        log_std = self.log_std.clamp(min=self.min_log_std)
-        return Gaussian(mean, log_std if log_scale is None else log_std + log_scale[:, None])
+    def policy(self, mean: Tensor) -> Gaussian:
+        """Return the action distribution around a mean."""
+        return Gaussian(mean, self.log_std.clamp(min=self.min_log_std))
 
 
 class Recorder:
     """Acts in the place of a learner, exploring, and keeps what the heads made of each step."""
 
-    def __init__(self, act: Callable[..., Any], device: torch.device, scale: Tensor) -> None:
+    def __init__(self, act: Callable[..., Any], device: torch.device) -> None:
         """Take over the acting.
 
         Args:
             act: (step, state, noise) -> (action, (mean, value), state).
             device: the learner's.
-            scale: (B,) factors of the noise.
         """
-        self._act, self.device, self._scale = act, device, scale[:, None]
+        self._act, self.device = act, device
         self.heads: list[tuple[Tensor, Tensor]] = []
 
     def act(self, step: Step, state: Any, *, explore: bool, noise: Tensor) -> tuple[Tensor, Any]:
-        """Act as `Learner.act` does with scaled noise, and keep the mean and the value."""
-        action, heads, state = self._act(step, state, noise * self._scale)
+        """Act as `Learner.act` does and keep the mean and the value."""
+        action, heads, state = self._act(step, state, noise)
         self.heads.append(heads)
         return action, state

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from metarl.keys import Key
-
 
 def clipped_gain(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """Return PPO's objective min(ρ A, clip(ρ, 1 ± ε) A), to be maximised, element by element.
@@ -38,17 +36,6 @@ def adapted_lr(lr: float, kl: float, desired_kl: float) -> float:
     if kl > 2 * desired_kl:
         return max(lr / 1.5, 1e-5)
     return min(lr * 1.5, 1e-2) if kl < desired_kl / 2 else lr
-
-
-def noise_scale(worlds: int, quiet: float, key: Key) -> Tensor:
-    """Return (B,) factors of the exploration: 1, but log-uniform in [0.1, 1] in the quiet worlds.
-
-    A policy that is judged without noise must have seen what the world is like without it: a
-    memory that never met such a history was seen to forget the task in the middle of an episode.
-    """
-    rng = key.fold("noise scale").torch()
-    chosen, exponent = torch.rand(2, worlds, generator=rng)
-    return torch.where(chosen < quiet, 10.0**-exponent, 1.0)
 
 
 def standardised(x: Tensor, weight: Tensor) -> Tensor:

@@ -5,14 +5,12 @@ import math
 import pytest
 import torch
 
-from metarl.keys import Key
 from metarl.normalise import RunningMoments
 from metarl.ppo import (
     Adam,
     adapted_lr,
     clipped_gain,
     discounted_sums,
-    noise_scale,
     side_by_side,
     standardised,
 )
@@ -68,17 +66,6 @@ def test_adam_is_torchs_adam_with_a_bounded_gradient() -> None:
         reference.step()
     for a, b in zip(mine, theirs, strict=True):
         assert torch.allclose(a, b, atol=1e-6)
-
-
-def test_a_share_of_the_worlds_is_quiet() -> None:
-    scale = noise_scale(10_000, 0.3, Key(0))
-    assert torch.equal(scale, noise_scale(10_000, 0.3, Key(0)))
-    assert not torch.equal(scale, noise_scale(10_000, 0.3, Key(1)))
-    quiet = scale[scale < 1]
-    assert abs(len(quiet) / 10_000 - 0.3) < 0.02
-    assert quiet.min() >= 0.1
-    assert abs(quiet.log10().mean() + 0.5) < 0.02
-    assert (noise_scale(100, 0.0, Key(0)) == 1).all()
 
 
 def test_side_by_side_puts_the_threads_back() -> None:

@@ -76,8 +76,6 @@ class Rl2Config:
     """Initial exploration: standard deviation of an action, in units of half its range."""
     min_std: float = 0.02
     """Floor of the exploration."""
-    quiet: float = 0.25
-    """Share of the worlds that explore less, by a factor between 0.1 and 1: see `noise_scale`."""
     shards: int = 4
     """Parts of a minibatch whose gradients are computed side by side, on a CPU thread each."""
     bfloat16: bool = False
@@ -103,8 +101,6 @@ class Rl2Config:
         for name in ("gamma", "gae_lambda"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"{name} must be in (0, 1], not {getattr(self, name)}")
-        if not 0 <= self.quiet <= 1:
-            raise UserError(f"quiet must be in [0, 1], not {self.quiet}")
         for name in ("desired_kl", "entropy_weight", "value_weight"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -137,10 +133,6 @@ class Batch(NamedTuple):
     """(T, B), for the value function"""
     weight: Tensor
     """(T, B), 1, or 0 where the physics diverged"""
-    policy_weight: Tensor
-    """(T, B), likewise for the policy, where quieter worlds count less"""
-    log_scale: Tensor
-    """(1, B), logarithm of each world's `noise_scale`"""
 
 
 class Rl2(Learner):
@@ -228,10 +220,9 @@ class Rl2(Learner):
         started = time.perf_counter()
         worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
         worlds.seed(key.fold("reset"))
-        scale = ppo.noise_scale(worlds.num_worlds, self.config.quiet, key).to(self.device)
-        rollout, returns, mean, value, last_value = self._collect(worlds, key, scale)
+        rollout, returns, mean, value, last_value = self._collect(worlds, key)
         sampled = time.perf_counter()
-        batch = self._batch(rollout, mean, value, last_value, scale)
+        batch = self._batch(rollout, mean, value, last_value)
         losses = self._update(batch, key)
         self.obs_moments.update(rollout.obs[rollout.valid])
         self.reward_moments.update(rollout.reward[rollout.valid][:, None])
@@ -247,14 +238,14 @@ class Rl2(Learner):
         }
 
     def _collect(
-        self, worlds: TaskWorlds, key: Key, scale: Tensor
+        self, worlds: TaskWorlds, key: Key
     ) -> tuple[Rollout, list[float], Tensor, Tensor, Tensor]:
         """Return the trials, each episode's mean return, and what the network made of each step.
 
         Every episode starts with a reset of all worlds, as in evaluation.
         """
         state = self.begin(len(worlds.tasks), worlds.worlds_per_task)
-        recorder, parts = Recorder(self._act, self.device, scale), []
+        recorder, parts = Recorder(self._act, self.device), []
         for k in range(self.config.episodes):
             worlds.reset()
             part, state = collect(
@@ -276,9 +267,7 @@ class Rl2(Learner):
         return rollout, returns, mean, value, last_value
 
     @torch.no_grad()
-    def _batch(
-        self, rollout: Rollout, mean: Tensor, value: Tensor, last_value: Tensor, scale: Tensor
-    ) -> Batch:
+    def _batch(self, rollout: Rollout, mean: Tensor, value: Tensor, last_value: Tensor) -> Batch:
         """Estimate advantages and value targets.
 
         The time limit of an episode inside the trial is no end: the value of what follows is that
@@ -298,10 +287,10 @@ class Rl2(Learner):
             gamma=config.gamma, gae_lambda=config.gae_lambda,
         )  # fmt: skip
         action = torch.where(rollout.diverged[..., None], 0.0, rollout.action)  # may be NaN there
-        log_prob = self.net.policy(mean, scale.log()).log_prob(action)
+        log_prob = self.net.policy(mean).log_prob(action)
         return Batch(
             self._inputs(rollout), action, log_prob, ppo.standardised(advantage, weight),
-            advantage + value, weight, weight * scale**2, scale.log()[None],
+            advantage + value, weight,
         )  # fmt: skip
 
     def _update(self, batch: Batch, key: Key) -> dict[str, float]:
@@ -313,10 +302,9 @@ class Rl2(Learner):
                 order = torch.randperm(worlds, generator=key.fold("minibatches", epoch).torch())
                 metrics = []
                 for chosen in order.to(self.device).chunk(min(config.minibatches, worlds)):
-                    totals = [part[:, chosen].sum().clamp(min=0.01)
-                              for part in (batch.policy_weight, batch.weight)]  # fmt: skip
+                    total = batch.weight[:, chosen].sum().clamp(min=1.0)
                     gradient, found = ppo.summed_gradient(
-                        lambda ids, totals=totals: self._loss(batch, ids, totals), self.adam.params,
+                        lambda ids, total=total: self._loss(batch, ids, total), self.adam.params,
                         chosen.chunk(self._shards(len(chosen))), pool,
                     )  # fmt: skip
                     self.adam.step(gradient, config.max_grad_norm)
@@ -330,24 +318,21 @@ class Rl2(Learner):
     def _shards(self, worlds: int) -> int:
         return min(self.config.shards, worlds) if self.device.type == "cpu" else 1
 
-    def _loss(self, batch: Batch, ids: Tensor, totals: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the loss of worlds `ids`, a part of the mean over a minibatch with these totals.
-
-        A world that explores by a factor c less counts c² in the policy's part: its
-        log-probabilities are 1/c² as sensitive to the mean.
+    def _loss(self, batch: Batch, ids: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the part of worlds `ids` in the loss of a minibatch of `total` steps.
 
         Returns:
             The loss; and policy loss, value loss, KL divergence and share of clipped ratios, (4,).
         """
         config, part = self.config, Batch(*(tensor[:, ids] for tensor in batch))
-        weight = part.policy_weight / totals[0]
+        weight = part.weight / total
         mean, value = self._unroll(part.inputs)
-        policy = self.net.policy(mean, part.log_scale[0])
+        policy = self.net.policy(mean)
         log_ratio = policy.log_prob(part.action) - part.log_prob
         policy_loss = -(ppo.clipped_gain(log_ratio, part.advantage, config.clip) * weight).sum()
         error = functional.smooth_l1_loss(value, part.target, reduction="none")
-        value_loss = (error * part.weight).sum() / totals[1]
-        entropy = self.net.policy(mean).log_std.sum() * weight.sum()
+        value_loss = (error * weight).sum()
+        entropy = policy.log_std.sum() * weight.sum()
         loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
         with torch.no_grad():
             ratio = log_ratio.exp()
@@ -394,5 +379,10 @@ class Rl2(Learner):
             )
 
     def adapted_state_dict(self, state: State) -> dict[str, Tensor]:
-        """Return the memory, one row a world; the weights are those of the checkpoint."""
-        return {f"memory.{i}": tensor.clone() for i, tensor in enumerate(state.memory)}
+        """Return the memory, one row a world, and what acts on it: weights and statistics."""
+        acting = {
+            name: tensor for name, tensor in self.state_dict().items()
+            if name.startswith(("net.", "obs.", "reward."))
+        }  # fmt: skip
+        memory = {f"memory.{i}": tensor for i, tensor in enumerate(state.memory)}
+        return {name: tensor.clone() for name, tensor in (acting | memory).items()}

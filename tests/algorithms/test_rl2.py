@@ -9,7 +9,7 @@ from metarl import TaskDistribution, TaskWorlds, UserError, collect, evaluate
 from metarl.algorithms.rl2 import Batch, Rl2, Rl2Config, State
 from metarl.keys import Key
 from metarl.memory import MEMORIES
-from metarl.ppo import noise_scale, summed_gradient
+from metarl.ppo import summed_gradient
 from metarl.rollout import Rollout, Step
 from metarl.worlds import Spec
 
@@ -56,15 +56,12 @@ def rollout(reward: Tensor, **flags: Tensor) -> Rollout:
     return Rollout(**(parts | flags))
 
 
-def targets(
-    agent: Rl2, data: Rollout, value: Tensor, last: Tensor, scale: Tensor | None = None
-) -> tuple[Tensor, Batch]:
+def targets(agent: Rl2, data: Rollout, value: Tensor, last: Tensor) -> tuple[Tensor, Batch]:
     """The value targets in units of the reward's scale, where `value` and `last` are in rewards."""
     agent.return_moments.mean = torch.zeros(1, dtype=torch.float64)
     agent.return_moments.variance = torch.full((1,), 4.0, dtype=torch.float64)
     agent.return_moments.count = torch.tensor(1e12, dtype=torch.float64)  # a scale of 2 that stays
-    scale = torch.ones(value.shape[1]) if scale is None else scale
-    batch = agent._batch(data, torch.zeros(*value.shape, 2), value / 2, last / 2, scale)
+    batch = agent._batch(data, torch.zeros(*value.shape, 2), value / 2, last / 2)
     return batch.target * 2, batch
 
 
@@ -83,14 +80,14 @@ def test_the_first_epoch_finds_the_log_probs_of_the_collection(memory: str) -> N
     agent, worlds = point(memory=memory)
     agent.meta_step(worlds, worlds.tasks, Key(1))  # statistics that are not 0 and 1
     shaken(agent)
-    batch, mean, value = collected(agent, worlds, quiet=0.0)
+    batch, mean, value = collected(agent, worlds)
     with torch.no_grad():
         again, value_again = agent._unroll(batch.inputs)
-        log_prob = agent.net.policy(again, batch.log_scale[0]).log_prob(batch.action)
+        log_prob = agent.net.policy(again).log_prob(batch.action)
     assert (log_prob - batch.log_prob).abs().max() < 1e-5
     assert (value_again - value).abs().max() < 1e-5
     assert mean.std() > 0.05
-    _, metrics = agent._loss(batch, torch.arange(worlds.num_worlds), totals(batch))
+    _, metrics = agent._loss(batch, torch.arange(worlds.num_worlds), batch.weight.sum())
     assert metrics[2].abs() < 1e-6  # no divergence before the first step
     assert metrics[3] == 0
 
@@ -199,42 +196,23 @@ def test_what_a_diverged_step_holds_changes_no_gradient() -> None:
         data = rollout(reward, diverged=diverged)
         data = data._replace(action=data.action.masked_fill(diverged[..., None], wild))
         _, batch = targets(agent, data, torch.zeros(6, 4), torch.zeros(4))
-        loss, _ = agent._loss(batch, torch.arange(4), totals(batch))
+        loss, _ = agent._loss(batch, torch.arange(4), batch.weight.sum())
         results.append(torch.autograd.grad(loss, agent.adam.params))
         assert all(part.isfinite().all() for part in results[-1])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_a_quiet_world_explores_less_and_counts_less() -> None:
-    agent, worlds = point()
-    scale = torch.ones(2 * TASKS)
-    worlds.seed(Key(1))
-    loud, _, mean, value, last = agent._collect(worlds, Key(2), scale)
-    scale[3] = 0.5
-    worlds.seed(Key(1))
-    data, _, other, *_ = agent._collect(worlds, Key(2), scale)
-    assert torch.allclose((data.action - other)[0, 3], (loud.action - mean)[0, 3] / 2)
-    assert torch.equal(data.action[:, :3], loud.action[:, :3])
-    batch = agent._batch(data, other, value, last, scale)
-    std = 0.5 * agent.net.log_std.detach().exp()
-    expected = torch.distributions.Normal(other[:, 3], std).log_prob(data.action[:, 3]).sum(-1)
-    assert torch.allclose(batch.log_prob[:, 3], expected, atol=1e-5)
-    assert (batch.policy_weight[:, 3] == 0.25).all()
-    assert (batch.weight[:, 3] == 1).all()
-
-
 def test_the_gradient_of_the_loss_equals_finite_differences() -> None:
     agent = shaken(learner(entropy_weight=0.1))
     agent.net.double()
-    scale = torch.tensor([1.0, 0.5, 1.0, 0.2])
-    _, batch = targets(agent, rollout(torch.randn(6, 4)), torch.randn(6, 4), torch.randn(4), scale)
+    _, batch = targets(agent, rollout(torch.randn(6, 4)), torch.randn(6, 4), torch.randn(4))
     batch = Batch(*(part.double() for part in batch))
     agent._unroll = agent.net  # not back to float32
     ids, params = torch.arange(4), agent.adam.params
 
     def loss() -> Tensor:
-        return agent._loss(batch, ids, totals(batch))[0]
+        return agent._loss(batch, ids, batch.weight.sum())[0]
 
     gradient = torch.autograd.grad(loss(), params)
     direction = [torch.randn_like(p) for p in params]
@@ -253,7 +231,7 @@ def test_a_gradient_has_the_same_bits_on_any_number_of_threads() -> None:
 
     agent, worlds = point()
     batch = collected(agent, worlds)[0]
-    everyone, total = torch.arange(worlds.num_worlds), totals(batch)
+    everyone, total = torch.arange(worlds.num_worlds), batch.weight.sum()
 
     def gradient(parts: int, threads: int) -> list[Tensor]:
         with ThreadPoolExecutor(threads) as pool:
@@ -267,15 +245,10 @@ def test_a_gradient_has_the_same_bits_on_any_number_of_threads() -> None:
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one, whole, strict=True))
 
 
-def collected(agent: Rl2, worlds: TaskWorlds, quiet: float = 0.5) -> tuple[Batch, Tensor, Tensor]:
-    """A batch of which some worlds are quiet, and the means and values of its steps."""
-    scale = noise_scale(worlds.num_worlds, quiet, Key(2))
-    data, _, mean, value, last = agent._collect(worlds, Key(2), scale)
-    return agent._batch(data, mean, value, last, scale), mean, value
-
-
-def totals(batch: Batch) -> list[Tensor]:
-    return [batch.policy_weight.sum(), batch.weight.sum()]
+def collected(agent: Rl2, worlds: TaskWorlds) -> tuple[Batch, Tensor, Tensor]:
+    """A batch, and the means and values of its steps."""
+    data, _, mean, value, last = agent._collect(worlds, Key(2))
+    return agent._batch(data, mean, value, last), mean, value
 
 
 def test_statistics_move_in_training_alone() -> None:
@@ -307,15 +280,18 @@ def test_mixed_precision_stays_close() -> None:
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_an_adapted_policy_is_its_memory(memory: str) -> None:
+def test_an_adapted_policy_is_its_memory_and_what_acts_on_it(memory: str) -> None:
     agent, worlds = point(memory=memory)
     worlds.reset()
     begun = agent.begin(TASKS, 2)
     _, state = collect(worlds, agent, begun, 7, Key(0), explore=False)
     for one in (begun, state):
         saved = safetensors.torch.load(safetensors.torch.save(agent.adapted_state_dict(one)))
-        loaded = State(tuple(saved[f"memory.{i}"] for i in range(len(saved))))
-        a, b = (agent.act(worlds.current, s, explore=False, noise=None)[0] for s in (one, loaded))
+        loaded = State(tuple(saved.pop(f"memory.{i}") for i in range(len(one.memory))))
+        other = Rl2(worlds.spec, agent.config, seed=5)
+        other.load_state_dict(other.state_dict() | saved)
+        a, _ = agent.act(worlds.current, one, explore=False, noise=None)
+        b, _ = other.act(worlds.current, loaded, explore=False, noise=None)
         assert torch.equal(a, b)
 
 
