@@ -36,7 +36,7 @@ demo: $(STAMP)  ## Meta-train a small learner and show that it adapts
 	$(BIN)/python experiments/demo.py
 
 test: $(STAMP)  ## Run the fast tests (SLOW=1: all; ARGS=...: more words for pytest)
-	$(BIN)/python -m pytest $(if $(SLOW),,-m "not slow") $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(if $(SLOW),,-m "not slow") $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
