@@ -62,7 +62,7 @@ def refused(capsys, argv, *names: str, command=main) -> str:
 WORDS = [
     (["trian"], "'trian'", "did you mean 'train'"),
     (["--frobnicate"], "--frobnicate"),
-    (["render", "runs/x"], "'render'"),
+    (["rendr", "runs/x"], "'rendr'"),
     (["train"], "FAMILY", "ALGORITHM"),
     (["train", "point-goal"], "ALGORITHM"),
     (["train", "pont-goal", "maml-trpo"], "'pont-goal'", "did you mean 'point-goal'"),
