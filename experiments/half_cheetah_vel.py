@@ -40,10 +40,8 @@ SETTINGS = {
             print_every=1,
         ),
         learner=PearlConfig(
-            hidden=(256, 256, 256),
+            hidden=(200, 200, 200),
             lr=5e-4,
-            automatic_temperature=True,
-            bfloat16=True,
             meta_batch=10,
             batch_size=128,
             gradient_steps=1000,

@@ -41,9 +41,12 @@ SKY = ((0.62, 0.70, 0.80), (0.90, 0.93, 0.96))
 
 
 def backends() -> tuple[str, ...]:
-    """Return the names of the OpenGL backends to try, in order."""
+    """Return the names of the OpenGL backends to try, in order.
+
+    GLFW is never one of them on Linux and macOS: it needs a display, and the main thread.
+    """
     wanted = os.environ.get("MUJOCO_GL", "").strip().lower()
-    if wanted in ("egl", "osmesa", "glfw", "cgl"):
+    if wanted in ("egl", "osmesa", "cgl"):
         return (wanted,)
     return {"Linux": ("egl", "osmesa"), "Darwin": ("cgl",)}.get(platform.system(), ("glfw",))
 

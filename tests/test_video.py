@@ -537,6 +537,13 @@ def test_mujoco_gl_is_obeyed(monkeypatch):
     assert renderers.backends() == ("osmesa",)
 
 
+def test_glfw_is_not_used(monkeypatch):
+    """It hangs in threads, and there may be no display: EGL draws off screen anyway."""
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    monkeypatch.setattr(renderers.platform, "system", lambda: "Linux")
+    assert renderers.backends() == ("egl", "osmesa")
+
+
 def test_live_needs_a_display(run, capsys, monkeypatch):
     monkeypatch.setattr("metarl.render_command.platform.system", lambda: "Linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
