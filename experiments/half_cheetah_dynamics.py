@@ -20,7 +20,7 @@ SETTINGS = {
         train=TrainConfig(
             tasks_per_iteration=100,
             rollouts_per_task=1,
-            env_steps=8_000_000,
+            env_steps=6_000_000,
             evaluate_every=25,
             evaluate_tasks=40,
         ),
