@@ -174,7 +174,8 @@ class _Run:
         )  # fmt: skip
         self.progress.say(
             f"{self.worlds.family.name}  {self.learner.name}  seed {self.config.seed}  "
-            f"{self.worlds.num_worlds} worlds  {self.threads} threads  {self.learner.device}  "
+            f"{self.worlds.num_worlds} worlds  {self.threads} thread{'s' * (self.threads > 1)}  "
+            f"{self.learner.device}  "
             f"→ {self.folder.path}"
         )
         return self.progress
