@@ -316,7 +316,7 @@ class _Run:
                 self.progress.say(f"warning: no video of iteration {position.iteration}: {error}")
                 return
         with disk_errors(self.folder.path, INTACT):
-            self.folder.log_gif("heldout/adaptation", path, position.env_steps)
+            self.folder.log_gif("heldout/video", path, position.env_steps)
 
     def show_report(self, *, running: bool, latest: Report | None = None) -> None:
         """Write report.html anew, and TensorBoard's figure. A picture that fails ends no run."""

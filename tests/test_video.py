@@ -657,7 +657,7 @@ def test_training_makes_videos_and_is_not_changed(run, tmp_path, monkeypatch):
     assert names == ["step_00000002.gif"]
     events = EventAccumulator(str(out), size_guidance={"images": 0})
     events.Reload()
-    images = events.Images("heldout/adaptation")
+    images = events.Images("heldout/video")
     assert len(images) == 1
     assert images[0].encoded_image_string.startswith(b"GIF89a")
     same = [(checkpoints.newest(Path(p)) / "weights.safetensors").read_bytes() for p in (run, out)]

@@ -13,9 +13,9 @@ from metarl.trace import endless
 FAMILIES = ("hopper-params", "hopper-params-literature", "hopper-dynamics")
 
 GOLDEN = {
-    "hopper-params": "23b33d0ef69ab170",
-    "hopper-params-literature": "1a8660488756bd0c",
-    "hopper-dynamics": "ca3c34c197b04ed8",
+    "hopper-params": "d4d4e67f77fee621",
+    "hopper-params-literature": "459b7e537015cb5d",
+    "hopper-dynamics": "fb3a9450a412865d",
 }
 
 

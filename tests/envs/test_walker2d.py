@@ -13,8 +13,8 @@ from metarl.trace import endless
 FAMILIES = ("walker2d-params", "walker2d-params-literature", "walker2d-dynamics")
 
 GOLDEN = {
-    "walker2d-params": "a8cd316f928daa76",
-    "walker2d-params-literature": "dab04bc914b2a50d",
+    "walker2d-params": "aac6ec30f9bc93a2",
+    "walker2d-params-literature": "755b78bf0ff4d173",
     "walker2d-dynamics": "34fabd8794781823",
 }
 
