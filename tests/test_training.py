@@ -485,7 +485,9 @@ def train_or_go_on(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kills", [3, pytest.param(20, marks=pytest.mark.slow)], ids=["3 kills", "20 kills"]
+    "kills",
+    [3, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+    ids=["3 kills", "20 kills"],
 )
 def test_kill_9_at_any_moment_then_resume_gives_the_same_bits(tmp_path, kills):
     """With a checkpoint an iteration, many of the kills fall inside a save."""
