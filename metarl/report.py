@@ -95,7 +95,7 @@ def plot_comparison(results: Mapping[str, Sequence[dict[str, Any]]], path: Path 
         axes.axhline(float(np.mean(still)), color=STILL, ls="--", lw=1, label="standing still")
         seen = sorted({k for reports in by_name.values() for k in reports[0]["experience"]})
         if seen[-1] > 8 * next((k for k in seen if k > 0), 1):
-            axes.set_xscale("function", functions=(np.log1p, np.expm1))
+            axes.set_xscale("function", functions=(_log_from_one, np.expm1))
             axes.set_xticks(seen)
         axes.set(xlabel="episodes of the task seen", ylabel="return")
         _finish(axes, {"heldout": "held-out tasks", "ood": "outside the training box"}[split])
@@ -156,6 +156,11 @@ def _draw_adaptation(axes: Axes, reports: Sequence[Report]) -> None:
             axes.axhline(still, color=STILL, ls="--", lw=1, label="standing still")
     axes.set(xlabel="episodes of the task seen", ylabel="return")
     _finish(axes, "adaptation (band: 95 % interval over tasks)")
+
+
+def _log_from_one(seen: np.ndarray) -> np.ndarray:
+    """Return log(1 + n); a margin to the left of 0 stays at 0."""
+    return np.log1p(np.maximum(seen, 0.0))
 
 
 def _finish(axes: Axes, title: str) -> None:
