@@ -17,7 +17,7 @@ from PIL import Image
 
 from metarl.errors import UserError, one_line
 from metarl.overlay import COLOURS, DARK, Header, Panel, PanelOverlay, Strip, gauge_spans
-from metarl.renderer import Marks, Renderer, View, brighten, needs_ticks, trail_of
+from metarl.renderer import Marks, Renderer, View, brighten, extend_ground, needs_ticks, trail_of
 from metarl.scene import (
     Camera,
     Marker,
@@ -114,6 +114,7 @@ class Film:
         self.columns = 1 if count < 4 else 2 if count < 9 else 3
         for model in recording.models:
             brighten(model)
+            extend_ground(model)
         self.blocks = [self._block(m) for m in range(count)]
         panels = max(len(block.clips) for block in self.blocks)
         self.gap = 0 if count == 1 else 6

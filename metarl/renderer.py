@@ -260,6 +260,19 @@ def brighten(model: mujoco.MjModel) -> None:
         model.vis.headlight.diffuse[:] = 0.60
 
 
+def extend_ground(model: mujoco.MjModel) -> None:
+    """Draw planes a kilometre wide, with the pattern that they have.
+
+    To the physics they are endless, and a fast robot would run out of the floor that is drawn.
+    """
+    for plane in np.flatnonzero(model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE)):
+        size, material = model.geom_size[plane, :2], int(model.geom_matid[plane])
+        if (size > 0).all():
+            if material >= 0 and not model.mat_texuniform[material]:
+                model.mat_texrepeat[material] *= 500.0 / size
+            model.geom_size[plane, :2] = 500.0
+
+
 def needs_ticks(model: mujoco.MjModel, root: Root) -> bool:
     """Whether nothing on the ground would tell how fast a planar robot moves."""
     planes = np.flatnonzero(model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE))

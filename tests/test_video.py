@@ -373,6 +373,18 @@ def ball_pixels(image: np.ndarray) -> int:
 
 
 @pytest.mark.usefixtures("_gl")
+def test_the_floor_does_not_end_and_keeps_its_pattern():
+    """It is drawn 80 m wide with 60 tiles by gymnasium: 1000 m want 750."""
+    model = find_family("half-cheetah-vel").compile()
+    floor = model.geom("floor").id
+    material = model.geom_matid[floor]
+    assert (model.geom_size[floor, 0], model.mat_texrepeat[material, 0]) == (40.0, 60.0)
+    renderers.extend_ground(model)
+    assert (model.geom_size[floor, 0], model.mat_texrepeat[material, 0]) == (500.0, 750.0)
+    renderers.extend_ground(model)
+    assert (model.geom_size[floor, 0], model.mat_texrepeat[material, 0]) == (500.0, 750.0)
+
+
 def test_unused_height_fields_are_not_loaded(lift):
     got = recorded(lift, TaskDistribution(lift).make(ground=1.0), worlds_per_task=1, episodes=0)
     model = got.models[0]
