@@ -372,7 +372,6 @@ def ball_pixels(image: np.ndarray) -> int:
     return int((image[..., 0].astype(int) - image[..., 1] > 15).sum())
 
 
-@pytest.mark.usefixtures("_gl")
 def test_the_floor_does_not_end_and_keeps_its_pattern():
     """It is drawn 80 m wide with 60 tiles by gymnasium: 1000 m want 750."""
     model = find_family("half-cheetah-vel").compile()
@@ -385,6 +384,7 @@ def test_the_floor_does_not_end_and_keeps_its_pattern():
     assert (model.geom_size[floor, 0], model.mat_texrepeat[material, 0]) == (500.0, 750.0)
 
 
+@pytest.mark.usefixtures("_gl")
 def test_unused_height_fields_are_not_loaded(lift):
     got = recorded(lift, TaskDistribution(lift).make(ground=1.0), worlds_per_task=1, episodes=0)
     model = got.models[0]
