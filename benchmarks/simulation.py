@@ -37,7 +37,7 @@ from rich.table import Table
 from metarl import TaskDistribution, TaskWorlds, find_family
 from metarl.family import list_families
 from metarl.keys import Key
-from metarl.threads import set_threads
+from metarl.threads import sampling, set_threads
 
 FAMILY = "half-cheetah-dynamics"
 GYMNASIUM = "HalfCheetah-v5"
@@ -275,12 +275,14 @@ def main() -> None:
     threads = set_threads(args.threads)
     mujoco.set_mju_user_warning(lambda _: None)  # gymnasium's model file uses a deprecated word
     if args.all:
-        run_all(args, threads)
+        with sampling():  # torch keeps to one thread, as in collect()
+            run_all(args, threads)
         return
     console = Console()
     rows: list[dict[str, Any]] = []
-    for count in args.worlds:
-        rows += run(count, args, threads)
+    with sampling():
+        for count in args.worlds:
+            rows += run(count, args, threads)
     table = Table(title=f"env steps/s, {threads} threads, median of {args.rounds} rounds")
     for column in ("worlds", "what", "at once", "env steps/s", "TaskWorlds is"):
         table.add_column(column, justify="left" if column == "what" else "right")
