@@ -16,8 +16,9 @@ from __future__ import annotations
 import copy
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
@@ -237,6 +238,12 @@ class OnTerrain(TaskFamily):
         """Return whether the robot's own episodes never end in failure; call as the mixin."""
         own = super().terminated
         return getattr(own, "__func__", None) is TaskFamily.terminated
+
+    def describe(self, task: Mapping[str, Any]) -> list[str]:
+        """Return words for a video, with the kind of the ground: "steps 8", "difficulty 0.6"."""
+        ground = int(task["ground"])
+        name = f"{KINDS[ground % len(KINDS)]} {ground // len(KINDS)}"
+        return [name if word.startswith("ground ") else word for word in super().describe(task)]
 
     def with_scan(self, sim: Simulator, observed: Tensor, root: Tensor) -> Tensor:
         """Append the heights of the ground around the root, relative to the root (m), if asked.

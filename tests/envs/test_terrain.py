@@ -237,3 +237,9 @@ def ray(model: mujoco.MjModel, data: mujoco.MjData, x: float, y: float) -> float
         if model.geom_bodyid[hit[0]] == 0 or model.geom(int(hit[0])).name == "terrain":
             return float(start[2])
         start[2] -= 1e-9
+
+
+def test_a_video_names_the_ground() -> None:
+    """Ground 34 = 4 × 8 + 2 is the third kind, steps, of seed 8."""
+    words = find_family("half-cheetah-terrain").describe({"ground": 34.0, "difficulty": 0.6})
+    assert words == ["steps 8", "difficulty 0.6"]
