@@ -229,7 +229,7 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         options = _reset_options(options, ("task", "reset_mask"))
         if isinstance(seed, list):
-            seed = Key("seeds", *map(int, seed)).uint64() >> 1
+            seed = Key("seeds", *map(int, seed)).seed()
         super().reset(seed=seed)
         mask = options.get("reset_mask", np.ones(self.num_envs, bool))
         if not isinstance(mask, np.ndarray) or mask.shape != (self.num_envs,) or not mask.any():

@@ -35,6 +35,10 @@ class Key:
         text = "\x1f".join(f"{type(word).__name__}:{word}" for word in self.words)
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
+    def seed(self) -> int:
+        """Return 63 bits of this key, which every generator takes as a seed."""
+        return self.uint64() >> 1
+
     def numpy(self) -> np.random.Generator:
         """Return a numpy generator that starts at this key."""
         return np.random.Generator(np.random.Philox(key=self.uint64()))
@@ -45,7 +49,7 @@ class Key:
         It takes 32 of the key's 64 bits, as torch's does: for what is drawn once in a run, such as
         weights, and not for the many streams of a rollout, two of which would soon be the same.
         """
-        return torch.Generator().manual_seed(self.uint64() >> 1)
+        return torch.Generator().manual_seed(self.seed())
 
     def normal(self, tasks: int, steps: int, worlds: int, size: int) -> Tensor:
         """Draw action noise, (steps, tasks * worlds, size) float32 standard normal.

@@ -106,7 +106,7 @@ def _global_draws(key: Key, device: torch.device) -> Iterator[None]:
     A learner that draws from it by accident is reproducible all the same.
     """
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(key.uint64() >> 1)
+        torch.manual_seed(key.seed())
         yield
 
 

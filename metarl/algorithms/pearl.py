@@ -263,7 +263,7 @@ class Pearl(Learner):
     @torch.no_grad()
     def _given_context(self, state: Belief, ids: Tensor, each: int, key: Key) -> Belief:
         """Return the state with the posterior given a sample of the tasks' contexts."""
-        self._draws.manual_seed(key.fold("context").uint64() >> 1)
+        self._draws.manual_seed(key.fold("context").seed())
         ids = ids.to(self._replay_device())
         rows = self._replay()[1].sample(ids, self.config.context_size, self._draws)
         factors = self.encoder(rows.to(self.device).transpose(0, 1))
@@ -274,8 +274,8 @@ class Pearl(Learner):
 
     def _gradient_steps(self, key: Key) -> dict[str, float]:
         """Make the gradient steps of an iteration; the host waits once, at the end."""
-        self._draws.manual_seed(key.fold("replay").uint64() >> 1)
-        self._noise.manual_seed(key.fold("noise").uint64() >> 1)
+        self._draws.manual_seed(key.fold("replay").seed())
+        self._noise.manual_seed(key.fold("noise").seed())
         total = torch.zeros(len(METRICS), device=self.device)
         step = self._captured() or self._step
         for _ in range(self.config.gradient_steps):

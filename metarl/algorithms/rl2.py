@@ -148,7 +148,7 @@ class Rl2(Learner):
         """Initialise the network, its optimiser and the running statistics."""
         super().__init__(spec, config, seed=seed, device=device)
         with torch.random.fork_rng([]):
-            torch.manual_seed(Key(seed, "policy").uint64() >> 1)
+            torch.manual_seed(Key(seed, "policy").seed())
             self.net = self._network().to(self.device)
         self.adam = ppo.Adam(list(self.net.parameters()), config.lr)
         self._forward = torch.compile(self.net) if config.compile else self.net
