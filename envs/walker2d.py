@@ -6,21 +6,15 @@ has a timestep of 4 ms and a frame skip of 4; here 8 steps of 2 ms give the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
+from envs.planar import PlanarWalker
 from envs.variations import dynamics, gymnasium_model, random_params
-from metarl import TaskFamily, Variation
-from metarl.keys import WorldDraws
-from metarl.simulator import Simulator, State
+from metarl import Variation
+from metarl.simulator import Simulator
 
-CONTROL_COST = 1e-3
-"""Weight of the squared norm of the action."""
-SURVIVAL = 1.0
-"""Reward for each step in which the robot has not fallen."""
 HEALTHY_Z = (0.8, 2.0)
 """Heights of the torso, in m, between which an episode goes on."""
 HEALTHY_PITCH = 1.0
@@ -42,13 +36,11 @@ OBSERVATION_SCALE = (0.1, 0.3, *(0.4,) * 6, 0.75, 1.0, 5.0, *(6.0,) * 6)
 """Standard deviations of the observation under random actions, rounded."""
 
 
-class _Walker2d(TaskFamily):
-    """The robot, its observation, its failure, and its reward, v + 1 − 1e-3‖a‖²."""
+class _Walker2d(PlanarWalker):
+    """The robot, whose observation has 17 numbers, and its failure."""
 
     model = gymnasium_model("walker2d.xml")
     frame_skip = 8
-    horizon = 200
-    reset_noise = 5e-3
     observation_scale = OBSERVATION_SCALE
     variations: ClassVar = {
         "dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors, gravity, payload"),
@@ -56,28 +48,11 @@ class _Walker2d(TaskFamily):
         "terrain-scan": "envs.on_terrain:WALKER_SCAN",
     }
 
-    def initial_state(self, sim: Simulator, ids: Tensor, rng: WorldDraws) -> None:
-        """Add U[−0.005, 0.005) to every position and velocity of the upright robot at rest."""
-        noise = self.reset_noise
-        sim.qpos[ids] += rng.uniform(-noise, noise, sim.qpos.shape[1])
-        sim.qvel[ids] = rng.uniform(-noise, noise, sim.qvel.shape[1])
-
-    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
-        """Return (B, 17): qpos[1:] (m, rad), then qvel (m/s, rad/s) clipped to ±10."""
-        return torch.cat((sim.qpos[:, 1:], sim.qvel.clamp(-10.0, 10.0)), dim=1)
-
     def terminated(self, sim: Simulator) -> Tensor:
         """Return (B,) bool: not 0.8 m < z < 2 m, or not |pitch| < 1 rad."""
         height, pitch = sim.qpos[:, 1], sim.qpos[:, 2]
         upright = (height > HEALTHY_Z[0]) & (height < HEALTHY_Z[1]) & (pitch.abs() < HEALTHY_PITCH)
         return ~upright
-
-    def reward(
-        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Return (B,) v + 1 − 1e-3‖a‖², v the forward velocity over the step, in m/s."""
-        velocity = (sim.qpos[:, 0] - before.qpos[:, 0]) / self.dt
-        return velocity + SURVIVAL - CONTROL_COST * action.square().sum(1)
 
 
 class Walker2dParams(_Walker2d):
