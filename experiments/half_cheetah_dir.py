@@ -58,6 +58,27 @@ SETTINGS = {
             replay_capacity=100_000,
         ),
     ),
+    # the authors' own: for a GPU
+    "pearl-full": Settings(
+        algorithm="pearl",
+        train=TrainConfig(
+            tasks_per_iteration=2,
+            rollouts_per_task=5,
+            env_steps=1_500_000,
+            evaluate_every=10,
+            evaluate_tasks=2,
+            evaluate_episodes=3,
+            checkpoint_every=5,
+        ),
+        learner=PearlConfig(
+            train_tasks=2,
+            meta_batch=4,
+            context_size=256,
+            prior_episodes=5,
+            posterior_episodes=5,
+            replay_capacity=1_000_000,
+        ),
+    ),
 }
 
 if __name__ == "__main__":

@@ -50,6 +50,20 @@ SETTINGS = {
             replay_capacity=8000,
         ),
     ),
+    # the authors' own: for a GPU
+    "pearl-full": Settings(
+        algorithm="pearl",
+        train=TrainConfig(
+            tasks_per_iteration=5,
+            rollouts_per_task=1,
+            env_steps=800_000,
+            evaluate_every=10,
+            evaluate_tasks=30,
+            evaluate_episodes=3,
+            checkpoint_every=5,
+        ),
+        learner=PearlConfig(),
+    ),
 }
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ def load(folder: Path) -> Results:
     found = defaultdict(list)
     for path in sorted(folder.glob("*-seed*.json")):
         result = json.loads(path.read_text())
-        found[result["family"], result["algorithm"]].append(result)
+        name = result.get("settings", result["algorithm"])
+        found[result["family"], name].append(result)
     return dict(found)
 
 

@@ -40,6 +40,8 @@ class Settings:
     """How long and on how much to train."""
     learner: Any
     """An instance of the algorithm's Config."""
+    algorithm: str | None = None
+    """What to train, if that is not what these settings go by: an algorithm may have several."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Measure:
     """How the trained learner is tested, and where the results go."""
 
     results: str = "experiments/results"
-    """Folder for FAMILY-ALGORITHM-seedS.json and FAMILY-ALGORITHM.png."""
+    """Folder for FAMILY-SETTINGS-seedS.json and FAMILY-SETTINGS.png."""
     test_tasks: int = 30
     """Tasks of each split in the final test."""
     test_episodes: int = 3
@@ -69,7 +71,7 @@ def main(family: str, settings: Mapping[str, Settings], argv: Sequence[str] | No
 
     Args:
         family: a registered name or ``file.py:Class``.
-        settings: algorithm -> its tuned settings on the family.
+        settings: algorithm, or another name for settings of it -> the tuned settings.
         argv: the arguments; None takes them from `sys.argv`.
     """
     words = sys.argv[1:] if argv is None else list(argv)
@@ -78,18 +80,21 @@ def main(family: str, settings: Mapping[str, Settings], argv: Sequence[str] | No
 
 def _main(family: str, settings: Mapping[str, Settings], argv: list[str]) -> int:
     prog = f"python experiments/{Path(sys.argv[0]).name}"
-    algorithm = next((word for word in argv if not word.startswith("-")), None)
-    if algorithm not in settings and not {"-h", "--help"} & set(argv):
+    name = next((word for word in argv if not word.startswith("-")), None)
+    if name not in settings and not {"-h", "--help"} & set(argv):
         raise UserError(
             f"say which algorithm first: {', '.join(settings)}"
-            if algorithm is None or argv[0].startswith("-")
-            else f"no tuned settings of '{algorithm}' on {family}"
-            f"{did_you_mean(algorithm, settings)}; there are some of {', '.join(settings)}"
+            if name is None or argv[0].startswith("-")
+            else f"no tuned settings of '{name}' on {family}"
+            f"{did_you_mean(name, settings)}; there are some of {', '.join(settings)}"
         )
-    tuned = settings.get(algorithm or "", next(iter(settings.values())))
+    tuned = settings.get(name or "", next(iter(settings.values())))
     got = _parse(argv, tuned, prog)
-    run = train_or_resume(family, got.algorithm, got.train, got.learner)
-    result = measure(run, got.measure, got.train)
+    out = got.train.out or default_out(_short(family), got.algorithm, got.train.seed)
+    train = replace(got.train, out=out)
+    run = train_or_resume(family, tuned.algorithm or got.algorithm, train, got.learner)
+    result = measure(run, got.measure, train)
+    result["settings"] = got.algorithm
     result["command"] = shlex.join([*prog.split(), *_without_paths(argv)])
     path = write_result(result, Path(got.measure.results))
     print(f"wrote {path}")
@@ -114,8 +119,7 @@ def _parse(argv: list[str], tuned: Settings, prog: str) -> Any:
 
 def train_or_resume(family: str, algorithm: str, train: TrainConfig, learner: object) -> Path:
     """Train, or go on with the run of these settings if there is one. Returns the run folder."""
-    name = family.rpartition(":")[2]
-    run = Path(train.out or default_out(name, algorithm, train.seed))
+    run = Path(train.out or default_out(_short(family), algorithm, train.seed))
     train = replace(train, out=str(run))
     if not any((run / "checkpoints").glob("step_*")):
         return start(family, algorithm, train, learner)
@@ -162,14 +166,14 @@ def measure(run: Path, how: Measure, train: TrainConfig) -> dict[str, Any]:
 
 
 def write_result(result: dict[str, Any], folder: Path) -> Path:
-    """Write FAMILY-ALGORITHM-seedS.json, and draw FAMILY-ALGORITHM.png over all seeds there.
+    """Write FAMILY-SETTINGS-seedS.json, and draw FAMILY-SETTINGS.png over all seeds there.
 
     Returns:
         The path of the JSON file.
     """
     from metarl.report import plot_results
 
-    stem = f"{result['family']}-{result['algorithm']}"
+    stem = f"{result['family']}-{result.get('settings', result['algorithm'])}"
     path = folder / f"{stem}-seed{result['config']['train']['seed']}.json"
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -177,6 +181,11 @@ def write_result(result: dict[str, Any], folder: Path) -> Path:
         seeds = [read_json(one) for one in sorted(folder.glob(f"{stem}-seed*.json"))]
         plot_results(seeds, folder / f"{stem}.png")
     return path
+
+
+def _short(family: str) -> str:
+    """The name of a family without the file that it comes from."""
+    return family.rpartition(":")[2]
 
 
 def _without_paths(argv: Sequence[str]) -> list[str]:

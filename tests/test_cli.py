@@ -431,6 +431,17 @@ def test_an_experiment_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     assert "inner_lr cannot change" in capsys.readouterr().err
 
 
+def test_an_algorithm_may_have_several_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {"maml-trpo-wide": Settings(TRAIN, LEARNER, algorithm="maml-trpo")}
+    argv = ["maml-trpo-wide", "--results", "results", "--test-tasks", "2"]
+    assert experiment("point-goal", settings, argv) == 0
+    assert (tmp_path / "runs" / "point-goal-maml-trpo-wide-seed0").is_dir()
+    path = tmp_path / "results" / "point-goal-maml-trpo-wide-seed0.json"
+    got = json.loads(path.read_text())
+    assert (got["algorithm"], got["settings"]) == ("maml-trpo", "maml-trpo-wide")
+
+
 def test_a_family_without_ood_has_none(tmp_path, plugin, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = ["maml-trpo", "--results", "results", "--test-tasks", "2"]
