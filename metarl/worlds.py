@@ -160,11 +160,7 @@ class TaskWorlds:
 
     def check_tasks(self, tasks: Tasks) -> None:
         """Raise UserError for tasks of another family, or that the robot cannot have."""
-        expected = tuple(name for param in self.family.params for name in param.names)
-        if tasks.names != expected:
-            raise UserError(
-                f"tasks have parameters {tasks.names}, not {self.family.name}'s {expected}"
-            )
+        TaskDistribution(self.family).check(tasks)
         self.family.check_tasks(tasks)
 
     def reset(self, ids: Tensor | None = None) -> Tensor:

@@ -18,7 +18,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 
-from metarl import TaskDistribution, TaskWorlds, UserError, find_family
+from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, find_family
 from metarl.adapters import GymEnv, GymVectorEnv, SB3VecEnv
 from metarl.family import list_families
 from metarl.keys import Key
@@ -154,6 +154,22 @@ def test_tasks_are_drawn_pinned_and_drawn_again() -> None:
     assert 0.0 <= again["goal_velocity"] <= 3.0
     env.set_task({"goal_velocity": 1.0})
     assert env.reset()[1]["task"] == env.task == {"goal_velocity": 1.0}
+
+
+def test_a_choice_that_is_not_there_is_refused() -> None:
+    words = "family 'ant-crippled': parameter 'fault' must be one of {0, …, 8}"
+    env = GymEnv("ant-crippled", task={"fault": 4})
+    envs = GymVectorEnv("ant-crippled", 2, threads=1)
+    for make in (
+        lambda: GymEnv("ant-crippled", task={"fault": 9}),
+        lambda: env.reset(options={"task": {"fault": 9}}),
+        lambda: env.set_task(Tasks("ant-crippled", ("fault",), np.array([[9.0]]))),
+        lambda: envs.reset(options={"task": {"fault": [1, 9]}}),
+    ):
+        with pytest.raises(UserError) as caught:
+            make()
+        assert str(caught.value) == words + ", not 9"
+    assert env.reset()[1]["task"] == {"fault": 4.0}
 
 
 def test_frozen_tasks_take_turns() -> None:
