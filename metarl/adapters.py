@@ -250,8 +250,8 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Take one step in every world; what happens at an episode's end is `autoreset_mode`'s."""
         got = self.worlds.step(_tensor(actions))
         over = got.terminated | got.truncated | got.diverged
-        reward, terminated = got.reward, got.terminated
-        truncated, diverged = got.truncated | got.diverged, got.diverged
+        reward, terminated = got.reward, got.terminated.clone()  # a user may write to these
+        truncated, diverged = got.truncated | got.diverged, got.diverged.clone()
         obs, infos = got.next_obs.clone(), {}
         if self.mode is AutoresetMode.NEXT_STEP and self._ended.any():
             again = self._ended  # these ended before: whatever the step did there, they begin anew

@@ -248,6 +248,16 @@ def test_the_autoreset_modes_differ_in_when_an_episode_begins_alone(mode) -> Non
     assert not running.all()
 
 
+def test_what_a_step_gave_may_be_written_to() -> None:
+    envs = GymVectorEnv("point-goal", 2, threads=1)
+    envs.reset(seed=1)
+    for _ in range(2):
+        _, _, terminated, truncated, infos = envs.step(np.zeros((2, 2), np.float32))
+        for flags in (terminated, truncated, infos["diverged"]):
+            assert not flags.any()
+            flags[:] = True
+
+
 def test_each_world_gets_a_task_of_its_own_when_its_episode_begins() -> None:
     """The physics and the reward follow the new tasks, as in worlds that were made with them."""
     envs = GymVectorEnv("half-cheetah-dir+dynamics", 3, threads=1, max_episode_steps=4)
