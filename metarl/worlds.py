@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.edits import nominal_value
+from metarl.edits import NEVER_NEGATIVE, nominal_value
 from metarl.errors import UserError, did_you_mean, one_line
 from metarl.family import TaskFamily, find_family
 from metarl.keys import Key, WorldDraws
@@ -254,7 +254,17 @@ class TaskWorlds:
             task[param.name] = torch.from_numpy((value[:, 0] if scalar else value).copy())
             for edit, which in zip(param.edits, rows, strict=True):
                 edit.apply(self._field(fields, edit.field, len(values)), which, value)
+        for name in fields.keys() & NEVER_NEGATIVE:
+            if (fields[name] < 0).any():
+                self._refuse_negative(name, float(fields[name].min()))
         return task, fields
+
+    def _refuse_negative(self, field: str, lowest: float) -> None:
+        names = [p.name for p in self.family.params if any(e.field == field for e in p.edits)]
+        raise UserError(
+            f"family '{self.family.name}', parameter {' and '.join(map(repr, names))}: {field} "
+            f"would be {lowest:g} in one of the tasks, and must not be negative"
+        )
 
     def _action_map(self) -> None:
         """Actions in [-1, 1] map linearly onto each actuator's control range."""

@@ -106,6 +106,15 @@ BAD = {
         param('Param("g", Interval(-9, -3), edit=assign("opt.gravity", index=3))'),
         "parameter 'g': 'opt.gravity' has 3 components, so no index 3",
     ),
+    "no edit": (
+        param('Param("mass", Interval(0.5, 2.0), edit="body_mass")'),
+        "in 'Robot': parameter 'mass': edit must be scale(…), shift(…), assign(…), when(…) or a "
+        "tuple of them, not 'body_mass'",
+    ),
+    "negative": (
+        param('Param("mass", Interval(-3.0, -2.0), edit=scale("body_mass"))'),
+        "family 'robot', parameter 'mass': body_mass would be -2.",
+    ),
     # methods
     "observe: one axis": (
         {"observe": "sim.qpos[:, 0]"},
