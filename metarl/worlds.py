@@ -317,10 +317,12 @@ class TaskWorlds:
         """Call a method of the family: whatever it raises, or returns instead, is one line."""
         try:
             value = getattr(self.family, method)(*args)
-        except (UserError, AssertionError, MemoryError):
+        except (AssertionError, MemoryError):
             raise
         except Exception as error:
             text = one_line(error, self.family)
+            if isinstance(error, UserError) and f"family '{self.family.name}'" in text:
+                raise
             raise UserError(f"family '{self.family.name}': {method}() failed: {text}") from error
         if not isinstance(value, Tensor) and method != "initial_state":
             raise UserError(

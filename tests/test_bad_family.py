@@ -147,6 +147,16 @@ BAD = {
         {"reward": "1 / 0"},
         "'robot': reward() failed: ZeroDivisionError: division by zero (line 27 of robot.py)",
     ),
+    "reward: arguments": (
+        {"more": "def reward(self, sim, action, task): return sim.qpos[:, 0]"},
+        "family 'robot': reward must take (self, sim, before, action, task), not "
+        "(self, sim, action, task)",
+    ),
+    "reward: field": (
+        {"reward": 'sim.bind("site_xposs")[:, 0, 0]'},
+        "'robot': reward() failed: the simulator has no field 'site_xposs' (did you mean",
+    ),
+    "file: name": ({"more": "x = y"}, "robot.py, line 2"),
     "terminated: two axes": (
         {"more": "def terminated(self, sim): return sim.qpos > 1"},
         "'robot': terminated() returned shape (4, 1), expected (4,)",
