@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import textwrap
 from pathlib import Path
 
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -232,8 +233,7 @@ def label(tasks: Tasks, m: int) -> str:
         column += size
     words = family.describe(values)
     words = words if len(words) <= 8 else [*words[:7], "…"]
-    half = len(words) if len(words) <= 4 else math.ceil(len(words) / 2)
-    return ", ".join(words[:half]) + "\n" * (len(words) > 4) + ", ".join(words[half:])
+    return textwrap.fill(", ".join(words), 80)
 
 
 def main(argv: list[str]) -> int:
