@@ -167,6 +167,11 @@ class TaskWorlds:
         TaskDistribution(self.family).check(tasks)
         self.family.check_tasks(tasks)
 
+    def try_tasks(self, tasks: Tasks) -> None:
+        """Raise UserError for tasks that `set_tasks` would refuse, and change nothing."""
+        self.check_tasks(tasks)
+        self._values_and_fields(tasks.values)
+
     def reset(self, ids: Tensor | None = None) -> Tensor:
         """Begin a new trial in the worlds `ids`, (n,) int64 or a (B,) mask, or in all.
 

@@ -248,6 +248,25 @@ def test_the_autoreset_modes_differ_in_when_an_episode_begins_alone(mode) -> Non
     assert not running.all()
 
 
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (3, "a task by hand is {parameter: number}, or Tasks, not 3"),
+        ({"mass": "x"}, "a task by hand is {parameter: number}, or Tasks, not {'mass': 'x'}"),
+        ({"mass": -1.0}, "'half-cheetah-dynamics', parameter 'mass': body_mass would be -6.25021"),
+    ],
+)
+def test_a_task_that_was_refused_leaves_no_trace(task, words: str) -> None:
+    for view in (
+        GymEnv("half-cheetah-dynamics"), GymVectorEnv("half-cheetah-dynamics", 2, threads=1)
+    ):  # fmt: skip
+        with pytest.raises(UserError) as caught:
+            view.reset(options={"task": task})
+        assert words in str(caught.value)
+        drawn = view.reset(seed=1)[1]["task"]
+        assert (np.asarray(drawn["mass"]) >= 0.5).all()
+
+
 def test_what_a_step_gave_may_be_written_to() -> None:
     envs = GymVectorEnv("point-goal", 2, threads=1)
     envs.reset(seed=1)
