@@ -8,9 +8,10 @@ rewards are computed, episodes end and restart. `mujoco.batch` is the engine alo
 models: write the controls, step, nothing else. That is the ceiling. The other three run gymnasium's
 HalfCheetah-v5, with the same frame skip and horizon but one and the same dynamics everywhere.
 
-With --all every registered family is compared with the bare engine. What a physics step costs
-depends on what the robot touches, and robots that nobody resets end up lying on the ground; so here
-the engine replays the very states that TaskWorlds went through, one Batch.step from each.
+With --all every registered family, and some products, are compared with the bare engine. What a
+physics step costs depends on what the robot touches, and robots that nobody resets end up lying on
+the ground; so here the engine replays the very states that TaskWorlds went through, one Batch.step
+from each.
 """
 
 from __future__ import annotations
@@ -41,6 +42,14 @@ from metarl.threads import sampling, set_threads
 
 FAMILY = "half-cheetah-dynamics"
 GYMNASIUM = "HalfCheetah-v5"
+PRODUCTS = (
+    "half-cheetah-vel+dynamics+latency",
+    "half-cheetah-dynamics+sensor-bias",
+    "half-cheetah-dir+dynamics+terrain-scan",
+    "ant-goal+crippled",
+    "ant-goal+crippled+terrain",
+)
+"""Compositions that stand for the others in the table of all families."""
 POOL = 16  # different random actions, drawn before the clock starts
 
 
@@ -179,13 +188,13 @@ def run_family(name: str, args: argparse.Namespace, threads: int) -> dict[str, A
 
 
 def run_all(args: argparse.Namespace, threads: int) -> None:
-    """Print and write the table of all families."""
+    """Print and write the table of all families and some products."""
     console = Console()
     table = Table(title=f"env steps/s, {args.worlds[0]} worlds, {threads} threads")
     for column in ("family", "TaskWorlds", "mujoco.batch", "ratio"):
         table.add_column(column, justify="left" if column == "family" else "right")
     rows = []
-    for name in args.families or list_families():
+    for name in args.families or [*list_families(), *PRODUCTS]:
         row = run_family(name, args, threads)
         rows.append(row)
         ours, bare = row["task_worlds"], row["mujoco_batch"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import textwrap
 from pathlib import Path
 
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -27,6 +28,7 @@ from matplotlib import pyplot as plt
 from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, find_family
 from metarl.family import list_families
 from metarl.keys import Key
+from metarl.trace import endless
 
 IMAGES = Path(__file__).parent / "images"
 WIDTH, HEIGHT = 440, 300
@@ -49,6 +51,8 @@ TERRAIN_VIEWS = {
 }
 AHEAD = {"ant": 3.0, "quadruped": 1.9}
 """Where on its terrain a robot is shown, in m ahead of the start."""
+MOVED = {"half-cheetah": 0.5, "ant": 0.5, "hopper": 0.4, "walker2d": 0.3}
+"""Seconds of the same actions, after which bodies that look alike stand apart."""
 SUN = (0.30, 0.35, -0.89)
 """Where the light shines: aslant, so that steps have shades."""
 TARGET = np.array([0.85, 0.10, 0.15, 1.0])
@@ -76,15 +80,27 @@ def chosen_tasks(name: str) -> Tasks:
 
 def pictures(name: str, tasks: Tasks) -> list[np.ndarray]:
     """Return a picture of each task, (H, W, 3) uint8, a moment after the start."""
-    worlds = TaskWorlds(find_family(name), len(tasks), 1)
+    worlds = TaskWorlds(endless(find_family(name)), len(tasks), 1)
     worlds.seed(Key("contact sheet"))
     worlds.set_tasks(tasks, 1)
     worlds.reset()
     if "-terrain" in name:
         advance(worlds, next((x for key, x in AHEAD.items() if name.startswith(key)), 0.0))
+    if name.endswith(("-dynamics", "-params", "-literature")):
+        move(worlds, next(t for key, t in MOVED.items() if name.startswith(key)))
+        return [draw(worlds, i, view(name)) for i in range(len(tasks))]
     for _ in range(12 if name.startswith(("ant", "quadruped")) else 5):
         worlds.step(torch.zeros_like(worlds.simulator.ctrl))
     return [draw(worlds, i, view(name)) for i in range(len(tasks))]
+
+
+def move(worlds: TaskWorlds, seconds: float) -> None:
+    """Start all robots from one state and give them the same swinging actions."""
+    sim, dt = worlds.simulator, worlds.family.dt
+    sim.qpos[:], sim.qvel[:] = sim.qpos[0].clone(), sim.qvel[0].clone()
+    joints = torch.arange(sim.ctrl.shape[1])
+    for k in range(round(seconds / dt)):
+        worlds.step(torch.sin(8.0 * k * dt + 1.3 * joints).expand_as(sim.ctrl))
 
 
 def advance(worlds: TaskWorlds, ahead: float) -> None:
@@ -111,6 +127,7 @@ def draw(worlds: TaskWorlds, i: int, seen: tuple[float, float, float, float, flo
     model.vis.headlight.diffuse[:] = 0.45
     model.vis.headlight.specular[:] = 0.1
     model.light_dir[:], model.light_diffuse[:], model.light_ambient[:] = SUN, 0.6, 0.0
+    model.light_castshadow[:] = model.nbody > 2  # a lone ball's shadow is nothing but flaws
     mute_floor(model)
     show_faults(worlds, i, model)
     data = mujoco.MjData(model)
@@ -207,11 +224,16 @@ def sheet(name: str) -> Path:
 
 
 def label(tasks: Tasks, m: int) -> str:
-    """Return the task in words, short enough for a picture's title."""
-    words = [f"{n}={v:.3g}" for n, v in zip(tasks.names, tasks.values[m], strict=True)]
+    """Return the task in the family's words, short enough for a picture's title."""
+    family = find_family(tasks.family)
+    values, column = {}, 0
+    for param in family.params:
+        size = len(param.names)
+        values[param.name] = np.squeeze(tasks.values[m, column : column + size])
+        column += size
+    words = family.describe(values)
     words = words if len(words) <= 8 else [*words[:7], "…"]
-    half = len(words) if len(words) <= 4 else math.ceil(len(words) / 2)
-    return ", ".join(words[:half]) + "\n" * (len(words) > 4) + ", ".join(words[half:])
+    return textwrap.fill(", ".join(words), 80)
 
 
 def main(argv: list[str]) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +47,14 @@ OBSERVATION_SCALE = (
 """Standard deviations under random actions, of the observation without the position."""
 
 
+def fault_in_words(fault: int) -> str:
+    """Return what a value of ``fault`` means."""
+    legs = len(LEGS)
+    if fault == 0:
+        return "no fault"
+    return f"leg {fault} dead" if fault <= legs else f"leg {fault - legs} locked"
+
+
 class _Ant(TaskFamily):
     """The robot, its observation, its failure, and what its rewards are made of."""
 
@@ -77,6 +85,13 @@ class _Ant(TaskFamily):
     def forward_velocity(self, sim: Simulator, before: State) -> Tensor:
         """Return (B,) the torso's mean velocity along x over the step, in m/s."""
         return (sim.qpos[:, 0] - before.qpos[:, 0]) / self.dt
+
+    def describe(self, task: Mapping[str, Any]) -> list[str]:
+        """Return words for a video, with a fault told in full: "leg 2 dead"."""
+        words = super().describe(task)
+        if "fault" in task:
+            words[words.index(f"fault {task['fault']:.3g}")] = fault_in_words(int(task["fault"]))
+        return words
 
     def upkeep(self, action: Tensor) -> Tensor:
         """Return (B,) what every step gives whatever the task: 1 − 0.5‖a‖²."""

@@ -32,6 +32,8 @@ class Round(NamedTuple):
     """(E,) float64, the return of each world."""
     state: Any
     """The learner's state that earned them."""
+    diverged: int = 0
+    """Worlds whose physics diverged in a scored episode, which ended it."""
 
 
 @torch.no_grad()
@@ -60,7 +62,8 @@ def adapt_to(
         worlds.seed(score)
         worlds.reset()
         scored, after = collect(worlds, learner, state, horizon, score, explore=False)
-        yield Round(k * per_round, scored.first_episode_return().cpu(), state)
+        diverged = int(scored.diverged.any(0).sum())
+        yield Round(k * per_round, scored.first_episode_return().cpu(), state, diverged)
         if k == episodes:
             return
         if learner.explores_to_adapt:

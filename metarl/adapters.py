@@ -85,7 +85,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Run this task from the next reset on: some parameters' values. None draws tasks again."""
         pinned = None if task is None else self._feed.made(task, 1)
         if pinned is not None:
-            self.worlds.check_tasks(pinned)
+            self.worlds.try_tasks(pinned)
         self._pinned, self._episodes = pinned, 0
 
     def reset(
@@ -212,7 +212,7 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         ids = np.arange(self.num_envs) if ids is None else np.asarray(ids)
         if task is not None:
             made = self._feed.made(task, len(ids))
-            self.worlds.check_tasks(made)
+            self.worlds.try_tasks(made)
             self._pinned[ids] = made.values
         self._drawn[ids] = task is None
         self._episodes[ids] = 0
@@ -250,8 +250,8 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Take one step in every world; what happens at an episode's end is `autoreset_mode`'s."""
         got = self.worlds.step(_tensor(actions))
         over = got.terminated | got.truncated | got.diverged
-        reward, terminated = got.reward, got.terminated
-        truncated, diverged = got.truncated | got.diverged, got.diverged
+        reward, terminated = got.reward, got.terminated.clone()  # a user may write to these
+        truncated, diverged = got.truncated | got.diverged, got.diverged.clone()
         obs, infos = got.next_obs.clone(), {}
         if self.mode is AutoresetMode.NEXT_STEP and self._ended.any():
             again = self._ended  # these ended before: whatever the step did there, they begin anew

@@ -173,9 +173,10 @@ def adapt(argv: Sequence[str]) -> int:
     rounds = []
     for one in adapt_to(learner, worlds, task, episodes=args.episodes, seed=args.seed):
         rounds.append(one)
+        ill = f"  the physics diverged in {one.diverged} worlds" if one.diverged else ""
         print(
             f"after {one.experience:>4} episodes   return {one.returns.mean():10.2f}   "
-            f"(worlds from {one.returns.min():.2f} to {one.returns.max():.2f})",
+            f"(worlds from {one.returns.min():.2f} to {one.returns.max():.2f}){ill}",
             flush=True,
         )
     if args.out is not None:

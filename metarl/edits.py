@@ -147,6 +147,15 @@ class Edit:
         return np.flatnonzero(model.dof_jntid == found)
 
 
+NEVER_NEGATIVE = frozenset(
+    {
+        "body_mass", "body_inertia", "geom_friction", "geom_size", "dof_armature",
+        "dof_frictionloss", "actuator_delay", "opt.timestep", "opt.density", "opt.viscosity",
+    }
+)  # fmt: skip
+"""Fields of which a negative number is no physics: MuJoCo would take it and diverge."""
+
+
 def scale(field: str, *names: str, index: int | None = None, each: bool = False) -> Edit:
     """Multiply the nominal value of a field by the parameter."""
     return Edit("scale", field, names, index, each)

@@ -210,7 +210,7 @@ def _page(row: dict[str, Any]) -> list[Table | Text]:
         ("action", f"{row['action_size']} numbers in [-1, 1]"),
         ("horizon", f"{row['horizon']} steps of {row['dt']:g} s = {seconds:g} s"),
         ("splits", ", ".join(row["splits"])),
-        ("gymnasium", row["gymnasium_id"]),
+        ("gymnasium", _gymnasium(row)),
     )
     table = Table.grid(padding=(0, 2))
     for name, value in facts:
@@ -224,6 +224,12 @@ def _page(row: dict[str, Any]) -> list[Table | Text]:
         some = next(iter(row["variations"]))
         parts.append(Text(f"metarl train {row['name']}+{some} maml-trpo", style="dim"))
     return parts
+
+
+def _gymnasium(row: dict[str, Any]) -> str:
+    """What to give to `gymnasium.make`."""
+    name = row["gymnasium_id"]
+    return f'{name}, family="{row["name"]}"' if name == ANY else name
 
 
 def _params(params: list[dict[str, Any]]) -> Table:

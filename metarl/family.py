@@ -233,6 +233,15 @@ class TaskFamily:
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"{where}: {field} must be a positive integer, not {value!r}")
+        for method in ("initial_state", "observe", "reward", "terminated"):
+            names = list(inspect.signature(getattr(TaskFamily, method)).parameters)
+            try:
+                inspect.signature(getattr(self, method)).bind(*names[1:])
+            except TypeError:
+                raise UserError(
+                    f"{where}: {method} must take ({', '.join(names)}), not "
+                    f"{inspect.signature(getattr(type(self), method))}"
+                ) from None
 
 
 def find_family(name: str) -> TaskFamily:

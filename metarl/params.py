@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
+from metarl.edits import Edit
 from metarl.errors import UserError
-
-if TYPE_CHECKING:
-    from metarl.edits import Edit
 
 
 @dataclass(frozen=True)
@@ -150,6 +148,51 @@ class Param:
                     f"parameter '{self.name}': ood range {outside} overlaps "
                     f"train range {self.train}: it must lie outside"
                 )
+        if self.nominal is not None and not _finite(self.nominal):
+            raise UserError(f"parameter '{self.name}': nominal must be finite, not {self.nominal}")
+        self._check_edits()
+
+    def _check_edits(self) -> None:
+        """Refuse what is no edit, and a `when` that could never happen."""
+        if isinstance(self.edit, list):
+            object.__setattr__(self, "edit", tuple(self.edit))
+        if not all(isinstance(edit, Edit) for edit in self.edits):
+            raise UserError(
+                f"parameter '{self.name}': edit must be scale(…), shift(…), assign(…), when(…) or "
+                f"a tuple of them, not {self.edit!r:.80}"
+            )
+        for case in {edit.case for edit in self.edits if edit.case is not None}:
+            if not isinstance(self.train, Choices):
+                raise UserError(
+                    f"parameter '{self.name}': when({case:g}, …) needs Choices to choose among, "
+                    f"not {self.train}"
+                )
+            if case not in self.choices:
+                raise UserError(
+                    f"parameter '{self.name}': when({case:g}, …) never happens: its values are "
+                    f"{_listed(self.choices)}"
+                )
+
+    def refuse_unknown(self, values: np.ndarray) -> None:
+        """Raise UserError for a value that a discrete parameter does not have in any split."""
+        if isinstance(self.train, Interval):
+            return
+        known = np.isin(values, self.choices)
+        for outside in self.ood:
+            known |= (outside.low <= values) & (values <= outside.high)
+        if not known.all():
+            allowed = " or ".join((_listed(self.choices), *map(str, self.ood)))
+            raise UserError(
+                f"parameter '{self.name}' must be one of {allowed}, not {values[~known][0]:g}"
+            )
+
+    @property
+    def choices(self) -> tuple[float, ...]:
+        """Every value that a discrete parameter has, in any split or as its nominal one, sorted."""
+        if isinstance(self.train, Interval):
+            return ()
+        every = {*self.train.values, *self.train.heldout, *self.train.ood, self.nominal_value}
+        return tuple(sorted(every))
 
     @property
     def edits(self) -> tuple[Edit, ...]:

@@ -97,13 +97,22 @@ def _import(file: Path, kind: str) -> ModuleType:
         raise UserError(f"{_place(error, file)}: {error}") from error
     except Exception as error:  # whatever a stranger's file raises becomes one line
         text = " ".join(str(error).split())
-        raise UserError(f"{kind} file {file}: {type(error).__name__}: {text}") from error
+        last = _frame(error, file)
+        line = f", line {last.lineno}" if last else ""  # a syntax error names its line itself
+        raise UserError(f"{kind} file {file}{line}: {type(error).__name__}: {text}") from error
     return module
 
 
 def _place(error: Exception, file: Path) -> str:
     """Return where in a plug-in's file an error arose: its line, and the class if in one."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
-    last = frames[-1]
+    last = _frame(error, file)
+    if last is None:
+        return file.name
     inside = "" if last.name.startswith("<") else f", in '{last.name}'"
     return f"{file.name}, line {last.lineno}{inside}"
+
+
+def _frame(error: Exception, file: Path) -> traceback.FrameSummary | None:
+    """Return the innermost frame of an error in a plug-in's file, if there is one."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    return frames[-1] if frames else None

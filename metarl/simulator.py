@@ -76,6 +76,7 @@ class Simulator:
         self.qvel = self.bind("qvel")
         self.ctrl = self.bind("ctrl")
         self.time = self.bind("time")
+        self._state = torch.from_numpy(self.batch.state)
         self._stage = _NONE
         self._expanded: set[str] = set()
         self._warnings = torch.from_numpy(self.batch.warning)[:, :, 1]
@@ -173,8 +174,8 @@ class Simulator:
             self.batch.step(nstep=frame_skip, stage=self._stage)
         except SimulationError as error:
             failed = torch.from_numpy(np.asarray(error.ids, np.int64))
-        finite = math.isfinite(self.batch.state.sum())
-        if finite and failed is None and self.batch.warning.sum() == self._warning_total:
+        finite = math.isfinite(self._state.sum().item())
+        if finite and failed is None and self.batch.warning.tobytes() == self._warning_bytes:
             return None
         diverged = self._warnings.sum(1) != self._warned
         diverged |= ~(torch.isfinite(self.qpos).all(1) & torch.isfinite(self.qvel).all(1))
@@ -184,6 +185,6 @@ class Simulator:
         return diverged
 
     def _remember_warnings(self) -> None:
-        """Note the warnings so far, by world and, for the quick check of every step, in all."""
+        """Note the warnings so far, by world and, for the quick check of every step, as bytes."""
         self._warned = self._warnings.sum(1)
-        self._warning_total = self.batch.warning.sum()
+        self._warning_bytes = self.batch.warning.tobytes()

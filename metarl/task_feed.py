@@ -77,7 +77,12 @@ class TaskFeed:
         if isinstance(task, Tasks):
             rows = task.values
         else:
-            columns = {name: np.asarray(value, np.float64) for name, value in task.items()}
+            try:
+                columns = {name: np.asarray(value, np.float64) for name, value in task.items()}
+            except (AttributeError, TypeError, ValueError):
+                raise UserError(
+                    f"a task by hand is {{parameter: number}}, or Tasks, not {task!r:.80}"
+                ) from None
             if any(column.shape not in ((), (count,)) for column in columns.values()):
                 raise UserError(f"a task by hand gives numbers, or ({count},) numbers, not {task}")
             each = range(count if any(column.ndim for column in columns.values()) else 1)

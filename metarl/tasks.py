@@ -187,13 +187,33 @@ class TaskDistribution:
         return self._tasks(np.array([[p.nominal_value for p in self.params for _ in p.names]]))
 
     def make(self, **values: float) -> Tasks:
-        """Return one task with the named values, the others nominal."""
+        """Return one task with the named values, the others nominal.
+
+        A continuous parameter takes any finite value, a discrete one those that it has.
+        """
         row = self.nominal().values.copy()
         for name, value in values.items():
             if not math.isfinite(value):
                 raise UserError(f"parameter '{name}' must be finite, not {value}")
             row[0, self._index(name)] = value
-        return self._tasks(row)
+        tasks = self._tasks(row)
+        self.check(tasks)
+        return tasks
+
+    def check(self, tasks: Tasks) -> None:
+        """Raise UserError for tasks of another family, or with a choice that is not there."""
+        if tasks.names != self.names:
+            raise UserError(
+                f"tasks have parameters {tasks.names}, not {self.family.name}'s {self.names}"
+            )
+        column = 0
+        for param in self.params:
+            size = len(param.names)
+            try:
+                param.refuse_unknown(tasks.values[:, column : column + size])
+            except UserError as error:
+                raise UserError(f"family '{self.family.name}': {error}") from None
+            column += size
 
     def _index(self, name: str) -> int:
         if name not in self.names:

@@ -6,13 +6,14 @@ episode ended, so `obs` is what to act on next, and `next_obs` is always the tru
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.edits import nominal_value
+from metarl.edits import NEVER_NEGATIVE, nominal_value
 from metarl.errors import UserError, did_you_mean, one_line
 from metarl.family import TaskFamily, find_family
 from metarl.keys import Key, WorldDraws
@@ -43,7 +44,7 @@ class Step(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """What one step of every world gave."""
+    """What one step of every world gave. To be read: steps may share a tensor of flags."""
 
     obs: Tensor
     """(B, O) float32, what to act on next: of the new episode where one began"""
@@ -102,7 +103,10 @@ class TaskWorlds:
         """Environment steps taken so far, summed over worlds."""
         self._rows = [[e.rows(self.family.compile()) for e in p.edits] for p in self.family.params]
         self._action_map()
-        self._steps = torch.zeros(num_worlds, dtype=torch.int64)
+        self._clock = 0
+        """Steps taken, of all worlds at once."""
+        self._began = torch.zeros(num_worlds, dtype=torch.int64)
+        """The clock when each world's episode began."""
         self._never = torch.zeros(num_worlds, dtype=torch.bool)
         """Shared by all transitions in which nothing failed: not to be written to."""
         default = TaskFamily.terminated
@@ -160,12 +164,13 @@ class TaskWorlds:
 
     def check_tasks(self, tasks: Tasks) -> None:
         """Raise UserError for tasks of another family, or that the robot cannot have."""
-        expected = tuple(name for param in self.family.params for name in param.names)
-        if tasks.names != expected:
-            raise UserError(
-                f"tasks have parameters {tasks.names}, not {self.family.name}'s {expected}"
-            )
+        TaskDistribution(self.family).check(tasks)
         self.family.check_tasks(tasks)
+
+    def try_tasks(self, tasks: Tasks) -> None:
+        """Raise UserError for tasks that `set_tasks` would refuse, and change nothing."""
+        self.check_tasks(tasks)
+        self._values_and_fields(tasks.values)
 
     def reset(self, ids: Tensor | None = None) -> Tensor:
         """Begin a new trial in the worlds `ids`, (n,) int64 or a (B,) mask, or in all.
@@ -198,38 +203,40 @@ class TaskWorlds:
             raise UserError(
                 f"action has shape {tuple(action.shape)}, expected {tuple(sim.ctrl.shape)}"
             )
-        clipped = action.double().clamp(-1.0, 1.0)
+        acted = action.clamp(-1.0, 1.0)
+        clipped = acted.double()
         before = sim.snapshot(self.family.keep)
         torch.addcmul(self._ctrl_mid, clipped, self._ctrl_half, out=sim.ctrl)
         diverged = sim.step(self.family.frame_skip)
-        self._steps += 1
+        self._clock += 1
         self.env_steps += self.num_worlds
-        reward = self._ask("reward", sim, before, clipped, self.task).to(torch.float64, copy=True)
+        reward = self._ask("reward", sim, before, clipped, self.task).double().clone()
         terminated = self._never if self._unfailing else self._ask("terminated", sim)
         next_obs = self._observe()
         if reward.shape != (self.num_worlds,) or terminated.shape != (self.num_worlds,):
             self._refuse_shapes(reward, terminated)
         paid = reward.float()
-        sane = torch.isfinite(paid.sum() + next_obs.sum() + action.sum())
-        truncated = self._steps >= self.family.horizon
-        if diverged is None and sane and self._unfailing:
-            diverged, done = self._never, truncated
-        elif diverged is None and sane:
+        total = paid.sum().item() + next_obs.sum().item() + action.sum().item()
+        sane = math.isfinite(total)
+        truncated = self._never
+        if self._clock >= self._first_limit:
+            truncated = (self._clock - self._began >= self.family.horizon) & ~terminated
+        if diverged is None and sane:
             diverged = self._never
-            truncated &= ~terminated
-            done = terminated | truncated
+            done = truncated if self._unfailing else terminated | truncated
         else:
             diverged = self._mark_diverged(diverged, paid, next_obs)
             diverged |= ~torch.isfinite(action).all(1)
-            clipped = torch.where(diverged[:, None], 0.0, clipped)
+            acted = torch.where(diverged[:, None], 0.0, acted)
             reward = torch.where(diverged, 0.0, reward)
             next_obs = torch.where(diverged[:, None], self.current.obs, next_obs)
             terminated = terminated & ~diverged
-            truncated &= ~(terminated | diverged)
+            truncated = truncated & ~diverged
             done = terminated | truncated | diverged
-        obs = self._restart(done, next_obs) if done.any() else next_obs
+        over = done is not self._never and bool(done.any())
+        obs = self._restart(done, next_obs) if over else next_obs
         paid = paid if diverged is self._never else reward.float()
-        self.current = Step(obs, clipped.float(), paid, done)
+        self.current = Step(obs, acted.float(), paid, done)
         return Transition(obs, reward, terminated, truncated, next_obs, diverged)
 
     # --- inside --------------------------------------------------------------------------------
@@ -252,7 +259,17 @@ class TaskWorlds:
             task[param.name] = torch.from_numpy((value[:, 0] if scalar else value).copy())
             for edit, which in zip(param.edits, rows, strict=True):
                 edit.apply(self._field(fields, edit.field, len(values)), which, value)
+        for name in fields.keys() & NEVER_NEGATIVE:
+            if (fields[name] < 0).any():
+                self._refuse_negative(name, float(fields[name].min()))
         return task, fields
+
+    def _refuse_negative(self, field: str, lowest: float) -> None:
+        names = [p.name for p in self.family.params if any(e.field == field for e in p.edits)]
+        raise UserError(
+            f"family '{self.family.name}', parameter {' and '.join(map(repr, names))}: {field} "
+            f"would be {lowest:g} in one of the tasks, and must not be negative"
+        )
 
     def _action_map(self) -> None:
         """Actions in [-1, 1] map linearly onto each actuator's control range."""
@@ -279,7 +296,8 @@ class TaskWorlds:
         self._ask("initial_state", self.simulator, every, rng)
         self.simulator.refresh(ids)
         self._episode[which] += 1
-        self._steps[every] = 0
+        self._began[every] = self._clock
+        self._first_limit = int(self._began.min()) + self.family.horizon
 
     def _restart(self, done: Tensor, next_obs: Tensor) -> Tensor:
         """Begin the next episode of the trial in the worlds that are done."""
@@ -291,7 +309,7 @@ class TaskWorlds:
     def _observe_start(self) -> Tensor:
         """The observation of worlds of which some just began an episode: it must be finite."""
         obs = self._observe()
-        if not torch.isfinite(obs.sum()) and not torch.isfinite(obs).all():
+        if not math.isfinite(obs.sum().item()) and not torch.isfinite(obs).all():
             world = int((~torch.isfinite(obs).all(1)).nonzero()[0])
             label = self.tasks.label(int(self._task_index[world]))
             raise UserError(
@@ -302,16 +320,18 @@ class TaskWorlds:
 
     def _ask(self, method: str, *args: object) -> Tensor:
         """Call a method of the family: whatever it raises, or returns instead, is one line."""
-        where = f"family '{self.family.name}': {method}()"
         try:
             value = getattr(self.family, method)(*args)
-        except (UserError, AssertionError, MemoryError):
+        except (AssertionError, MemoryError):
             raise
         except Exception as error:
-            raise UserError(f"{where} failed: {one_line(error, self.family)}") from error
+            text = one_line(error, self.family)
+            if isinstance(error, UserError) and f"family '{self.family.name}'" in text:
+                raise
+            raise UserError(f"family '{self.family.name}': {method}() failed: {text}") from error
         if not isinstance(value, Tensor) and method != "initial_state":
             raise UserError(
-                f"{where} returned {type(value).__name__}, "
+                f"family '{self.family.name}': {method}() returned {type(value).__name__}, "
                 f"expected a tensor of {self.num_worlds} rows"
             )
         return value

@@ -18,7 +18,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 
-from metarl import TaskDistribution, TaskWorlds, UserError, find_family
+from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, find_family
 from metarl.adapters import GymEnv, GymVectorEnv, SB3VecEnv
 from metarl.family import list_families
 from metarl.keys import Key
@@ -156,6 +156,22 @@ def test_tasks_are_drawn_pinned_and_drawn_again() -> None:
     assert env.reset()[1]["task"] == env.task == {"goal_velocity": 1.0}
 
 
+def test_a_choice_that_is_not_there_is_refused() -> None:
+    words = "family 'ant-crippled': parameter 'fault' must be one of {0, …, 8}"
+    env = GymEnv("ant-crippled", task={"fault": 4})
+    envs = GymVectorEnv("ant-crippled", 2, threads=1)
+    for make in (
+        lambda: GymEnv("ant-crippled", task={"fault": 9}),
+        lambda: env.reset(options={"task": {"fault": 9}}),
+        lambda: env.set_task(Tasks("ant-crippled", ("fault",), np.array([[9.0]]))),
+        lambda: envs.reset(options={"task": {"fault": [1, 9]}}),
+    ):
+        with pytest.raises(UserError) as caught:
+            make()
+        assert str(caught.value) == words + ", not 9"
+    assert env.reset()[1]["task"] == {"fault": 4.0}
+
+
 def test_frozen_tasks_take_turns() -> None:
     env = GymEnv("point-goal", split="heldout", num_tasks=3, episodes_per_task=2)
     tasks = TaskDistribution(env.family).split("heldout", 3).values.tolist()
@@ -230,6 +246,35 @@ def test_the_autoreset_modes_differ_in_when_an_episode_begins_alone(mode) -> Non
             assert np.array_equal(b[~over & running], before[~over & running])
             assert info["_task"].tolist() == over.tolist()
     assert not running.all()
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (3, "a task by hand is {parameter: number}, or Tasks, not 3"),
+        ({"mass": "x"}, "a task by hand is {parameter: number}, or Tasks, not {'mass': 'x'}"),
+        ({"mass": -1.0}, "'half-cheetah-dynamics', parameter 'mass': body_mass would be -6.25021"),
+    ],
+)
+def test_a_task_that_was_refused_leaves_no_trace(task, words: str) -> None:
+    for view in (
+        GymEnv("half-cheetah-dynamics"), GymVectorEnv("half-cheetah-dynamics", 2, threads=1)
+    ):  # fmt: skip
+        with pytest.raises(UserError) as caught:
+            view.reset(options={"task": task})
+        assert words in str(caught.value)
+        drawn = view.reset(seed=1)[1]["task"]
+        assert (np.asarray(drawn["mass"]) >= 0.5).all()
+
+
+def test_what_a_step_gave_may_be_written_to() -> None:
+    envs = GymVectorEnv("point-goal", 2, threads=1)
+    envs.reset(seed=1)
+    for _ in range(2):
+        _, _, terminated, truncated, infos = envs.step(np.zeros((2, 2), np.float32))
+        for flags in (terminated, truncated, infos["diverged"]):
+            assert not flags.any()
+            flags[:] = True
 
 
 def test_each_world_gets_a_task_of_its_own_when_its_episode_begins() -> None:

@@ -106,6 +106,15 @@ BAD = {
         param('Param("g", Interval(-9, -3), edit=assign("opt.gravity", index=3))'),
         "parameter 'g': 'opt.gravity' has 3 components, so no index 3",
     ),
+    "no edit": (
+        param('Param("mass", Interval(0.5, 2.0), edit="body_mass")'),
+        "in 'Robot': parameter 'mass': edit must be scale(…), shift(…), assign(…), when(…) or a "
+        "tuple of them, not 'body_mass'",
+    ),
+    "negative": (
+        param('Param("mass", Interval(-3.0, -2.0), edit=scale("body_mass"))'),
+        "family 'robot', parameter 'mass': body_mass would be -2.",
+    ),
     # methods
     "observe: one axis": (
         {"observe": "sim.qpos[:, 0]"},
@@ -138,6 +147,16 @@ BAD = {
         {"reward": "1 / 0"},
         "'robot': reward() failed: ZeroDivisionError: division by zero (line 27 of robot.py)",
     ),
+    "reward: arguments": (
+        {"more": "def reward(self, sim, action, task): return sim.qpos[:, 0]"},
+        "family 'robot': reward must take (self, sim, before, action, task), not "
+        "(self, sim, action, task)",
+    ),
+    "reward: field": (
+        {"reward": 'sim.bind("site_xposs")[:, 0, 0]'},
+        "'robot': reward() failed: the simulator has no field 'site_xposs' (did you mean",
+    ),
+    "file: name": ({"more": "x = y"}, "robot.py, line 2"),
     "terminated: two axes": (
         {"more": "def terminated(self, sim): return sim.qpos > 1"},
         "'robot': terminated() returned shape (4, 1), expected (4,)",

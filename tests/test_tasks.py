@@ -24,6 +24,7 @@ from metarl import (
     find_family,
     scale,
     shift,
+    when,
 )
 
 GOLDEN = {
@@ -193,12 +194,59 @@ def test_sweep_make_and_nominal() -> None:
         (lambda: distribution("half-cheetah-vel").split("heldout", 0), "at least 1"),
         (lambda: distribution("half-cheetah-vel").make(goal_velocty=1), "'goal_velocity'"),
         (lambda: distribution("half-cheetah-vel").make(goal_velocity=float("inf")), "finite"),
+        (lambda: Param("m", Interval(0, 1), edit=3), "'m': edit must be scale"),
+        (lambda: Param("m", Interval(0, 1), nominal=float("nan")), "'m': nominal must be finite"),
+        pytest.param(
+            lambda: Param("m", Interval(0, 2), edit=when(1, scale("body_mass"), 2)),
+            r"'m': when\(1, …\) needs Choices to choose among, not \[0, 2\]",
+        ),
+        pytest.param(
+            lambda: Param("m", Choices((0, 1)), edit=when(2, scale("body_mass"), 2)),
+            r"'m': when\(2, …\) never happens: its values are {0, 1}",
+        ),
     ],
 )
 def test_refusals_are_one_line(make, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "words"),
+    [
+        ("ant-crippled", {"fault": 9.0}, "'fault' must be one of {0, …, 8}, not 9"),
+        ("ant-fwd-back", {"direction": 0.5}, "'direction' must be one of {-1, 1}, not 0.5"),
+        ("half-cheetah-terrain", {"ground": 64}, "'ground' must be one of {0, …, 63}, not 64"),
+        (
+            "half-cheetah-dir+terrain",
+            {"ground": -1.0},
+            "'ground' must be one of {0, …, 63}, not -1",
+        ),
+        ("grid", {"a[1]": 3.0}, "'a' must be one of {1, 2, 7} or [4, 5], not 3"),
+    ],
+)
+def test_a_choice_that_is_not_there_is_refused(name: str, task: dict, words: str) -> None:
+    """By hand, and in tasks that come from elsewhere, such as a file."""
+    grid = Param("a", Choices((1, 2)), ood=(Interval(4, 5),), size=2, nominal=7)
+    grid = SimpleNamespace(name="grid", params=(grid,))
+    family = grid if name == "grid" else find_family(name)
+    tasks = TaskDistribution(family)
+    expected = f"family '{family.name}': parameter {words}"
+    with pytest.raises(UserError) as caught:
+        tasks.make(**task)
+    assert str(caught.value) == expected
+    values = tasks.nominal().values.copy()
+    values[0, tasks.names.index(*task)] = next(iter(task.values()))
+    with pytest.raises(UserError) as caught:
+        tasks.check(Tasks(family.name, tasks.names, values))
+    assert str(caught.value) == expected
+
+
+def test_choices_of_every_split_can_be_made() -> None:
+    tasks = distribution("ant-crippled")
+    for fault in range(9):
+        assert tasks.make(fault=fault).values.tolist() == [[fault]]
 
 
 def test_nominal_values() -> None:

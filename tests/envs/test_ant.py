@@ -198,3 +198,12 @@ def test_a_dynamics_task_changes_what_it_names() -> None:
     np.testing.assert_array_equal(model.dof_damping, nominal.dof_damping * 0.75)
     np.testing.assert_array_equal(model.actuator_gear, nominal.actuator_gear * 0.6)
     np.testing.assert_array_equal(model.opt.gravity, nominal.opt.gravity * 0.9)
+
+
+def test_a_fault_in_words() -> None:
+    family = find_family("ant-goal+crippled+terrain")
+    task = {"goal_radius": 1.0, "goal_angle": 0.5, "ground": 5.0, "difficulty": 0.25}
+    for fault, words in ((0.0, "no fault"), (2.0, "leg 2 dead"), (8.0, "leg 4 locked")):
+        told = family.describe(task | {"fault": fault})
+        assert told == ["goal radius 1 m", "goal angle 0.5 rad", words, "roughness 1",
+                        "difficulty 0.25"]  # fmt: skip
