@@ -24,7 +24,7 @@ from metarl.errors import UserError
 from metarl.family import TaskFamily, find_family
 from metarl.foreign import GymnasiumFamily
 from metarl.keys import Key
-from metarl.rendering import Camera
+from metarl.pictures import WorldCamera
 from metarl.task_feed import Task, TaskFeed, TaskOptions, task_options
 from metarl.tasks import Tasks
 from metarl.trace import endless, variant
@@ -70,7 +70,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.metadata = {**self.metadata, "render_fps": round(1 / self.family.dt)}
         self.render_mode = self.options.render_mode
         self._feed = TaskFeed(self.family, self.options)
-        self._camera: Camera | None = None
+        self._camera: WorldCamera | None = None
         self._steps = self._episodes = 0
         self._seeded = False
         self._pinned: Tasks | None = None
@@ -126,7 +126,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if self.render_mode is None:
             return None
         if self._camera is None:
-            self._camera = Camera(self.worlds, self.options.width, self.options.height)
+            self._camera = WorldCamera(self.worlds, self.options.width, self.options.height)
         return self._camera.frame()
 
     def close(self) -> None:
@@ -187,7 +187,7 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         }  # fmt: skip
         self.render_mode = self.options.render_mode
         self._feed = TaskFeed(self.family, self.options)
-        self._camera: Camera | None = None
+        self._camera: WorldCamera | None = None
         self._seeded = False
         self._ended = torch.zeros(num_envs, dtype=torch.bool)
         self._episodes = np.zeros(num_envs, np.int64)
@@ -278,7 +278,7 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def frame(self, world: int) -> np.ndarray:
         """Return a picture of one world, whatever the render mode."""
         if self._camera is None:
-            self._camera = Camera(self.worlds, self.options.width, self.options.height)
+            self._camera = WorldCamera(self.worlds, self.options.width, self.options.height)
         return self._camera.frame(world)
 
     def close_extras(self) -> None:
