@@ -233,13 +233,25 @@ def adaptation_words(run: RunSummary) -> list[str]:
             f"{number(report.mean[0])} to {number(report.mean[-1])} "
             f"({number(gain, True)}, 95 % interval {number(low, True)} to {number(high, True)})"
         )
-        shown += "." if low > 0 else "; that interval holds no gain for certain."
+        shown += _certainty(low, high)
         if low > 0 and len(report.mean) > 2:
             seen = report.experience[1]
             episodes = "episode" if seen == 1 else f"{seen} episodes"
             shown += f" After the first {episodes} it is {number(first, True)}."
         lines.append(shown)
     return lines
+
+
+def _certainty(low: float, high: float) -> str:
+    """Return the end of a sentence about a gain with this 95 % interval."""
+    if low > 0:
+        return "."
+    if high < 0:
+        return ": it harms."
+    return (
+        ": the interval holds zero, so a gain is not certain. What a learner with a memory gains "
+        "within its first episode is in both numbers."
+    )
 
 
 # --- videos ------------------------------------------------------------------------------------
@@ -309,7 +321,10 @@ def _settings(runs: Sequence[RunSummary]) -> str:
             f'<div class="scroll"><table>{head}{rows}</table></div></details>'
         )
     commands = "".join(
-        f"<p>Made by <code>{escape(run.command)}</code></p>" for run in runs if run.command
+        f"<p>{escape(run.label if len(runs) > 1 else 'Made')} by "
+        f"<code>{escape(run.command)}</code></p>"
+        for run in runs
+        if run.command
     )
     return f"<h2>Settings, versions and cost</h2>{commands}{body}"
 
@@ -331,8 +346,9 @@ def _costs(run: RunSummary) -> dict[str, object]:
 
 
 def _evaluation_cost(report: Report) -> str:
+    worlds = report.rollouts_per_task
     text = (
-        f"{len(report.tasks)} tasks × {report.rollouts_per_task} worlds, "
+        f"{len(report.tasks)} tasks × {worlds} world{'s' if worlds > 1 else ''}, "
         f"{report.env_steps:,} env steps, {report.seconds:.1f} s, seed {report.seed}"
     )
     return text + (f", {report.diverged} episodes diverged" if report.diverged else "")
