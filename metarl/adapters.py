@@ -40,6 +40,23 @@ def _family(family: TaskFamily | str) -> TaskFamily:
     return find_family(family) if isinstance(family, str) else family
 
 
+def _with_horizon(family: TaskFamily, steps: int | None) -> TaskFamily:
+    """Return the family with episodes of so many steps; None: with its own."""
+    if steps is None:
+        return family
+    if not (isinstance(steps, int) and steps > 0):
+        raise UserError(f"max_episode_steps must be at least 1, not {steps!r}")
+    return variant(family, horizon=steps)
+
+
+def _autoreset_mode(name: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(name)
+    except ValueError:
+        modes = ", ".join(mode.value for mode in AutoresetMode)
+        raise UserError(f"autoreset_mode is one of {modes}, not {name!r}") from None
+
+
 def _spaces(worlds: TaskWorlds) -> tuple[Box, Box]:
     """The observation and the action space of one world."""
     spec = worlds.spec
@@ -166,16 +183,8 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             threads: physics threads; None takes the process's setting.
             options: fields of `TaskOptions`.
         """
-        self.family = _family(family)
-        if max_episode_steps is not None:
-            if not (isinstance(max_episode_steps, int) and max_episode_steps > 0):
-                raise UserError(f"max_episode_steps must be at least 1, not {max_episode_steps!r}")
-            self.family = variant(self.family, horizon=max_episode_steps)
-        try:
-            self.mode = AutoresetMode(autoreset_mode)
-        except ValueError:
-            modes = ", ".join(mode.value for mode in AutoresetMode)
-            raise UserError(f"autoreset_mode is one of {modes}, not {autoreset_mode!r}") from None
+        self.family = _with_horizon(_family(family), max_episode_steps)
+        self.mode = _autoreset_mode(autoreset_mode)
         self.options = task_options(options)
         self.worlds = TaskWorlds(self.family, num_envs, threads)
         self.num_envs = num_envs

@@ -183,8 +183,8 @@ class Chart:
                 f'height="{bottom - _TOP}"/>'
             )
         if kind.startswith("rule"):
-            y = self._y(data[0])
-            return f'<line class="{colour} {kind[5:]}" x1="{self.left}" x2="{right}" y1="{y}" y2="{y}"/>'
+            css, y = f"{colour} {kind[5:]}", self._y(data[0])
+            return f'<line class="{css}" x1="{self.left}" x2="{right}" y1="{y}" y2="{y}"/>'
         xs = [self._x(x) for x in data[0]]
         ys = [self._y(y) for y in data[1]]
         if kind == "band":
