@@ -16,8 +16,8 @@ import numpy as np
 
 from metarl.errors import UserError
 from metarl.evaluation import Report
-from metarl.progress import si
-from metarl.report_tasks import comparison_section, task_sections
+from metarl.progress import counted, si
+from metarl.report_tasks import certainty, comparison_section, task_sections
 from metarl.run_folder import disk_errors, write_bytes
 from metarl.run_summary import RunSummary
 from metarl.svg import COLOURS, Chart, number
@@ -233,25 +233,13 @@ def adaptation_words(run: RunSummary) -> list[str]:
             f"{number(report.mean[0])} to {number(report.mean[-1])} "
             f"({number(gain, True)}, 95 % interval {number(low, True)} to {number(high, True)})"
         )
-        shown += _certainty(low, high)
+        shown += f". {certainty(low, high)}".rstrip()
         if low > 0 and len(report.mean) > 2:
             seen = report.experience[1]
             episodes = "episode" if seen == 1 else f"{seen} episodes"
             shown += f" After the first {episodes} it is {number(first, True)}."
         lines.append(shown)
     return lines
-
-
-def _certainty(low: float, high: float) -> str:
-    """Return the end of a sentence about a gain with this 95 % interval."""
-    if low > 0:
-        return "."
-    if high < 0:
-        return ": it harms."
-    return (
-        ": the interval holds zero, so a gain is not certain. What a learner with a memory gains "
-        "within its first episode is in both numbers."
-    )
 
 
 # --- videos ------------------------------------------------------------------------------------
@@ -346,9 +334,8 @@ def _costs(run: RunSummary) -> dict[str, object]:
 
 
 def _evaluation_cost(report: Report) -> str:
-    worlds = report.rollouts_per_task
     text = (
-        f"{len(report.tasks)} tasks × {worlds} world{'s' if worlds > 1 else ''}, "
+        f"{len(report.tasks)} tasks × {counted(report.rollouts_per_task, 'world')}, "
         f"{report.env_steps:,} env steps, {report.seconds:.1f} s, seed {report.seed}"
     )
     return text + (f", {report.diverged} episodes diverged" if report.diverged else "")
