@@ -7,6 +7,7 @@ page. What a run lacks is said in a line at the top, and the rest is shown.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -249,7 +250,8 @@ def _videos(runs: Sequence[RunSummary], live: bool) -> str:
     shown, left = [], LARGEST_PAGE
     for run in runs:
         for path in run.videos:
-            label = path.stem if len(runs) == 1 else f"{run.label}: {path.stem}"
+            name = re.sub(r"^step_0*(\d+)$", r"iteration \1", path.stem)
+            label = name if len(runs) == 1 else f"{run.label}: {name}"
             try:
                 size = path.stat().st_size
                 if live:

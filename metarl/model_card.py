@@ -60,11 +60,13 @@ def _use(family: TaskFamily, folder: str) -> str:
     if nominal.names:
         first = family.params[0].train.at(np.asarray(_NEARLY_TOP))
         setting = f" --set {nominal.names[0]}={float(first):.2g}"
+    split = "ood" if any(param.ood for param in family.params) else "heldout"
     return "\n".join(
         [
             "```sh",
             f"metarl adapt {folder}{setting}",
-            f"metarl evaluate {folder} --split ood",
+            f"metarl render {folder} --split {split} --out adapts.mp4",
+            f"metarl evaluate {folder} --split {split}",
             f"metarl report {folder} --out report.html",
             "```",
         ]

@@ -53,9 +53,10 @@ class Panel(NamedTuple):
     """Over how many worlds that is a mean"""
 
 
-def signed(value: float) -> str:
-    """Return a return with one digit after the point and a true minus sign."""
-    return f"{value:.1f}".replace("-", "\N{MINUS SIGN}")
+def signed(value: float, digits: int = 1) -> str:
+    """Return a number with so many digits after the point, and a true minus sign but on zero."""
+    rounded = round(value, digits) + 0.0
+    return f"{rounded:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 class PanelOverlay:
@@ -132,7 +133,7 @@ class PanelOverlay:
     ) -> None:  # fmt: skip
         """Draw a reading: its value in words, and a bar from zero with a tick at the target."""
         text = font(self._px(16))
-        shown = f"{reading.label}  {value:.2f} {reading.unit}".replace("-", "\N{MINUS SIGN}")
+        shown = f"{reading.label}  {signed(float(value), 2)} {reading.unit}"
         pen.text((x, y), shown, font=text, fill=WHITE)
         low, high = span
         left, right = x, self.size - x
@@ -153,7 +154,7 @@ class PanelOverlay:
         pen.rectangle((tick - half, top - self._px(5), tick + half, bottom + self._px(3)),
                       fill=GREEN)  # fmt: skip
         if reading.target:
-            goal = f"target {reading.target:.2f}".replace("-", "\N{MINUS SIGN}")
+            goal = f"target {signed(reading.target, 2)}"
             length = pen.textlength(goal, text)
             pen.text((right - length, y), goal, font=text, fill=GREEN)
 

@@ -165,7 +165,11 @@ def _drawn(marks: Marks) -> list[tuple[Any, ...]]:
         speed = np.array([*marks.velocity[:2], 0.0])
         out.append((arrow, thick, above, above + asked, (*TARGET, 1.0)))
         out.append((arrow, thick, lower, lower + marks.scale * speed, (*marks.colour, 1.0)))
-    return [m for m in out if m[3] is None or np.linalg.norm(m[3] - m[2]) > 0.02 * r]
+    shortest = {arrow: 0.15 * r}  # less than its own head would be a speck
+    return [
+        mark for mark in out
+        if mark[3] is None or np.linalg.norm(mark[3] - mark[2]) > shortest.get(mark[0], 0.02 * r)
+    ]  # fmt: skip
 
 
 def _rgba(values: Sequence[float]) -> np.ndarray:

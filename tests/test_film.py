@@ -134,6 +134,7 @@ def test_words_that_do_not_fit_are_counted():
 
 def test_numbers_and_experience_in_words():
     assert signed(-3.14) == "\N{MINUS SIGN}3.1"
+    assert signed(-0.004, 2) == "0.00"
     assert [experience(n) for n in (0, 1, 20)] == [
         "no data yet", "after 1 episode", "after 20 episodes"]  # fmt: skip
 
