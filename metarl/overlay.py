@@ -239,7 +239,9 @@ class Strip:
         low, high = float(everything.min()), float(everything.max())
         high = max(high, low + 1e-9)
         steps = max(len(p.running) for p in panels) - 1
-        margin, right = round(0.9 * size), round(1.3 * size)
+        ends = [f"{p.phase} {signed(float(p.running[-1]))}" for p in panels]
+        margin = round(max(0.9 * size, label.getlength("over time") + 0.3 * size))
+        right = round(max(1.3 * size, *(label.getlength(words) + 0.2 * size for words in ends)))
         self.left, self.right = margin / big, width - right / big
 
         def at(t: float, value: float) -> tuple[float, float]:
@@ -250,15 +252,15 @@ class Strip:
             pen.line((*at(0, value), *at(steps, value)), fill=(54, 60, 68), width=big)
         pen.text((size * 0.1, size * 0.12), "return", font=label, fill=DIM)
         pen.text((size * 0.1, size * 0.36), "over time", font=label, fill=DIM)
-        ends = []
+        heights = []
         for panel in panels:
             colour = tuple(round(c * strength) for c in COLOURS[panel.phase])
             points = [at(t, v) for t, v in enumerate(panel.running.tolist())]
             pen.line(points, fill=colour, width=big * max(2, height // 32), joint="curve")
-            ends.append(points[-1][1])
+            heights.append(points[-1][1])
         x = big * width - right + size * 0.06
-        for panel, y in zip(panels, spread(ends, label.size * 1.1, size), strict=True):
-            words = f"{panel.phase} {signed(float(panel.running[-1]))}"
+        places = spread(heights, label.size * 1.1, size)
+        for panel, words, y in zip(panels, ends, places, strict=True):
             pen.text((x, y), words, font=label, fill=COLOURS[panel.phase], anchor="lm")
         self.steps = steps
         return image.resize((width, height), Image.Resampling.LANCZOS)

@@ -223,6 +223,18 @@ def test_unused_height_fields_are_not_loaded(lift):
     assert (model.hfield_nrow == 2).all()
 
 
+@pytest.mark.parametrize("size", [160, 240, 480])
+def test_the_labels_of_the_curves_are_not_clipped(size):
+    """The outermost pixels of the strip are background, whatever the size of the video."""
+    family = find_family("point-goal")
+    one = recorded(family, TaskDistribution(family).make(goal_x=-1.0), worlds_per_task=1)
+    strip = Film(one, VideoConfig(size=size)).blocks[0].strip
+    picture = np.asarray(strip(3.0)).astype(int)
+    background = picture[0, 0]
+    for edge in (picture[:, -1], picture[:, 0]):
+        assert (np.abs(edge - background) < 12).all()
+
+
 # --- layout ------------------------------------------------------------------------------------
 
 
