@@ -15,7 +15,7 @@ from metarl.errors import UserError
 from metarl.family import find_family
 from metarl.film import Film, VideoConfig, between, experience
 from metarl.learner import find_learner
-from metarl.overlay import fitted, font, signed, spread
+from metarl.overlay import first_that_fits, fitted, font, signed, spread
 from metarl.recording import RecordingWorlds, record
 from metarl.scene import (
     Marker,
@@ -130,6 +130,15 @@ def test_words_that_do_not_fit_are_counted():
     assert text.endswith(" more")
     assert face.getlength(text) <= 600
     assert fitted(words[:1], face, 600) == words[0]
+
+
+def test_the_longest_text_that_fits_is_taken():
+    face = font(16)
+    texts = ("distance to the goal  0.25 m", "distance  0.25 m", "0.25 m")
+    room = face.getlength(texts[1])
+    assert first_that_fits(texts, face, room) == texts[1]
+    assert first_that_fits(texts, face, room - 1) == texts[2]
+    assert first_that_fits(texts, face, 3) == ""
 
 
 def test_numbers_and_experience_in_words():
