@@ -4,7 +4,6 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from metarl import headless as _headless  # noqa: F401  before mujoco loads: how to render
 from metarl import registration as _registration
 from metarl import threads as _threads  # before torch loads: it sets OpenMP's wait policy
 

@@ -24,7 +24,7 @@ from metarl.errors import UserError
 from metarl.family import TaskFamily, find_family
 from metarl.foreign import GymnasiumFamily
 from metarl.keys import Key
-from metarl.rendering import Camera
+from metarl.pictures import WorldCamera
 from metarl.task_feed import Task, TaskFeed, TaskOptions, task_options
 from metarl.tasks import Tasks
 from metarl.trace import endless, variant
@@ -38,6 +38,23 @@ __all__ = ["GymEnv", "GymVectorEnv", "GymnasiumFamily", "SB3VecEnv", "TaskOption
 
 def _family(family: TaskFamily | str) -> TaskFamily:
     return find_family(family) if isinstance(family, str) else family
+
+
+def _with_horizon(family: TaskFamily, steps: int | None) -> TaskFamily:
+    """Return the family with episodes of so many steps; None: with its own."""
+    if steps is None:
+        return family
+    if not (isinstance(steps, int) and steps > 0):
+        raise UserError(f"max_episode_steps must be at least 1, not {steps!r}")
+    return variant(family, horizon=steps)
+
+
+def _autoreset_mode(name: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(name)
+    except ValueError:
+        modes = ", ".join(mode.value for mode in AutoresetMode)
+        raise UserError(f"autoreset_mode is one of {modes}, not {name!r}") from None
 
 
 def _spaces(worlds: TaskWorlds) -> tuple[Box, Box]:
@@ -70,7 +87,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.metadata = {**self.metadata, "render_fps": round(1 / self.family.dt)}
         self.render_mode = self.options.render_mode
         self._feed = TaskFeed(self.family, self.options)
-        self._camera: Camera | None = None
+        self._camera: WorldCamera | None = None
         self._steps = self._episodes = 0
         self._seeded = False
         self._pinned: Tasks | None = None
@@ -126,7 +143,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if self.render_mode is None:
             return None
         if self._camera is None:
-            self._camera = Camera(self.worlds, self.options.width, self.options.height)
+            self._camera = WorldCamera(self.worlds, self.options.width, self.options.height)
         return self._camera.frame()
 
     def close(self) -> None:
@@ -166,16 +183,8 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             threads: physics threads; None takes the process's setting.
             options: fields of `TaskOptions`.
         """
-        self.family = _family(family)
-        if max_episode_steps is not None:
-            if not (isinstance(max_episode_steps, int) and max_episode_steps > 0):
-                raise UserError(f"max_episode_steps must be at least 1, not {max_episode_steps!r}")
-            self.family = variant(self.family, horizon=max_episode_steps)
-        try:
-            self.mode = AutoresetMode(autoreset_mode)
-        except ValueError:
-            modes = ", ".join(mode.value for mode in AutoresetMode)
-            raise UserError(f"autoreset_mode is one of {modes}, not {autoreset_mode!r}") from None
+        self.family = _with_horizon(_family(family), max_episode_steps)
+        self.mode = _autoreset_mode(autoreset_mode)
         self.options = task_options(options)
         self.worlds = TaskWorlds(self.family, num_envs, threads)
         self.num_envs = num_envs
@@ -187,7 +196,7 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         }  # fmt: skip
         self.render_mode = self.options.render_mode
         self._feed = TaskFeed(self.family, self.options)
-        self._camera: Camera | None = None
+        self._camera: WorldCamera | None = None
         self._seeded = False
         self._ended = torch.zeros(num_envs, dtype=torch.bool)
         self._episodes = np.zeros(num_envs, np.int64)
@@ -278,7 +287,7 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def frame(self, world: int) -> np.ndarray:
         """Return a picture of one world, whatever the render mode."""
         if self._camera is None:
-            self._camera = Camera(self.worlds, self.options.width, self.options.height)
+            self._camera = WorldCamera(self.worlds, self.options.width, self.options.height)
         return self._camera.frame(world)
 
     def close_extras(self) -> None:

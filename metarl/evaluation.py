@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -214,16 +214,48 @@ def evaluate(
     Returns:
         The report, whose curve has K + 1 points.
     """
-    count, started, steps = len(tasks), time.perf_counter(), worlds.env_steps
+    started, steps = time.perf_counter(), worlds.env_steps
     if episodes < 0:
         raise UserError(f"episodes must be a whole number of at least 0, not {episodes}")
-    if worlds.num_worlds % count:
-        raise UserError(f"{worlds.num_worlds} worlds cannot be shared by {count} tasks evenly")
-    per_task, horizon = worlds.num_worlds // count, worlds.spec.horizon
+    if worlds.num_worlds % len(tasks):
+        raise UserError(f"{worlds.num_worlds} worlds cannot be shared by {len(tasks)} tasks evenly")
+    per_task = worlds.num_worlds // len(tasks)
     still = stand_still(worlds, tasks, seed)
+    rounds = _rounds(learner, worlds, len(tasks), episodes, seed, progress)
+    returns = rounds.returns
+    centre, interval = iqm_interval(returns, tasks.values, Key("bootstrap", seed).numpy())
+    return Report(
+        family=tasks.family, algorithm=learner.name, split=split, seed=seed,
+        rollouts_per_task=per_task, task_names=list(tasks.names), tasks=tasks.values.tolist(),
+        returns=returns.tolist(),
+        experience=[k * (per_task if learner.pools_worlds else 1) for k in range(episodes + 1)],
+        iqm=centre.tolist(), ci95=interval.tolist(), mean=returns.mean(0).tolist(),
+        stand_still=still, env_steps=worlds.env_steps - steps,
+        seconds=round(time.perf_counter() - started, 3), diverged=rounds.diverged,
+        diagnostics=rounds.diagnostics,
+    )  # fmt: skip
+
+
+class _Rounds(NamedTuple):
+    """What the rounds of an evaluation gave."""
+
+    returns: np.ndarray
+    """(M, K+1) float64, means over the worlds of a task"""
+    diverged: int
+    """Scored episodes"""
+    diagnostics: dict[str, Any]
+    """Name -> [K+1][M][…]"""
+
+
+def _rounds(
+    learner: Learner, worlds: TaskWorlds, count: int, episodes: int, seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> _Rounds:  # fmt: skip
+    """Score and adapt in turns, in worlds that have their `count` tasks; see `evaluate`."""
+    per_task, horizon = worlds.num_worlds // count, worlds.spec.horizon
     state = learner.begin(count, per_task)
     key = Key(seed, "evaluate")
-    rounds, diverged = [], 0
+    returns, diverged = [], 0
     said: dict[str, list[Any]] = {}
     for k in range(episodes + 1):
         for name, values in learner.diagnostics(state).items():
@@ -234,7 +266,7 @@ def evaluate(
             worlds, learner, state, horizon, key.fold("score", k), explore=False
         )
         diverged += int(scored.diverged.sum())
-        rounds.append(scored.first_episode_return().reshape(count, per_task).mean(1).cpu())
+        returns.append(scored.first_episode_return().reshape(count, per_task).mean(1).cpu())
         if k < episodes and learner.explores_to_adapt:
             _begin(worlds, key.fold("explore", k))
             explored = key.fold("explore", k)
@@ -244,17 +276,7 @@ def evaluate(
             state = learner.adapt(after, scored)
         if progress is not None:
             progress(k + 1, episodes + 1)
-    returns = torch.stack(rounds, 1).numpy().astype(np.float64)
-    centre, interval = iqm_interval(returns, tasks.values, Key("bootstrap", seed).numpy())
-    return Report(
-        family=tasks.family, algorithm=learner.name, split=split, seed=seed,
-        rollouts_per_task=per_task, task_names=list(tasks.names), tasks=tasks.values.tolist(),
-        returns=returns.tolist(),
-        experience=[k * (per_task if learner.pools_worlds else 1) for k in range(episodes + 1)],
-        iqm=centre.tolist(), ci95=interval.tolist(), mean=returns.mean(0).tolist(),
-        stand_still=still, env_steps=worlds.env_steps - steps,
-        seconds=round(time.perf_counter() - started, 3), diverged=diverged, diagnostics=said,
-    )  # fmt: skip
+    return _Rounds(torch.stack(returns, 1).numpy().astype(np.float64), diverged, said)
 
 
 def stand_still(worlds: TaskWorlds, tasks: Tasks, seed: int) -> float:

@@ -16,12 +16,15 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from metarl.arguments import parse
 from metarl.errors import UserError
+
+if TYPE_CHECKING:
+    from metarl.checkpoint import Checkpoint
 
 LARGEST = 10**6
 """Bytes: an agent folder is there to be cloned with a repository."""
@@ -94,8 +97,33 @@ def export_agent(
         UserError: the family or the algorithm is no registered one, the result is of another run,
             the folder holds something else, or it would be larger than 1 MB.
     """
-    from metarl import checkpoint as checkpoints
     from metarl.run_folder import disk_errors
+
+    checkpoint = _shareable(run)
+    final = _destination(out, checkpoint)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    with disk_errors(final):
+        try:
+            temporary.mkdir(parents=True)
+            _write_weights(temporary, checkpoint, half)
+            if half:
+                note = f"The weights are rounded to half precision. {note}".strip()
+                found = _measured(run, temporary, threads, say)
+            else:
+                found = _result(checkpoint, run, result, threads, say)
+            _write_card(temporary, final, found, note)
+            _check_size(temporary)
+            if final.exists():
+                shutil.rmtree(final)
+            temporary.rename(final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def _shareable(run: Path | str) -> Checkpoint:
+    """Return the run's newest checkpoint. Raises UserError if an agent cannot be made of it."""
+    from metarl import checkpoint as checkpoints
 
     checkpoint = checkpoints.load(checkpoints.newest(Path(run)))
     for kind, name in (("family", checkpoint.family), ("algorithm", checkpoint.algorithm)):
@@ -103,36 +131,35 @@ def export_agent(
             raise UserError(f"only registered names can be shared: the {kind} is '{name}'")
     if checkpoint.meta.get("exported"):
         raise UserError(f"'{run}' is an exported agent already")
-    learner = checkpoints.restore(checkpoint)
+    return checkpoint
+
+
+def _destination(out: Path | str | None, checkpoint: Checkpoint) -> Path:
+    """Return the agent's folder. Raises UserError if it holds something else than an agent."""
+    from metarl import checkpoint as checkpoints
+
     stem = f"{checkpoint.family}-{checkpoint.algorithm}"
     final = Path(out) if out is not None else Path("experiments/agents") / stem
     if final.exists() and not (final / checkpoints.HEADER).is_file():
         raise UserError(f"'{final}' holds something else than an agent: choose another --out")
-    temporary = final.with_name(f".{final.name}.{os.getpid()}")
-    with disk_errors(final):
-        try:
-            temporary.mkdir(parents=True)
-            checkpoints.write_files(
-                temporary, learner, checkpoint.family, checkpoint.step, _meta(checkpoint.meta, half)
-            )
-            if half:
-                note = f"The weights are rounded to half precision. {note}".strip()
-                found = _measured(run, temporary, threads, say)
-            else:
-                found = _result(checkpoint, run, result, threads, say)
-            _write_card(temporary, final, found, note)
-            size = sum(file.stat().st_size for file in temporary.iterdir())
-            if size > LARGEST:
-                raise UserError(
-                    f"the agent takes {size / 1e6:.1f} MB, and the limit is 1 MB: try --half, and "
-                    f"see that the algorithm's policy_state_dict() holds only what acting needs"
-                )
-            if final.exists():
-                shutil.rmtree(final)
-            temporary.rename(final)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def _write_weights(folder: Path, checkpoint: Checkpoint, half: bool) -> None:
+    from metarl import checkpoint as checkpoints
+
+    learner, meta = checkpoints.restore(checkpoint), _meta(checkpoint.meta, half)
+    checkpoints.write_files(folder, learner, checkpoint.family, checkpoint.step, meta)
+
+
+def _check_size(folder: Path) -> None:
+    """Raise UserError if an agent is larger than 1 MB."""
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    if size > LARGEST:
+        raise UserError(
+            f"the agent takes {size / 1e6:.1f} MB, and the limit is 1 MB: try --half, and "
+            f"see that the algorithm's policy_state_dict() holds only what acting needs"
+        )
 
 
 def _meta(meta: dict[str, Any], half: bool) -> dict[str, Any]:
@@ -160,7 +187,7 @@ def _write_card(folder: Path, final: Path, result: dict[str, Any], note: str) ->
 
 
 def _result(
-    checkpoint: Any,
+    checkpoint: Checkpoint,
     run: Path | str,
     given: Path | str | None,
     threads: int | None,
@@ -183,7 +210,7 @@ def _result(
     return _measured(run, None, threads, say)
 
 
-def _difference(result: Any, checkpoint: Any) -> str | None:
+def _difference(result: Any, checkpoint: Checkpoint) -> str | None:
     """Say in which way a result is not of this checkpoint; None if it is."""
     from metarl.launch import MAY_CHANGE
 

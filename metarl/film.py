@@ -108,7 +108,7 @@ class Film:
         count, dt = len(recording.tasks), recording.family.dt
         self.panel = config.size if count == 1 else max(SMALLEST, round(config.size * 0.6) // 2 * 2)
         self.head = max(24, round(44 * self.panel / 480)) // 2 * 2
-        self.foot = round(96 * self.panel / 480) // 2 * 2 if count == 1 else 0
+        self.foot = max(44, round(96 * self.panel / 480)) // 2 * 2 if count == 1 else 0
         longest = max(len(e.reward) for row in recording.episodes.values() for e in row)
         self.speed = config.speed or min(1.0, max(SLOWEST, longest * dt / SHORTEST))
         self.columns = 1 if count < 4 else 2 if count < 9 else 3

@@ -7,6 +7,7 @@ page. What a run lacks is said in a line at the top, and the rest is shown.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -16,8 +17,8 @@ import numpy as np
 
 from metarl.errors import UserError
 from metarl.evaluation import Report
-from metarl.progress import si
-from metarl.report_tasks import comparison_section, task_sections
+from metarl.progress import counted, si
+from metarl.report_tasks import certainty, comparison_section, task_sections
 from metarl.run_folder import disk_errors, write_bytes
 from metarl.run_summary import RunSummary
 from metarl.svg import COLOURS, Chart, number
@@ -233,7 +234,7 @@ def adaptation_words(run: RunSummary) -> list[str]:
             f"{number(report.mean[0])} to {number(report.mean[-1])} "
             f"({number(gain, True)}, 95 % interval {number(low, True)} to {number(high, True)})"
         )
-        shown += "." if low > 0 else "; that interval holds no gain for certain."
+        shown += f". {certainty(low, high)}".rstrip()
         if low > 0 and len(report.mean) > 2:
             seen = report.experience[1]
             episodes = "episode" if seen == 1 else f"{seen} episodes"
@@ -249,7 +250,8 @@ def _videos(runs: Sequence[RunSummary], live: bool) -> str:
     shown, left = [], LARGEST_PAGE
     for run in runs:
         for path in run.videos:
-            label = path.stem if len(runs) == 1 else f"{run.label}: {path.stem}"
+            name = re.sub(r"^step_0*(\d+)$", r"iteration \1", path.stem)
+            label = name if len(runs) == 1 else f"{run.label}: {name}"
             try:
                 size = path.stat().st_size
                 if live:
@@ -309,7 +311,10 @@ def _settings(runs: Sequence[RunSummary]) -> str:
             f'<div class="scroll"><table>{head}{rows}</table></div></details>'
         )
     commands = "".join(
-        f"<p>Made by <code>{escape(run.command)}</code></p>" for run in runs if run.command
+        f"<p>{escape(run.label if len(runs) > 1 else 'Made')} by "
+        f"<code>{escape(run.command)}</code></p>"
+        for run in runs
+        if run.command
     )
     return f"<h2>Settings, versions and cost</h2>{commands}{body}"
 
@@ -332,7 +337,7 @@ def _costs(run: RunSummary) -> dict[str, object]:
 
 def _evaluation_cost(report: Report) -> str:
     text = (
-        f"{len(report.tasks)} tasks × {report.rollouts_per_task} worlds, "
+        f"{len(report.tasks)} tasks × {counted(report.rollouts_per_task, 'world')}, "
         f"{report.env_steps:,} env steps, {report.seconds:.1f} s, seed {report.seed}"
     )
     return text + (f", {report.diverged} episodes diverged" if report.diverged else "")

@@ -10,8 +10,8 @@ from metarl.evaluation import Report
 from metarl.family import TaskFamily, find_family
 from metarl.html_report import duration
 from metarl.learner import find_learner
-from metarl.progress import si
-from metarl.report_tasks import RANKED, Scores, in_words, scores, task_words
+from metarl.progress import counted, si
+from metarl.report_tasks import RANKED, Scores, certainty, in_words, scores, task_words
 from metarl.run_summary import units
 from metarl.svg import number
 from metarl.tasks import TaskDistribution
@@ -60,11 +60,13 @@ def _use(family: TaskFamily, folder: str) -> str:
     if nominal.names:
         first = family.params[0].train.at(np.asarray(_NEARLY_TOP))
         setting = f" --set {nominal.names[0]}={float(first):.2g}"
+    split = "ood" if any(param.ood for param in family.params) else "heldout"
     return "\n".join(
         [
             "```sh",
             f"metarl adapt {folder}{setting}",
-            f"metarl evaluate {folder} --split ood",
+            f"metarl render {folder} --split {split} --out adapts.mp4",
+            f"metarl evaluate {folder} --split {split}",
             f"metarl report {folder} --out report.html",
             "```",
         ]
@@ -88,8 +90,9 @@ def _trained_on(family: TaskFamily, result: dict[str, Any]) -> str:
     lines += [
         "",
         f"{si(last['env_steps'])} env steps in {last.get('iteration', '?')} iterations of "
-        f"{train['tasks_per_iteration']} tasks × {train['rollouts_per_task']} worlds, {seconds}, "
-        f"seed {train['seed']}, on {result['config'].get('threads') or 'all'} thread(s) of: "
+        f"{train['tasks_per_iteration']} tasks × {counted(train['rollouts_per_task'], 'world')}, "
+        f"{seconds}, seed {train['seed']}, on "
+        f"{counted(result['config'].get('threads') or 'all', 'thread')} of: "
         f"{machine}. Versions: {packages}.",
         "",
         "```sh",
@@ -118,14 +121,14 @@ def _results(reports: dict[str, Report], result: dict[str, Any]) -> str:
         lines.append(
             f"On {len(report.tasks)} {split} tasks adaptation gains {number(gain, True)} "
             f"(95 % interval {number(low, True)} to {number(high, True)}) over the same policy "
-            f"before adaptation."
-            + ("" if low > 0 else " That interval holds zero: no gain is shown.")
+            f"before adaptation. {certainty(low, high)}".rstrip()
         )
     if reports["heldout"].split == "heldout" and _shared(result["family"]):
         lines.append("The held-out tasks of this family are its training tasks.")
+    worlds, seed = reports["heldout"].rollouts_per_task, reports["heldout"].seed
     lines.append(
-        f"Actions are deterministic, {reports['heldout'].rollouts_per_task} worlds a task, "
-        f"evaluation seed {reports['heldout'].seed}; the raw numbers are in `result.json`."
+        f"Actions are deterministic, {counted(worlds, 'world')} a task, evaluation seed {seed}; "
+        f"the raw numbers are in `result.json`."
     )
     return "\n".join(lines)
 
@@ -162,7 +165,7 @@ def _limits(
     lines = [
         f"- Trained and tested in simulation only, with episodes of {family.horizon} steps "
         f"({family.horizon * family.dt:g} s).",
-        f"- Each round of adaptation takes {seen[1] - seen[0]} episode(s) of the task."
+        f"- Each round of adaptation takes {counted(seen[1] - seen[0], 'episode')} of the task."
         if len(seen) > 1
         else "- It was tested without adaptation.",
         f"- One training seed ({result['config']['train']['seed']}) out of many possible ones; "

@@ -53,9 +53,10 @@ class Panel(NamedTuple):
     """Over how many worlds that is a mean"""
 
 
-def signed(value: float) -> str:
-    """Return a return with one digit after the point and a true minus sign."""
-    return f"{value:.1f}".replace("-", "\N{MINUS SIGN}")
+def signed(value: float, digits: int = 1) -> str:
+    """Return a number with so many digits after the point, and a true minus sign but on zero."""
+    rounded = round(value, digits) + 0.0
+    return f"{rounded:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 class PanelOverlay:
@@ -88,8 +89,10 @@ class PanelOverlay:
         word = font(self._px(21), bold=True)
         pen.rectangle((0, 0, size, self.top), fill=self.colour)
         pen.text((self._px(12), middle), name, font=word, fill=DARK, anchor="lm")
-        pen.text((size - self._px(12), middle), panel.title, font=font(self._px(15)), fill=DARK,
-                 anchor="rm")  # fmt: skip
+        small = font(self._px(15))
+        room = size - 3 * self._px(12) - word.getlength(name)
+        title = first_that_fits((panel.title, panel.title.partition(",")[0]), small, room)
+        pen.text((size - self._px(12), middle), title, font=small, fill=DARK, anchor="rm")
 
     @property
     def picture(self) -> tuple[int, int]:
@@ -111,9 +114,10 @@ class PanelOverlay:
             self._gauge(pen, reading, span, float(reading.values[at]), x, y)
             y += self._px(50)
         value = f"return  {signed(float(panel.running[at]))}"
-        pen.text((x, y), value, font=font(self._px(23), bold=True), fill=WHITE)
-        pen.text((size - x, y + self._px(8)), self._note(at), font=font(self._px(14)), fill=DIM,
-                 anchor="ra")  # fmt: skip
+        large, small = font(self._px(23), bold=True), font(self._px(14))
+        pen.text((x, y), value, font=large, fill=WHITE)
+        note = first_that_fits([self._note(at)], small, size - 2.5 * x - large.getlength(value))
+        pen.text((size - x, y + self._px(8)), note, font=small, fill=DIM, anchor="ra")
         return image
 
     def _note(self, at: int) -> str:
@@ -132,10 +136,15 @@ class PanelOverlay:
     ) -> None:  # fmt: skip
         """Draw a reading: its value in words, and a bar from zero with a tick at the target."""
         text = font(self._px(16))
-        shown = f"{reading.label}  {value:.2f} {reading.unit}".replace("-", "\N{MINUS SIGN}")
-        pen.text((x, y), shown, font=text, fill=WHITE)
+        goal = f"target {signed(reading.target, 2)}" if reading.target else ""
+        length = text.getlength(goal)
         low, high = span
         left, right = x, self.size - x
+        shown = f"{signed(float(value), 2)} {reading.unit}"
+        labels = (reading.label, reading.label.split()[0])
+        texts = [f"{label}  {shown}" for label in labels] + [shown]
+        room = right - left - length - (x if goal else 0)
+        pen.text((x, y), first_that_fits(texts, text, room), font=text, fill=WHITE)
 
         def place(number: float) -> int:
             share = (min(max(number, low), high) - low) / (high - low)
@@ -152,10 +161,7 @@ class PanelOverlay:
         tick, half = place(reading.target), max(1, self._px(2))
         pen.rectangle((tick - half, top - self._px(5), tick + half, bottom + self._px(3)),
                       fill=GREEN)  # fmt: skip
-        if reading.target:
-            goal = f"target {reading.target:.2f}".replace("-", "\N{MINUS SIGN}")
-            length = pen.textlength(goal, text)
-            pen.text((right - length, y), goal, font=text, fill=GREEN)
+        pen.text((right - length, y), goal, font=text, fill=GREEN)
 
 
 def gauge_spans(panels: Sequence[Panel]) -> list[tuple[float, float]]:
@@ -194,6 +200,11 @@ class Header:
         length = pen.textlength(clock, self._clock)
         pen.text((image.width - length - self._y, self._y), clock, font=self._clock, fill=WHITE)
         return image
+
+
+def first_that_fits(texts: Sequence[str], face: ImageFont.FreeTypeFont, room: float) -> str:
+    """Return the first of the texts that has room; nothing if none has."""
+    return next((text for text in texts if face.getlength(text) <= room), "")
 
 
 def fitted(words: Sequence[str], face: ImageFont.FreeTypeFont, room: float) -> str:
@@ -238,7 +249,9 @@ class Strip:
         low, high = float(everything.min()), float(everything.max())
         high = max(high, low + 1e-9)
         steps = max(len(p.running) for p in panels) - 1
-        margin, right = round(0.9 * size), round(1.3 * size)
+        ends = [f"{p.phase} {signed(float(p.running[-1]))}" for p in panels]
+        margin = round(max(0.9 * size, label.getlength("over time") + 0.3 * size))
+        right = round(max(1.3 * size, *(label.getlength(words) + 0.2 * size for words in ends)))
         self.left, self.right = margin / big, width - right / big
 
         def at(t: float, value: float) -> tuple[float, float]:
@@ -249,15 +262,15 @@ class Strip:
             pen.line((*at(0, value), *at(steps, value)), fill=(54, 60, 68), width=big)
         pen.text((size * 0.1, size * 0.12), "return", font=label, fill=DIM)
         pen.text((size * 0.1, size * 0.36), "over time", font=label, fill=DIM)
-        ends = []
+        heights = []
         for panel in panels:
             colour = tuple(round(c * strength) for c in COLOURS[panel.phase])
             points = [at(t, v) for t, v in enumerate(panel.running.tolist())]
             pen.line(points, fill=colour, width=big * max(2, height // 32), joint="curve")
-            ends.append(points[-1][1])
+            heights.append(points[-1][1])
         x = big * width - right + size * 0.06
-        for panel, y in zip(panels, spread(ends, label.size * 1.1, size), strict=True):
-            words = f"{panel.phase} {signed(float(panel.running[-1]))}"
+        places = spread(heights, label.size * 1.1, size)
+        for panel, words, y in zip(panels, ends, places, strict=True):
             pen.text((x, y), words, font=label, fill=COLOURS[panel.phase], anchor="lm")
         self.steps = steps
         return image.resize((width, height), Image.Resampling.LANCZOS)

@@ -80,3 +80,8 @@ def si(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
+
+
+def counted(number: int | str, noun: str) -> str:
+    """Return a number of things: '1 world', '20 worlds'."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ def render(argv: Sequence[str]) -> int:
     args = parse(Render, argv, prog="metarl render")
     from metarl import video
     from metarl.launch import check_spec, open_run, worlds_per_task
+    from metarl.opengl import make_context
     from metarl.recording import RecordingWorlds, record
-    from metarl.renderer import make_context
     from metarl.tasks import TaskDistribution
 
     config = video.VideoConfig(size=args.size, fps=args.fps, speed=args.speed)
@@ -153,12 +154,31 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def check_display() -> None:
-    """Raise UserError, in one line, where there is no display to open a window on."""
-    shown = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if platform.system() == "Linux" and not shown:
+    """Raise UserError, in one line, where there is no display to open a window on.
+
+    MuJoCo's viewer would end the process there. Elsewhere than on Linux windows belong to the main
+    thread, which `mjpython` keeps for the viewer, so only the viewer itself can tell.
+    """
+    if platform.system() != "Linux":
+        return
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise UserError(
             "--live needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set: "
             "leave out --live to write a video"
+        )
+    import glfw
+
+    with warnings.catch_warnings(record=True) as said:  # the wrapper warns of errors
+        warnings.simplefilter("always")
+        glfw.init()
+        glfw.window_hint(glfw.VISIBLE, glfw.FALSE)
+        window = glfw.create_window(8, 8, "", None, None)
+        glfw.terminate()
+    if not window:
+        reason = str(said[0].message).partition("b'")[2].rstrip("'") if said else "none was made"
+        raise UserError(
+            f"--live: no window for OpenGL can be opened ({reason}); it needs libgl1 and "
+            f"libgl1-mesa-dri (Fedora: mesa-dri-drivers); leave out --live to write a video"
         )
 
 
@@ -167,25 +187,35 @@ def play_live(recording: Recording, speed: float) -> None:
     import mujoco
     import mujoco.viewer
 
+    from metarl.film import experience
+    from metarl.renderer import brighten, extend_ground
     from metarl.scene import find_root
 
     model, family = recording.models[0], recording.family
-    data, last = mujoco.MjData(model), len(recording.report.experience) - 1
+    brighten(model)
+    extend_ground(model)
+    data, seen = mujoco.MjData(model), recording.report.experience
+    task = ", ".join(family.describe(recording.task(0))[:6]) or family.name
+    task = task.replace("\N{MINUS SIGN}", "-")  # which the viewer's font lacks
     try:
-        viewer = mujoco.viewer.launch_passive(model, data, show_left_ui=False)
-    except Exception as error:  # no display after all, or macOS without mjpython
+        viewer = mujoco.viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=False)
+    except Exception as error:  # macOS without mjpython
         raise UserError(f"--live: MuJoCo's viewer cannot open: {error}") from None
     with viewer:
         viewer.cam.type = int(mujoco.mjtCamera.mjCAMERA_TRACKING)
         viewer.cam.trackbodyid = find_root(model).body
         while viewer.is_running():
-            for k in dict.fromkeys((0, last)):
+            for k in dict.fromkeys((0, len(seen) - 1)):
                 episode = recording.episodes["score", k][0]
                 print(f"round {k}: return {episode.running[-1]:.1f}", flush=True)
-                for qpos in episode.qpos:
+                due = time.monotonic()
+                for qpos, total in zip(episode.qpos, episode.running, strict=True):
                     if not viewer.is_running():
                         return
                     data.qpos[:] = qpos
                     mujoco.mj_forward(model, data)
+                    words = f"{task}\n{experience(seen[k])}\nreturn {total:.1f}"
+                    viewer.set_texts((None, None, words, None))
                     viewer.sync()
-                    time.sleep(family.dt / speed)
+                    due += family.dt / speed
+                    time.sleep(max(0.0, due - time.monotonic()))

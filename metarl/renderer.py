@@ -1,35 +1,16 @@
-"""Drawing one world without a display: the OpenGL context, the scene, and the markers in it.
-
-On Linux it is EGL, which needs no display and, through Mesa, no GPU, or else OSMesa; MUJOCO_GL
-overrules that. One `Renderer` belongs to one thread; many threads may have one each, and scale,
-since MuJoCo and OpenGL release Python's lock.
-"""
+"""What a picture of a video shows of one world: the scene, the light, and the markers in it."""
 
 from __future__ import annotations
 
-import importlib
-import os
-import platform
-import sys
-import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
 
-from metarl.errors import UserError
+from metarl.opengl import OffscreenBuffer
 from metarl.scene import Marker, Root, robot_geoms
 
-_LOCK = threading.Lock()
-_CHOSEN: list[str] = []
-"""The backend that worked, once one has."""
-
-PACKAGES = {
-    "egl": "EGL needs the packages libegl1 and libgl1-mesa-dri (Debian, Ubuntu) or mesa-libEGL and "
-    "mesa-dri-drivers (Fedora)",
-    "osmesa": "OSMesa needs libosmesa6 (Debian, Ubuntu) or mesa-libOSMesa (Fedora)",
-}
 SHADOW_SIZE, SAMPLES = 1024, 4
 """Resolution of shadows (MuJoCo's 4096 takes a CPU twice the time), and samples in a pixel."""
 SUN = (0.30, 0.25, -0.92)
@@ -38,52 +19,6 @@ TARGET = (0.20, 0.80, 0.35)
 """Colour of what the task asks for: the goal, and the arrow of a velocity or direction."""
 SKY = ((0.62, 0.70, 0.80), (0.90, 0.93, 0.96))
 """Colours of the background, top and bottom, where a model has no sky of its own."""
-
-
-def backends() -> tuple[str, ...]:
-    """Return the names of the OpenGL backends to try, in order.
-
-    GLFW is never one of them on Linux and macOS: it needs a display, and the main thread.
-    """
-    wanted = os.environ.get("MUJOCO_GL", "").strip().lower()
-    if wanted in ("egl", "osmesa", "cgl"):
-        return (wanted,)
-    return {"Linux": ("egl", "osmesa"), "Darwin": ("cgl",)}.get(platform.system(), ("glfw",))
-
-
-def make_context(width: int, height: int) -> Any:
-    """Return an OpenGL context, and make it the current one of this thread.
-
-    Raises:
-        UserError: one line that names the packages, if there is no headless OpenGL.
-    """
-    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's own threads would contend with ours
-    failed = []
-    with _LOCK:
-        for name in _CHOSEN or backends():
-            try:
-                context = _context_class(name)(width, height)
-                context.make_current()
-            except Exception as error:  # whatever a missing library or driver leads to
-                reason = " ".join(str(error).split()) or type(error).__name__
-                failed.append(f"{name}: {reason.rstrip('.')[:120]}")
-                continue
-            _CHOSEN[:] = [name]
-            return context
-    help_on = "; ".join(PACKAGES[n] for n in backends() if n in PACKAGES)
-    raise UserError(
-        f"cannot render without a display ({'; '.join(failed)}); "
-        f"{help_on or 'set MUJOCO_GL to egl or osmesa'}"
-    )
-
-
-def _context_class(name: str) -> Any:
-    """Import a backend. PyOpenGL takes the first platform that it is told of, and keeps it."""
-    if name in ("egl", "osmesa") and os.environ.get("PYOPENGL_PLATFORM", name) != name:
-        for module in [m for m in sys.modules if m == "OpenGL" or m.startswith("OpenGL.")]:
-            del sys.modules[module]
-        del os.environ["PYOPENGL_PLATFORM"]
-    return importlib.import_module(f"mujoco.{name}").GLContext
 
 
 class View(NamedTuple):
@@ -126,31 +61,25 @@ class Renderer:
         Raises:
             UserError: there is no headless OpenGL.
         """
-        self._gl = make_context(width, height)
         model = _light_copy(models)
-        model.vis.global_.offwidth, model.vis.global_.offheight = width, height
         model.vis.quality.shadowsize = min(SHADOW_SIZE, model.vis.quality.shadowsize)
         model.vis.quality.offsamples = min(SAMPLES, model.vis.quality.offsamples)
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._buffer = OffscreenBuffer(model, width, height)
         self._scene = mujoco.MjvScene(model, 2000 + 2 * model.ngeom)
         self._scene.flags[int(mujoco.mjtRndFlag.mjRND_REFLECTION)] = False
         self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
-        self._rect = mujoco.MjrRect(0, 0, width, height)
         self._data = mujoco.MjData(model)
-        self._image = np.empty((height, width, 3), np.uint8)
         self._depth = None if _has_sky(model) else np.empty((height, width), np.float32)
         self._mine = robot_geoms(model)
 
     def close(self) -> None:
         """Free the OpenGL resources, in the thread that made them."""
-        self._context.free()
-        self._gl.free()
+        self._buffer.close()
 
     def draw(
         self, model: mujoco.MjModel, qpos: np.ndarray, mocap: np.ndarray, view: View, marks: Marks
     ) -> np.ndarray:
-        """Return the image of one state, (height, width, 3) uint8, not to be kept.
+        """Return the image of one state, (height, width, 3) uint8.
 
         Args:
             model: of the world.
@@ -176,10 +105,8 @@ class Renderer:
         self._tint(marks.colour)
         for mark in _drawn(marks):
             self._add(*mark)
-        mujoco.mjr_render(self._rect, scene, self._context)
-        mujoco.mjr_readPixels(self._image, self._depth, self._rect, self._context)
-        image = self._image[::-1]
-        return image if self._depth is None else _with_sky(image, self._depth[::-1])
+        image = self._buffer.draw(scene, self._depth)
+        return image if self._depth is None else _with_sky(image, self._depth)
 
     def _light(self, view: View) -> None:
         """Let a sun shine on where the robot is: what is far from it would have no shadow."""
@@ -238,7 +165,11 @@ def _drawn(marks: Marks) -> list[tuple[Any, ...]]:
         speed = np.array([*marks.velocity[:2], 0.0])
         out.append((arrow, thick, above, above + asked, (*TARGET, 1.0)))
         out.append((arrow, thick, lower, lower + marks.scale * speed, (*marks.colour, 1.0)))
-    return [m for m in out if m[3] is None or np.linalg.norm(m[3] - m[2]) > 0.02 * r]
+    shortest = {arrow: 0.15 * r}  # less than its own head would be a speck
+    return [
+        mark for mark in out
+        if mark[3] is None or np.linalg.norm(mark[3] - mark[2]) > shortest.get(mark[0], 0.02 * r)
+    ]  # fmt: skip
 
 
 def _rgba(values: Sequence[float]) -> np.ndarray:

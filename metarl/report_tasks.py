@@ -285,6 +285,18 @@ def _ranked(
     return f'{out}<div class="grid2">{tables}</div>'
 
 
+def certainty(low: float, high: float) -> str:
+    """Return what there is to say of a gain with this 95 % interval; nothing if it is one."""
+    if low > 0:
+        return ""
+    if high < 0:
+        return "That is a loss."
+    return (
+        "That interval holds zero: no gain is shown. What a learner with a memory gains within its "
+        "first episode is in both returns."
+    )
+
+
 def task_words(by_split: dict[str, Scores]) -> list[str]:
     """Return sentences on how many tasks gain, and on which parameters the gain goes with."""
     lines = []

@@ -64,6 +64,7 @@ class Chart:
         """
         self.title, self.xlabel, self.ylabel, self.log, self.note = title, xlabel, ylabel, log, note
         self.width, self.height = size
+        self.left: float = _LEFT
         self.xticks: list[float] | None = None
         self._xs: list[float] = []
         self._ys: list[float] = []
@@ -131,11 +132,13 @@ class Chart:
         warped = [math.log1p(x) if self.log else x for x in xs]
         self._x0, self._x1 = _padded(min(warped), max(warped), 0.03)
         self._y0, self._y1 = _padded(min(ys), max(ys), 0.05)
+        longest = max((len(number(y)) for y in ticks(self._y0, self._y1)), default=0)
+        self.left = max(_LEFT, 25 + 7.5 * longest)  # room for the label beside the numbers
 
     def _x(self, x: float) -> float:
         warped = math.log1p(x) if self.log else x
         share = (warped - self._x0) / (self._x1 - self._x0)
-        return round(_LEFT + min(max(share, 0), 1) * (self.width - _LEFT - _RIGHT), 1)
+        return round(self.left + min(max(share, 0), 1) * (self.width - self.left - _RIGHT), 1)
 
     def _y(self, y: float) -> float:
         share = (y - self._y0) / (self._y1 - self._y0)
@@ -147,16 +150,20 @@ class Chart:
         for y in ticks(self._y0, self._y1):
             at = self._y(y)
             if grid:
-                out.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{at}" y2="{at}"/>')
-            out.append(f'<text class="end" x="{_LEFT - 6}" y="{at + 4}">{number(y)}</text>')
+                out.append(
+                    f'<line class="grid" x1="{self.left}" x2="{right}" y1="{at}" y2="{at}"/>'
+                )
+            out.append(f'<text class="end" x="{self.left - 6}" y="{at + 4}">{number(y)}</text>')
         last = -math.inf
         for x in self.xticks or ticks(self._x0, self._x1):
             text, at = number(x), self._x(x)
             if at - last >= 7 * len(text) + 4:
                 out.append(f'<text class="mid" x="{at}" y="{bottom + 16}">{text}</text>')
                 last = at
-        middle = (_LEFT + right) / 2
-        out.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+        middle = (self.left + right) / 2
+        out.append(
+            f'<line class="axis" x1="{self.left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
+        )
         out.append(
             f'<text class="mid" x="{middle}" y="{self.height - 6}">{escape(self.xlabel)}</text>'
         )
@@ -176,10 +183,8 @@ class Chart:
                 f'height="{bottom - _TOP}"/>'
             )
         if kind.startswith("rule"):
-            y = self._y(data[0])
-            return (
-                f'<line class="{colour} {kind[5:]}" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>'
-            )
+            css, y = f"{colour} {kind[5:]}", self._y(data[0])
+            return f'<line class="{css}" x1="{self.left}" x2="{right}" y1="{y}" y2="{y}"/>'
         xs = [self._x(x) for x in data[0]]
         ys = [self._y(y) for y in data[1]]
         if kind == "band":
@@ -228,7 +233,7 @@ def heat_map(
     places = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 1, 2)
     nearest = np.square(places - ((xy - corner) / span)[None]).sum(-1).argmin(1)
     colour = [_shade(float(v), low, high, stops) for v in values]
-    wide = (chart.width - _LEFT - _RIGHT) / cells
+    wide = (chart.width - chart.left - _RIGHT) / cells
     tall = (height - _TOP - _BOTTOM) / cells
     body = []
     for row in range(cells):
@@ -237,7 +242,7 @@ def heat_map(
             if end == cells or here[end] != here[start]:
                 y = height - _BOTTOM - (row + 1) * tall
                 body.append(
-                    f'<rect x="{_LEFT + start * wide:.1f}" y="{y:.1f}" '
+                    f'<rect x="{chart.left + start * wide:.1f}" y="{y:.1f}" '
                     f'width="{(end - start) * wide + 0.4:.1f}" height="{tall + 0.4:.1f}" '
                     f'fill="{colour[here[start]]}"/>'
                 )

@@ -1,14 +1,12 @@
-"""Settings for every test: quiet threads, headless rendering, and reproducible examples."""
+"""Settings for every test: quiet threads and reproducible examples."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# Before torch and mujoco are imported: waiting threads must not spin against the physics threads,
-# and a machine without a display renders through EGL.
+# Before torch is imported: waiting threads must not spin against the physics threads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("MUJOCO_GL", "egl")
 
 import pytest
 import torch
@@ -43,3 +41,37 @@ def trained_run(tmp_path_factory) -> Path:
     )  # fmt: skip
     torch.set_num_threads(1)
     return start("point-goal", "maml-trpo", train, MamlTrpoConfig(hidden=(4,), cg_iterations=2))
+
+
+@pytest.fixture(scope="session")
+def recording():
+    """An adaptation of two tasks of point-goal, in two rounds."""
+    from filmed import recorded
+
+    from metarl.family import find_family
+
+    return recorded(find_family("point-goal"))
+
+
+@pytest.fixture(scope="session")
+def lift(tmp_path_factory):
+    """A family of a file of its own, with ends, sizes and grounds."""
+    from filmed import LIFT
+
+    from metarl.family import find_family
+
+    path = tmp_path_factory.mktemp("lift") / "lift.py"
+    path.write_text(LIFT)
+    return find_family(f"{path}:Lift")
+
+
+@pytest.fixture(scope="session")
+def _gl() -> None:
+    """Skip where there is no headless OpenGL at all."""
+    from metarl.errors import UserError
+    from metarl.opengl import make_context
+
+    try:
+        make_context(8, 8).free()
+    except UserError as error:
+        pytest.skip(str(error))

@@ -23,7 +23,6 @@ from metarl.adapters import GymEnv, GymVectorEnv, SB3VecEnv
 from metarl.family import list_families
 from metarl.keys import Key
 from metarl.registration import ANY, env_id
-from metarl.rendering import Camera
 
 PointGoal = type(find_family("point-goal"))
 PRODUCT = "half-cheetah-vel+dynamics"
@@ -391,15 +390,7 @@ def test_ppo_learns_to_go_to_a_goal() -> None:
 # --- pictures ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def can_render() -> None:
-    try:
-        Camera(TaskWorlds("point-goal", 1, 1), 8, 8).close()
-    except UserError as error:
-        pytest.skip(str(error))
-
-
-@pytest.mark.usefixtures("can_render")
+@pytest.mark.usefixtures("_gl")
 def test_pictures() -> None:
     env = GymEnv("half-cheetah-vel", render_mode="rgb_array", width=160, height=120)
     env.reset(seed=1)
@@ -417,7 +408,7 @@ def test_pictures() -> None:
     assert GymEnv("point-goal").render() is None
 
 
-@pytest.mark.usefixtures("can_render")
+@pytest.mark.usefixtures("_gl")
 def test_pictures_of_many_worlds() -> None:
     view = SB3VecEnv(
         "half-cheetah-vel", 3, render_mode="rgb_array", width=700, height=64, threads=1

@@ -1,4 +1,4 @@
-"""Pictures of a world, without a display."""
+"""Pictures of a world as it is, for gymnasium's ``rgb_array``; videos are `metarl.renderer`'s."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING
 import mujoco
 import numpy as np
 
-from metarl.errors import UserError, one_line
+from metarl.opengl import OffscreenBuffer
 
 if TYPE_CHECKING:
     from metarl.worlds import TaskWorlds
 
-NO_GL = (
-    "cannot render: {}; install EGL (Debian: libegl1 libegl-mesa0 libgl1-mesa-dri), and set "
-    "MUJOCO_GL=egl before mujoco is imported, or import metarl first"
-)
+MOST_GEOMS = 10_000
+"""In a scene, as in MuJoCo's own renderer."""
 
 
-class Camera:
+class WorldCamera:
     """Follows the robot of any one of the worlds, and takes pictures of it.
 
     The view is that of the model's camera named ``track``, where there is one, else from the side
@@ -28,7 +26,7 @@ class Camera:
     """
 
     def __init__(self, worlds: TaskWorlds, width: int = 480, height: int = 480) -> None:
-        """Open a renderer.
+        """Make room for the pictures.
 
         Args:
             worlds: whose worlds to look at.
@@ -40,14 +38,11 @@ class Camera:
         """
         self.worlds = worlds
         model = copy.copy(worlds.family.compile())  # a deep copy, in MuJoCo
-        room = model.vis.global_
-        room.offwidth, room.offheight = max(room.offwidth, width), max(room.offheight, height)
-        try:
-            self._renderer = mujoco.Renderer(model, height, width)
-        except Exception as error:  # which one depends on the OpenGL library
-            raise UserError(NO_GL.format(one_line(error, self))) from None
-        self._closed = weakref.finalize(self, self._renderer.close)
+        self._buffer = OffscreenBuffer(model, width, height)
+        self._scene = mujoco.MjvScene(model, MOST_GEOMS)
         self._view = _view(model)
+        self._closed = weakref.finalize(self, self._buffer.close)
+        self._closed.atexit = False  # the process's end frees it, in no order to rely on
 
     def frame(self, world: int = 0) -> np.ndarray:
         """Return a picture of one world as it is, (height, width, 3) uint8."""
@@ -58,9 +53,9 @@ class Camera:
         mujoco.mj_forward(model, data)
         mujoco.mjv_updateScene(
             model, data, mujoco.MjvOption(), None, self._view,
-            mujoco.mjtCatBit.mjCAT_ALL, self._renderer.scene,
+            mujoco.mjtCatBit.mjCAT_ALL, self._scene,
         )  # fmt: skip
-        return self._renderer.render()
+        return self._buffer.draw(self._scene)
 
     def close(self) -> None:
         """Free the OpenGL context. Closing twice does nothing."""

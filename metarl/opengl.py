@@ -1,0 +1,135 @@
+"""The one place that opens OpenGL, for pictures that need no display.
+
+On Linux it is EGL, which needs neither a display nor, through Mesa, a GPU, or else OSMesa;
+``MUJOCO_GL`` overrules that. Videos, gymnasium's ``rgb_array`` and the documentation's pictures all
+draw into an `OffscreenBuffer`. Each is drawn to in the thread that made it; many threads may have
+one each, and scale, since MuJoCo and OpenGL release Python's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import platform
+import sys
+import threading
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from metarl.errors import UserError
+
+_LOCK = threading.Lock()
+
+PACKAGES = {
+    "egl": ("libegl1 and libgl1-mesa-dri", "mesa-libEGL and mesa-dri-drivers"),
+    "osmesa": ("libosmesa6", "mesa-libOSMesa"),
+}
+"""What a backend needs, on Debian and Ubuntu and on Fedora."""
+
+
+def backends() -> tuple[str, ...]:
+    """Return the names of the OpenGL backends to try, in order.
+
+    GLFW is never one of them on Linux and macOS: it needs a display, and the main thread.
+    """
+    wanted = os.environ.get("MUJOCO_GL", "").strip().lower()
+    if wanted in ("egl", "osmesa", "cgl"):
+        return (wanted,)
+    return {"Linux": ("egl", "osmesa"), "Darwin": ("cgl",)}.get(platform.system(), ("glfw",))
+
+
+def make_context(width: int, height: int) -> Any:
+    """Return an OpenGL context, and make it the current one of this thread.
+
+    The backend that works is written to ``MUJOCO_GL``, where MuJoCo looks up whom to ask for
+    OpenGL's functions; without it, MuJoCo would ask the display's library.
+
+    Raises:
+        UserError: one line that names the packages, if there is no headless OpenGL.
+    """
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's own threads would contend with ours
+    failed = []
+    with _LOCK:
+        for name in backends():
+            try:
+                context = _context_class(name)(width, height)
+                context.make_current()
+            except Exception as error:  # whatever a missing library or driver leads to
+                failed.append(f"{name}: {_reason(error)}")
+                continue
+            os.environ["MUJOCO_GL"] = name
+            return context
+    needed = [PACKAGES[name] for name in backends() if name in PACKAGES]
+    text = f"cannot render without a display ({'; '.join(failed)})"
+    if needed:
+        debian, fedora = (", or ".join(names) for names in zip(*needed, strict=True))
+        text += f"; install {debian} (Fedora: {fedora})"
+    raise UserError(text)
+
+
+def _reason(error: Exception) -> str:
+    """Say why a backend failed; PyOpenGL looks things up in a library that it has not found."""
+    if isinstance(error, AttributeError):
+        return "its library is missing"
+    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")[:120]
+
+
+def _context_class(name: str) -> Any:
+    """Import a backend. PyOpenGL takes the first platform that it is told of, and keeps it."""
+    if name in ("egl", "osmesa") and os.environ.get("PYOPENGL_PLATFORM", name) != name:
+        for module in [m for m in sys.modules if m == "OpenGL" or m.startswith("OpenGL.")]:
+            del sys.modules[module]
+        del os.environ["PYOPENGL_PLATFORM"]
+    return importlib.import_module(f"mujoco.{name}").GLContext
+
+
+class OffscreenBuffer:
+    """An image in OpenGL's memory, for scenes of one model's meshes, textures and height fields."""
+
+    def __init__(self, model: mujoco.MjModel, width: int, height: int) -> None:
+        """Make the context and load the model into it.
+
+        Args:
+            model: its ``vis.global_`` is set to the size.
+            width: of the image, in pixels.
+            height: likewise.
+
+        Raises:
+            UserError: there is no headless OpenGL.
+        """
+        self._gl: Any = make_context(width, height)
+        model.vis.global_.offwidth, model.vis.global_.offheight = width, height
+        try:
+            self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        except mujoco.FatalError as error:  # a driver that is too old, for instance
+            raise UserError(f"cannot render: {_reason(error)}") from None
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._rect = mujoco.MjrRect(0, 0, width, height)
+
+    def draw(self, scene: mujoco.MjvScene, depth: np.ndarray | None = None) -> np.ndarray:
+        """Return the image of a scene, (height, width, 3) uint8.
+
+        Args:
+            scene: of the model, or of one that differs in fields but not in layout.
+            depth: (height, width) float32 to fill with the depth of each pixel: 1 at infinity.
+        """
+        self._gl.make_current()  # the thread may have drawn into another one
+        image = np.empty((self._rect.height, self._rect.width, 3), np.uint8)
+        mujoco.mjr_render(self._rect, scene, self._context)
+        mujoco.mjr_readPixels(image, depth, self._rect, self._context)
+        if depth is not None:
+            depth[:] = depth[::-1].copy()
+        return np.ascontiguousarray(image[::-1])  # OpenGL begins at the bottom
+
+    def close(self) -> None:
+        """Free the OpenGL resources, in the thread that made them. Closing twice does nothing."""
+        if self._gl is None:
+            return
+        with contextlib.suppress(Exception):  # another thread has it: it goes with the process
+            self._gl.make_current()
+            self._context.free()
+            self._gl.free()
+        self._gl = None
