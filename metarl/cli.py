@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -50,12 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     """Call ``command(argv)``; turn what a user may cause into one line and an exit code."""
     try:
-        return command(argv)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _say(f"metarl: warning: {message}")
+            return command(argv)
     except UserError as error:
         _say(f"metarl: error: {error}")
         return 2
     except MemoryError as error:
         _say(f"metarl: error: out of memory: {error or 'use fewer tasks or rollouts'}")
+        return 2
+    except RuntimeError as error:
+        if "tried to allocate" not in str(error).lower():  # torch's words on a CPU and on a GPU
+            raise
+        _say(f"metarl: error: out of memory: use fewer tasks or rollouts ({error})")
         return 2
     except KeyboardInterrupt as stop:
         _say(f"metarl: {stop if str(stop) else 'interrupted'}")

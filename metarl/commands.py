@@ -14,6 +14,7 @@ from metarl.arguments import parse
 from metarl.errors import UserError
 from metarl.family import TaskFamily, family_class
 from metarl.learner import find_learner, list_learners
+from metarl.progress import bar
 from metarl.tasks import TaskDistribution, Tasks
 from metarl.train_config import MAX_WORLDS
 
@@ -137,24 +138,26 @@ def evaluate(argv: Sequence[str]) -> int:
     args = parse(Evaluate, argv, prog="metarl evaluate")
     from metarl.evaluation import evaluate as evaluate_learner
     from metarl.launch import open_run, worlds_for, worlds_per_task
-    from metarl.run_folder import disk_errors, write_json
 
     checkpoint, family, learner = open_run(args.run, args.device, args.threads)
     count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
     tasks = TaskDistribution(family).split(args.split, args.tasks)
     worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
-    report = evaluate_learner(
-        learner, worlds, tasks, episodes=args.episodes, seed=args.seed, split=args.split
-    )
-    result = report.to_json()
+    if args.json != "-":
+        words = f"{args.tasks} {args.split} tasks, {count} worlds each"
+        print(f"{checkpoint.path}: {words}", flush=True)
+    with bar("evaluating") as show:
+        report = evaluate_learner(
+            learner, worlds, tasks, episodes=args.episodes, seed=args.seed, split=args.split,
+            progress=show,
+        )  # fmt: skip
     if args.json == "-":
-        print(json.dumps(result))
+        print(json.dumps(report.to_json()))
         return 0
     for line in report.summary():
         print(line)
     if args.json is not None:
-        with disk_errors(Path(args.json)):
-            write_json(Path(args.json), result)
+        report.save(args.json)
         print(f"wrote {args.json}")
     return 0
 
@@ -170,6 +173,10 @@ def adapt(argv: Sequence[str]) -> int:
     count = worlds_per_task(checkpoint, args.rollouts_per_task, 1)
     worlds = worlds_for(family, learner, count, args.threads)
     print(f"{checkpoint.path}: adapting to {task.label(0) or 'the one task of ' + family.name}")
+    for param in family.params:
+        for name in param.names:
+            if (value := task.column(name)[0]) not in param.train:
+                print(f"note: {name}={value:.4g} is outside the training range {param.train}")
     rounds = []
     for one in adapt_to(learner, worlds, task, episodes=args.episodes, seed=args.seed):
         rounds.append(one)

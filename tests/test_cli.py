@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -319,8 +320,21 @@ def test_evaluate_prints_json_alone_on_a_dash(run, capsys):
     assert (len(report["returns"]), len(report["returns"][0])) == (3, 3)
 
 
+def test_evaluate_says_which_checkpoint_it_takes_and_why(run, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    *_, old, new = checkpoints.checkpoints(copy / "checkpoints")
+    (new / "weights.safetensors").write_bytes(b"x")
+    assert main(["evaluate", str(copy), "--tasks", "2", "--episodes", "0"]) == 0
+    got = capsys.readouterr()
+    assert got.out.startswith(f"{old}: 2 heldout tasks, 2 worlds each\n")
+    assert got.err.startswith(f"metarl: warning: '{new}/weights.safetensors' ")
+    assert got.err.endswith(f"; using {old.name} instead\n")
+    assert len(got.err.splitlines()) == 1
+
+
 def test_evaluate_writes_a_file_and_takes_a_checkpoint(run, tmp_path, capsys):
-    file = tmp_path / "report.json"
+    file = tmp_path / "new folder" / "report.json"
     step = str(checkpoints.newest(Path(run)))
     argv = ["evaluate", step, "--split", "ood", "--tasks", "2", "--rollouts-per-task", "3"]
     assert main([*argv, "--json", str(file)]) == 0
@@ -361,6 +375,14 @@ def test_adapt_prints_the_rounds_and_saves_the_policy(run, tmp_path, capsys):
     assert not torch.equal(tensors["params"][0], prior)
 
 
+def test_adapt_says_what_lies_outside_the_training_range(run, capsys):
+    note = "note: goal_x=7 is outside the training range [-1, 1]\n"
+    assert main(["adapt", run, "--set", "goal_x=7", "--episodes", "0"]) == 0
+    assert note in capsys.readouterr().out
+    assert main(["adapt", run, "--set", "goal_x=1", "--episodes", "0"]) == 0
+    assert "note" not in capsys.readouterr().out
+
+
 def test_reading_commands_leave_the_run_alone(run):
     before = {p: p.stat().st_mtime_ns for p in Path(run).rglob("*")}
     assert main(["evaluate", run, "--tasks", "2", "--episodes", "1"]) == 0
@@ -378,6 +400,26 @@ def test_ctrl_c_anywhere_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("metarl.families_command.families", interrupted)
     assert main(["families"]) == 130
     assert capsys.readouterr().err == "metarl: interrupted\n"
+
+
+def test_too_little_memory_for_torch_is_one_line(monkeypatch, capsys):
+    def hungry(argv):
+        torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr("metarl.families_command.families", hungry)
+    assert main(["families"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("metarl: error: out of memory: use fewer tasks or rollouts")
+    assert len(error.splitlines()) == 1
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def buggy(argv):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("metarl.families_command.families", buggy)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["families"])
 
 
 def test_a_reader_that_goes_away_is_no_error():

@@ -1,6 +1,7 @@
 """The meta-test protocol, and the statistics behind its intervals."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,12 @@ def test_difference_by_hand() -> None:
     assert "+3.0" in "\n".join(report.summary())
 
 
+def test_the_summary_claims_no_gain_of_a_policy_that_did_not_adapt() -> None:
+    report = report_of(np.array([[0.0], [1.0]]), np.array([[0.0], [1.0]]))
+    report = replace(report, experience=[0], mean=[0.5], iqm=[0.5], ci95=[[0.0, 1.0]])
+    assert "gains" not in "\n".join(report.summary())
+
+
 def test_save_and_load(tmp_path: Path, report: Report) -> None:
     path = tmp_path / "deep" / "report.json"
     report.save(path)
@@ -177,8 +184,6 @@ def test_a_report_of_the_wrong_shape_is_refused(report: Report) -> None:
 
 
 def test_the_summary_says_where_heldout_is_train(report: Report) -> None:
-    from dataclasses import replace
-
     note = "the held-out tasks are the training tasks"
     assert note not in "\n".join(report.summary())
     assert note in "\n".join(replace(report, family="half-cheetah-dir").summary())

@@ -187,6 +187,11 @@ def test_callbacks_see_every_iteration(tmp_path):
     assert seen == [(i, "maml-trpo", True) for i in (1, 2, 3)]
 
 
+def test_a_resumed_run_says_where_it_goes_on(whole, tmp_path, capsys):
+    go_on(train(tmp_path / "run", iterations=2), iterations=3, progress=True)
+    assert capsys.readouterr().out.splitlines()[0].endswith("/run, from iteration 2")
+
+
 def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     run = train(tmp_path / "run", progress=True, print_every=2)
     lines = capsys.readouterr().out.splitlines()
@@ -387,6 +392,20 @@ def test_an_error_of_the_learner_loses_no_iteration(whole, tmp_path):
     assert checkpoints.newest(tmp_path / "run").name == "step_00000005"
     go_on(tmp_path / "run")
     assert digest(tmp_path / "run") == digest(whole)
+
+
+def test_an_error_of_a_callback_loses_no_iteration(whole, tmp_path):
+    run = tmp_path / "run"
+
+    def plot(iteration, learner, metrics):
+        if iteration == 3:
+            raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError):
+        start("point-goal", "maml-trpo", replace(TRAIN, out=str(run)), SMALL, [plot])
+    assert checkpoints.newest(run).name == "step_00000003"
+    go_on(run)
+    assert digest(run) == digest(whole)
 
 
 def test_a_full_disk_ends_in_one_line_with_the_last_checkpoint_intact(whole, tmp_path, monkeypatch):
