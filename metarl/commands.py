@@ -14,6 +14,7 @@ from metarl.arguments import parse
 from metarl.errors import UserError
 from metarl.family import TaskFamily, family_class
 from metarl.learner import find_learner, list_learners
+from metarl.plugins import first_line
 from metarl.progress import bar
 from metarl.tasks import TaskDistribution, Tasks
 from metarl.train_config import MAX_WORLDS
@@ -95,23 +96,20 @@ class Check:
 # --- algorithms and check -----------------------------------------------------------------------
 
 
-def _first_line(cls: type) -> str:
-    return (cls.__doc__ or "").strip().partition("\n")[0]
-
-
 def algorithms(argv: Sequence[str]) -> int:
     """List the algorithms."""
     args = parse(Algorithms, argv, prog="metarl algorithms")
     rows = []
     for name in list_learners():
         cls = find_learner(name)
-        rows.append({"name": name, "doc": _first_line(cls), "settings": asdict(cls.Config())})
+        rows.append({"name": name, "doc": first_line(cls), "settings": asdict(cls.Config())})
     if args.json:
         print(json.dumps(rows, indent=1))
         return 0
     for row in rows:
         settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
         print(f"{row['name']}   {row['doc']}\n  {settings}\n")
+    print("`metarl train FAMILY ALGORITHM --help` explains an algorithm's settings.")
     return 0
 
 

@@ -52,6 +52,11 @@ def reference(thing: object) -> str:
     return absolute(str(getattr(type(thing), "source", "") or getattr(thing, "name", "")))
 
 
+def first_line(cls: type) -> str:
+    """Return what the docstring of a family or learner says in one sentence."""
+    return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
 def plugin_file(name: str) -> Path | None:
     """Return the file of ``file.py:Class``, and None for a registered name."""
     path, mark, _ = name.rpartition(".py:")

@@ -47,6 +47,10 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.stop()
 
+    def restart_clock(self) -> None:
+        """Reckon the time left from here: what came before will not come with each iteration."""
+        self._began = time.monotonic()
+
     def update(
         self, iteration: int, done: int, steps_per_second: float, metrics: dict[str, float]
     ) -> None:

@@ -292,6 +292,8 @@ class _Run:
             f"held-out tasks at {si(position.env_steps)} env steps: "
             f"return {mean[0]:.1f} → {mean[-1]:.1f} (stand still {result['stand_still']:.1f})"
         )
+        if position.iteration == 0:
+            self.progress.restart_clock()
 
     def film(self, stop: StopSignals) -> None:
         """Show one held-out task before and after adaptation, in TensorBoard and as a file.
