@@ -87,7 +87,8 @@ def meta_train(
                     callback(run.position.iteration, learner, metrics)
                 if run.position.iteration % config.checkpoint_every == 0:
                     run.save()
-                if config.video_every and run.position.iteration % config.video_every == 0:
+                due = config.video_every and run.position.iteration % config.video_every == 0
+                if due and stop.signum is None:
                     run.film(stop)
             run.save()
         except Left:
