@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import trim_mean
 
+from envs.point import PointGoal
 from metarl import TaskDistribution, TaskWorlds, evaluate
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.errors import UserError
@@ -139,6 +140,20 @@ def test_evaluation_leaves_the_weights_alone(worlds: TaskWorlds) -> None:
 def test_stand_still_is_zero_action(worlds: TaskWorlds) -> None:
     tasks = TaskDistribution(worlds.family).make(goal_x=1.0, goal_y=0.0)
     assert stand_still(worlds, tasks, 0) == pytest.approx(-20.0, rel=0.01)
+
+
+def test_stand_still_counts_the_first_episode_alone() -> None:
+    """One that fails at once earns one reward of the twenty."""
+
+    class Lost(PointGoal):
+        name = "lost"
+
+        def terminated(self, sim):
+            return torch.ones(len(sim.qpos), dtype=torch.bool)
+
+    worlds = TaskWorlds(Lost(), 2, threads=1)
+    tasks = TaskDistribution(worlds.family).make(goal_x=1.0, goal_y=0.0)
+    assert stand_still(worlds, tasks, 0) == pytest.approx(-1.0, rel=0.05)
 
 
 def test_worlds_must_divide_evenly(worlds: TaskWorlds) -> None:
