@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
 from metarl.errors import UserError, did_you_mean
 
@@ -49,10 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
-    """Call ``command(argv)``; turn what a user may cause into one line and an exit code."""
+    """Call ``command(argv)``; turn what a user may cause into one line and an exit code.
+
+    Warnings are a line, too.
+    """
+    show = warnings.showwarning
+
+    def say(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, UserWarning):
+            _say(f"metarl: warning: {message}")
+        else:
+            show(message, category, *where)
+
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: _say(f"metarl: warning: {message}")
+            warnings.showwarning = say
             return command(argv)
     except UserError as error:
         _say(f"metarl: error: {error}")

@@ -114,6 +114,19 @@ def test_a_resumed_run_says_where_it_goes_on(whole, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[0].endswith("/run, from iteration 2")
 
 
+def test_every_iteration_has_tasks_and_a_key_of_its_own(tmp_path, monkeypatch):
+    keys, drawn, meta_step = [], [], MamlTrpo.meta_step
+
+    def spy(self, worlds, tasks, key):
+        keys.append(key)
+        drawn.append(tasks.values.tobytes())
+        return meta_step(self, worlds, tasks, key)
+
+    monkeypatch.setattr(MamlTrpo, "meta_step", spy)
+    train(tmp_path / "run", iterations=3)
+    assert len(set(keys)) == len(set(drawn)) == 3
+
+
 def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     run = train(tmp_path / "run", progress=True, print_every=2)
     lines = capsys.readouterr().out.splitlines()

@@ -226,6 +226,15 @@ def test_the_gradient_of_the_loss_equals_finite_differences() -> None:
     assert torch.isclose((values[0] - values[1]) / 2e-6, slope, rtol=1e-4)
 
 
+def test_policy_and_value_have_hidden_layers_of_their_own() -> None:
+    net = learner().net
+    mean, value = net(torch.randn(5, 3, 3 + 2 + 2))
+    for output, idle in ((mean, slice(8, None)), (value, slice(None, 8))):
+        (gradient,) = torch.autograd.grad(output.sum(), net.body.weight, retain_graph=True)
+        assert gradient[idle].abs().max() == 0
+        assert gradient.abs().max() > 0
+
+
 def test_the_entropy_bonus_widens_the_policy() -> None:
     """The entropy grows by 1 nat with the log std of each action."""
     agents = [learner(entropy_weight=weight) for weight in (0.0, 0.3)]
@@ -261,6 +270,16 @@ def collected(agent: Rl2, worlds: TaskWorlds) -> tuple[Batch, Tensor, Tensor]:
     """A batch, and the means and values of its steps."""
     data, _, mean, value, last = agent._collect(worlds, Key(2))
     return agent._batch(data, mean, value, last), mean, value
+
+
+def test_minibatches_are_drawn_from_the_key() -> None:
+    results = []
+    for seed in (1, 2, 1):
+        agent, worlds = point(minibatches=2, epochs=1)
+        agent._update(collected(agent, worlds)[0], Key(seed))
+        results.append(torch.cat([param.flatten() for param in agent.adam.params]))
+    assert torch.equal(results[0], results[2])
+    assert not torch.equal(results[0], results[1])
 
 
 def test_statistics_move_in_training_alone() -> None:
