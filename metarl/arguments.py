@@ -112,4 +112,5 @@ def _one_line(box: str) -> str:
             break
         words.append(text)
     line = " ".join(words)
+    line = re.sub(r"^Missing from [^:]+: (\S+) .*", r"\1 is missing", line)
     return re.sub(r"^Error parsing ([^:]+): ", r"\1: ", line).rstrip(".") or "invalid arguments"

@@ -156,7 +156,7 @@ def check_plain_loop(family: TaskFamily) -> None:
     worlds.reset()
     sim, loops = worlds.simulator, []
     for i, row in enumerate(tasks.values):
-        model, fresh = sim.batch.get_model(i), edited_model(family, row)
+        model, fresh = sim.world_model(i), edited_model(family, row)
         field = first_difference(model, fresh)
         _demand(
             not field,

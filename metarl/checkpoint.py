@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 HEADER = "checkpoint.json"
-_LARGEST_JSON = 64 * 2**20
-_LARGEST_HEADER = 64 * 2**20
+_LARGEST_HEADER = 64 * 2**20  # bytes of JSON
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,8 @@ def verify(path: Path) -> dict[str, Any]:
 def newest(path: Path | str) -> Path:
     """Return the newest readable checkpoint of a run folder, or `path` if it is a checkpoint.
 
+    Warns where later ones cannot be read.
+
     Raises:
         UserError: there is no such folder, or no readable checkpoint in it.
     """
@@ -143,15 +145,16 @@ def newest(path: Path | str) -> Path:
     if (path / HEADER).is_file():
         return path
     found = checkpoints(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
-    problem = ""
+    if not found:
+        raise UserError(f"'{path}' holds no checkpoint: name a run folder, or a checkpoint in it")
+    first = ""
     for candidate in reversed(found):
-        try:
-            load(candidate)
-        except UserError as error:
-            problem = problem or f": {error}"
-        else:
+        if not (problem := _problem(candidate)):
+            if first:
+                warnings.warn(f"{first}; using {candidate.name} instead", stacklevel=1)
             return candidate
-    raise UserError(f"'{path}' holds no readable checkpoint{problem}")
+        first = first or problem
+    raise UserError(f"'{path}' holds no readable checkpoint: {first}")
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -165,7 +168,7 @@ def prune(folder: Path | str, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints, and never the newest that can be read."""
     found = checkpoints(Path(folder))
     kept = max(keep, 1)
-    while kept < len(found) and not _readable(found[-kept]):
+    while kept < len(found) and _problem(found[-kept]):
         kept += 1
     for old in found[:-kept]:
         shutil.rmtree(old, ignore_errors=True)
@@ -279,12 +282,13 @@ def _number(path: Path) -> str:
     return path.name.rpartition("step_")[2]
 
 
-def _readable(path: Path) -> bool:
+def _problem(path: Path) -> str:
+    """Why a checkpoint cannot be read, or ''."""
     try:
         verify(path)
-    except UserError:
-        return False
-    return True
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -313,10 +317,8 @@ def _remove_stale(folder: Path) -> None:
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it is somebody else's
     return True
 
 
@@ -325,14 +327,13 @@ def _alive(process: int) -> bool:
 
 def _read_header(path: Path) -> dict[str, Any]:
     with _refusing(path):
-        if _size(path) > _LARGEST_JSON:
+        if _size(path) > _LARGEST_HEADER:
             raise ValueError("it is too large to be one")
         body = json.loads(path.read_bytes())
         if not isinstance(body, dict) or body.get("format") != FORMAT:
             found = body.get("format") if isinstance(body, dict) else None
             raise ValueError(f"its format is {found!r}, this metarl reads {FORMAT}")
-        claimed = body.pop("self_sha256", None)
-        if claimed != _digest(body):
+        if body.pop("self_sha256", None) != _digest(body):
             raise ValueError("it was changed after it was written (sha256)")
         return body
 

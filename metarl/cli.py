@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
 from metarl.errors import UserError, did_you_mean
 
@@ -48,14 +50,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
-    """Call ``command(argv)``; turn what a user may cause into one line and an exit code."""
+    """Call ``command(argv)``; turn what a user may cause into one line and an exit code.
+
+    Warnings are a line, too.
+    """
+    show = warnings.showwarning
+
+    def say(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, UserWarning):
+            _say(f"metarl: warning: {message}")
+        else:
+            show(message, category, *where)
+
     try:
-        return command(argv)
+        with warnings.catch_warnings():
+            warnings.showwarning = say
+            return command(argv)
     except UserError as error:
         _say(f"metarl: error: {error}")
         return 2
     except MemoryError as error:
         _say(f"metarl: error: out of memory: {error or 'use fewer tasks or rollouts'}")
+        return 2
+    except RuntimeError as error:
+        if "tried to allocate" not in str(error).lower():  # torch's words on a CPU and on a GPU
+            raise
+        _say(f"metarl: error: out of memory: use fewer tasks or rollouts ({error})")
         return 2
     except KeyboardInterrupt as stop:
         _say(f"metarl: {stop if str(stop) else 'interrupted'}")

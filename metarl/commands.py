@@ -14,6 +14,8 @@ from metarl.arguments import parse
 from metarl.errors import UserError
 from metarl.family import TaskFamily, family_class
 from metarl.learner import find_learner, list_learners
+from metarl.plugins import first_line
+from metarl.progress import bar
 from metarl.tasks import TaskDistribution, Tasks
 from metarl.train_config import MAX_WORLDS
 
@@ -94,23 +96,20 @@ class Check:
 # --- algorithms and check -----------------------------------------------------------------------
 
 
-def _first_line(cls: type) -> str:
-    return (cls.__doc__ or "").strip().partition("\n")[0]
-
-
 def algorithms(argv: Sequence[str]) -> int:
     """List the algorithms."""
     args = parse(Algorithms, argv, prog="metarl algorithms")
     rows = []
     for name in list_learners():
         cls = find_learner(name)
-        rows.append({"name": name, "doc": _first_line(cls), "settings": asdict(cls.Config())})
+        rows.append({"name": name, "doc": first_line(cls), "settings": asdict(cls.Config())})
     if args.json:
         print(json.dumps(rows, indent=1))
         return 0
     for row in rows:
         settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
         print(f"{row['name']}   {row['doc']}\n  {settings}\n")
+    print("`metarl train FAMILY ALGORITHM --help` explains an algorithm's settings.")
     return 0
 
 
@@ -137,24 +136,26 @@ def evaluate(argv: Sequence[str]) -> int:
     args = parse(Evaluate, argv, prog="metarl evaluate")
     from metarl.evaluation import evaluate as evaluate_learner
     from metarl.launch import open_run, worlds_for, worlds_per_task
-    from metarl.run_folder import disk_errors, write_json
 
     checkpoint, family, learner = open_run(args.run, args.device, args.threads)
     count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
     tasks = TaskDistribution(family).split(args.split, args.tasks)
     worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
-    report = evaluate_learner(
-        learner, worlds, tasks, episodes=args.episodes, seed=args.seed, split=args.split
-    )
-    result = report.to_json()
+    if args.json != "-":
+        words = f"{args.tasks} {args.split} tasks, {count} worlds each"
+        print(f"{checkpoint.path}: {words}", flush=True)
+    with bar("evaluating") as show:
+        report = evaluate_learner(
+            learner, worlds, tasks, episodes=args.episodes, seed=args.seed, split=args.split,
+            progress=show,
+        )  # fmt: skip
     if args.json == "-":
-        print(json.dumps(result))
+        print(json.dumps(report.to_json()))
         return 0
     for line in report.summary():
         print(line)
     if args.json is not None:
-        with disk_errors(Path(args.json)):
-            write_json(Path(args.json), result)
+        report.save(args.json)
         print(f"wrote {args.json}")
     return 0
 
@@ -170,6 +171,10 @@ def adapt(argv: Sequence[str]) -> int:
     count = worlds_per_task(checkpoint, args.rollouts_per_task, 1)
     worlds = worlds_for(family, learner, count, args.threads)
     print(f"{checkpoint.path}: adapting to {task.label(0) or 'the one task of ' + family.name}")
+    for param in family.params:
+        for name in param.names:
+            if (value := task.column(name)[0]) not in param.train:
+                print(f"note: {name}={value:.4g} is outside the training range {param.train}")
     rounds = []
     for one in adapt_to(learner, worlds, task, episodes=args.episodes, seed=args.seed):
         rounds.append(one)

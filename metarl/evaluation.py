@@ -8,8 +8,6 @@ Nothing of the learner changes but the state, which is thrown away at the end.
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -24,6 +22,7 @@ from metarl.errors import UserError
 from metarl.family import find_family, list_families
 from metarl.keys import Key
 from metarl.rollout import collect
+from metarl.run_folder import disk_errors, read_json, write_json
 from metarl.tasks import TaskDistribution
 
 if TYPE_CHECKING:
@@ -74,16 +73,11 @@ class Report:
         return data if self.diagnostics else {k: v for k, v in data.items() if k != "diagnostics"}
 
     def save(self, path: Path | str) -> None:
-        """Write the JSON, whole or not at all."""
+        """Write the JSON, whole or not at all; folders are made. Raises UserError."""
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n")
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
+            write_json(path, self.to_json())
 
     @classmethod
     def from_json(cls, data: object, where: object = "report") -> Report:
@@ -103,13 +97,7 @@ class Report:
     @classmethod
     def load(cls, path: Path | str) -> Report:
         """Read a report from a file. Raises UserError if it is missing or malformed."""
-        try:
-            data = json.loads(Path(path).read_text())
-        except OSError as error:
-            raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"'{path}' is not JSON: {error}") from None
-        return cls.from_json(data, path)
+        return cls.from_json(read_json(Path(path)), path)
 
     def difference(self) -> tuple[float, float, float]:
         """Return the mean of (last round − round 0) over tasks, and its 95 % interval."""
@@ -127,11 +115,12 @@ class Report:
         for seen, mean, iqm, (low, high) in table:
             lines.append(f"{seen:>15}{mean:>10.1f}{iqm:>10.1f}   [{low:.1f}, {high:.1f}]")
         lines.append(f"{'stand still':>15}{self.stand_still:>10.1f}")
-        gain, low, high = self.difference()
-        lines.append(
-            f"adaptation gains {gain:+.1f} (95 % interval {low:+.1f} to {high:+.1f}) over the "
-            f"task-blind policy of episode 0"
-        )
+        if len(self.experience) > 1:
+            gain, low, high = self.difference()
+            lines.append(
+                f"adaptation gains {gain:+.1f} (95 % interval {low:+.1f} to {high:+.1f}) over the "
+                f"task-blind policy of episode 0"
+            )
         if self.diverged:
             lines.append(
                 f"note: {self.diverged} scored episodes ended because the physics diverged"

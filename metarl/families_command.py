@@ -20,6 +20,7 @@ from metarl.arguments import parse
 from metarl.composition import UNIVERSAL, compose, variations
 from metarl.errors import UserError, did_you_mean
 from metarl.family import TaskFamily, find_family, list_families
+from metarl.plugins import first_line
 from metarl.registration import ANY, env_id
 from metarl.tasks import Choices, Interval, Param, TaskDistribution
 
@@ -85,7 +86,7 @@ def describe_family(name: str) -> dict[str, Any]:
     registered = name in list_families()
     return {
         "name": family.name if "+" in name else name,
-        "doc": _first_line(type(family)),
+        "doc": first_line(type(family)),
         "about": inspect.cleandoc(type(family).__doc__ or ""),
         "robot": _robot(family),
         "observation_size": spec.observation_size,
@@ -139,10 +140,6 @@ def _robot(family: TaskFamily) -> str:
     if not family.has_model:
         return "gymnasium"
     return family.compile().names.split(b"\0", 1)[0].decode(errors="replace") or "unnamed"
-
-
-def _first_line(cls: type) -> str:
-    return (cls.__doc__ or "").strip().partition("\n")[0]
 
 
 # --- how it looks ------------------------------------------------------------------------------

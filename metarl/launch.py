@@ -39,7 +39,7 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device 'cuda': torch finds no CUDA device here; use --device cpu or auto")
+        raise UserError("device 'cuda': torch finds no CUDA device here; use --device cpu")
     return name
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import UserError
-from metarl.plugins import find_plugin, plugins
+from metarl.plugins import load_plugin, plugin_class, plugins
 
 if TYPE_CHECKING:
     from metarl.keys import Key
@@ -131,7 +131,8 @@ def find_learner(name: str) -> type[Learner]:
     Raises:
         UserError: no such algorithm or file, or it is not a Learner.
     """
-    return find_plugin(name, "metarl.learners", Learner, "algorithm")
+    found = load_plugin(name, "metarl.learners", "algorithm")
+    return plugin_class(found, name, Learner, "algorithm")
 
 
 def list_learners() -> list[str]:

@@ -10,6 +10,7 @@ from metarl.evaluation import Report
 from metarl.family import TaskFamily, find_family
 from metarl.html_report import duration
 from metarl.learner import find_learner
+from metarl.plugins import first_line
 from metarl.progress import counted, si
 from metarl.report_tasks import RANKED, Scores, certainty, in_words, scores, task_words
 from metarl.run_summary import units
@@ -32,10 +33,10 @@ def model_card(result: dict[str, Any], folder: str, note: str = "") -> str:
     if result.get("ood") is not None:
         reports["ood"] = Report.from_json(result["ood"], "result, ood")
     title = f"{heldout.family}, {heldout.algorithm}"
+    what = first_line(type(family))
     parts = [
         f"# {title}",
-        f"{_first(algorithm)} Trained on `{heldout.family}`: {_first(type(family))[:1].lower()}"
-        f"{_first(type(family))[1:]}",
+        f"{first_line(algorithm)} Trained on `{heldout.family}`: {what[:1].lower()}{what[1:]}",
         _use(family, folder),
         "## Trained on",
         _trained_on(family, result),
@@ -48,10 +49,6 @@ def model_card(result: dict[str, Any], folder: str, note: str = "") -> str:
         _limits(family, reports, result, note),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _first(cls: type) -> str:
-    return (cls.__doc__ or "").strip().partition("\n")[0]
 
 
 def _use(family: TaskFamily, folder: str) -> str:

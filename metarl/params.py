@@ -53,6 +53,9 @@ class Interval:
         """Whether the two share more than an end point."""
         return self.low < other.high and other.low < self.high
 
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
     def __str__(self) -> str:
         law = " log" if self.log else " by area" if self.area else ""
         return f"[{self.low:g}, {self.high:g}]{law}"
@@ -88,6 +91,9 @@ class Choices:
         """Map u in [0, 1] to the values, elementwise."""
         index = np.minimum((u * len(self.values)).astype(np.int64), len(self.values) - 1)
         return np.asarray(self.values)[index]
+
+    def __contains__(self, value: float) -> bool:
+        return value in (*self.values, *self.heldout)
 
     def __str__(self) -> str:
         unseen = f" (heldout {_listed(self.heldout)})" if self.heldout else ""

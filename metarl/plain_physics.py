@@ -116,12 +116,13 @@ def _edit_row(
     model: mujoco.MjModel, edit: Edit, row: int, component: int | None, value: float
 ) -> None:
     """Change one row of one field, an element at a time."""
-    option = edit.field.removeprefix("opt.")
-    if option != edit.field and np.ndim(getattr(model.opt, option)) == 0:
-        setattr(model.opt, option, _changed(edit, getattr(model.opt, option), value))
+    option = edit.field.startswith("opt.")
+    owner, name = model.opt if option else model, edit.field.removeprefix("opt.")
+    whole = getattr(owner, name)
+    if np.ndim(whole) == 0:
+        setattr(owner, name, _changed(edit, whole, value))
         return
-    whole = getattr(model.opt, option) if option != edit.field else getattr(model, edit.field)
-    part = whole if option != edit.field else whole[row : row + 1]
+    part = whole if option else whole[row : row + 1]
     part = part if component is None else part[..., component : component + 1]
     for position in np.ndindex(part.shape):
         part[position] = _changed(edit, part[position], value)

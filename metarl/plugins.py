@@ -15,11 +15,6 @@ from typing import Any
 from metarl.errors import UserError, did_you_mean
 
 
-def find_plugin(name: str, group: str, base: type, kind: str) -> type[Any]:
-    """Return a class from an entry-point group or from ``file.py:Class``."""
-    return plugin_class(load_plugin(name, group, kind), name, base, kind)
-
-
 def load_plugin(name: str, group: str, kind: str) -> Any:
     """Return what an entry point, or ``file.py:Class``, names."""
     if ".py:" in name or name.endswith(".py"):
@@ -48,8 +43,13 @@ def plugin_class(cls: Any, name: str, base: type, kind: str) -> type[Any]:
 
 
 def reference(thing: object) -> str:
-    """Return the name by which `find_plugin` finds the class of a family or learner again."""
+    """Return the name by which the class of a family or learner is found again."""
     return absolute(str(getattr(type(thing), "source", "") or getattr(thing, "name", "")))
+
+
+def first_line(cls: type) -> str:
+    """Return what the docstring of a family or learner says in one sentence."""
+    return (cls.__doc__ or "").strip().partition("\n")[0]
 
 
 def plugin_file(name: str) -> Path | None:

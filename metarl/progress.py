@@ -1,12 +1,20 @@
-"""What a training run shows while it goes on: a bar on a terminal, plain lines elsewhere."""
+"""What long work shows while it goes on: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 
 class TrainingProgress:
@@ -39,6 +47,10 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.stop()
 
+    def restart_clock(self) -> None:
+        """Reckon the time left from here: what came before will not come with each iteration."""
+        self._began = time.monotonic()
+
     def update(
         self, iteration: int, done: int, steps_per_second: float, metrics: dict[str, float]
     ) -> None:
@@ -66,6 +78,19 @@ class TrainingProgress:
     def _pace(self, done: int) -> float:
         """Seconds per unit so far, evaluations and checkpoints included."""
         return (time.monotonic() - self._began) / max(done - self._start, 1e-9)
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function of (done, in all) that moves a bar; without a terminal, it says nothing."""
+    if not sys.stdout.isatty():
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def clock(seconds: float) -> str:

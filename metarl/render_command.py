@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +16,7 @@ import tyro
 from metarl.arguments import parse
 from metarl.commands import OnRun, parse_task
 from metarl.errors import UserError
+from metarl.progress import bar
 
 if TYPE_CHECKING:
     from metarl.checkpoint import Checkpoint
@@ -127,27 +126,6 @@ def returns_of(recording: Recording) -> Iterator[str]:
     for m, row in enumerate(recording.report.returns):
         words = ", ".join(recording.family.describe(recording.task(m))[:6])
         yield f"{words or recording.family.name}: return " + " → ".join(f"{r:.1f}" for r in row)
-
-
-@contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function of (done, in all) that moves a bar; without a terminal, it says nothing."""
-    if not sys.stdout.isatty():
-        yield lambda done, total: None
-        return
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 # --- the viewer --------------------------------------------------------------------------------

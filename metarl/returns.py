@@ -62,11 +62,10 @@ class LinearBaseline:
     solves for both at once, where φ_end is left out after a termination.
     """
 
-    def __init__(self, gamma: float, ridge: float = 1e-5, *, bootstrap: bool = True) -> None:
+    def __init__(self, gamma: float, ridge: float = 1e-5) -> None:
         """Take the discount, and the ridge added to the normal equations."""
         self.gamma = gamma
         self.ridge = ridge
-        self.bootstrap = bootstrap
 
     def values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Fit each task's weights to its rollouts and return V(s_t) and V(s'_t), (T, B) each."""
@@ -75,11 +74,10 @@ class LinearBaseline:
         ending = self._features(rollout.next_obs, time + 1)
         target, design = self._targets(rollout, features, ending)
         weights = self._solve(rollout, design, target)
-        value = self._predict(rollout, features, weights)
-        next_value = self._predict(rollout, ending, weights)
-        if not self.bootstrap:
-            next_value = next_value * ~rollout.truncated
-        return value, next_value
+        return (
+            self._predict(rollout, features, weights),
+            self._predict(rollout, ending, weights),
+        )
 
     def _features(self, obs: Tensor, time: Tensor) -> Tensor:
         """(T, B, F) float64 features, F = 2 O + 4."""
@@ -91,7 +89,7 @@ class LinearBaseline:
         """The discounted rewards to the end (T, B), and φ_t − γ^n φ_end (T, B, F)."""
         reward, done = rollout.reward.double(), rollout.done.clone()
         done[-1] = True
-        known = (rollout.truncated | ~rollout.done) if self.bootstrap else ~rollout.done
+        known = rollout.truncated | ~rollout.done
         target = torch.empty_like(reward)
         design = torch.empty_like(features)
         gain, tail = torch.zeros_like(reward[0]), torch.zeros_like(features[0])

@@ -57,9 +57,11 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError):
+            error.filename = str(path)  # what the user knows, not the temporary name
         raise
 
 
@@ -83,8 +85,10 @@ def read_json(path: Path) -> Any:
     """Read a JSON file. Raises UserError, one line, if it is missing or malformed."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read '{path}': {error}".replace("\n", " ")) from None
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"cannot read '{path}': it is not JSON: {error}") from None
 
 
 class MetricsCsv(CSVOutputFormat):

@@ -87,11 +87,16 @@ def meta_train(
                     callback(run.position.iteration, learner, metrics)
                 if run.position.iteration % config.checkpoint_every == 0:
                     run.save()
-                if config.video_every and run.position.iteration % config.video_every == 0:
+                due = config.video_every and run.position.iteration % config.video_every == 0
+                if due and stop.signum is None:
                     run.film(stop)
             run.save()
         except Left:
             run.save_good()
+        except Exception:
+            with contextlib.suppress(UserError):  # a full disk must not hide what went wrong
+                run.save_good()
+            raise
         run.show_report(running=False)
         if stop.signum is not None:
             raise TrainingStopped(run.how_to_resume(), stop.signum, run.folder.path)
@@ -176,7 +181,7 @@ class _Run:
             f"{self.worlds.family.name}  {self.learner.name}  seed {self.config.seed}  "
             f"{self.worlds.num_worlds} worlds  {self.threads} thread{'s' * (self.threads > 1)}  "
             f"{self.learner.device}  "
-            f"→ {self.folder.path}"
+            f"→ {self.folder.path}" + f", from iteration {position.iteration}" * bool(self.resume)
         )
         return self.progress
 
@@ -195,20 +200,16 @@ class _Run:
     # --- an iteration --------------------------------------------------------------------------
 
     def iterate(self, stop: StopSignals) -> dict[str, float]:
-        """Make one meta-update; one that fails or is left is undone, and the rest saved."""
+        """Make one meta-update."""
         number, config = self.position.iteration, self.config
         key = Key(config.seed)
         tasks = self.distribution.draw(
             config.tasks_per_iteration, self.learner.task_pool, number, key
         )
         began, steps = time.monotonic(), self.worlds.env_steps
-        try:
-            with stop.may_leave(), _global_draws(key.fold("global", number), self.learner.device):
-                metrics = self.learner.meta_step(self.worlds, tasks, key.fold("meta", number))
-            self.refuse_nonfinite()
-        except (Exception, Left):
-            self.save_good()
-            raise
+        with stop.may_leave(), _global_draws(key.fold("global", number), self.learner.device):
+            metrics = self.learner.meta_step(self.worlds, tasks, key.fold("meta", number))
+        self.refuse_nonfinite()
         seconds, steps = time.monotonic() - began, self.worlds.env_steps - steps
         self.position.iteration += 1
         self.position.env_steps += steps
@@ -292,6 +293,8 @@ class _Run:
             f"held-out tasks at {si(position.env_steps)} env steps: "
             f"return {mean[0]:.1f} → {mean[-1]:.1f} (stand still {result['stand_still']:.1f})"
         )
+        if position.iteration == 0:
+            self.progress.restart_clock()
 
     def film(self, stop: StopSignals) -> None:
         """Show one held-out task before and after adaptation, in TensorBoard and as a file.

@@ -75,3 +75,35 @@ def _gl() -> None:
         make_context(8, 8).free()
     except UserError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory) -> Path:
+    """The tiny run of `runs.train`, which nothing interrupted; copy it to change it."""
+    from runs import train
+
+    torch.set_num_threads(1)
+    return train(tmp_path_factory.mktemp("whole") / "run")
+
+
+FAMILY = """
+from metarl import Choices, Param, TaskFamily
+import torch
+
+class Slider(TaskFamily):
+    model = '''<mujoco><worldbody><body><joint name="x" type="slide" damping="1"/>
+      <geom size=".1" mass="1"/></body></worldbody>
+      <actuator><motor joint="x" ctrllimited="true" ctrlrange="-1 1"/></actuator></mujoco>'''
+    horizon = 5
+    params = (Param("direction", Choices((-1.0, 1.0))),)
+
+    def reward(self, sim, before, action, task):
+        return sim.qvel[:, 0] * task["direction"]
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path) -> str:
+    """A stranger's family, in a file."""
+    (tmp_path / "slider.py").write_text(FAMILY)
+    return f"{tmp_path / 'slider.py'}:Slider"

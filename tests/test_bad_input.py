@@ -159,7 +159,7 @@ ON_RUN = [
     ("evaluate", ["--threads", "0"], "threads"),
     ("evaluate", ["--device", "gpu"], "--device"),
     ("evaluate", ["--taks", "3"], "--taks", "did you mean '--tasks'"),
-    ("evaluate", ["--tasks", "1", "--json", "no/such/folder/x.json"], "no/such/folder"),
+    ("evaluate", ["--tasks", "1", "--json", "/dev/null/x.json"], "/dev/null"),
     ("evaluate", ["--json"], "--json"),
     ("evaluate", ["again"], "again"),
     ("adapt", ["--set", "goal=1"], "'goal'", "goal_x"),

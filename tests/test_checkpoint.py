@@ -75,15 +75,20 @@ def test_newest_skips_what_cannot_be_read(tmp_path: Path) -> None:
     (saved(folder, 20) / "weights.safetensors").write_bytes(b"x")
     (folder / "step_00000030").mkdir()
     (folder / ".writing-1-step_00000040").mkdir()
-    assert checkpoints.newest(tmp_path) == good
-    assert checkpoints.newest(folder) == good
+    with pytest.warns(UserWarning, match=r"step_00000030.* is missing.*; using step_00000010"):
+        assert checkpoints.newest(tmp_path) == good
+    with pytest.warns(UserWarning, match="using step_00000010"):
+        assert checkpoints.newest(folder) == good
     assert checkpoints.newest(good) == good
 
 
 def test_newest_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no run"):
         checkpoints.newest(tmp_path / "nothing")
-    with pytest.raises(UserError, match="no readable checkpoint"):
+    with pytest.raises(UserError, match="holds no checkpoint: name a run folder"):
+        checkpoints.newest(tmp_path)
+    (saved(tmp_path) / "weights.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"no readable checkpoint: .*truncated"):
         checkpoints.newest(tmp_path)
 
 
@@ -101,7 +106,8 @@ def test_prune_spares_the_newest_that_can_be_read(tmp_path: Path) -> None:
         (tmp_path / f"step_{step:08d}" / "weights.safetensors").write_bytes(b"x")
     checkpoints.prune(tmp_path, keep=1)
     assert [p.name[-1] for p in checkpoints.checkpoints(tmp_path)] == ["2", "3", "4"]
-    assert checkpoints.newest(tmp_path).name == "step_00000002"
+    with pytest.warns(UserWarning, match="using step_00000002 instead"):
+        assert checkpoints.newest(tmp_path).name == "step_00000002"
 
 
 @pytest.mark.parametrize("stop", ["between the renames", "at the second rename"])

@@ -1,6 +1,7 @@
 """The meta-test protocol, and the statistics behind its intervals."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import trim_mean
 
+from envs.point import PointGoal
 from metarl import TaskDistribution, TaskWorlds, evaluate
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.errors import UserError
@@ -140,6 +142,20 @@ def test_stand_still_is_zero_action(worlds: TaskWorlds) -> None:
     assert stand_still(worlds, tasks, 0) == pytest.approx(-20.0, rel=0.01)
 
 
+def test_stand_still_counts_the_first_episode_alone() -> None:
+    """One that fails at once earns one reward of the twenty."""
+
+    class Lost(PointGoal):
+        name = "lost"
+
+        def terminated(self, sim):
+            return torch.ones(len(sim.qpos), dtype=torch.bool)
+
+    worlds = TaskWorlds(Lost(), 2, threads=1)
+    tasks = TaskDistribution(worlds.family).make(goal_x=1.0, goal_y=0.0)
+    assert stand_still(worlds, tasks, 0) == pytest.approx(-1.0, rel=0.05)
+
+
 def test_worlds_must_divide_evenly(worlds: TaskWorlds) -> None:
     tasks = TaskDistribution(worlds.family).split("heldout", 5)
     with pytest.raises(UserError, match="12 worlds"):
@@ -151,6 +167,12 @@ def test_difference_by_hand() -> None:
     mean, low, high = report.difference()
     assert (mean, low, high) == (3.0, 2.0, 4.0)
     assert "+3.0" in "\n".join(report.summary())
+
+
+def test_the_summary_claims_no_gain_of_a_policy_that_did_not_adapt() -> None:
+    report = report_of(np.array([[0.0], [1.0]]), np.array([[0.0], [1.0]]))
+    report = replace(report, experience=[0], mean=[0.5], iqm=[0.5], ci95=[[0.0, 1.0]])
+    assert "gains" not in "\n".join(report.summary())
 
 
 def test_save_and_load(tmp_path: Path, report: Report) -> None:
@@ -177,8 +199,6 @@ def test_a_report_of_the_wrong_shape_is_refused(report: Report) -> None:
 
 
 def test_the_summary_says_where_heldout_is_train(report: Report) -> None:
-    from dataclasses import replace
-
     note = "the held-out tasks are the training tasks"
     assert note not in "\n".join(report.summary())
     assert note in "\n".join(replace(report, family="half-cheetah-dir").summary())

@@ -84,6 +84,19 @@ def test_returns_and_times_by_hand() -> None:
     assert rollout.episode_time().tolist() == [[0, 0], [1, 1], [0, 2], [1, 3]]
 
 
+def test_a_divergence_at_the_start_of_an_episode_does_not_cut_the_one_before() -> None:
+    """World 0 fails in step 1 and diverges in step 2, which is another episode; world 1 goes on."""
+    none = torch.zeros(4, 2, dtype=torch.bool)
+    terminated, diverged, first = none.clone(), none.clone(), none.clone()
+    terminated[1, 0] = diverged[2] = first[0] = first[2, 0] = True
+    empty = torch.zeros(4, 2, 1)
+    rollout = Rollout(
+        empty, empty, empty[..., 0], empty, terminated, none, diverged, first, empty,
+        empty[..., 0], 1,
+    )  # fmt: skip
+    assert rollout.before_divergence().truncated.nonzero().tolist() == [[1, 1]]
+
+
 # --- what a rollout is made of: the truth, and nothing that is not finite ------------------------
 
 

@@ -64,7 +64,7 @@ class MamlTrpoConfig:
     cg_damping: float = 1e-3
     """Added to the Fisher matrix's diagonal."""
     fisher_fraction: float = 0.2
-    """Share of each task's rollouts that the Fisher matrix is estimated on."""
+    """Share of each task's samples that the Fisher matrix is estimated on: every n-th of them."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

@@ -380,9 +380,6 @@ class Rl2(Learner):
 
     def adapted_state_dict(self, state: State) -> dict[str, Tensor]:
         """Return the memory, one row a world, and what acts on it: weights and statistics."""
-        acting = {
-            name: tensor for name, tensor in self.state_dict().items()
-            if name.startswith(("net.", "obs.", "reward."))
-        }  # fmt: skip
         memory = {f"memory.{i}": tensor for i, tensor in enumerate(state.memory)}
-        return {name: tensor.clone() for name, tensor in (acting | memory).items()}
+        whole = self.policy_state_dict() | memory
+        return {name: tensor.clone() for name, tensor in whole.items()}

@@ -226,6 +226,27 @@ def test_the_gradient_of_the_loss_equals_finite_differences() -> None:
     assert torch.isclose((values[0] - values[1]) / 2e-6, slope, rtol=1e-4)
 
 
+def test_policy_and_value_have_hidden_layers_of_their_own() -> None:
+    net = learner().net
+    mean, value = net(torch.randn(5, 3, 3 + 2 + 2))
+    for output, idle in ((mean, slice(8, None)), (value, slice(None, 8))):
+        (gradient,) = torch.autograd.grad(output.sum(), net.body.weight, retain_graph=True)
+        assert gradient[idle].abs().max() == 0
+        assert gradient.abs().max() > 0
+
+
+def test_the_entropy_bonus_widens_the_policy() -> None:
+    """The entropy grows by 1 nat with the log std of each action."""
+    agents = [learner(entropy_weight=weight) for weight in (0.0, 0.3)]
+    _, batch = targets(agents[0], rollout(torch.randn(6, 4)), torch.randn(6, 4), torch.randn(4))
+    losses = [agent._loss(batch, torch.arange(4), batch.weight.sum())[0] for agent in agents]
+    without, with_bonus = (
+        torch.autograd.grad(loss, agent.net.log_std)[0]
+        for loss, agent in zip(losses, agents, strict=True)
+    )
+    torch.testing.assert_close(with_bonus - without, torch.full((2,), -0.3))
+
+
 def test_a_gradient_has_the_same_bits_on_any_number_of_threads() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -251,11 +272,22 @@ def collected(agent: Rl2, worlds: TaskWorlds) -> tuple[Batch, Tensor, Tensor]:
     return agent._batch(data, mean, value, last), mean, value
 
 
+def test_minibatches_are_drawn_from_the_key() -> None:
+    results = []
+    for seed in (1, 2, 1):
+        agent, worlds = point(minibatches=2, epochs=1)
+        agent._update(collected(agent, worlds)[0], Key(seed))
+        results.append(torch.cat([param.flatten() for param in agent.adam.params]))
+    assert torch.equal(results[0], results[2])
+    assert not torch.equal(results[0], results[1])
+
+
 def test_statistics_move_in_training_alone() -> None:
     agent, worlds = point()
     tasks = worlds.tasks
     agent.meta_step(worlds, tasks, Key(1))
-    assert agent.obs_moments.count == 2 * TASKS * 40
+    for moments in (agent.obs_moments, agent.reward_moments, agent.return_moments):
+        assert moments.count == 2 * TASKS * 40
     before = {name: tensor.clone() for name, tensor in agent.state_dict().items()}
     evaluate(agent, worlds, tasks, episodes=1, seed=0)
     assert all(torch.equal(before[name], t) for name, t in agent.state_dict().items())

@@ -1,0 +1,98 @@
+"""`metarl evaluate` and `metarl adapt`, from the outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from metarl import checkpoint as checkpoints
+from metarl.cli import main
+
+
+def test_evaluate_prints_json_alone_on_a_dash(trained_run, capsys):
+    assert (
+        main(["evaluate", str(trained_run), "--tasks", "3", "--episodes", "2", "--json", "-"]) == 0
+    )
+    report = json.loads(capsys.readouterr().out)
+    assert list(report) == [
+        "family", "algorithm", "split", "seed", "rollouts_per_task", "task_names", "tasks",
+        "returns", "experience", "iqm", "ci95", "mean", "stand_still", "env_steps", "seconds",
+        "diverged",
+    ]  # fmt: skip
+    assert (report["family"], report["algorithm"]) == ("point-goal", "maml-trpo")
+    assert report["experience"] == [0, 2, 4]
+    assert (len(report["returns"]), len(report["returns"][0])) == (3, 3)
+
+
+def test_evaluate_says_which_checkpoint_it_takes_and_why(trained_run, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(trained_run, copy)
+    *_, old, new = checkpoints.checkpoints(copy / "checkpoints")
+    (new / "weights.safetensors").write_bytes(b"x")
+    assert main(["evaluate", str(copy), "--tasks", "2", "--episodes", "0"]) == 0
+    got = capsys.readouterr()
+    assert got.out.startswith(f"{old}: 2 heldout tasks, 2 worlds each\n")
+    assert got.err.startswith(f"metarl: warning: '{new}/weights.safetensors' ")
+    assert got.err.endswith(f"; using {old.name} instead\n")
+    assert len(got.err.splitlines()) == 1
+
+
+def test_evaluate_writes_a_file_and_takes_a_checkpoint(trained_run, tmp_path, capsys):
+    file = tmp_path / "new folder" / "report.json"
+    step = str(checkpoints.newest(Path(trained_run)))
+    argv = ["evaluate", step, "--split", "ood", "--tasks", "2", "--rollouts-per-task", "3"]
+    assert main([*argv, "--json", str(file)]) == 0
+    report = json.loads(file.read_text())
+    assert (report["split"], report["rollouts_per_task"], report["experience"]) == (
+        "ood", 3, [0, 3, 6, 9],
+    )  # fmt: skip
+    assert f"wrote {file}" in capsys.readouterr().out
+
+
+def test_adapt_agrees_with_evaluate_to_the_bit(trained_run, tmp_path, capsys):
+    from metarl import TaskDistribution, TaskWorlds, evaluate, find_family
+    from metarl.adapted import adapt_to
+
+    learner = checkpoints.restore(checkpoints.load(checkpoints.newest(Path(trained_run))))
+    family = find_family("point-goal")
+    task = TaskDistribution(family).make(goal_x=0.5)
+    worlds = TaskWorlds(family, 3, 1)
+    rounds = list(adapt_to(learner, worlds, task, episodes=2, seed=4))
+    report = evaluate(learner, worlds, task, episodes=2, seed=4)
+    assert [r.experience for r in rounds] == report.experience
+    assert [float(r.returns.mean()) for r in rounds] == report.mean
+
+
+def test_adapt_prints_the_rounds_and_saves_the_policy(trained_run, tmp_path, capsys):
+    out = tmp_path / "adapted"
+    argv = ["adapt", str(trained_run), "--set", "goal_x=-0.5", "--set", "goal-y=0.25"]
+    assert main([*argv, "--episodes", "2", "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "goal_x=-0.5, goal_y=0.25" in lines[0]
+    assert [line.split()[1] for line in lines[1:4]] == ["0", "2", "4"]
+    about = json.loads((out / "adapted.json").read_text())
+    assert about["task"]["values"] == [[-0.5, 0.25]]
+    assert about["experience"] == [0, 2, 4]
+    tensors = safetensors.torch.load_file(out / "adapted.safetensors")
+    prior = checkpoints.load(checkpoints.newest(Path(trained_run))).tensors["theta"]
+    assert tensors["params"].shape == (1, len(prior))
+    assert not torch.equal(tensors["params"][0], prior)
+
+
+def test_adapt_says_what_lies_outside_the_training_range(trained_run, capsys):
+    note = "note: goal_x=7 is outside the training range [-1, 1]\n"
+    assert main(["adapt", str(trained_run), "--set", "goal_x=7", "--episodes", "0"]) == 0
+    assert note in capsys.readouterr().out
+    assert main(["adapt", str(trained_run), "--set", "goal_x=1", "--episodes", "0"]) == 0
+    assert "note" not in capsys.readouterr().out
+
+
+def test_reading_commands_leave_the_run_alone(trained_run):
+    before = {p: p.stat().st_mtime_ns for p in Path(trained_run).rglob("*")}
+    assert main(["evaluate", str(trained_run), "--tasks", "2", "--episodes", "1"]) == 0
+    assert main(["adapt", str(trained_run), "--episodes", "1"]) == 0
+    assert {p: p.stat().st_mtime_ns for p in Path(trained_run).rglob("*")} == before
