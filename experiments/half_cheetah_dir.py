@@ -21,7 +21,7 @@ SETTINGS = {
             inner_lr=0.2,
             max_kl=0.02,
             gae_lambda=0.97,
-            action_scale=0.2,
+            action_scale=0.4,
             fisher_fraction=0.5,
             cg_damping=0.01,
         ),
