@@ -23,7 +23,7 @@ from common import environment, interleave, paired_ratio, write_json
 from metarl import TaskDistribution, TaskWorlds, find_family
 from metarl.algorithms.pearl import Pearl, PearlConfig
 from metarl.keys import Key
-from metarl.replay import pack
+from metarl.modules.replay import pack
 from metarl.rollout import collect
 from metarl.threads import set_threads
 

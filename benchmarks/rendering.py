@@ -24,11 +24,11 @@ import numpy as np
 from common import environment, interleave, write_json
 
 from metarl import TaskDistribution, find_family, find_learner
-from metarl.film import Film, VideoConfig
-from metarl.recording import RecordingWorlds, record
-from metarl.renderer import Renderer
 from metarl.threads import available_cores
-from metarl.video import render
+from metarl.video.encode import render
+from metarl.video.film import Film, VideoConfig
+from metarl.video.recording import RecordingWorlds, record
+from metarl.video.renderer import Renderer
 
 SIZE = 480
 

@@ -24,8 +24,8 @@ from matplotlib import pyplot as plt
 from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, find_family
 from metarl.family import list_families
 from metarl.keys import Key
-from metarl.opengl import OffscreenBuffer
 from metarl.trace import endless
+from metarl.video.opengl import OffscreenBuffer
 
 IMAGES = Path(__file__).parent / "images"
 WIDTH, HEIGHT = 440, 300

@@ -10,7 +10,7 @@ from metarl.cli import guarded
 from metarl.evaluation import evaluate
 from metarl.experiment import train_or_resume
 from metarl.launch import open_run, worlds_for
-from metarl.report import plot_adaptation
+from metarl.report.plots import plot_adaptation
 from metarl.tasks import TaskDistribution
 
 FAMILY, ALGORITHM, TASKS = "half-cheetah-vel", "maml-trpo", 30

@@ -19,10 +19,10 @@ import torch
 
 from metarl.algorithms.pearl import Pearl
 from metarl.cli import guarded
-from metarl.context import Belief
 from metarl.errors import UserError
 from metarl.keys import Key
 from metarl.launch import open_run
+from metarl.modules.context import Belief
 from metarl.rollout import collect
 from metarl.run_folder import write_json
 from metarl.tasks import TaskDistribution

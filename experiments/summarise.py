@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from metarl.evaluation import Report
-from metarl.report import plot_comparison
-from metarl.svg import number
+from metarl.report.plots import plot_comparison
+from metarl.report.svg import number
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

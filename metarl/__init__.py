@@ -4,8 +4,8 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from metarl import registration as _registration
 from metarl import threads as _threads  # before torch loads: it sets OpenMP's wait policy
+from metarl.adapters import registration as _registration
 
 if _TYPE_CHECKING:
     from metarl.checkpoint import load, save

@@ -16,15 +16,18 @@ from typing import Any
 from metarl.errors import UserError, did_you_mean
 
 COMMANDS = {
-    "families": ("families_command", "list the task families, or show one in full"),
-    "algorithms": ("commands", "list the algorithms and their settings"),
-    "train": ("train_command", "meta-train an algorithm on a family, or go on with a run"),
-    "evaluate": ("commands", "draw a run's adaptation curve on tasks it has not seen"),
-    "adapt": ("commands", "adapt a trained policy to one task, and save it"),
-    "render": ("render_command", "show a trained policy adapt: a video of before and after"),
-    "report": ("report_command", "write one HTML page: curves, tasks, videos; runs compared"),
-    "export": ("export", "make a small agent folder to share: weights, settings, a model card"),
-    "check": ("commands", "check that a task family, yours for example, is sound"),
+    "families": ("commands.families", "list the task families, or show one in full"),
+    "algorithms": ("commands.evaluate", "list the algorithms and their settings"),
+    "train": ("commands.train", "meta-train an algorithm on a family, or go on with a run"),
+    "evaluate": ("commands.evaluate", "draw a run's adaptation curve on tasks it has not seen"),
+    "adapt": ("commands.evaluate", "adapt a trained policy to one task, and save it"),
+    "render": ("commands.render", "show a trained policy adapt: a video of before and after"),
+    "report": ("commands.report", "write one HTML page: curves, tasks, videos; runs compared"),
+    "export": (
+        "report.export",
+        "make a small agent folder to share: weights, settings, a model card",
+    ),
+    "check": ("commands.evaluate", "check that a task family, yours for example, is sound"),
 }
 """Subcommand -> the module it is in, and what it does. Modules are imported when needed."""
 

@@ -21,8 +21,8 @@ from typing import Annotated, Any
 import tyro
 
 from metarl import checkpoint as checkpoints
-from metarl.arguments import field_names, parse
 from metarl.cli import guarded
+from metarl.commands.arguments import field_names, parse
 from metarl.errors import UserError, did_you_mean
 from metarl.evaluation import evaluate
 from metarl.launch import open_run, refuse_changes, resume, start, train_config, worlds_for
@@ -171,7 +171,7 @@ def write_result(result: dict[str, Any], folder: Path) -> Path:
     Returns:
         The path of the JSON file.
     """
-    from metarl.report import plot_results
+    from metarl.report.plots import plot_results
 
     stem = f"{result['family']}-{result.get('settings', result['algorithm'])}"
     path = folder / f"{stem}-seed{result['config']['train']['seed']}.json"

@@ -152,7 +152,7 @@ class TaskFamily:
         """Return (B,) bool: which worlds ended in failure. The default: none, ever."""
         return torch.zeros(len(sim.qpos), dtype=torch.bool)
 
-    # --- what a video shows of a task; the defaults know the usual parameters, see metarl.scene ---
+    # --- what a video shows of a task; the defaults know the usual ones: scene.py ----
 
     def describe(self, task: Mapping[str, Any]) -> list[str]:
         """Return words for the parameters of one task, name -> a float or (size,), with units."""
@@ -265,7 +265,7 @@ def family_class(name: str) -> type[TaskFamily]:
     whole = path + colon + last
     found = load_plugin(whole, "metarl.families", "family")
     if inspect.isfunction(found) or (isinstance(found, type) and issubclass(found, gymnasium.Env)):
-        from metarl.foreign import family_of
+        from metarl.adapters.foreign import family_of
 
         found = family_of(found)
     cls = plugin_class(found, whole, TaskFamily, "family")

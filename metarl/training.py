@@ -301,8 +301,8 @@ class _Run:
 
         A machine that cannot render is told so, and the training goes on.
         """
-        from metarl.recording import RecordingWorlds, record
-        from metarl.video import VideoConfig, render
+        from metarl.video.encode import VideoConfig, render
+        from metarl.video.recording import RecordingWorlds, record
 
         position, config = self.position, self.config
         name = f"step_{position.iteration:08d}.gif"
@@ -323,7 +323,7 @@ class _Run:
 
     def show_report(self, *, running: bool, latest: Report | None = None) -> None:
         """Write report.html anew, and TensorBoard's figure. A picture that fails ends no run."""
-        from metarl import live
+        from metarl.report import live
 
         where = {
             "iteration": self.position.iteration, "env_steps": self.position.env_steps,

@@ -259,9 +259,9 @@ class TaskWorlds:
             task[param.name] = torch.from_numpy((value[:, 0] if scalar else value).copy())
             for edit, which in zip(param.edits, rows, strict=True):
                 edit.apply(self._field(fields, edit.field, len(values)), which, value)
-        for name in fields.keys() & NEVER_NEGATIVE:
-            if (fields[name] < 0).any():
-                self._refuse_negative(name, float(fields[name].min()))
+        for name, field in fields.items():
+            if name in NEVER_NEGATIVE and (field < 0).any():
+                self._refuse_negative(name, float(field.min()))
         return task, fields
 
     def _refuse_negative(self, field: str, lowest: float) -> None:

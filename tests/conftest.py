@@ -69,7 +69,7 @@ def lift(tmp_path_factory):
 def _gl() -> None:
     """Skip where there is no headless OpenGL at all."""
     from metarl.errors import UserError
-    from metarl.opengl import make_context
+    from metarl.video.opengl import make_context
 
     try:
         make_context(8, 8).free()

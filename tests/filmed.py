@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
-from metarl.film import VideoConfig
-from metarl.recording import Recording, RecordingWorlds, record
 from metarl.tasks import TaskDistribution
+from metarl.video.film import VideoConfig
+from metarl.video.recording import Recording, RecordingWorlds, record
 
 CONFIG = MamlTrpoConfig(hidden=(8,), cg_iterations=2, inner_lr=0.1)
 SMALL = VideoConfig(size=160, fps=4, speed=1.0)

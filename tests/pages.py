@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from metarl.evaluation import Report
-from metarl.run_summary import RunSummary
+from metarl.report.run_summary import RunSummary
 
 VOID = {"meta", "img", "br"}
 

@@ -136,7 +136,7 @@ def test_families_as_json(capsys):
 
 
 def test_a_broken_family_does_not_hide_the_others(monkeypatch, capsys):
-    monkeypatch.setattr("metarl.families_command.list_families", lambda: ["gone", "point-goal"])
+    monkeypatch.setattr("metarl.commands.families.list_families", lambda: ["gone", "point-goal"])
     assert main(["families"]) == 0
     out = capsys.readouterr().out
     assert "gone cannot be used: unknown family 'gone'" in out
@@ -168,7 +168,7 @@ def test_ctrl_c_anywhere_is_one_line(monkeypatch, capsys):
     def interrupted(argv):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("metarl.families_command.families", interrupted)
+    monkeypatch.setattr("metarl.commands.families.families", interrupted)
     assert main(["families"]) == 130
     assert capsys.readouterr().err == "metarl: interrupted\n"
 
@@ -177,7 +177,7 @@ def test_too_little_memory_for_torch_is_one_line(monkeypatch, capsys):
     def hungry(argv):
         torch.empty(2**60, dtype=torch.uint8)
 
-    monkeypatch.setattr("metarl.families_command.families", hungry)
+    monkeypatch.setattr("metarl.commands.families.families", hungry)
     assert main(["families"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("metarl: error: out of memory: use fewer tasks or rollouts")
@@ -188,7 +188,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     def buggy(argv):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("metarl.families_command.families", buggy)
+    monkeypatch.setattr("metarl.commands.families.families", buggy)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["families"])
 

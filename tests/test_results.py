@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from metarl.report import plot_comparison
+from metarl.report.plots import plot_comparison
 
 ROOT = Path(__file__).resolve().parents[1]
 

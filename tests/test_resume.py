@@ -191,7 +191,7 @@ def test_kill_9_at_any_moment_then_resume_gives_the_same_bits(tmp_path, kills):
     """With a checkpoint an iteration, many of the kills fall inside a save."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["metarl.launch", "metarl.algorithms.maml_trpo", "metarl.live", "matplotlib.figure"]
+        ["metarl.launch", "metarl.algorithms.maml_trpo", "metarl.report.live", "matplotlib.figure"]
     )
     run, moment = tmp_path / "run", random.Random(kills)
     done = 0

@@ -26,11 +26,11 @@ from torch.autograd import grad
 from metarl.errors import UserError
 from metarl.keys import Key
 from metarl.learner import Learner
-from metarl.networks import Gaussian, GaussianMLP
-from metarl.returns import LinearBaseline, generalized_advantages
+from metarl.modules.networks import Gaussian, GaussianMLP
+from metarl.modules.returns import LinearBaseline, generalized_advantages
+from metarl.modules.trust_region import TrustRegionStep, trust_region_step
 from metarl.rollout import Rollout, collect
 from metarl.tasks import Tasks
-from metarl.trust_region import TrustRegionStep, trust_region_step
 from metarl.worlds import Spec, Step, TaskWorlds
 
 

@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 from torch.autograd import grad
 
-from metarl.context import Belief, ContextEncoder, kl_from_prior, product_of_gaussians
-from metarl.cuda_graph import GraphedStep
 from metarl.errors import UserError
 from metarl.keys import Key
 from metarl.learner import Learner
-from metarl.replay import TaskReplay, pack
+from metarl.modules.context import Belief, ContextEncoder, kl_from_prior, product_of_gaussians
+from metarl.modules.cuda_graph import GraphedStep
+from metarl.modules.replay import TaskReplay, pack
+from metarl.modules.sac import ActorCritic, take
 from metarl.rollout import Rollout, collect
-from metarl.sac import ActorCritic, take
 from metarl.tasks import Tasks
 from metarl.worlds import Spec, Step, TaskWorlds
 
@@ -130,7 +130,7 @@ class Batch(NamedTuple):
     context: Tensor
     """(m, c, C) what the encoder sees"""
     rows: Tensor
-    """(m, b, W) transitions; see `metarl.replay.pack`"""
+    """(m, b, W) transitions; see `metarl.modules.replay.pack`"""
     z_noise: Tensor
     """(m, L) standard normal"""
     next_noise: Tensor

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metarl import ppo
-from metarl.actor_critic import MemoryActorCritic, Recorder
 from metarl.errors import UserError, did_you_mean
 from metarl.keys import Key
 from metarl.learner import Learner
-from metarl.memory import MEMORIES, MemoryState, make_memory
-from metarl.normalise import RunningMoments
-from metarl.returns import generalized_advantages
+from metarl.modules import ppo
+from metarl.modules.actor_critic import MemoryActorCritic, Recorder
+from metarl.modules.memory import MEMORIES, MemoryState, make_memory
+from metarl.modules.normalise import RunningMoments
+from metarl.modules.returns import generalized_advantages
 from metarl.rollout import Rollout, collect
 from metarl.tasks import Tasks
 from metarl.worlds import Spec, Step, TaskWorlds

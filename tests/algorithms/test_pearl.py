@@ -11,9 +11,9 @@ from torch.distributions import Normal, kl_divergence
 from envs.point import PointGoal
 from metarl import Choices, Param, TaskDistribution, TaskWorlds, UserError, collect, evaluate
 from metarl.algorithms.pearl import METRICS, Pearl, PearlConfig
-from metarl.context import DRAWS, Belief, kl_from_prior, product_of_gaussians
 from metarl.evaluation import Report
 from metarl.keys import Key
+from metarl.modules.context import DRAWS, Belief, kl_from_prior, product_of_gaussians
 
 # --- the posterior -----------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import torch
 from small_pearl import SMALL, batch, learner, snapshot
 from torch.autograd import grad
 
-from metarl.context import kl_from_prior, product_of_gaussians
+from metarl.modules.context import kl_from_prior, product_of_gaussians
 
 
 def reference() -> ModuleType:

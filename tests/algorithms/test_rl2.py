@@ -8,8 +8,8 @@ from torch import Tensor
 from metarl import TaskDistribution, TaskWorlds, UserError, collect, evaluate
 from metarl.algorithms.rl2 import Batch, Rl2, Rl2Config, State
 from metarl.keys import Key
-from metarl.memory import MEMORIES
-from metarl.ppo import summed_gradient
+from metarl.modules.memory import MEMORIES
+from metarl.modules.ppo import summed_gradient
 from metarl.rollout import Rollout, Step
 from metarl.worlds import Spec
 

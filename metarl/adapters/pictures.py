@@ -1,0 +1,76 @@
+"""Pictures of a world as it is, for gymnasium's ``rgb_array``; `metarl.video` makes films."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from typing import TYPE_CHECKING
+
+import mujoco
+import numpy as np
+
+from metarl.video.opengl import OffscreenBuffer
+
+if TYPE_CHECKING:
+    from metarl.worlds import TaskWorlds
+
+MOST_GEOMS = 10_000
+"""In a scene, as in MuJoCo's own renderer."""
+
+
+class WorldCamera:
+    """Follows the robot of any one of the worlds, and takes pictures of it.
+
+    The view is that of the model's camera named ``track``, where there is one, else from the side
+    and above. Each picture shows the world's own model: its task's sizes, ground and so on.
+    """
+
+    def __init__(self, worlds: TaskWorlds, width: int = 480, height: int = 480) -> None:
+        """Make room for the pictures.
+
+        Args:
+            worlds: whose worlds to look at.
+            width: of a picture, in pixels.
+            height: likewise.
+
+        Raises:
+            UserError: there is no OpenGL to render with.
+        """
+        self.worlds = worlds
+        model = copy.copy(worlds.family.compile())  # a deep copy, in MuJoCo
+        self._buffer = OffscreenBuffer(model, width, height)
+        self._scene = mujoco.MjvScene(model, MOST_GEOMS)
+        self._view = _view(model)
+        self._closed = weakref.finalize(self, self._buffer.close)
+        self._closed.atexit = False  # the process's end frees it, in no order to rely on
+
+    def frame(self, world: int = 0) -> np.ndarray:
+        """Return a picture of one world as it is, (height, width, 3) uint8."""
+        sim = self.worlds.simulator
+        model = sim.batch.get_model(world)
+        data = mujoco.MjData(model)
+        mujoco.mj_setState(model, data, sim.batch.state[world], mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_forward(model, data)
+        mujoco.mjv_updateScene(
+            model, data, mujoco.MjvOption(), None, self._view,
+            mujoco.mjtCatBit.mjCAT_ALL, self._scene,
+        )  # fmt: skip
+        return self._buffer.draw(self._scene)
+
+    def close(self) -> None:
+        """Free the OpenGL context. Closing twice does nothing."""
+        self._closed()
+
+
+def _view(model: mujoco.MjModel) -> mujoco.MjvCamera:
+    """The model's own tracking camera, or one that follows the first body that moves."""
+    view = mujoco.MjvCamera()
+    mujoco.mjv_defaultFreeCamera(model, view)
+    own = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+    if own >= 0:
+        view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, own
+    elif model.nbody > 1:
+        moving = np.flatnonzero(model.body_dofnum > 0)
+        view.type = mujoco.mjtCamera.mjCAMERA_TRACKING
+        view.trackbodyid = int(moving[0]) if len(moving) else 1
+    return view

@@ -1,0 +1,1 @@
+"""The subcommands of `metarl`, a file for those of a kind. `metarl.cli` says which is where."""

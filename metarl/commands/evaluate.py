@@ -1,0 +1,210 @@
+"""The commands that read: algorithms, evaluate, adapt and check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from metarl.commands.arguments import parse
+from metarl.errors import UserError
+from metarl.family import TaskFamily, family_class
+from metarl.learner import find_learner, list_learners
+from metarl.plugins import first_line
+from metarl.progress import bar
+from metarl.tasks import TaskDistribution, Tasks
+from metarl.train_config import MAX_WORLDS
+
+
+@dataclass(frozen=True)
+class Algorithms:
+    """List the registered algorithms and their settings."""
+
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class OnRun:
+    """What the commands that open a trained run share."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run folder (its newest checkpoint is used), or a checkpoint folder."""
+    episodes: int = 3
+    """Adaptation rounds K; the curve has K + 1 points, the first one before any data."""
+    rollouts_per_task: int | None = None
+    """Worlds of each task; the default is what the run was trained with."""
+    seed: int = 0
+    """Of initial states and exploration."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the learner computes."""
+    threads: int | None = None
+    """CPU threads; the default is every core."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers. Raises UserError."""
+        for name, low in (("episodes", 0), ("rollouts_per_task", 1), ("seed", 0), ("threads", 1)):
+            value = getattr(self, name)
+            if value is not None and not low <= value < 2**31:
+                raise UserError(f"{name} must be a whole number of at least {low}, not {value}")
+
+
+@dataclass(frozen=True)
+class Evaluate(OnRun):
+    """Draw a run's adaptation curve on tasks that it was not trained on."""
+
+    split: Literal["heldout", "ood", "train"] = "heldout"
+    """Unseen draws from the training box, tasks outside it, or frozen training draws."""
+    tasks: int = 30
+    """How many tasks of the split."""
+    json: Annotated[str | None, tyro.conf.arg(metavar="FILE|-")] = None
+    """Also write the report as JSON, to a file or to the standard output."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers. Raises UserError."""
+        super().__post_init__()
+        if not 1 <= self.tasks <= MAX_WORLDS:
+            raise UserError(
+                f"tasks must be a whole number from 1 to {MAX_WORLDS}, not {self.tasks}"
+            )
+
+
+@dataclass(frozen=True)
+class Adapt(OnRun):
+    """Adapt a trained policy to one task, print each round, and save the adapted policy."""
+
+    set: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
+    ] = ()
+    """One of the task's parameters; those not set are nominal."""
+    out: str | None = None
+    """Folder for the adapted policy: adapted.safetensors and adapted.json."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Run the conformance suite on a task family, a line per check; exit code 1 if one fails."""
+
+    family: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FAMILY")]
+    """A registered name, a product such as half-cheetah-vel+dynamics, or file.py:Class."""
+
+
+# --- algorithms and check -----------------------------------------------------------------------
+
+
+def algorithms(argv: Sequence[str]) -> int:
+    """List the algorithms."""
+    args = parse(Algorithms, argv, prog="metarl algorithms")
+    rows = []
+    for name in list_learners():
+        cls = find_learner(name)
+        rows.append({"name": name, "doc": first_line(cls), "settings": asdict(cls.Config())})
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    for row in rows:
+        settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+        print(f"{row['name']}   {row['doc']}\n  {settings}\n")
+    print("`metarl train FAMILY ALGORITHM --help` explains an algorithm's settings.")
+    return 0
+
+
+def check(argv: Sequence[str]) -> int:
+    """Run the conformance suite on a family."""
+    args = parse(Check, argv, prog="metarl check")
+    from metarl.check import check_family
+
+    # The class, not an instance: a model that does not compile is the first check's to report.
+    family = family_class(args.family)
+    if not family.has_model:
+        raise UserError(
+            f"family '{args.family}' is a gymnasium environment: the suite is for families with a "
+            "MuJoCo model; gymnasium.utils.env_checker.check_env checks environments"
+        )
+    return 1 if check_family(family, lambda line: print(line, flush=True)) else 0
+
+
+# --- evaluate and adapt ------------------------------------------------------------------------
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Evaluate a run."""
+    args = parse(Evaluate, argv, prog="metarl evaluate")
+    from metarl.evaluation import evaluate as evaluate_learner
+    from metarl.launch import open_run, worlds_for, worlds_per_task
+
+    checkpoint, family, learner = open_run(args.run, args.device, args.threads)
+    count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
+    tasks = TaskDistribution(family).split(args.split, args.tasks)
+    worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
+    if args.json != "-":
+        words = f"{args.tasks} {args.split} tasks, {count} worlds each"
+        print(f"{checkpoint.path}: {words}", flush=True)
+    with bar("evaluating") as show:
+        report = evaluate_learner(
+            learner, worlds, tasks, episodes=args.episodes, seed=args.seed, split=args.split,
+            progress=show,
+        )  # fmt: skip
+    if args.json == "-":
+        print(json.dumps(report.to_json()))
+        return 0
+    for line in report.summary():
+        print(line)
+    if args.json is not None:
+        report.save(args.json)
+        print(f"wrote {args.json}")
+    return 0
+
+
+def adapt(argv: Sequence[str]) -> int:
+    """Adapt to one task."""
+    args = parse(Adapt, argv, prog="metarl adapt")
+    from metarl.adapted import adapt_to, save_adapted
+    from metarl.launch import open_run, worlds_for, worlds_per_task
+
+    checkpoint, family, learner = open_run(args.run, args.device, args.threads)
+    task = parse_task(family, args.set)
+    count = worlds_per_task(checkpoint, args.rollouts_per_task, 1)
+    worlds = worlds_for(family, learner, count, args.threads)
+    print(f"{checkpoint.path}: adapting to {task.label(0) or 'the one task of ' + family.name}")
+    for param in family.params:
+        for name in param.names:
+            if (value := task.column(name)[0]) not in param.train:
+                print(f"note: {name}={value:.4g} is outside the training range {param.train}")
+    rounds = []
+    for one in adapt_to(learner, worlds, task, episodes=args.episodes, seed=args.seed):
+        rounds.append(one)
+        ill = f"  the physics diverged in {one.diverged} worlds" if one.diverged else ""
+        print(
+            f"after {one.experience:>4} episodes   return {one.returns.mean():10.2f}   "
+            f"(worlds from {one.returns.min():.2f} to {one.returns.max():.2f}){ill}",
+            flush=True,
+        )
+    if args.out is not None:
+        path = save_adapted(Path(args.out), checkpoint, learner, task, rounds)
+        print(f"wrote {path}")
+    return 0
+
+
+def parse_task(family: TaskFamily, settings: Sequence[str]) -> Tasks:
+    """Turn ``name=value`` words into one task. Raises UserError naming the first bad one."""
+    values: dict[str, float] = {}
+    for word in settings:
+        name, mark, text = word.partition("=")
+        name = name.strip().replace("-", "_")
+        if not mark or not name:
+            raise UserError(f"--set {word}: write it as NAME=VALUE, such as --set mass=1.5")
+        if name in values:
+            raise UserError(f"--set {word}: '{name}' is set twice")
+        try:
+            values[name] = float(text)
+        except ValueError:
+            raise UserError(f"--set {word}: '{text}' is not a number") from None
+    return TaskDistribution(family).make(**values)
+
+
+__all__ = ["adapt", "algorithms", "check", "evaluate"]

@@ -1,0 +1,199 @@
+"""`metarl render`: a video of an adaptation, or MuJoCo's viewer playing it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from metarl.commands.arguments import parse
+from metarl.commands.evaluate import OnRun, parse_task
+from metarl.errors import UserError
+from metarl.progress import bar
+
+if TYPE_CHECKING:
+    from metarl.checkpoint import Checkpoint
+    from metarl.video.recording import Recording
+
+MOST_TASKS = 16
+"""Beyond this the pictures of a grid are too small, or the video too large for a decoder."""
+
+
+@dataclass(frozen=True)
+class Render(OnRun):
+    """Show a trained policy adapt: the same task before, during and after, side by side."""
+
+    set: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
+    ] = ()
+    """One of the task's parameters; those not set are nominal. Without any: tasks of a split."""
+    split: Literal["heldout", "ood", "train"] = "heldout"
+    """Where the tasks come from, if none is set: the first ones that `metarl evaluate` takes."""
+    tasks: int = 1
+    """How many tasks of the split, in a grid."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="FILE.mp4|FILE.gif")] = None
+    """The video; the default is an mp4 in RUN/videos, or, for an agent that is no run folder, in
+    the working folder."""
+    size: int = 480
+    """Height of a task's pictures in pixels, such as 480 or 720; several tasks get smaller ones."""
+    fps: int = 20
+    """Frames in a second."""
+    speed: float | None = None
+    """1 is real time; the default slows episodes of less than 5 s down."""
+    live: bool = False
+    """Play it in MuJoCo's viewer instead, which needs a display."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers. Raises UserError."""
+        super().__post_init__()
+        if not 1 <= self.tasks <= MOST_TASKS:
+            raise UserError(
+                f"tasks must be a whole number from 1 to {MOST_TASKS}, not {self.tasks}"
+            )
+        if self.set and self.tasks != 1:
+            raise UserError("--set names one task: leave out --tasks")
+        if self.live and self.out is not None:
+            raise UserError("--live writes no file: leave out --out")
+
+
+def render(argv: Sequence[str]) -> int:
+    """Render a run."""
+    args = parse(Render, argv, prog="metarl render")
+    from metarl.launch import check_spec, open_run, worlds_per_task
+    from metarl.tasks import TaskDistribution
+    from metarl.video import encode as video
+    from metarl.video.opengl import make_context
+    from metarl.video.recording import RecordingWorlds, record
+
+    config = video.VideoConfig(size=args.size, fps=args.fps, speed=args.speed)
+    if args.out is not None:
+        video.check_out(args.out)
+    if args.live:
+        check_display()
+    checkpoint, family, learner = open_run(args.run, args.device, args.threads)
+    split = "the task" if args.set else args.split
+    tasks = (
+        parse_task(family, args.set)
+        if args.set
+        else TaskDistribution(family).split(args.split, args.tasks)
+    )
+    if not args.live:
+        make_context(8, 8).free()  # what is missing is better said before the work than after it
+    count = worlds_per_task(checkpoint, args.rollouts_per_task, len(tasks))
+    worlds = RecordingWorlds(family, len(tasks) * count, args.threads)
+    check_spec(learner, worlds)
+    with bar("playing") as show:
+        recording = record(
+            learner, worlds, tasks, episodes=args.episodes, seed=args.seed, split=split,
+            progress=show,
+        )  # fmt: skip
+    for line in returns_of(recording):
+        print(line)
+    if args.live:
+        play_live(recording, config.speed or 1.0)
+        return 0
+    out = Path(args.out) if args.out else default_out(checkpoint, split, args.set)
+    started = time.perf_counter()
+    with bar("drawing") as show:
+        film = video.render(recording, out, config, threads=args.threads, progress=show)
+    took = time.perf_counter() - started
+    print(
+        f"wrote {out}: {film.width} × {film.height}, {film.frames / config.fps:.1f} s, "
+        f"{out.stat().st_size / 2**20:.1f} MiB, in {took:.1f} s "
+        f"({film.frames * film.pictures / took:.0f} pictures/s)"
+    )
+    return 0
+
+
+def default_out(checkpoint: Checkpoint, split: str, settings: Sequence[str]) -> Path:
+    """Return where a video goes if nobody says: a name of its own for each task."""
+    name = "_".join(word.replace("/", "").strip() for word in settings) or split
+    if Path(checkpoint.path).parent.name == "checkpoints":
+        return Path(checkpoint.path).parent.parent / "videos" / f"{name}.mp4"
+    family = Path(checkpoint.family).name.replace(".py:", "-")
+    return Path(f"{family}-{Path(checkpoint.algorithm).name.replace('.py:', '-')}-{name}.mp4")
+
+
+def returns_of(recording: Recording) -> Iterator[str]:
+    """Yield a line for each task: its parameters, and the return of each round."""
+    for m, row in enumerate(recording.report.returns):
+        words = ", ".join(recording.family.describe(recording.task(m))[:6])
+        yield f"{words or recording.family.name}: return " + " → ".join(f"{r:.1f}" for r in row)
+
+
+# --- the viewer --------------------------------------------------------------------------------
+
+
+def check_display() -> None:
+    """Raise UserError, in one line, where there is no display to open a window on.
+
+    MuJoCo's viewer would end the process there. Elsewhere than on Linux windows belong to the main
+    thread, which `mjpython` keeps for the viewer, so only the viewer itself can tell.
+    """
+    if platform.system() != "Linux":
+        return
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise UserError(
+            "--live needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set: "
+            "leave out --live to write a video"
+        )
+    import glfw
+
+    with warnings.catch_warnings(record=True) as said:  # the wrapper warns of errors
+        warnings.simplefilter("always")
+        glfw.init()
+        glfw.window_hint(glfw.VISIBLE, glfw.FALSE)
+        window = glfw.create_window(8, 8, "", None, None)
+        glfw.terminate()
+    if not window:
+        reason = str(said[0].message).partition("b'")[2].rstrip("'") if said else "none was made"
+        raise UserError(
+            f"--live: no window for OpenGL can be opened ({reason}); it needs libgl1 and "
+            f"libgl1-mesa-dri (Fedora: mesa-dri-drivers); leave out --live to write a video"
+        )
+
+
+def play_live(recording: Recording, speed: float) -> None:
+    """Play the first task in MuJoCo's viewer, before and after in turns, until it is closed."""
+    import mujoco
+    import mujoco.viewer
+
+    from metarl.scene import find_root
+    from metarl.video.film import experience
+    from metarl.video.renderer import brighten, extend_ground
+
+    model, family = recording.models[0], recording.family
+    brighten(model)
+    extend_ground(model)
+    data, seen = mujoco.MjData(model), recording.report.experience
+    task = ", ".join(family.describe(recording.task(0))[:6]) or family.name
+    task = task.replace("\N{MINUS SIGN}", "-")  # which the viewer's font lacks
+    try:
+        viewer = mujoco.viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=False)
+    except Exception as error:  # macOS without mjpython
+        raise UserError(f"--live: MuJoCo's viewer cannot open: {error}") from None
+    with viewer:
+        viewer.cam.type = int(mujoco.mjtCamera.mjCAMERA_TRACKING)
+        viewer.cam.trackbodyid = find_root(model).body
+        while viewer.is_running():
+            for k in dict.fromkeys((0, len(seen) - 1)):
+                episode = recording.episodes["score", k][0]
+                print(f"round {k}: return {episode.running[-1]:.1f}", flush=True)
+                due = time.monotonic()
+                for qpos, total in zip(episode.qpos, episode.running, strict=True):
+                    if not viewer.is_running():
+                        return
+                    data.qpos[:] = qpos
+                    mujoco.mj_forward(model, data)
+                    words = f"{task}\n{experience(seen[k])}\nreturn {total:.1f}"
+                    viewer.set_texts((None, None, words, None))
+                    viewer.sync()
+                    due += family.dt / speed
+                    time.sleep(max(0.0, due - time.monotonic()))

@@ -1,0 +1,142 @@
+"""`metarl train`: the flags of TrainConfig and of the algorithm's Config, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from metarl.commands.arguments import field_names, parse, take_option
+from metarl.errors import UserError
+from metarl.learner import find_learner, list_learners
+from metarl.plugins import absolute
+from metarl.train_config import TrainConfig
+
+PROG = "metarl train"
+
+
+@dataclass(frozen=True)
+class _NoConfig:
+    """The settings of no algorithm in particular."""
+
+
+def train(argv: list[str]) -> int:
+    """Meta-train an algorithm on a task family, or go on with a run.
+
+    ``metarl train FAMILY ALGORITHM [settings]`` or ``metarl train --resume DIR [settings]``.
+    """
+    wants_help = "--help" in argv or "-h" in argv
+    run, rest = take_option(argv, "--resume")
+    if run is not None and not wants_help:
+        return _resume(run, rest)
+    algorithm = guess_algorithm(rest)
+    if wants_help:
+        parse_train(["--help"], algorithm)
+    if sum(not token.startswith("-") for token in rest[:2]) < 2 and algorithm is None:
+        raise UserError(
+            f"say which FAMILY and which ALGORITHM, as in `{PROG} half-cheetah-vel maml-trpo`; "
+            f"`metarl families` and `metarl algorithms` list them"
+        )
+    got = parse_train(rest, algorithm)
+    if got.algorithm != algorithm:
+        got = parse_train(rest, got.algorithm)
+    from metarl.launch import start
+
+    start(got.family, got.algorithm, got.train, got.learner)
+    return 0
+
+
+def _resume(run: str, argv: list[str]) -> int:
+    from metarl import checkpoint as checkpoints
+    from metarl.launch import refuse_changes, resume, run_of, train_config
+    from metarl.train_config import finished
+
+    checkpoint = checkpoints.load(checkpoints.newest(Path(run)))
+    got = parse_train(
+        argv,
+        checkpoint.algorithm,
+        (checkpoint.family, train_config(checkpoint), checkpoints.learner_config(checkpoint)),
+    )
+    for what, old, new in (
+        ("FAMILY", checkpoint.family, got.family),
+        ("ALGORITHM", checkpoint.algorithm, got.algorithm),
+    ):
+        if old not in (new, absolute(new)):
+            raise UserError(f"{what} cannot change when a run goes on: it is {old}, not {new}")
+    refuse_changes(checkpoint, got.train, got.learner)
+    if finished(checkpoint.meta, got.train):
+        where = run_of(checkpoint)
+        print(
+            f"{where} has already finished, at iteration {checkpoint.step}; give a larger "
+            f"--iterations or --env-steps to go on, or try: metarl evaluate {where}"
+        )
+        return 0
+    resume(checkpoint, got.train, got.learner)
+    return 0
+
+
+def guess_algorithm(argv: Sequence[str]) -> str | None:
+    """Return the algorithm named in the arguments, before they can be parsed.
+
+    Which flags there are depends on it: the second word, if the arguments begin with two words,
+    else the first one that is a registered name.
+    """
+    words = [token for token in argv[:2] if not token.startswith("-")]
+    if len(words) == 2:
+        return words[1]
+    known = list_learners()
+    return next((token for token in argv if token in known), None)
+
+
+def parse_train(
+    argv: Sequence[str],
+    algorithm: str | None,
+    saved: tuple[str, TrainConfig, Any] | None = None,
+) -> Any:
+    """Parse the arguments of `metarl train`.
+
+    Args:
+        argv: what follows ``train``, without ``--resume``.
+        algorithm: whose settings there are; None leaves them out.
+        saved: the family, train and learner settings of a run to go on with: the defaults.
+
+    Returns:
+        An object with family, algorithm, train (TrainConfig) and learner (Config).
+    """
+    config = find_learner(algorithm).Config if algorithm else _NoConfig
+    family_default, train_default, learner_default = saved or (None, TrainConfig(), config())
+    clash = set(field_names(TrainConfig)) & set(field_names(config))
+    if clash:
+        raise UserError(f"algorithm '{algorithm}': its setting '{clash.pop()}' is train's own name")
+    family_doc = "A registered name (`metarl families`), or file.py:Class."
+    algorithm_doc = "Likewise (`metarl algorithms`)."
+    resume_doc = "Go on with the run in this folder: its newest checkpoint, its settings."
+    members = [
+        ("family", _word("FAMILY", family_doc), *_default(family_default)),
+        ("algorithm", _word("ALGORITHM", algorithm_doc), *_default(algorithm if saved else None)),
+        (
+            "resume",
+            Annotated[str | None, tyro.conf.arg(metavar="DIR", help=resume_doc)],
+            field(default=None),
+        ),
+        ("train", Annotated[TrainConfig, tyro.conf.arg(name="")], field(default=train_default)),
+        ("learner", Annotated[config, tyro.conf.arg(name="")], field(default=learner_default)),
+    ]
+    cls = make_dataclass("Train", members, frozen=True)
+    cls.__doc__ = (
+        "Meta-train an algorithm on a task family. With --resume DIR instead of FAMILY ALGORITHM, "
+        "go on with the run in DIR, to the same bits as if it had not stopped."
+    )
+    flags = ["resume", *field_names(TrainConfig), *field_names(config)]
+    return parse(cls, argv, prog=PROG, flags=flags)
+
+
+def _word(name: str, text: str) -> Any:
+    return Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar=name, help=text)]
+
+
+def _default(value: str | None) -> tuple[Any, ...]:
+    return () if value is None else (field(default=value),)

@@ -1,0 +1,294 @@
+"""A film: what every frame of an adaptation video shows, drawn when it is asked for.
+
+The same task before adaptation, during and after it, side by side: a picture of each under a title,
+its gauges and its return below it, and the curves of the returns at the foot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import mujoco
+import numpy as np
+from PIL import Image
+
+from metarl.errors import UserError, one_line
+from metarl.scene import (
+    Camera,
+    Marker,
+    Reading,
+    Root,
+    Shot,
+    body_path,
+    find_root,
+    plan_shots,
+    robot_size,
+    velocity_of,
+)
+from metarl.video.overlay import COLOURS, DARK, Header, Panel, PanelOverlay, Strip, gauge_spans
+from metarl.video.renderer import (
+    Marks,
+    Renderer,
+    View,
+    brighten,
+    extend_ground,
+    needs_ticks,
+    trail_of,
+)
+
+if TYPE_CHECKING:
+    from metarl.family import TaskFamily
+    from metarl.video.recording import Episode, Recording
+
+T = TypeVar("T")
+
+SHORTEST = 5.0
+"""Seconds that a video lasts at least: shorter episodes are shown in slow motion."""
+SMALLEST = 160
+"""Pixels; a smaller panel has no room for a picture beside the words."""
+SLOWEST = 0.2
+"""The slowest motion for that."""
+HOLD = 1.0
+"""Seconds for which the last state stays on screen."""
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """How a video looks."""
+
+    size: int = 480
+    """Height of the picture of one task, in pixels; several tasks have smaller ones."""
+    fps: int = 20
+    """Frames in a second."""
+    speed: float | None = None
+    """1 is real time; None: real time, or slower if an episode would last less than 5 s."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers. Raises UserError."""
+        if not SMALLEST <= self.size <= 2160:
+            raise UserError(f"size must be from {SMALLEST} to 2160 pixels, not {self.size}")
+        if not 1 <= self.fps <= 120:
+            raise UserError(f"fps must be from 1 to 120, not {self.fps}")
+        if self.speed is not None and not 0.01 <= self.speed <= 100:
+            raise UserError(f"speed must be from 0.01 to 100, not {self.speed}")
+
+
+# --- a film: what there is to draw -------------------------------------------------------------
+
+
+@dataclass
+class _Clip:
+    """One panel: an episode of a task, its shot and its overlay."""
+
+    episode: Episode
+    model: mujoco.MjModel
+    root: Root
+    path: np.ndarray
+    velocity: np.ndarray
+    shot: Shot
+    overlay: PanelOverlay
+    marks: Marks
+
+
+@dataclass
+class _Block:
+    """One task: a header, its panels, and where there is room the curves of its returns."""
+
+    header: Header
+    clips: list[_Clip]
+    strip: Strip | None
+
+
+class Film:
+    """All frames of a video, each drawn when it is asked for."""
+
+    def __init__(self, recording: Recording, config: VideoConfig) -> None:
+        """Plan the pictures.
+
+        Args:
+            recording: of M tasks.
+            config: how it looks.
+        """
+        self.recording, self.config = recording, config
+        count, dt = len(recording.tasks), recording.family.dt
+        self.panel = config.size if count == 1 else max(SMALLEST, round(config.size * 0.6) // 2 * 2)
+        self.head = max(24, round(44 * self.panel / 480)) // 2 * 2
+        self.foot = max(44, round(96 * self.panel / 480)) // 2 * 2 if count == 1 else 0
+        longest = max(len(e.reward) for row in recording.episodes.values() for e in row)
+        self.speed = config.speed or min(1.0, max(SLOWEST, longest * dt / SHORTEST))
+        self.columns = 1 if count < 4 else 2 if count < 9 else 3
+        for model in recording.models:
+            brighten(model)
+            extend_ground(model)
+        self.blocks = [self._block(m) for m in range(count)]
+        panels = max(len(block.clips) for block in self.blocks)
+        self.gap = 0 if count == 1 else 6
+        self.block_size = (panels * self.panel, self.head + self.panel + self.foot)
+        rows = math.ceil(count / self.columns)
+        self.width = _even(self.columns * (self.block_size[0] + self.gap) - self.gap)
+        self.height = _even(rows * (self.block_size[1] + self.gap) - self.gap)
+        self.frames = math.ceil(longest * dt / self.speed * config.fps) + 1
+        self.frames += round(HOLD * config.fps)
+        self.pictures = sum(len(block.clips) for block in self.blocks)
+        """Panels in one frame."""
+
+    def _block(self, m: int) -> _Block:
+        recording, family = self.recording, self.recording.family
+        task, model, dt = recording.task(m), recording.models[m], family.dt
+        chosen = [(phase, title, row[m], mean) for phase, title, row, mean in _phases(recording, m)]
+        root = asked(family, "camera", lambda: find_root(model, (family.camera or Camera()).body))
+        paths = [body_path(model, episode.qpos, root.body) for _, _, episode, _ in chosen]
+        speeds = [velocity_of(path, dt) for path in paths]
+        markers = asked(family, "markers()", lambda: family.markers(task))
+        worlds = recording.report.rollouts_per_task
+        panels = []
+        for (phase, title, episode, mean), path, speed in zip(chosen, paths, speeds, strict=True):
+            readings = _readings(family, path, speed, task)
+            panels.append(
+                Panel(phase, title, episode.running, readings, episode.ended, mean, worlds)
+            )
+        spans = gauge_spans(panels)
+        overlays = [PanelOverlay(panel, self.panel, spans, dt) for panel in panels]
+        self.picture = overlays[0].picture
+        aspect = self.picture[0] / self.picture[1]
+        shots = plan_shots(family, model, paths, markers, aspect)
+        clips = []
+        for (_, _, episode, _), overlay, path, speed, shot in zip(
+            chosen, overlays, paths, speeds, shots, strict=True
+        ):
+            marks = _marks(model, root, markers, shot, speeds, overlay.panel.phase)
+            clips.append(_Clip(episode, model, root, path, speed, shot, overlay, marks))
+        width = len(clips) * self.panel
+        words = asked(family, "describe()", lambda: family.describe(task))
+        header = Header(family.name, words, width, self.head)
+        return _Block(header, clips, Strip(panels, width, self.foot, dt) if self.foot else None)
+
+    def step(self, number: int) -> float:
+        """Return the step of the episode, maybe a fraction, that a frame shows."""
+        config, dt = self.config, self.recording.family.dt
+        steps = max(len(c.episode.reward) for block in self.blocks for c in block.clips)
+        step = number / config.fps * self.speed / dt
+        return min(round(step, 6), float(steps))
+
+    def renderer(self) -> Renderer:
+        """Return a renderer of the panels, for the calling thread."""
+        return Renderer(self.recording.models, *self.picture)
+
+    def frame(self, number: int, renderer: Renderer) -> np.ndarray:
+        """Return frame `number`, (height, width, 3) uint8."""
+        step = self.step(number)
+        seconds = step * self.recording.family.dt
+        sheet = Image.new("RGB", (self.width, self.height), DARK)
+        for m, block in enumerate(self.blocks):
+            left = m % self.columns * (self.block_size[0] + self.gap)
+            top = m // self.columns * (self.block_size[1] + self.gap)
+            sheet.paste(block.header(seconds, self.speed), (left, top))
+            for k, clip in enumerate(block.clips):
+                picture = clip.overlay(self._draw(clip, step, renderer), step)
+                sheet.paste(picture, (left + k * self.panel, top + self.head))
+            if block.strip is not None:
+                sheet.paste(block.strip(step), (left, top + self.head + self.panel))
+        return np.asarray(sheet)
+
+    def _draw(self, clip: _Clip, step: float, renderer: Renderer) -> np.ndarray:
+        last = len(clip.episode.qpos) - 1
+        step = min(step, float(last))
+        low = min(int(step), last)
+        part, high = step - low, min(low + 1, last)
+        qpos = between(clip.model, clip.episode.qpos[low], clip.episode.qpos[high], part)
+        position = clip.path[low] + part * (clip.path[high] - clip.path[low])
+        lookat = clip.shot.lookat[low] + part * (clip.shot.lookat[high] - clip.shot.lookat[low])
+        marks = clip.marks._replace(
+            position=position,
+            velocity=clip.velocity[low],
+            trail=trail_of(clip.path, step, clip.root),
+        )
+        view = View(lookat, *clip.shot[1:])
+        return renderer.draw(clip.model, qpos, clip.episode.mocap[low], view, marks)
+
+
+def asked(family: TaskFamily, what: str, question: Callable[[], T]) -> T:
+    """Return what a member of a family answers. Raises UserError: one line if that fails."""
+    try:
+        return question()
+    except Exception as error:  # whatever a stranger's code raises becomes one line
+        reason = one_line(error, family)
+        raise UserError(f"family '{family.name}', {what}: {reason}") from error
+
+
+def _readings(
+    family: TaskFamily, path: np.ndarray, speed: np.ndarray, task: Mapping[str, Any]
+) -> list[Reading]:
+    got = asked(family, "readings()", lambda: family.readings(path, speed, task))
+    for reading in got:
+        if np.shape(reading.values) != (len(path),):
+            raise UserError(
+                f"family '{family.name}', readings(): '{reading.label}' has values of shape "
+                f"{np.shape(reading.values)}, expected ({len(path)},)"
+            )
+    return got
+
+
+def _marks(
+    model: mujoco.MjModel, root: Root, markers: Sequence[Marker], shot: Shot,
+    speeds: Sequence[np.ndarray], phase: str,
+) -> Marks:  # fmt: skip
+    """Return what is drawn beside the robot, but for where it is at the time."""
+    wide, down, up = robot_size(model, root)
+    size = max(wide, (down + up) / 2)
+    fastest = max(float(np.abs(speed[:, :2]).max(initial=0.0)) for speed in speeds)
+    asked = [float(np.linalg.norm(vector)) for kind, vector in markers if kind == "velocity"]
+    red, green, blue = (c / 255 for c in COLOURS[phase])
+    return Marks(
+        markers, np.zeros(3), np.zeros(3), np.zeros((0, 3)),
+        radius=max(size, 0.045 * shot.distance), above=up + 0.35 * wide,
+        ticks=needs_ticks(model, root), scale=size / max(fastest, *asked, 1e-6),
+        colour=(red, green, blue),
+    )  # fmt: skip
+
+
+def _phases(recording: Recording, m: int) -> list[tuple[str, str, list[Episode], float | None]]:
+    """Return (phase, title, episodes, reported return) of the columns: before, during, after.
+
+    During is the middle of the adaptation: the episode that the learner explores in, or, if it
+    adapts to those that are scored, one of them.
+    """
+    report, episodes = recording.report, recording.episodes
+    last, seen = len(report.experience) - 1, report.experience
+    middle = max(last // 2, 0 if recording.explores else 1)
+
+    def scored(phase: str, k: int) -> tuple[str, str, list[Episode], float | None]:
+        return phase, experience(seen[k]), episodes["score", k], report.returns[m][k]
+
+    out = [scored("before", 0)]
+    if recording.explores and last > 0:
+        title = "exploring, " + experience(seen[middle])
+        out.append(("during", title, episodes["explore", middle], None))
+    elif middle < last:
+        out.append(scored("during", middle))
+    return [*out, scored("after", last)] if last > 0 else out
+
+
+def experience(episodes: int) -> str:
+    """Return how much of the task a learner has seen, in words."""
+    if not episodes:
+        return "no data yet"
+    return f"after {episodes} episode{'s' if episodes > 1 else ''}"
+
+
+def between(model: mujoco.MjModel, low: np.ndarray, high: np.ndarray, part: float) -> np.ndarray:
+    """Return the position a part of the way from one to the next; quaternions turn."""
+    if part == 0:
+        return low
+    way, out = np.zeros(model.nv), low.copy()
+    mujoco.mj_differentiatePos(model, way, 1.0, low, high)
+    mujoco.mj_integratePos(model, out, way, part)
+    return out
+
+
+def _even(pixels: int) -> int:
+    """H.264 in 4:2:0 has no odd sizes."""
+    return pixels + pixels % 2

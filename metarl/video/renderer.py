@@ -1,0 +1,237 @@
+"""What a picture of a video shows of one world: the scene, the light, and the markers in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import mujoco
+import numpy as np
+
+from metarl.scene import Marker, Root, robot_geoms
+from metarl.video.opengl import OffscreenBuffer
+
+SHADOW_SIZE, SAMPLES = 1024, 4
+"""Resolution of shadows (MuJoCo's 4096 takes a CPU twice the time), and samples in a pixel."""
+SUN = (0.30, 0.25, -0.92)
+"""Where directional lights shine: from behind the camera's left, so that shadows can be seen."""
+TARGET = (0.20, 0.80, 0.35)
+"""Colour of what the task asks for: the goal, and the arrow of a velocity or direction."""
+SKY = ((0.62, 0.70, 0.80), (0.90, 0.93, 0.96))
+"""Colours of the background, top and bottom, where a model has no sky of its own."""
+
+
+class View(NamedTuple):
+    """A camera at one moment."""
+
+    lookat: np.ndarray
+    distance: float
+    azimuth: float
+    elevation: float
+
+
+class Marks(NamedTuple):
+    """What is drawn in the scene beside the model, at one moment."""
+
+    markers: Sequence[Marker]
+    position: np.ndarray
+    """(3,) of the robot's root, m"""
+    velocity: np.ndarray
+    """(3,) of the robot's root, m/s"""
+    trail: np.ndarray
+    """(n, 3) where the root has been; empty: no trail"""
+    radius: float
+    """Of the robot, or larger where the camera is far: the measure of everything drawn, m"""
+    above: float
+    """How high over the root the arrows are, m"""
+    ticks: bool
+    """Whether to draw a line on the ground every metre along x"""
+    scale: float
+    """Length of an arrow, in m, for 1 m/s"""
+    colour: tuple[float, float, float]
+    """Of this robot's arrow, trail and tint"""
+
+
+class Renderer:
+    """Draws worlds of one model layout into images of one size. Use it in one thread only."""
+
+    def __init__(self, models: Sequence[mujoco.MjModel], width: int, height: int) -> None:
+        """Make the context, for worlds whose models differ in fields but not in layout.
+
+        Raises:
+            UserError: there is no headless OpenGL.
+        """
+        model = _light_copy(models)
+        model.vis.quality.shadowsize = min(SHADOW_SIZE, model.vis.quality.shadowsize)
+        model.vis.quality.offsamples = min(SAMPLES, model.vis.quality.offsamples)
+        self._buffer = OffscreenBuffer(model, width, height)
+        self._scene = mujoco.MjvScene(model, 2000 + 2 * model.ngeom)
+        self._scene.flags[int(mujoco.mjtRndFlag.mjRND_REFLECTION)] = False
+        self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
+        self._data = mujoco.MjData(model)
+        self._depth = None if _has_sky(model) else np.empty((height, width), np.float32)
+        self._mine = robot_geoms(model)
+
+    def close(self) -> None:
+        """Free the OpenGL resources, in the thread that made them."""
+        self._buffer.close()
+
+    def draw(
+        self, model: mujoco.MjModel, qpos: np.ndarray, mocap: np.ndarray, view: View, marks: Marks
+    ) -> np.ndarray:
+        """Return the image of one state, (height, width, 3) uint8.
+
+        Args:
+            model: of the world.
+            qpos: (nq,)
+            mocap: (nmocap, 7)
+            view: the camera.
+            marks: what else to draw.
+        """
+        data, scene = self._data, self._scene
+        data.qpos[:] = qpos
+        if model.nmocap:
+            data.mocap_pos[:], data.mocap_quat[:] = mocap[:, :3], mocap[:, 3:]
+        mujoco.mj_kinematics(model, data)
+        for stage in (mujoco.mj_comPos, mujoco.mj_camlight, mujoco.mj_tendon):
+            stage(model, data)
+        camera = self._camera
+        camera.lookat[:] = view.lookat
+        camera.distance, camera.azimuth, camera.elevation = view[1:]
+        mujoco.mjv_updateScene(
+            model, data, self._option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene
+        )
+        self._light(view)
+        self._tint(marks.colour)
+        for mark in _drawn(marks):
+            self._add(*mark)
+        image = self._buffer.draw(scene, self._depth)
+        return image if self._depth is None else _with_sky(image, self._depth)
+
+    def _light(self, view: View) -> None:
+        """Let a sun shine on where the robot is: what is far from it would have no shadow."""
+        for light in self._scene.lights[: self._scene.nlight]:
+            if light.type == int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL):
+                light.dir[:] = SUN
+                light.pos[:] = view.lookat - view.distance * np.array(SUN)
+                light.castshadow &= view.elevation > -75  # seen from above they tell nothing
+
+    def _tint(self, colour: tuple[float, float, float], much: float = 0.7) -> None:
+        """Give the robot some of the colour that its episode has throughout the video."""
+        geom_type = int(mujoco.mjtObj.mjOBJ_GEOM)
+        for geom in self._scene.geoms[: self._scene.ngeom]:
+            if geom.objtype == geom_type and geom.objid >= 0 and self._mine[geom.objid]:
+                geom.matid = -1  # a texture would darken the colour
+                geom.rgba[:3] = (1 - much) * geom.rgba[:3] + much * np.array(colour)
+
+    def _add(self, kind: int, size: Any, start: Any, end: Any, rgba: Any) -> None:
+        """Add a sphere or cylinder at `start`, or a connector from `start` to `end`."""
+        scene = self._scene
+        if scene.ngeom >= scene.maxgeom:
+            return
+        geom = scene.geoms[scene.ngeom]
+        upright = np.eye(3).ravel()
+        mujoco.mjv_initGeom(geom, kind, np.array(size), np.array(start), upright, _rgba(rgba))
+        if end is not None:
+            mujoco.mjv_connector(geom, kind, size[0], np.array(start), np.array(end))
+        geom.category = int(mujoco.mjtCatBit.mjCAT_DECOR)
+        scene.ngeom += 1
+
+
+def _drawn(marks: Marks) -> list[tuple[Any, ...]]:
+    """Return (geom type, size, start, end, rgba) of everything that is to be added."""
+    kinds, r = mujoco.mjtGeom, marks.radius
+    arrow, out = int(kinds.mjGEOM_ARROW), []
+    for one, two in zip(marks.trail[:-1], marks.trail[1:], strict=True):
+        size = (0.07 * r, 0.0, 0.0)
+        out.append((int(kinds.mjGEOM_CAPSULE), size, one, two, (*marks.colour, 0.9)))
+    if marks.ticks:
+        for metre in range(round(marks.position[0]) - 12, round(marks.position[0]) + 13):
+            ends = np.array([[metre, -1.0, 0.0], [metre, 1.0, 0.0]])
+            out.append((int(kinds.mjGEOM_CAPSULE), (0.012, 0.0, 0.0), *ends, (0.1, 0.1, 0.1, 1.0)))
+    above = marks.position + np.array([0.0, 0.0, marks.above])
+    for kind, vector in marks.markers:
+        goal = np.asarray(vector, np.float64)
+        thick = (0.06 * r, 0.0, 0.0)
+        if kind == "goal":
+            disc, pole = (0.8 * r, 0.02 * r, 0.0), np.array([0.0, 0.0, 1.2 * r])
+            out.append((int(kinds.mjGEOM_CYLINDER), disc, goal, None, (*TARGET, 0.6)))
+            out.append((int(kinds.mjGEOM_CAPSULE), thick, goal, goal + pole, (*TARGET, 0.9)))
+            top = (0.22 * r, 0.22 * r, 0.22 * r)
+            out.append((int(kinds.mjGEOM_SPHERE), top, goal + pole, None, (*TARGET, 1.0)))
+            continue
+        asked = (r if kind == "direction" else marks.scale) * goal
+        lower = above - np.array([0.0, 0.0, 0.2 * r])
+        speed = np.array([*marks.velocity[:2], 0.0])
+        out.append((arrow, thick, above, above + asked, (*TARGET, 1.0)))
+        out.append((arrow, thick, lower, lower + marks.scale * speed, (*marks.colour, 1.0)))
+    shortest = {arrow: 0.15 * r}  # less than its own head would be a speck
+    return [
+        mark for mark in out
+        if mark[3] is None or np.linalg.norm(mark[3] - mark[2]) > shortest.get(mark[0], 0.02 * r)
+    ]  # fmt: skip
+
+
+def _rgba(values: Sequence[float]) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def trail_of(path: np.ndarray, upto: float, root: Root, segments: int = 120) -> np.ndarray:
+    """Return (n, 3) the path up to a step, for robots that move in the plane of the ground."""
+    if not (root.x and root.y):
+        return np.zeros((0, 3))
+    step = max(1, len(path) // segments)
+    return path[: int(upto) + 1 : step]
+
+
+def brighten(model: mujoco.MjModel) -> None:
+    """Let a model without lights of its own be lit from the camera."""
+    if not model.nlight:
+        model.vis.headlight.ambient[:] = 0.35
+        model.vis.headlight.diffuse[:] = 0.60
+
+
+def extend_ground(model: mujoco.MjModel) -> None:
+    """Draw planes a kilometre wide, with the pattern that they have.
+
+    To the physics they are endless, and a fast robot would run out of the floor that is drawn.
+    """
+    for plane in np.flatnonzero(model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE)):
+        size, material = model.geom_size[plane, :2], int(model.geom_matid[plane])
+        if (size > 0).all():
+            if material >= 0 and not model.mat_texuniform[material]:
+                model.mat_texrepeat[material] *= 500.0 / size
+            model.geom_size[plane, :2] = 500.0
+
+
+def needs_ticks(model: mujoco.MjModel, root: Root) -> bool:
+    """Whether nothing on the ground would tell how fast a planar robot moves."""
+    planes = np.flatnonzero(model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE))
+    painted = [m for m in model.geom_matid[planes] if m >= 0 and (model.mat_texid[m] >= 0).any()]
+    return root.x and not root.y and not model.nhfield and len(planes) > 0 and not painted
+
+
+def _light_copy(models: Sequence[mujoco.MjModel]) -> mujoco.MjModel:
+    """Return a copy of the first model, for a context of OpenGL.
+
+    Height fields that no world shows are made tiny: a bank of them would take gigabytes there.
+    """
+    model = mujoco.MjModel.__copy__(models[0])
+    if model.nhfield:
+        field = int(mujoco.mjtGeom.mjGEOM_HFIELD)
+        shown = {int(d) for m in models for d in m.geom_dataid[m.geom_type == field]}
+        for unused in set(range(model.nhfield)) - shown:
+            model.hfield_nrow[unused] = model.hfield_ncol[unused] = 2
+    return model
+
+
+def _has_sky(model: mujoco.MjModel) -> bool:
+    return bool((model.tex_type == int(mujoco.mjtTexture.mjTEXTURE_SKYBOX)).any())
+
+
+def _with_sky(image: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Fill what lies at infinity with a plain gradient, which MuJoCo would leave black."""
+    top, bottom = (np.array(c) * 255 for c in SKY)
+    part = np.linspace(0.0, 1.0, len(image))[:, None]
+    sky = (top + (bottom - top) * part).astype(np.uint8)[:, None]
+    return np.where((depth >= 1.0)[..., None], sky, image)

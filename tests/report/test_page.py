@@ -1,0 +1,129 @@
+"""The report's page: whole, self-contained, and true to its numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pages import Structure, check, made, summary, words
+
+from metarl import UserError
+from metarl.evaluation import Report, gain_interval
+from metarl.report.page import duration, render
+from metarl.report.tasks import common_rows, rank_correlation, scores, task_words
+
+# --- one run -----------------------------------------------------------------------------------
+
+
+def test_a_page_says_what_the_report_says():
+    returns = [[-10.0, -4.0], [-20.0, -5.0], [-6.0, -9.0]]
+    page = render([summary("a", made(returns), made(returns, split="ood"))])
+    found = check(page)
+    assert found.tags.count("svg") > 4
+    text = words(page)
+    assert "Run a , seed 1: 10 iterations, 1k env steps, 65 s." in text
+    assert "from −12 to −6 (+6" in text
+    assert "raises the return on 2 of 3 held-out tasks and lowers it on 1" in text
+    best, worst = text.index("x 1 −20 −5 +15"), text.index("x 2 −6 −9 −3")
+    assert best < worst
+
+
+def test_two_parameters_have_maps():
+    tasks = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+    run = summary("a", made([[-1, 2], [-2, 3], [-3, 1]], tasks, names=("x", "y")))
+    page = render([run])
+    check(page)
+    assert "Gain by adaptation" in page
+    assert "Return over y" in page
+
+
+def test_names_from_files_are_text_and_not_markup():
+    run = summary("<img src=x>", made([[-1.0, 2.0]], names=("<b>",)))
+    run.train = {"note": "</table><script>alert(1)</script>"}
+    run.note("<i>odd</i>")
+    check(render([run]))
+
+
+def test_a_run_without_parameters_or_adaptation():
+    run = summary("a", made([[-1.0], [-2.0]], [[], []], experience=(0,), names=()))
+    run.reports["heldout"] = Report.from_json(json.loads(json.dumps(
+        run.reports["heldout"].to_json() | {"tasks": [[], []]})))  # fmt: skip
+    check(render([run]))
+
+
+def test_videos_are_in_the_page_up_to_a_size(tmp_path, monkeypatch):
+    run = summary("a", made([[-1.0, 2.0]]))
+    for name in ("one.mp4", "two.gif"):
+        (tmp_path / name).write_bytes(b"video" * 100)
+        run.videos.append(tmp_path / name)
+    run.videos.append(tmp_path / "gone.mp4")
+    found = check(render([run]))
+    assert sorted(link.partition(";")[0] for link in found.links) == [
+        "data:image/gif", "data:video/mp4",
+    ]  # fmt: skip
+    monkeypatch.setattr("metarl.report.page.LARGEST_VIDEO", 499)
+    page = render([run])
+    assert check(page).links == []
+    assert "too large for this page" in page
+    live = Structure(render([run], live=True))
+    assert "videos/one.mp4" in live.links
+
+
+# --- several -----------------------------------------------------------------------------------
+
+
+def test_runs_are_compared_on_the_tasks_that_they_share():
+    """a has tasks 0, 1, 2 and b has 2, 1, 7: the returns of 1 and 2 are compared, task by task."""
+    a = made([[-9, -9], [-8, -4], [-7, -2]], [[0.0], [1.0], [2.0]])
+    b = made([[-7, -1], [-8, -1], [-9, -9]], [[2.0], [1.0], [7.0]], experience=(0, 1))
+    rows, shared = common_rows([a, b])
+    assert (rows, shared) == ([[1, 2], [1, 0]], 2)
+    page = render([summary("a", a), summary("b", b)])
+    check(page)
+    text = words(page)
+    assert "Held-out tasks: 2 tasks" in text
+    better = gain_interval(np.array([3.0, 1.0]), [[1.0], [2.0]], 0)[0]
+    assert better == 2.0
+    assert "b −7.5 −1 1 +6.5" in text
+    assert "+2 [" in text
+    assert "Not every run was evaluated on every task" in text
+
+
+def test_tasks_that_occur_several_times_are_matched_as_often_as_both_have_them():
+    a = made([[0, 1]] * 3, [[1.0], [1.0], [-1.0]])
+    b = made([[0, 1]] * 3, [[-1.0], [1.0], [-1.0]])
+    assert common_rows([a, b]) == ([[0, 2], [1, 0]], 2)
+    both = scores(made([[0, 1], [0, 3], [2, 2]], [[1.0], [1.0], [-1.0]]))
+    assert both.tasks.ravel().tolist() == [-1, 1]
+    assert both.after.tolist() == [2, 2]
+
+
+def test_no_shared_tasks_and_other_families():
+    a, b = summary("a", made([[0, 1]], [[0.0]])), summary("b", made([[0, 1]], [[5.0]]))
+    page = render([a, b])
+    check(page)
+    assert "different tasks" in page
+    b.family = "other"
+    with pytest.raises(UserError, match="different families"):
+        render([a, b])
+
+
+def test_runs_of_one_name_are_told_apart():
+    a, b = summary("a", made([[0, 1]])), summary("a", made([[0, 2]]))
+    a.path, b.path = Path("/x/one/a"), Path("/x/two/a")
+    render([a, b])
+    assert [a.label, b.label] == ["one/a", "two/a"]
+
+
+def test_words():
+    assert rank_correlation(np.arange(5), np.arange(5) ** 2) == pytest.approx(1)
+    assert rank_correlation(np.ones(5), np.arange(5)) == 0
+    gains = [[0, float(n)] for n in range(1, 10)]
+    (line,) = task_words({"heldout": scores(made(gains))})
+    assert line == (
+        "Adaptation raises the return on 9 of 9 held-out tasks. The gain is larger where x is "
+        "larger (rank correlation +1)."
+    )
+    assert [duration(s) for s in (7, 99, 600, 7500)] == ["7 s", "99 s", "10 min", "2 h 5 min"]
