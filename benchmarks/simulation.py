@@ -201,7 +201,7 @@ def run_all(args: argparse.Namespace, threads: int) -> None:
         table.add_row(name, f"{ours:,.0f}", f"{bare:,.0f}", f"{row['ratio']:.2f}")
     console.print(table)
     load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-    console.print(f"load average {load}: far above 1 a core, only the ratios mean something")
+    console.print(f"load average {load}; on a busy machine only the ratios mean something")
     write_json(args.json, {"benchmark": "families", **environment(threads), "results": rows})
 
 
