@@ -118,7 +118,7 @@ def view(name: str) -> tuple[float, float, float, float, float]:
 
 def draw(worlds: TaskWorlds, i: int, seen: tuple[float, float, float, float, float]) -> np.ndarray:
     """Return a picture of world i."""
-    model = worlds.simulator.batch.get_model(i)
+    model = worlds.simulator.world_model(i)
     model.vis.headlight.ambient[:] = 0.35
     model.vis.headlight.diffuse[:] = 0.45
     model.vis.headlight.specular[:] = 0.1

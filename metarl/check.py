@@ -170,7 +170,7 @@ def check_plain_loop(family: TaskFamily) -> None:
         for i, pair in enumerate(loops):
             for plain in pair:
                 if diverged[i]:  # the worlds restarted this one, so follow
-                    plain.start(sim.batch.state[i])
+                    plain.start(sim.world_state(i))
                 else:
                     plain.step(sim.ctrl[i].numpy(), family.frame_skip)
                 equal = _equal(sim.qpos[i], torch.from_numpy(plain.data.qpos))

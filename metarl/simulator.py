@@ -1,6 +1,6 @@
 """Simulator: B worlds of one MuJoCo model, stepped together on C++ threads.
 
-This is the only file that touches `mujoco.batch`. State tensors (`qpos`, `qvel`, `ctrl`, `time`)
+This is the only file that runs `mujoco.batch`. State tensors (`qpos`, `qvel`, `ctrl`, `time`)
 are views of the engine's own memory, (B, …) float64: writing one sets the state at the next step.
 Derived quantities (`bind("xpos")`, `sensordata`) are computed only if somebody has asked for them;
 from then on they are current after every step and reset, at the cost of one kinematics pass.
@@ -9,7 +9,6 @@ A bound tensor is live: copy what must outlast the next step.
 
 from __future__ import annotations
 
-import difflib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from mujoco.batch import DATA_FIELDS, Batch, SimulationError
 from torch import Tensor
 
 from metarl.edits import nominal_value
-from metarl.errors import UserError
+from metarl.errors import UserError, did_you_mean
 from metarl.threads import physics_threads
 
 _VEL = int(mujoco.mjtStage.mjSTAGE_VEL)
@@ -96,8 +95,7 @@ class Simulator:
         if field in self._bound:
             return self._bound[field]
         if field not in DATA_FIELDS:
-            close = difflib.get_close_matches(field, DATA_FIELDS, n=1)
-            hint = f" (did you mean '{close[0]}'?)" if close else ""
+            hint = did_you_mean(field, DATA_FIELDS)
             raise UserError(f"the simulator has no field '{field}'{hint}")
         array = self.batch.bind(field)
         with warnings.catch_warnings():
@@ -125,6 +123,10 @@ class Simulator:
     def world_model(self, world: int) -> mujoco.MjModel:
         """Return a copy of one world's model, with the fields that it has of its own."""
         return self.batch.get_model(world)
+
+    def world_state(self, world: int) -> np.ndarray:
+        """Return one world's live state vector, what mjSTATE_INTEGRATION stands for."""
+        return self.batch.state[world]
 
     def set_fields(self, fields: Mapping[str, np.ndarray], ids: Tensor | None = None) -> None:
         """Give model fields per-world values; fields set before and not named go back.

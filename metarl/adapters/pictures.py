@@ -47,9 +47,9 @@ class WorldCamera:
     def frame(self, world: int = 0) -> np.ndarray:
         """Return a picture of one world as it is, (height, width, 3) uint8."""
         sim = self.worlds.simulator
-        model = sim.batch.get_model(world)
+        model = sim.world_model(world)
         data = mujoco.MjData(model)
-        mujoco.mj_setState(model, data, sim.batch.state[world], mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_setState(model, data, sim.world_state(world), mujoco.mjtState.mjSTATE_INTEGRATION)
         mujoco.mj_forward(model, data)
         mujoco.mjv_updateScene(
             model, data, mujoco.MjvOption(), None, self._view,
