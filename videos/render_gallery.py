@@ -38,6 +38,8 @@ TASKS = {
     "point-goal": ["--set", "goal_x=0.6", "--set", "goal_y=-0.7"],
 }
 """Family -> the task to show; of others, the first held-out one."""
+ROUNDS = {"maml-trpo": ["--episodes", "1"]}
+"""Algorithm -> adaptation rounds: the one inner step that MAML-TRPO's agents were trained for."""
 QUALITIES = [(720, 10, 96), (720, 8, 96), (680, 7, 80), (640, 7, 80), (600, 6, 64), (540, 5, 64)]
 """Width, frames/s and colours of a GIF: the first that is small enough."""
 
@@ -87,11 +89,12 @@ def main(argv: list[str]) -> int:
         raise UserError(f"there are no agents in '{args.agents}'")
     args.out.mkdir(parents=True, exist_ok=True)
     for name, path in found:
-        family = checkpoints.load(path).family
+        checkpoint = checkpoints.load(path)
         video = args.out / f"{name}.mp4"
         print(f"--- {name}", flush=True)
-        task = TASKS.get(family, ["--tasks", "1"])
-        flags = ["--out", str(video), "--size", str(args.size)]
+        task = TASKS.get(checkpoint.family, ["--tasks", "1"])
+        rounds = ROUNDS.get(checkpoint.algorithm, [])
+        flags = ["--out", str(video), "--size", str(args.size), *rounds]
         code = metarl(["render", str(path), *task, *flags])
         if code:
             return code
