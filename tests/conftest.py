@@ -79,8 +79,8 @@ def _gl() -> None:
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory) -> Path:
-    """The tiny run of `runs.train`, which nothing interrupted; copy it to change it."""
-    from runs import train
+    """The tiny run of `small_runs.train`, which nothing interrupted; copy it to change it."""
+    from small_runs import train
 
     torch.set_num_threads(1)
     return train(tmp_path_factory.mktemp("whole") / "run")

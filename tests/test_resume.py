@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import SMALL, curve, digest, go_on, rows, steer, train
 
 from metarl import UserError
 from metarl import checkpoint as checkpoints
@@ -21,7 +22,6 @@ from metarl import interrupt as interrupts
 from metarl.interrupt import StopSignals, TrainingStopped
 from metarl.launch import resume, train_config
 from metarl.run_folder import write_json
-from runs import SMALL, curve, digest, go_on, rows, steer, train
 
 # --- going on ----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import SMALL, TRAIN, curve, digest, go_on, rows, steer, train
 
 from metarl import TaskDistribution, TaskWorlds, UserError, find_family
 from metarl import checkpoint as checkpoints
@@ -17,7 +18,6 @@ from metarl.launch import start
 from metarl.run_folder import MetricsCsv, RunFolder
 from metarl.train_config import TrainConfig
 from metarl.training import meta_train
-from runs import SMALL, TRAIN, curve, digest, go_on, rows, steer, train
 
 # --- what a run leaves behind ------------------------------------------------------------------
 
