@@ -1,5 +1,6 @@
 """Who gets how many threads, and that waiting threads do not spin."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -71,3 +72,37 @@ def test_the_wait_policy_is_set_before_torch_loads_openmp(given, expected) -> No
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == expected
+
+
+FAULTS = """if True:
+    import resource, sys
+    import torch
+    from metarl import set_threads
+    if "set" in sys.argv:
+        set_threads(1)
+    def faults():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(16 << 20)
+    before = faults()
+    for _ in range(10):
+        torch.ones(16 << 20)
+    print(faults() - before)
+"""
+
+
+def page_faults(*argv: str, **environment: str) -> int:
+    """How often ten tensors of 64 MiB, made and dropped in turn, had to ask for pages."""
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, *argv],
+        env={**os.environ, **environment}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="only glibc can be told"
+)
+def test_freed_memory_is_kept_for_the_next_tensors() -> None:
+    assert page_faults("set") < 10 <= page_faults()
+    assert page_faults("set", MALLOC_MMAP_MAX_="65536") >= 10  # as the user wishes
