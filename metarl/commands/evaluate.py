@@ -15,7 +15,7 @@ from metarl.errors import UserError
 from metarl.family import TaskFamily, family_class
 from metarl.learner import find_learner, list_learners
 from metarl.plugins import first_line
-from metarl.progress import bar
+from metarl.progress import bar, counted
 from metarl.tasks import TaskDistribution, Tasks
 from metarl.train_config import MAX_WORLDS
 
@@ -178,12 +178,11 @@ def adapt(argv: Sequence[str]) -> int:
     rounds = []
     for one in adapt_to(learner, worlds, task, episodes=args.episodes, seed=args.seed):
         rounds.append(one)
-        ill = f"  the physics diverged in {one.diverged} worlds" if one.diverged else ""
-        print(
-            f"after {one.experience:>4} episodes   return {one.returns.mean():10.2f}   "
-            f"(worlds from {one.returns.min():.2f} to {one.returns.max():.2f}){ill}",
-            flush=True,
-        )
+        low, high = one.returns.min(), one.returns.max()
+        spread = f"   (worlds from {low:.2f} to {high:.2f})" if len(one.returns) > 1 else ""
+        ill = f"   the physics diverged in {counted(one.diverged, 'world')}" if one.diverged else ""
+        seen = f"{counted(one.experience, 'episode'):<13}"
+        print(f"after {seen} return {one.returns.mean():10.2f}{spread}{ill}", flush=True)
     if args.out is not None:
         path = save_adapted(Path(args.out), checkpoint, learner, task, rounds)
         print(f"wrote {path}")
