@@ -77,19 +77,7 @@ def meta_train(
     run = _Run(learner, worlds, distribution, config, resume)
     with run.folder, StopSignals() as stop, run.open():
         try:
-            while True:
-                if run.evaluation_due() and stop.signum is None:
-                    run.evaluate(stop)
-                if run.position.done(config) >= goal(config) or stop.signum is not None:
-                    break
-                metrics = run.iterate(stop)
-                for callback in callbacks:
-                    callback(run.position.iteration, learner, metrics)
-                if run.position.iteration % config.checkpoint_every == 0:
-                    run.save()
-                due = config.video_every and run.position.iteration % config.video_every == 0
-                if due and stop.signum is None:
-                    run.film(stop)
+            run.iterate_to_the_end(stop, callbacks)
             run.save()
         except Left:
             run.save_good()
@@ -198,6 +186,23 @@ class _Run:
         }
 
     # --- an iteration --------------------------------------------------------------------------
+
+    def iterate_to_the_end(self, stop: StopSignals, callbacks: Sequence[Callback]) -> None:
+        """Train until the goal or a signal, with what is due after each iteration."""
+        config, position = self.config, self.position
+        while True:
+            if self.evaluation_due() and stop.signum is None:
+                self.evaluate(stop)
+            if position.done(config) >= goal(config) or stop.signum is not None:
+                return
+            metrics = self.iterate(stop)
+            for callback in callbacks:
+                callback(position.iteration, self.learner, metrics)
+            if position.iteration % config.checkpoint_every == 0:
+                self.save()
+            due = config.video_every and position.iteration % config.video_every == 0
+            if due and stop.signum is None:
+                self.film(stop)
 
     def iterate(self, stop: StopSignals) -> dict[str, float]:
         """Make one meta-update."""
