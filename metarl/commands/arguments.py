@@ -49,6 +49,14 @@ def field_names(cls: object) -> list[str]:
     return [item.name for item in fields(cls)] if is_dataclass(cls) else []  # type: ignore[arg-type]
 
 
+def check_counts(args: object, **least: int) -> None:
+    """Raise UserError for a field that is set, but is no count of at least `least`."""
+    for name, low in least.items():
+        value = getattr(args, name)
+        if value is not None and not low <= value < 2**31:
+            raise UserError(f"{name} must be a whole number of at least {low}, not {value}")
+
+
 def refuse_unknown(argv: Sequence[str], names: Iterable[str], prog: str) -> None:
     """Raise UserError, with the closest spelling, for the first option that is none of `names`."""
     known = ["help"]

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from metarl.commands.arguments import parse
+from metarl.commands.arguments import check_counts, parse
 from metarl.errors import UserError
 from metarl.family import TaskFamily, family_class
 from metarl.learner import find_learner, list_learners
@@ -47,10 +47,7 @@ class OnRun:
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises UserError."""
-        for name, low in (("episodes", 0), ("rollouts_per_task", 1), ("seed", 0), ("threads", 1)):
-            value = getattr(self, name)
-            if value is not None and not low <= value < 2**31:
-                raise UserError(f"{name} must be a whole number of at least {low}, not {value}")
+        check_counts(self, episodes=0, rollouts_per_task=1, seed=0, threads=1)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from metarl.commands.arguments import parse
+from metarl.commands.arguments import check_counts, parse
 from metarl.errors import UserError
 from metarl.train_config import MAX_WORLDS
 
@@ -44,12 +44,7 @@ class Report:
         """Check the numbers. Raises UserError."""
         if not self.runs:
             raise UserError("say which RUN to report on, such as runs/vel")
-        for name, low in (
-            ("episodes", 0), ("rollouts_per_task", 1), ("seed", 0), ("threads", 1), ("tasks", 1),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and not low <= value < 2**31:
-                raise UserError(f"{name} must be a whole number of at least {low}, not {value}")
+        check_counts(self, episodes=0, rollouts_per_task=1, seed=0, threads=1, tasks=1)
         if self.tasks > MAX_WORLDS:
             raise UserError(f"tasks must be at most {MAX_WORLDS}, not {self.tasks}")
         if self.out is not None and Path(self.out).suffix not in (".html", ".htm"):
