@@ -26,7 +26,7 @@ from metarl.errors import UserError
 from metarl.keys import Key
 from metarl.learner import Learner
 from metarl.modules.context import Belief, ContextEncoder, kl_from_prior, product_of_gaussians
-from metarl.modules.cuda_graph import GraphedStep
+from metarl.modules.cuda_graph import GraphedStep, can_capture
 from metarl.modules.replay import TaskReplay, pack
 from metarl.modules.sac import ActorCritic, take
 from metarl.rollout import Rollout, collect
@@ -288,8 +288,8 @@ class Pearl(Learner):
 
     def _captured(self) -> GraphedStep | None:
         """Return the gradient step as a CUDA graph, or None where it cannot be one."""
-        where = self._replay_device().type
-        if self._graph is None and where == "cuda" and self.config.cuda_graph:
+        here = can_capture(self._replay_device()) and self.config.cuda_graph
+        if self._graph is None and here:
             changed = list(self._weights().values())
             self._graph = GraphedStep(self._step, changed, [self._draws, self._noise])
         return self._graph

@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 
+def can_capture(device: torch.device) -> bool:
+    """Tell whether a step on a device can be captured."""
+    return device.type == "cuda"
+
+
 class GraphedStep:
     """A captured function of what lies on the GPU, which changes it in place."""
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from metarl.errors import UserError
+from metarl.modules.cuda_graph import can_capture
 from metarl.modules.mlp import Mlp
 
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -26,7 +27,7 @@ class Trained:
         """Take over (D,) parameters."""
         self.params = params.requires_grad_()
         self.adam = torch.optim.Adam(
-            [self.params], lr=lr, fused=True, capturable=params.device.type == "cuda"
+            [self.params], lr=lr, fused=True, capturable=can_capture(params.device)
         )
         moments = {name: torch.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
         step = torch.zeros((), device=params.device)
