@@ -39,7 +39,7 @@ def module(net: Any, params: Tensor, copy: int = 0) -> nn.Sequential:
     layers: list[nn.Module] = []
     pieces = [p.view(s)[copy] for p, s in zip(params.split(net.pieces), net.shapes, strict=True)]
     for weight, bias in zip(pieces[::2], pieces[1::2], strict=True):
-        linear = nn.Linear(*weight.shape)
+        linear = nn.Linear(*weight.shape, device=params.device)
         with torch.no_grad():
             linear.weight.copy_(weight.T)
             linear.bias.copy_(bias[0])
@@ -75,20 +75,26 @@ class EagerPearl:
 
     def sample_batch(self, draws: torch.Generator, noise: torch.Generator) -> Batch:
         """Draw tasks, then transitions task by task."""
-        config, (replay, context) = self.config, self.learner._replay()
-        ids = torch.randperm(config.train_tasks, generator=draws)[: config.meta_batch].tolist()
+        config, spec, (replay, context) = self.config, self.spec, self.learner._replay()
+        device = self.learner.device
+        order = torch.randperm(config.train_tasks, device=device, generator=draws)
+        ids = order[: config.meta_batch].tolist()
         rows, seen = [], []
         for task in ids:
             for part, n, out in (
                 (replay, config.batch_size, rows), (context, config.context_size, seen),
             ):  # fmt: skip
-                slot = torch.randint(int(part.size[task]), (n,), generator=draws)
+                stored = int(part.size[task])
+                slot = torch.randint(stored, (n,), device=device, generator=draws)
                 out.append(part.data[task, slot])
-        m, actions = config.meta_batch, (config.meta_batch * config.batch_size, 6)
-        z_noise = torch.randn(m, config.latent_size, generator=noise)
+        m, actions = config.meta_batch, (config.meta_batch * config.batch_size, spec.action_size)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, device=device, generator=noise)
+
         return Batch(
-            torch.stack(seen), torch.stack(rows), z_noise,
-            torch.randn(*actions, generator=noise), torch.randn(*actions, generator=noise),
+            torch.stack(seen), torch.stack(rows), normal(m, config.latent_size),
+            normal(*actions), normal(*actions),
         )  # fmt: skip
 
     def update(self, batch: Batch) -> None:
@@ -98,7 +104,8 @@ class EagerPearl:
         sizes = (*sizes, 1, sizes[0], 1)
         posteriors = [self.posterior(batch.context[k]) for k in range(m)]
         zs = [p.mean + p.stddev * batch.z_noise[k] for k, p in enumerate(posteriors)]
-        prior = Normal(torch.zeros(config.latent_size), torch.ones(config.latent_size))
+        zero = torch.zeros(config.latent_size, device=batch.rows.device)
+        prior = Normal(zero, zero + 1)
         kl = sum(kl_divergence(p, prior).sum() for p in posteriors)
         noises = batch.next_noise.view(m, b, -1), batch.noise.view(m, b, -1)
         z = torch.stack(zs)[:, None].expand(-1, b, -1)
@@ -187,16 +194,19 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         meta_batch=args.tasks, batch_size=args.batch, hidden=(args.hidden,) * 3,
         replay_capacity=2000, gradient_steps=args.steps,
     )  # fmt: skip
-    learner = filled(config, Spec(17, 6, 200), args.device)
-    contenders = {"fast": lambda: timed(lambda: learner._gradient_steps(Key(0)), args.steps)}
-    learner16 = filled(replace(config, bfloat16=True), learner.spec, args.device)
-    contenders["fast_bfloat16"] = lambda: timed(
-        lambda: learner16._gradient_steps(Key(0)), args.steps
-    )
-    if args.device == "cpu":
-        for name, per_task in (("eager", True), ("eager_flattened", False)):
-            reference = EagerPearl(filled(config, learner.spec, "cpu"), per_task=per_task)
-            contenders[name] = lambda r=reference: timed(lambda: run(r, args.steps), args.steps)
+    spec = Spec(17, 6, 200)
+    variants = {"fast": config, "fast_bfloat16": replace(config, bfloat16=True)}
+    if args.device != "cpu":
+        variants["fast_not_captured"] = replace(config, cuda_graph=False)
+    contenders = {}
+    for name, variant in variants.items():
+        learner = filled(variant, spec, args.device)
+        contenders[name] = lambda made=learner: timed(
+            lambda: made._gradient_steps(Key(0)), args.steps
+        )
+    for name, per_task in (("eager", True), ("eager_flattened", False)):
+        reference = EagerPearl(filled(config, spec, args.device), per_task=per_task)
+        contenders[name] = lambda r=reference: timed(lambda: run(r, args.steps), args.steps)
     for contender in contenders.values():
         contender()
     figures = interleave(contenders, args.rounds)
@@ -210,9 +220,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(reference: EagerPearl, steps: int) -> None:
-    draws, noise = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
+    device = reference.learner.device
+    draws, noise = (torch.Generator(device).manual_seed(k) for k in (0, 1))
     for _ in range(steps):
         reference.update(reference.sample_batch(draws, noise))
+    reference.policy[-1].bias.sum().item()  # waits for a GPU
 
 
 def timed(call: Any, steps: int) -> float:

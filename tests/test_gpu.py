@@ -164,3 +164,22 @@ def test_devices_do_not_mix(gpu: str) -> None:
         torch.ones(3, device=gpu) + torch.ones(3)
     with pytest.raises(TypeError, match="numpy"):
         torch.ones(3, device=gpu).numpy()
+
+
+def test_the_plain_reference_runs_on_a_gpu_too(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import pearl_update
+
+    learner, _ = pearl(gpu, automatic_temperature=False, lr=3e-3)
+    for part in learner._replay():
+        part.data.normal_(generator=torch.Generator(gpu).manual_seed(0))
+        part.size.fill_(part.capacity)
+    plain = pearl_update.EagerPearl(learner, per_task=True)
+    for k in range(5):
+        draws, noise = (torch.Generator(gpu).manual_seed(10 * k + n) for n in (0, 1))
+        batch = plain.sample_batch(draws, noise)
+        learner.update(batch)
+        plain.update(batch)
+    for name, expected in plain.weights().items():
+        mine = learner.state_dict()[name if name == "target" else f"{name}.params"]
+        torch.testing.assert_close(mine, expected, rtol=0, atol=1e-5)
