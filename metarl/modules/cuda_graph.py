@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -38,8 +39,10 @@ class GraphedStep:
                 step()
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        for generator in generators:
-            self._graph.register_generator_state(generator)
+        with warnings.catch_warnings():  # later releases of torch find the generators themselves
+            warnings.simplefilter("ignore")
+            for generator in generators:
+                self._graph.register_generator_state(generator)
         with torch.cuda.graph(self._graph):
             self._result = step()
         with torch.no_grad():
