@@ -97,9 +97,9 @@ def resume(
     family = find_family(checkpoint.family)
     worlds = _worlds(family, train)
     check_spec(learner, worlds)
-    return meta_train(
-        learner, worlds, TaskDistribution(family), train, callbacks, resume=checkpoint
-    )
+    distribution = TaskDistribution(family)
+    _check_ranges(checkpoint, distribution)
+    return meta_train(learner, worlds, distribution, train, callbacks, resume=checkpoint)
 
 
 def train_config(checkpoint: Checkpoint) -> TrainConfig:
@@ -181,6 +181,19 @@ def check_spec(learner: Learner, worlds: TaskWorlds) -> None:
             f"family '{worlds.family.name}' has changed since training: it has "
             f"{worlds.spec}, the checkpoint {learner.spec}"
         )
+
+
+def _check_ranges(checkpoint: Checkpoint, distribution: TaskDistribution) -> None:
+    """Raise UserError if a family's tasks are no longer those that a run began with."""
+    now = distribution.ranges()
+    had = checkpoint.meta.get("ranges", now)  # checkpoints of earlier versions do not say
+    for name in (*had, *now):
+        if had.get(name) != now.get(name):
+            raise UserError(
+                f"family '{distribution.family.name}' has changed since training: parameter "
+                f"'{name}' was drawn from {had.get(name)}, now from {now.get(name)}; change it "
+                f"back, or start another run"
+            )
 
 
 def _prepare_folder(checkpoint: Checkpoint, out: Path) -> None:

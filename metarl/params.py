@@ -214,6 +214,13 @@ class Param:
         return (*self.ood, Choices(own)) if own else self.ood
 
     @property
+    def ranges(self) -> str:
+        """What the splits are drawn from, to the last digit."""
+        size = "" if self.size == 1 else f"{self.size} of "
+        parts = (_in_full(self.train), *(f"ood {_in_full(outside)}" for outside in self.ood))
+        return size + ", ".join(parts)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The column names, one an element."""
         if self.size == "model":
@@ -233,6 +240,15 @@ class Param:
         if kinds == {"shift"}:
             return 0.0
         return float(self.train.at(np.array(0.5)))
+
+
+def _in_full(where: Interval | Choices) -> str:
+    if isinstance(where, Interval):
+        law = " log" if where.log else " by area" if where.area else ""
+        return f"[{float(where.low)!r}, {float(where.high)!r}]{law}"
+    named = {"heldout ": where.heldout, "ood ": where.ood}
+    parts = {"": where.values} | {name: values for name, values in named.items() if values}
+    return ", ".join(f"{name}{{{', '.join(map(repr, v))}}}" for name, v in parts.items())
 
 
 def _listed(values: tuple[float, ...]) -> str:

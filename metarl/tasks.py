@@ -116,6 +116,10 @@ class TaskDistribution:
         """Whether the family has tasks outside the training box."""
         return any(param.outside for param in self.params)
 
+    def ranges(self) -> dict[str, str]:
+        """Return what each parameter is drawn from, to the last digit."""
+        return {param.name: param.ranges for param in self.params}
+
     def sample(self, n: int, rng: np.random.Generator) -> Tasks:
         """Draw n tasks from the training box."""
         columns = [p.train.at(rng.random((n, len(p.names)))) for p in self.params]

@@ -348,7 +348,7 @@ class _Run:
             return
         meta = asdict(position) | {
             "seed": self.config.seed, "train": asdict(self.config), "threads": self.threads,
-            "device": str(self.learner.device),
+            "device": str(self.learner.device), "ranges": self.distribution.ranges(),
         }  # fmt: skip
         with disk_errors(self.folder.path, INTACT):
             checkpoints.save(

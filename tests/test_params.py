@@ -141,3 +141,12 @@ def test_a_radius_by_area() -> None:
     for bad in (lambda: Interval(-1.0, 1.0, area=True), lambda: Interval(1, 2, True, True)):
         with pytest.raises(UserError, match="low must be at least 0"):
             bad()
+
+
+def test_ranges_are_told_apart_to_the_last_digit() -> None:
+    mass = Param("m", Interval(0.5, 2, log=True), ood=(Interval(2, 3),), size=3)
+    assert mass.ranges == "3 of [0.5, 2.0] log, ood [2.0, 3.0]"
+    seed = Param("s", Choices((0, 1), heldout=(2,), ood=(3,)))
+    assert seed.ranges == "{0.0, 1.0}, heldout {2.0}, ood {3.0}"
+    ranges = {Param("m", Interval(0, top)).ranges for top in (1, 1.0, 1.0000000000000002)}
+    assert len(ranges) == 2

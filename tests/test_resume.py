@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import SMALL, curve, digest, go_on, rows, steer, train
+from small_runs import SMALL, TRAIN, curve, digest, go_on, rows, steer, train
 
-from metarl import UserError
+from metarl import UserError, plugins
 from metarl import checkpoint as checkpoints
 from metarl import interrupt as interrupts
 from metarl.interrupt import StopSignals, TrainingStopped
-from metarl.launch import resume, train_config
+from metarl.launch import resume, start, train_config
 from metarl.run_folder import write_json
 
 # --- going on ----------------------------------------------------------------------------------
@@ -219,3 +219,23 @@ def test_kill_9_at_any_moment_then_resume_gives_the_same_bits(tmp_path, kills):
     assert curve(run) == curve(whole)
     left = [p.name for p in (run / "checkpoints").iterdir() if not p.name.startswith("step_")]
     assert left == []
+
+
+def test_a_run_does_not_go_on_with_other_tasks(plugin, tmp_path, monkeypatch):
+    """Not even if a value differs in the last digit."""
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    source = Path(plugin.rpartition(":")[0])
+    text = source.read_text()
+
+    def rewrite(values):
+        source.write_text(text.replace("(-1.0, 1.0)", values))
+        plugins._import.cache_clear()  # as in a process of its own
+
+    run = start(plugin, "maml-trpo", replace(TRAIN, out=str(tmp_path / "run"), iterations=1), SMALL)
+    for values, shown in (("(-1.0, 2.0)", "{-1.0, 2.0}"), ("(-1.0, 1.0000000000000002)", "0002}")):
+        rewrite(values)
+        with pytest.raises(UserError, match=r"'direction' was drawn from \{-1.0, 1.0\}") as error:
+            go_on(run, iterations=2)
+        assert shown in str(error.value)
+    rewrite("(-1.0, 1.0)")
+    go_on(run, iterations=2)
