@@ -206,6 +206,7 @@ class _Everywhere(TorchDispatchMode):
             kwargs.get("device") is not None and on_gpu(kwargs["device"])
         ):
             return compute(func, args, kwargs)
+        kwargs.pop("pin_memory", None)
         return func(*args, **kwargs)
 
 

@@ -357,7 +357,7 @@ class Pearl(Learner):
             recent = min(config.replay_capacity, episodes * spec.horizon)
             self._memory = TaskReplay.pair(
                 config.train_tasks, (config.replay_capacity, recent), (width, self.context_width),
-                self._replay_device(),
+                self._replay_device(), pinned=self._replay_device() != self.device,
             )  # fmt: skip
         return self._memory
 

@@ -35,10 +35,12 @@ class TaskReplay:
             capacity: transitions of each task; the oldest make way for new ones.
             width: W.
             device: where the rows lie.
-            pinned: in host memory that a GPU can read without a copy by the CPU.
+            pinned: in pinned host memory, as are samples then, so that copies of them to a GPU
+                need not be waited for.
         """
         device = torch.device(device)
         self.capacity = capacity
+        self.pinned = pinned
         self.data = torch.zeros(tasks, capacity, width, device=device, pin_memory=pinned)
         """(N, capacity, W) float32"""
         self.size = torch.zeros(tasks, dtype=torch.int64, device=device)
@@ -53,6 +55,8 @@ class TaskReplay:
         capacities: tuple[int, int],
         widths: tuple[int, int],
         device: torch.device,
+        *,
+        pinned: bool = False,
     ) -> tuple[TaskReplay, TaskReplay]:
         """Return the replays of everything and of the context; first say what memory they take.
 
@@ -70,7 +74,6 @@ class TaskReplay:
             f"replay: {tasks} tasks x {capacities[0]} transitions, {_gib(need)} on {device}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
-        pinned = device.type == "cpu" and torch.cuda.is_available()
         first, second = (
             cls(tasks, capacity, width, device, pinned=pinned)
             for capacity, width in zip(capacities, widths, strict=True)
@@ -116,7 +119,9 @@ class TaskReplay:
         unit = torch.rand(len(ids), n, device=self.data.device, generator=generator)
         slot = torch.minimum((unit * size).long(), (size - 1).clamp(min=0))
         where = (ids[:, None] * self.capacity + slot).flatten()
-        return self.data.flatten(0, 1).index_select(0, where).unflatten(0, (len(ids), n))
+        rows = self.data.flatten(0, 1)
+        out = torch.empty(len(where), rows.shape[1], pin_memory=True) if self.pinned else None
+        return torch.index_select(rows, 0, where, out=out).unflatten(0, (len(ids), n))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the rows up to the fullest buffer's, and where each buffer stands."""
