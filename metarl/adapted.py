@@ -62,7 +62,7 @@ def adapt_to(
         worlds.seed(score)
         worlds.reset()
         scored, after = collect(worlds, learner, state, horizon, score, explore=False)
-        diverged = int(scored.diverged.any(0).sum())
+        diverged = int(scored.first_episode_diverged().sum())
         yield Round(k * per_round, scored.first_episode_return().cpu(), state, diverged)
         if k == episodes:
             return

@@ -254,7 +254,7 @@ def _rounds(
         scored, after = collect(
             worlds, learner, state, horizon, key.fold("score", k), explore=False
         )
-        diverged += int(scored.diverged.sum())
+        diverged += int(scored.first_episode_diverged().sum())
         returns.append(scored.first_episode_return().reshape(count, per_task).mean(1).cpu())
         if k < episodes and learner.explores_to_adapt:
             _begin(worlds, key.fold("explore", k))

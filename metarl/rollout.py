@@ -71,14 +71,21 @@ class Rollout(NamedTuple):
 
     def first_episode_return(self) -> Tensor:
         """Return (B,) float64: the undiscounted return of each world's first episode."""
-        ended = torch.cumsum(self.done.int(), 0) - self.done.int()
-        return (self.reward.double() * (ended == 0)).sum(0)
+        return (self.reward.double() * self._in_first_episode()).sum(0)
+
+    def first_episode_diverged(self) -> Tensor:
+        """Return (B,) bool: whether it was the physics that ended each world's first episode."""
+        return (self.diverged & self._in_first_episode()).any(0)
 
     def episode_time(self) -> Tensor:
         """Return (T, B) int64: steps since the episode began; a rollout starts at a first step."""
         index = torch.arange(len(self.obs), device=self.obs.device)[:, None]
         start = torch.where(self.first, index, 0).cummax(0).values
         return index - start
+
+    def _in_first_episode(self) -> Tensor:
+        """(T, B) bool: the steps up to each world's first `done`, that one too."""
+        return torch.cumsum(self.done.int(), 0) - self.done.int() == 0
 
 
 def _empty(steps: int, worlds: int, spec: Spec, tasks: int, device: torch.device) -> Rollout:

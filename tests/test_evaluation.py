@@ -11,6 +11,7 @@ from scipy.stats import trim_mean
 
 from envs.point import PointGoal
 from metarl import TaskDistribution, TaskWorlds, evaluate
+from metarl.adapted import adapt_to
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.errors import UserError
 from metarl.evaluation import Report, _levels, iqm, iqm_interval, resampled_rows, stand_still
@@ -154,6 +155,23 @@ def test_stand_still_counts_the_first_episode_alone() -> None:
     worlds = TaskWorlds(Lost(), 2, threads=1)
     tasks = TaskDistribution(worlds.family).make(goal_x=1.0, goal_y=0.0)
     assert stand_still(worlds, tasks, 0) == pytest.approx(-1.0, rel=0.05)
+
+
+def test_divergence_is_counted_once_for_each_scored_episode() -> None:
+    """A world whose episodes all diverge in their third step does so six times in a horizon."""
+
+    class Broken(PointGoal):
+        name = "broken"
+
+        def observe(self, sim, task):
+            broken = (sim.time > 0.25) & (torch.arange(sim.num_worlds) % 2 == 0)
+            return torch.where(broken[:, None], torch.nan, super().observe(sim, task))
+
+    worlds = TaskWorlds(Broken(), 4, threads=1)
+    task = TaskDistribution(worlds.family).make(goal_x=0.5)
+    assert evaluate(learner(worlds), worlds, task, episodes=1, seed=0).diverged == 2 * 2
+    rounds = adapt_to(learner(worlds), worlds, task, episodes=1, seed=0)
+    assert [one.diverged for one in rounds] == [2, 2]
 
 
 def test_worlds_must_divide_evenly(worlds: TaskWorlds) -> None:

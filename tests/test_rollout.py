@@ -81,6 +81,11 @@ def test_returns_and_times_by_hand() -> None:
         empty, empty, reward, empty, done, flags, flags, first, empty, empty[..., 0], 1
     )
     assert rollout.first_episode_return().tolist() == [3.0, 100.0]
+    diverged = flags.clone()
+    diverged[3] = True  # in the second episode of world 0, in the first of world 1
+    assert rollout.first_episode_diverged().tolist() == [False, False]
+    broken = rollout._replace(diverged=diverged)
+    assert broken.first_episode_diverged().tolist() == [False, True]
     assert rollout.episode_time().tolist() == [[0, 0], [1, 1], [0, 2], [1, 3]]
 
 
