@@ -174,7 +174,10 @@ class TaskDistribution:
         return self._tasks(self._marked(values, 0 if name == "train" else 1))
 
     def sweep(self, param: str, n: int) -> Tasks:
-        """Vary one column over its whole range, train and ood, with the others nominal."""
+        """Vary one column over its whole range, train and ood, with the others nominal.
+
+        Of a discrete parameter, that is the values of training.
+        """
         values = np.repeat(self.nominal().values, n, axis=0)
         column = self._index(param)
         owner = self._owner(column)
@@ -183,7 +186,8 @@ class TaskDistribution:
         else:
             ranges = (owner.train, *owner.ood)
             low, high = min(r.low for r in ranges), max(r.high for r in ranges)
-            values[:, column] = Interval(low, high, owner.train.log).at(np.linspace(0, 1, n))
+            log = owner.train.log and low > 0  # an ood range may reach where no logarithm does
+            values[:, column] = Interval(low, high, log).at(np.linspace(0, 1, n))
         return self._tasks(values)
 
     def nominal(self) -> Tasks:

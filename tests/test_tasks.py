@@ -143,6 +143,18 @@ def test_sweep_make_and_nominal() -> None:
     ]  # fmt: skip
 
 
+def test_a_sweep_of_a_log_range_reaches_an_ood_range_from_zero() -> None:
+    class Slippery(type(find_family("point-goal"))):
+        name = "slippery"
+        params = (
+            Param("goal_x", Interval(0.2, 1.0, log=True), ood=(Interval(0.0, 0.2),)),
+            Param("goal_y", Interval(-1.0, 1.0)),
+        )
+
+    sweep = TaskDistribution(Slippery()).sweep("goal_x", 3)
+    assert sweep.column("goal_x").tolist() == [0.0, 0.5, 1.0]
+
+
 # --- any ranges, not only those of the built-in families -----------------------------------------
 
 
