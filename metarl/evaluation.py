@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 RESAMPLES = 2000
 """Bootstrap resamples behind every interval."""
+FEWEST = 5
+"""Tasks beyond one a stratum that an interval needs: no resampling of fewer covers 95 times in 100,
+since none goes beyond the worst and the best of them."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Report:
     returns: list[list[float]]
     """[M][K+1], the mean over the worlds of task m in round k"""
     experience: list[int]
-    """[K+1], episodes of a task that the learner had seen before round k"""
+    """[K+1], episodes of a task that the learner had seen before round k; a horizon of a world is
+    one, whatever failures began anew within it"""
     iqm: list[float]
     """[K+1], interquartile mean over tasks"""
     ci95: list[list[float]]
@@ -125,6 +129,8 @@ class Report:
             lines.append(
                 f"note: {self.diverged} scored episodes ended because the physics diverged"
             )
+        if len(self.tasks) - len(np.unique(_strata(self.tasks))) < FEWEST:
+            lines.append("note: too few tasks for 95 % intervals: these hold the truth less often")
         repeated = len({tuple(task) for task in self.tasks}) < len(self.tasks)
         if self.split == "heldout" and (repeated or _is_training_split(self.family)):
             lines.append("note: tasks are choices, so the held-out tasks are the training tasks")

@@ -193,6 +193,14 @@ def test_the_summary_claims_no_gain_of_a_policy_that_did_not_adapt() -> None:
     assert "gains" not in "\n".join(report.summary())
 
 
+def test_the_summary_says_where_tasks_are_too_few_for_an_interval() -> None:
+    note = "too few tasks"
+    for count, directions, few in ((5, None, True), (6, None, False), (6, 2, True), (8, 2, False)):
+        tasks = np.arange(float(count))[:, None] % (directions or count)
+        report = report_of(tasks, np.zeros((count, 2)))
+        assert (note in "\n".join(report.summary())) == few, (count, directions)
+
+
 def test_save_and_load(tmp_path: Path, report: Report) -> None:
     path = tmp_path / "deep" / "report.json"
     report.save(path)
