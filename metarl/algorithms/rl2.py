@@ -61,7 +61,7 @@ class Rl2Config:
     epochs: int = 3
     """Passes over the trials of an iteration."""
     minibatches: int = 4
-    """Groups of worlds in a pass, with a gradient step each."""
+    """Groups of worlds in a pass, at most, with a gradient step each."""
     lr: float = 1e-3
     """Initial step size of Adam."""
     desired_kl: float = 0.02
