@@ -131,8 +131,7 @@ class Report:
             )
         if len(self.tasks) - len(np.unique(_strata(self.tasks))) < FEWEST:
             lines.append("note: too few tasks for 95 % intervals: these hold the truth less often")
-        repeated = len({tuple(task) for task in self.tasks}) < len(self.tasks)
-        if self.split == "heldout" and (repeated or _is_training_split(self.family)):
+        if self.split == "heldout" and (_cycles(self.tasks) or _is_training_split(self.family)):
             lines.append("note: tasks are choices, so the held-out tasks are the training tasks")
         return lines
 
@@ -356,6 +355,15 @@ def _strata(tasks: np.ndarray | list[list[float]]) -> np.ndarray:
     values = np.asarray(tasks, np.float64).reshape(len(tasks), -1)
     _, label, count = np.unique(values, axis=0, return_inverse=True, return_counts=True)
     return np.where(count[label.ravel()] > 1, label.ravel(), -1)
+
+
+def _cycles(tasks: list[list[float]]) -> bool:
+    """Whether tasks are the same few in turns, as the combinations of choices are.
+
+    Draws from choices that are held out repeat, too, but in no order.
+    """
+    period = len({tuple(task) for task in tasks})
+    return period < len(tasks) and all(tasks[i] == tasks[i % period] for i in range(len(tasks)))
 
 
 def _is_training_split(family: str) -> bool:

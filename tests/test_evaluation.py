@@ -229,6 +229,10 @@ def test_the_summary_says_where_heldout_is_train(report: Report) -> None:
     assert note not in "\n".join(report.summary())
     assert note in "\n".join(replace(report, family="half-cheetah-dir").summary())
     assert note not in "\n".join(replace(report, family="not at hand").summary())
+    turns, draws = [[-1.0], [1.0], [-1.0], [1.0]], [[32.0], [34.0], [34.0], [33.0]]
+    for tasks, same in ((turns, True), (draws, False)):  # of a family that cannot be looked up
+        stranger = replace(report, family="not at hand", tasks=tasks)
+        assert (note in "\n".join(stranger.summary())) == same
 
 
 @pytest.mark.parametrize(
