@@ -54,7 +54,7 @@ def adapt_to(
     """
     worlds.set_tasks(task, worlds.num_worlds)
     horizon = worlds.spec.horizon
-    state = learner.begin(1, worlds.num_worlds)
+    state = learner.begin_seeded(1, worlds.num_worlds, seed)
     key = Key(seed, "evaluate")
     per_round = worlds.num_worlds if learner.pools_worlds else 1
     for k in range(episodes + 1):

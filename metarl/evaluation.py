@@ -247,7 +247,7 @@ def _rounds(
 ) -> _Rounds:  # fmt: skip
     """Score and adapt in turns, in worlds that have their `count` tasks; see `evaluate`."""
     per_task, horizon = worlds.num_worlds // count, worlds.spec.horizon
-    state = learner.begin(count, per_task)
+    state = learner.begin_seeded(count, per_task, seed)
     key = Key(seed, "evaluate")
     returns, diverged = [], 0
     said: dict[str, list[Any]] = {}

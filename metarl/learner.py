@@ -61,6 +61,14 @@ class Learner(ABC):
     def begin(self, tasks: int, worlds: int) -> Any:
         """Return the state before any data, for `tasks` tasks of `worlds` worlds each."""
 
+    def begin_seeded(self, tasks: int, worlds: int, seed: int) -> Any:
+        """Return what `begin` does, with the random draws of a seed in it if it holds any.
+
+        Evaluations call this. The default is for states without draws; those of `begin` are those
+        of seed 0.
+        """
+        return self.begin(tasks, worlds)
+
     @abstractmethod
     def act(
         self, step: Step, state: Any, *, explore: bool, noise: Tensor | None

@@ -176,7 +176,11 @@ class Pearl(Learner):
 
     def begin(self, tasks: int, worlds: int) -> Belief:
         """Return the prior, with draws of z that are the same each time."""
-        return self._prior(tasks, worlds, Key("pearl z"))
+        return self.begin_seeded(tasks, worlds, 0)
+
+    def begin_seeded(self, tasks: int, worlds: int, seed: int) -> Belief:
+        """Return the prior, with a seed's draws of z."""
+        return self._prior(tasks, worlds, Key("pearl z", seed) if seed else Key("pearl z"))
 
     def _prior(self, tasks: int, worlds: int, key: Key) -> Belief:
         return Belief.prior(tasks, worlds, self.config.latent_size, key, self.device)

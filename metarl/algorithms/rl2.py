@@ -98,6 +98,8 @@ class Rl2Config:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UserError(f"{name} must be positive and finite, not {value}")
+        if self.init_std < self.min_std:  # below the floor it has no gradient
+            raise UserError(f"init_std must be at least min_std = {self.min_std}")
         for name in ("gamma", "gae_lambda"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"{name} must be in (0, 1], not {getattr(self, name)}")

@@ -10,6 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from envs.point import PointGoal
 from metarl import Choices, Param, TaskDistribution, TaskWorlds, UserError, collect, evaluate
+from metarl.adapted import adapt_to
 from metarl.algorithms.pearl import METRICS, Pearl, PearlConfig
 from metarl.evaluation import Report
 from metarl.keys import Key
@@ -108,6 +109,24 @@ def test_z_is_drawn_anew_in_each_episode_and_kept_within_it() -> None:
     assert all(torch.equal(z, second[0]) for z in second)
     assert (first[0] != second[0]).all()
     assert len(torch.unique(first[0])) == first[0].numel()  # each world has its own
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_evaluations_explore_with_the_draws_of_their_seed(seed: int) -> None:
+    """The same initial states, weights and tasks: returns differ by z alone."""
+    made, other = learner(), learner()
+    other.begin_seeded = lambda tasks, worlds, _: Pearl.begin_seeded(other, tasks, worlds, 0)
+    worlds = TaskWorlds("point-goal", 3, 1)
+    tasks = TaskDistribution(worlds.family).split("heldout", 3)
+    for agent in (made, other):
+        agent.sac.policy.params.data.normal_(generator=torch.Generator().manual_seed(0))
+    one, two = (evaluate(m, worlds, tasks, episodes=1, seed=seed).returns for m in (made, other))
+    assert (one == two) is (seed == 0)
+    rounds = [
+        [float(r.returns) for r in adapt_to(m, TaskWorlds("point-goal", 1, 1), tasks[:1],
+         episodes=1, seed=seed)] for m in (made, other)
+    ]  # fmt: skip
+    assert (rounds[0] == rounds[1]) is (seed == 0)
 
 
 def test_draws_of_z_have_the_posteriors_moments() -> None:
