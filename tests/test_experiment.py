@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from metarl.algorithms.maml_trpo import MamlTrpoConfig
@@ -43,6 +44,17 @@ def test_an_experiment_writes_its_result_and_plot(tmp_path, monkeypatch, capsys)
     assert got["command"].startswith("python experiments/point_goal.py maml-trpo")
     assert str(tmp_path) not in json.dumps(got)
     assert os.uname().nodename not in json.dumps([got["hardware"], got["command"]])
+
+
+def test_iterations_overrule_tuned_env_steps(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["point_goal.py"])
+    tuned = {"maml-trpo": Settings(replace(TRAIN, env_steps=640), LEARNER)}
+    argv = ["maml-trpo", "--test-tasks", "2", "--test-episodes", "0", "--results", "results"]
+    for flag, trained in (("iterations=1", [0, 1]), ("env-steps=320", [0, 2])):
+        assert experiment("point-goal", tuned, [*argv, f"--{flag}", "--out", flag]) == 0
+        curve = json.loads((tmp_path / flag / "curve.json").read_text())
+        assert [entry["iteration"] for entry in curve] == trained
 
 
 def test_an_experiment_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):

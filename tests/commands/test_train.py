@@ -51,6 +51,14 @@ def test_the_default_folder_names_the_run(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "point-goal-maml-trpo-seed7" / "config.json").is_file()
 
 
+def test_a_run_of_env_steps_goes_on_by_iterations(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    argv = ["train", "point-goal", "maml-trpo", *SMALL, "--no-progress", "--env-steps", "160"]
+    assert main([*argv, "--out", out]) == 0
+    assert main(["train", "--resume", out, "--iterations", "3"]) == 0
+    assert checkpoints.newest(Path(out)).name == "step_00000003"
+
+
 def test_resume_goes_on_to_the_same_bits(tmp_path, capsys):
     run, out = str(tmp_path / "whole"), str(tmp_path / "run")
     start = ["train", "point-goal", "maml-trpo", *SMALL, "--no-progress"]
