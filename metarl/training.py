@@ -120,6 +120,7 @@ class _Run:
                 f"worlds must be tasks_per_iteration x rollouts_per_task = {needed}, "
                 f"not {worlds.num_worlds}"
             )
+        distribution.check_pool(config.tasks_per_iteration, learner.task_pool)
         self.learner, self.worlds, self.distribution = learner, worlds, distribution
         self.config, self.resume = config, resume
         self.position = Position() if resume is None else Position.of(resume.meta)
