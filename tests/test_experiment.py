@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from metarl.algorithms.maml_trpo import MamlTrpoConfig
 from metarl.experiment import Settings
@@ -87,3 +90,19 @@ def test_a_family_without_ood_has_none(tmp_path, plugin, monkeypatch):
     assert experiment(plugin, SETTINGS, argv) == 0
     (path,) = (tmp_path / "results").glob("*.json")
     assert json.loads(path.read_text())["ood"] is None
+
+
+@pytest.mark.parametrize(
+    ("script", "word", "code", "said"),
+    [("demo.py", "--help", 0, "usage: demo.py"), ("summarise.py", "--help", 0, "--write"),
+     ("reference_lines.py", "nowhere", 2, "metarl: error: unknown family 'nowhere'")],
+)  # fmt: skip
+def test_a_script_explains_itself(script, word, code, said, tmp_path):
+    path = Path(__file__).parents[1] / "experiments" / script
+    done = subprocess.run(
+        [sys.executable, str(path), word], capture_output=True, text=True, timeout=60,
+        cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert (done.returncode, said in done.stdout + done.stderr) == (code, True)
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
