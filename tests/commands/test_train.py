@@ -59,6 +59,24 @@ def test_a_run_of_env_steps_goes_on_by_iterations(tmp_path, capsys):
     assert checkpoints.newest(Path(out)).name == "step_00000003"
 
 
+def test_commands_to_copy_quote_what_a_shell_would_split(
+    trained_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    argv = ["train", "walker2d-params", "maml-trpo", *SMALL, "--iterations", "1"]
+    assert main([*argv, "--out", "my run"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert "  metarl report 'my run'" in out
+    assert "  metarl adapt 'my run' --set 'mass[0]=1'" in out
+    assert main(["train", "--resume", "my run"]) == 0
+    assert "try: metarl evaluate 'my run'" in capsys.readouterr().out
+    assert main([*argv, "--out", "my run"]) == 2
+    assert "`metarl train --resume 'my run'`" in capsys.readouterr().err
+    assert main(["export", str(trained_run), "--out", "my agent", "--threads", "1"]) == 0
+    assert "try: metarl adapt 'my agent'" in capsys.readouterr().out
+    assert "metarl evaluate 'my agent' --split ood" in (tmp_path / "my agent/README.md").read_text()
+
+
 def test_resume_goes_on_to_the_same_bits(tmp_path, capsys):
     run, out = str(tmp_path / "whole"), str(tmp_path / "run")
     start = ["train", "point-goal", "maml-trpo", *SMALL, "--no-progress"]
