@@ -128,7 +128,10 @@ def _shareable(run: Path | str) -> Checkpoint:
     checkpoint = checkpoints.load(checkpoints.newest(Path(run)))
     for kind, name in (("family", checkpoint.family), ("algorithm", checkpoint.algorithm)):
         if ":" in name:
-            raise UserError(f"only registered names can be shared: the {kind} is '{name}'")
+            raise UserError(
+                f"only registered names can be shared: the {kind} is '{name}'; give it a name with "
+                f"an entry point, and train under that name"
+            )
     if checkpoint.meta.get("exported"):
         raise UserError(f"'{run}' is an exported agent already")
     return checkpoint
