@@ -1,5 +1,6 @@
 """``make demo``: meta-train a half-cheetah on velocities, and let it adapt to unseen ones."""
 
+import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,9 @@ FAMILY, ALGORITHM, TASKS = "half-cheetah-vel", "maml-trpo", 30
 RUN = Path("runs/demo")
 
 
-def demo(_: list[str]) -> int:
+def demo(argv: list[str]) -> int:
     """Train briefly, adapt to 30 held-out tasks, and show what adaptation gained."""
+    argparse.ArgumentParser(description=demo.__doc__).parse_args(argv)
     tuned = SETTINGS[ALGORITHM]
     train = replace(tuned.train, iterations=60, evaluate_every=15, out=str(RUN))
     train_or_resume(FAMILY, ALGORITHM, train, tuned.learner)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
+from metarl.cli import guarded
 from metarl.family import list_families
 from metarl.keys import Key
 from metarl.threads import set_threads
@@ -111,7 +113,7 @@ def reference_lines(name: str, tasks: int, worlds_per_task: int, threads: int) -
     return lines
 
 
-def main() -> None:
+def main(argv: list[str]) -> int:
     """Parse the flags, simulate, and write after each family; other families stay as they are."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*", help="default: all that are registered")
@@ -119,7 +121,7 @@ def main() -> None:
     parser.add_argument("--worlds-per-task", type=int, default=5, help="episodes of each task")
     parser.add_argument("--threads", type=int, default=None, help="default: every core")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     threads = set_threads(args.threads)
     for name in args.families or list_families():
         lines = reference_lines(name, args.tasks, args.worlds_per_task, threads)
@@ -135,7 +137,8 @@ def main() -> None:
         draft.write_text(json.dumps(result, indent=1) + "\n")
         draft.rename(args.out)
         print(name, json.dumps(lines))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main, sys.argv[1:]))

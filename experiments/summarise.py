@@ -4,6 +4,7 @@
 each family on which several algorithms were trained.
 """
 
+import argparse
 import json
 import sys
 from collections import defaultdict
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from metarl.cli import guarded
 from metarl.evaluation import Report
 from metarl.report.plots import plot_comparison
 from metarl.report.svg import number
@@ -37,9 +39,12 @@ Results = dict[tuple[str, str], list[dict[str, Any]]]
 
 def main(argv: list[str]) -> int:
     """Print the table, or write README.md, docs/results.md and the plots."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--write", action="store_true", help="write them instead of printing")
+    args = parser.parse_args(argv)
     results = load(HERE / "results")
     table = "\n".join(rows(results))
-    if "--write" not in argv:
+    if not args.write:
         print(table)
         return 0
     readme = ROOT / "README.md"
@@ -188,4 +193,4 @@ def section(family: str, algorithm: str, seeds: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(guarded(main, sys.argv[1:]))

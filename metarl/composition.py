@@ -48,7 +48,12 @@ def variations(family: type[TaskFamily]) -> dict[str, Variation]:
     label, own = class_name(family), {}
     for name, variation in family.variations.items():
         if isinstance(variation, str):
-            variation = EntryPoint(name, variation, "").load()
+            try:
+                variation = EntryPoint(name, variation, "").load()
+            except (ImportError, AttributeError) as error:
+                raise UserError(
+                    f"family '{label}': variation '{name}' cannot be imported: {error}"
+                ) from None
         own[name] = variation
         if not isinstance(variation, Variation):
             raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import shlex
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,11 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the option closest to `word`, or ``""``."""
     close = difflib.get_close_matches(word, list(options), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def quoted(path: Path | str) -> str:
+    """Return a path as a shell takes it, for a command that is there to be copied."""
+    return shlex.quote(str(path))
 
 
 def one_line(error: Exception, source: object) -> str:

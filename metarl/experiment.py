@@ -28,7 +28,7 @@ from metarl.evaluation import evaluate
 from metarl.launch import open_run, refuse_changes, resume, start, train_config, worlds_for
 from metarl.run_folder import disk_errors, read_json, write_json
 from metarl.tasks import TaskDistribution
-from metarl.train_config import TrainConfig, default_out, finished
+from metarl.train_config import TrainConfig, default_out, finished, with_goal
 from metarl.versions import hardware, versions
 
 
@@ -108,7 +108,7 @@ def _parse(argv: list[str], tuned: Settings, prog: str) -> Any:
     members = [
         ("algorithm", word),
         ("measure", Annotated[Measure, flat], field(default_factory=Measure)),
-        ("train", Annotated[TrainConfig, flat], field(default=tuned.train)),
+        ("train", Annotated[TrainConfig, flat], field(default=with_goal(tuned.train, argv))),
         ("learner", Annotated[learner, flat], field(default=tuned.learner)),
     ]
     cls = make_dataclass("Experiment", members, frozen=True)

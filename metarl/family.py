@@ -46,7 +46,8 @@ class TaskFamily:
     name: str = ""
     """kebab-case; the default is made from the class name."""
     model: ClassVar[str | Path | mujoco.MjSpec] = ""
-    """MJCF as a string, a path to an MJCF file, or an MjSpec."""
+    """MJCF as a string, a path to an MJCF file, or an MjSpec. A relative path is looked up beside
+    the family's file, then in the working folder."""
     params: tuple[Param, ...] = ()
     """The parameters of a task."""
     frame_skip: ClassVar[int] = 5
@@ -179,7 +180,7 @@ class TaskFamily:
     def _compile(self) -> mujoco.MjModel:
         with _model_warnings(self.name):
             try:
-                model = self.build(_spec(self.model))
+                model = self.build(_spec(_beside(type(self))))
             except (ValueError, OSError, TypeError, mujoco.FatalError) as error:
                 text = " ".join(str(error).split())
                 raise UserError(
@@ -279,6 +280,20 @@ def family_class(name: str) -> type[TaskFamily]:
 def list_families() -> list[str]:
     """Return the names of the registered families."""
     return sorted(plugins("metarl.families"))
+
+
+def _beside(family: type[TaskFamily]) -> str | Path | mujoco.MjSpec:
+    """Return a family's model; a relative path is looked up beside the family's file first."""
+    model = family.model
+    is_path = isinstance(model, Path) or (isinstance(model, str) and "<" not in model)
+    if not is_path or not str(model):
+        return model
+    owner = next(cls for cls in family.__mro__ if "model" in vars(cls))
+    try:
+        beside = Path(inspect.getfile(owner)).parent / str(model)
+    except (TypeError, OSError):  # written at a prompt
+        return model
+    return beside if beside.is_file() else model
 
 
 def _spec(model: str | Path | mujoco.MjSpec) -> mujoco.MjSpec:

@@ -139,8 +139,10 @@ class Param:
             )
         ood = self.ood
         if not (isinstance(ood, tuple | list) and all(isinstance(r, Interval) for r in ood)):
+            discrete = isinstance(self.train, Choices)
+            hint = "; for choices, write Choices((…), ood=(…))" if discrete else ""
             raise UserError(
-                f"parameter '{self.name}': ood must be a tuple of Intervals, not {ood!r}"
+                f"parameter '{self.name}': ood must be a tuple of Intervals, not {ood!r}{hint}"
             )
         object.__setattr__(self, "ood", tuple(ood))
         for outside in self.ood:

@@ -126,6 +126,14 @@ class TaskDistribution:
         values = np.concatenate(columns, axis=1) if columns else np.zeros((n, 0))
         return self._tasks(self._marked(values, 0))
 
+    def check_pool(self, n: int, pool: int | None) -> None:
+        """Raise UserError if a pool has not the n tasks of an iteration."""
+        if pool is not None and n > pool:
+            raise UserError(
+                f"tasks_per_iteration is {n}, but the learner keeps a pool of {pool} training "
+                f"tasks: lower the one or raise the other"
+            )
+
     def draw(self, n: int, pool: int | None, iteration: int, key: Key) -> Tasks:
         """Return the n training tasks of an iteration: new ones, or distinct ones of a pool.
 
@@ -140,11 +148,7 @@ class TaskDistribution:
         """
         if pool is None:
             return self.sample(n, key.fold("tasks", iteration).numpy())
-        if n > pool:
-            raise UserError(
-                f"tasks_per_iteration is {n}, but the learner keeps a pool of {pool} training "
-                f"tasks: lower the one or raise the other"
-            )
+        self.check_pool(n, pool)
         sweep, part = divmod(iteration, -(-pool // n))
         order = key.fold("pool", sweep).numpy().permutation(pool)
         ids = order[(part * n + np.arange(n)) % pool]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from metarl.errors import UserError, did_you_mean
@@ -129,6 +130,15 @@ class Position:
 def goal(config: TrainConfig) -> int:
     """Return where a run ends: a number of env steps if that is set, else of iterations."""
     return config.iterations if config.env_steps is None else config.env_steps
+
+
+def with_goal(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
+    """Return defaults for which ``--iterations``, if it is among the words, is the goal.
+
+    A number of env steps that tuned settings or a saved run have would be one before it.
+    """
+    named = {word.partition("=")[0].replace("_", "-") for word in argv}
+    return replace(config, env_steps=None) if "--iterations" in named else config
 
 
 def finished(meta: dict[str, Any], config: TrainConfig) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from metarl import checkpoint as checkpoints
-from metarl.errors import UserError
+from metarl.errors import UserError, quoted
 from metarl.evaluation import evaluate
 from metarl.interrupt import Left, StopSignals, TrainingStopped
 from metarl.keys import Key
@@ -120,6 +120,7 @@ class _Run:
                 f"worlds must be tasks_per_iteration x rollouts_per_task = {needed}, "
                 f"not {worlds.num_worlds}"
             )
+        distribution.check_pool(config.tasks_per_iteration, learner.task_pool)
         self.learner, self.worlds, self.distribution = learner, worlds, distribution
         self.config, self.resume = config, resume
         self.position = Position() if resume is None else Position.of(resume.meta)
@@ -142,7 +143,7 @@ class _Run:
         if self.resume is None and taken:
             raise UserError(
                 f"'{self.folder.path}' already holds a run: go on with "
-                f"`metarl train --resume {self.folder.path}`, or choose another --out"
+                f"`metarl train --resume {quoted(self.folder.path)}`, or choose another --out"
             )
         for plugin in (self.worlds.family, self.learner):
             file = plugin_file(reference(plugin))
@@ -370,15 +371,15 @@ class _Run:
         kept = checkpoints.newest(self.folder.path)
         return (
             f"stopped after iteration {self.position.iteration}; saved {kept}; "
-            f"go on with: metarl train --resume {self.folder.path}"
+            f"go on with: metarl train --resume {quoted(self.folder.path)}"
         )
 
     def summarise(self) -> None:
         """Print where everything is, the adaptation curve, and what to try next."""
         position, path = self.position, self.folder.path
         last = position.curve[-1]
-        example = self.distribution.nominal()
-        setting = f"{example.names[0]}={example.values[0, 0]:.4g}" if example.names else ""
+        run, example = quoted(path), self.distribution.nominal()
+        setting = quoted(f"{example.names[0]}={example.values[0, 0]:.4g}") if example.names else ""
         seen = "".join(f"{episodes:>10}" for episodes in last["experience"])
         mean = "".join(f"{value:>10.1f}" for value in last["mean"])
         for line in (
@@ -388,8 +389,8 @@ class _Run:
             f"  episodes of experience {seen}",
             f"  mean return            {mean}",
             "next:",
-            f"  metarl report {path}",
-            f"  metarl evaluate {path}",
-            f"  metarl adapt {path} --set {setting}" if setting else f"  metarl adapt {path}",
+            f"  metarl report {run}",
+            f"  metarl evaluate {run}",
+            f"  metarl adapt {run} --set {setting}" if setting else f"  metarl adapt {run}",
         ):
             self.progress.say(line)

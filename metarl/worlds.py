@@ -215,6 +215,11 @@ class TaskWorlds:
         next_obs = self._observe()
         if reward.shape != (self.num_worlds,) or terminated.shape != (self.num_worlds,):
             self._refuse_shapes(reward, terminated)
+        if terminated.dtype is not torch.bool:
+            raise UserError(
+                f"family '{self.family.name}': terminated() returned {terminated.dtype}, expected "
+                f"torch.bool: compare, as in `sim.qpos[:, 2] < 0.3`"
+            )
         paid = reward.float()
         total = paid.sum().item() + next_obs.sum().item() + action.sum().item()
         sane = math.isfinite(total)

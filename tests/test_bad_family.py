@@ -157,6 +157,14 @@ BAD = {
         "'robot': reward() failed: the simulator has no field 'site_xposs' (did you mean",
     ),
     "file: name": ({"more": "x = y"}, "robot.py, line 2"),
+    "terminated: a number": (
+        {"more": "def terminated(self, sim): return sim.qpos[:, 0]"},
+        "'robot': terminated() returned torch.float64, expected torch.bool",
+    ),
+    "terminated: 0 or 1": (
+        {"more": "def terminated(self, sim): return (sim.qpos[:, 0] > 1).int()"},
+        "'robot': terminated() returned torch.int32, expected torch.bool",
+    ),
     "terminated: two axes": (
         {"more": "def terminated(self, sim): return sim.qpos > 1"},
         "'robot': terminated() returned shape (4, 1), expected (4,)",

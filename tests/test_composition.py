@@ -277,6 +277,13 @@ def test_a_goal_on_terrain_is_that_goal_and_that_terrain() -> None:
     assert fails.terminated(worlds.simulator).all()
 
 
+@pytest.mark.parametrize("where", ["nowhere.at.all:RAIN", "metarl.composition:RAIN", "rain"])
+def test_a_variation_that_cannot_be_imported_is_refused_in_one_line(where: str) -> None:
+    bad = type("Bad", (Cart,), {"variations": {"rain": where}})
+    with pytest.raises(UserError, match="family 'bad': variation 'rain' cannot be imported: "):
+        variations(bad)
+
+
 def test_every_family_takes_the_universal_variations() -> None:
     assert list(variations(Cart)) == ["payload", "drag", "rail", "latency", "sensor-bias"]
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from metarl.algorithms.maml_trpo import MamlTrpoConfig
 from metarl.experiment import Settings
@@ -45,6 +49,17 @@ def test_an_experiment_writes_its_result_and_plot(tmp_path, monkeypatch, capsys)
     assert os.uname().nodename not in json.dumps([got["hardware"], got["command"]])
 
 
+def test_iterations_overrule_tuned_env_steps(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["point_goal.py"])
+    tuned = {"maml-trpo": Settings(replace(TRAIN, env_steps=640), LEARNER)}
+    argv = ["maml-trpo", "--test-tasks", "2", "--test-episodes", "0", "--results", "results"]
+    for flag, trained in (("iterations=1", [0, 1]), ("env-steps=320", [0, 2])):
+        assert experiment("point-goal", tuned, [*argv, f"--{flag}", "--out", flag]) == 0
+        curve = json.loads((tmp_path / flag / "curve.json").read_text())
+        assert [entry["iteration"] for entry in curve] == trained
+
+
 def test_an_experiment_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_experiment(tmp_path, "--iterations", "1") == 0
@@ -75,3 +90,19 @@ def test_a_family_without_ood_has_none(tmp_path, plugin, monkeypatch):
     assert experiment(plugin, SETTINGS, argv) == 0
     (path,) = (tmp_path / "results").glob("*.json")
     assert json.loads(path.read_text())["ood"] is None
+
+
+@pytest.mark.parametrize(
+    ("script", "word", "code", "said"),
+    [("demo.py", "--help", 0, "usage: demo.py"), ("summarise.py", "--help", 0, "--write"),
+     ("reference_lines.py", "nowhere", 2, "metarl: error: unknown family 'nowhere'")],
+)  # fmt: skip
+def test_a_script_explains_itself(script, word, code, said, tmp_path):
+    path = Path(__file__).parents[1] / "experiments" / script
+    done = subprocess.run(
+        [sys.executable, str(path), word], capture_output=True, text=True, timeout=60,
+        cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert (done.returncode, said in done.stdout + done.stderr) == (code, True)
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())

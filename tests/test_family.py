@@ -212,3 +212,20 @@ def test_a_family_without_a_reward_says_so() -> None:
     silent = type("Silent", (TaskFamily,), {"name": "silent", "model": CART})()
     with pytest.raises(UserError, match=r"'silent': reward.. failed: .*Silent must define reward"):
         TaskWorlds(silent, 1, 1).step(torch.zeros(1, 1))
+
+
+def test_a_relative_model_lies_beside_the_family(tmp_path, monkeypatch) -> None:
+    """So that a run goes on wherever the command is given."""
+    (tmp_path / "cart.xml").write_text(CART)
+    (tmp_path / "robot.py").write_text(
+        "from metarl import TaskFamily\n\n"
+        "class Robot(TaskFamily):\n    model = 'cart.xml'\n\n"
+        "    def reward(self, sim, before, action, task):\n        return sim.qvel[:, 0]\n"
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert find_family("../robot.py:Robot").compile().nu == 1
+    assert find_family("../robot.py:Robot+latency").compile().nu == 1
+    (elsewhere / "cart.xml").write_text(CART)
+    assert family(model="cart.xml").compile().nu == 1  # not beside this file, so from where we are

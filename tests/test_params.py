@@ -150,3 +150,8 @@ def test_ranges_are_told_apart_to_the_last_digit() -> None:
     assert seed.ranges == "{0.0, 1.0}, heldout {2.0}, ood {3.0}"
     ranges = {Param("m", Interval(0, top)).ranges for top in (1, 1.0, 1.0000000000000002)}
     assert len(ranges) == 2
+
+
+def test_choices_have_their_ood_values_themselves() -> None:
+    with pytest.raises(UserError, match=r"ood must be .*; for choices, write Choices\(\(…\), ood="):
+        Param("fault", Choices((0, 1)), ood=(Choices((2,)),))  # type: ignore[arg-type]

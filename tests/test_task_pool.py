@@ -61,6 +61,18 @@ def test_more_tasks_than_the_pool_has_is_an_error() -> None:
         distribution("half-cheetah-dir").draw(3, 2, 0, Key(0))
 
 
+def test_a_pool_that_is_too_small_leaves_no_run_behind(tmp_path: Path) -> None:
+    cls, pool = find_learner("pearl"), distribution("point-goal")
+    worlds = TaskWorlds(pool.family, 3, 1)
+    learner = cls(worlds.spec, cls.Config(train_tasks=2, hidden=(8,), encoder_hidden=(8,)))
+    train = TrainConfig(
+        tasks_per_iteration=3, rollouts_per_task=1, threads=1, out=str(tmp_path / "run")
+    )
+    with pytest.raises(UserError, match="the learner keeps a pool of 2 training tasks"):
+        meta_train(learner, worlds, pool, train)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_with_a_pool_resumes_to_the_same_bits(tmp_path: Path) -> None:
     from metarl import load
     from metarl.checkpoint import newest, restore

@@ -42,7 +42,7 @@ class WorldCamera:
         self._scene = mujoco.MjvScene(model, MOST_GEOMS)
         self._view = _view(model)
         self._closed = weakref.finalize(self, self._buffer.close)
-        self._closed.atexit = False  # the process's end frees it, in no order to rely on
+        self._closed.atexit = False  # the buffer sees to that itself
 
     def frame(self, world: int = 0) -> np.ndarray:
         """Return a picture of one world as it is, (height, width, 3) uint8."""

@@ -123,8 +123,10 @@ def default_out(checkpoint: Checkpoint, split: str, settings: Sequence[str]) -> 
 
 def returns_of(recording: Recording) -> Iterator[str]:
     """Yield a line for each task: its parameters, and the return of each round."""
+    from metarl.video.film import described
+
     for m, row in enumerate(recording.report.returns):
-        words = ", ".join(recording.family.describe(recording.task(m))[:6])
+        words = ", ".join(described(recording.family, recording.task(m))[:6])
         yield f"{words or recording.family.name}: return " + " → ".join(f"{r:.1f}" for r in row)
 
 
@@ -166,14 +168,14 @@ def play_live(recording: Recording, speed: float) -> None:
     import mujoco.viewer
 
     from metarl.scene import find_root
-    from metarl.video.film import experience
+    from metarl.video.film import described, experience
     from metarl.video.renderer import brighten, extend_ground
 
     model, family = recording.models[0], recording.family
     brighten(model)
     extend_ground(model)
     data, seen = mujoco.MjData(model), recording.report.experience
-    task = ", ".join(family.describe(recording.task(0))[:6]) or family.name
+    task = ", ".join(described(family, recording.task(0))[:6]) or family.name
     task = task.replace("\N{MINUS SIGN}", "-")  # which the viewer's font lacks
     try:
         viewer = mujoco.viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=False)

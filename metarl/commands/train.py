@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import tyro
 
 from metarl.commands.arguments import field_names, parse, take_option
-from metarl.errors import UserError
+from metarl.errors import UserError, quoted
 from metarl.learner import find_learner, list_learners
 from metarl.plugins import absolute
-from metarl.train_config import TrainConfig
+from metarl.train_config import TrainConfig, with_goal
 
 PROG = "metarl train"
 
@@ -71,7 +71,7 @@ def _resume(run: str, argv: list[str]) -> int:
         where = run_of(checkpoint)
         print(
             f"{where} has already finished, at iteration {checkpoint.step}; give a larger "
-            f"--iterations or --env-steps to go on, or try: metarl evaluate {where}"
+            f"--iterations or --env-steps to go on, or try: metarl evaluate {quoted(where)}"
         )
         return 0
     resume(checkpoint, got.train, got.learner)
@@ -122,7 +122,11 @@ def parse_train(
             Annotated[str | None, tyro.conf.arg(metavar="DIR", help=resume_doc)],
             field(default=None),
         ),
-        ("train", Annotated[TrainConfig, tyro.conf.arg(name="")], field(default=train_default)),
+        (
+            "train",
+            Annotated[TrainConfig, tyro.conf.arg(name="")],
+            field(default=with_goal(train_default, argv)),
+        ),
         ("learner", Annotated[config, tyro.conf.arg(name="")], field(default=learner_default)),
     ]
     cls = make_dataclass("Train", members, frozen=True)

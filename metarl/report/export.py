@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from metarl.commands.arguments import parse
-from metarl.errors import UserError
+from metarl.errors import UserError, quoted
 
 if TYPE_CHECKING:
     from metarl.checkpoint import Checkpoint
@@ -65,7 +65,7 @@ def export(argv: Sequence[str]) -> int:
         threads=args.threads, say=lambda line: print(line, flush=True),
     )  # fmt: skip
     size = sum(file.stat().st_size for file in path.iterdir())
-    print(f"wrote {path} ({size / 1024:.0f} KiB); try: metarl adapt {path}")
+    print(f"wrote {path} ({size / 1024:.0f} KiB); try: metarl adapt {quoted(path)}")
     return 0
 
 
@@ -128,7 +128,10 @@ def _shareable(run: Path | str) -> Checkpoint:
     checkpoint = checkpoints.load(checkpoints.newest(Path(run)))
     for kind, name in (("family", checkpoint.family), ("algorithm", checkpoint.algorithm)):
         if ":" in name:
-            raise UserError(f"only registered names can be shared: the {kind} is '{name}'")
+            raise UserError(
+                f"only registered names can be shared: the {kind} is '{name}'; give it a name with "
+                f"an entry point, and train under that name"
+            )
     if checkpoint.meta.get("exported"):
         raise UserError(f"'{run}' is an exported agent already")
     return checkpoint

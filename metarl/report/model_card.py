@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from metarl.errors import quoted
 from metarl.evaluation import Report
 from metarl.family import TaskFamily, find_family
 from metarl.learner import find_learner
@@ -56,8 +57,9 @@ def _use(family: TaskFamily, folder: str) -> str:
     setting = ""
     if nominal.names:
         first = family.params[0].train.at(np.asarray(_NEARLY_TOP))
-        setting = f" --set {nominal.names[0]}={float(first):.2g}"
+        setting = f" --set {quoted(f'{nominal.names[0]}={float(first):.2g}')}"
     split = "ood" if any(param.ood for param in family.params) else "heldout"
+    folder = quoted(folder)
     return "\n".join(
         [
             "```sh",

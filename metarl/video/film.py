@@ -142,7 +142,7 @@ class Film:
         root = asked(family, "camera", lambda: find_root(model, (family.camera or Camera()).body))
         paths = [body_path(model, episode.qpos, root.body) for _, _, episode, _ in chosen]
         speeds = [velocity_of(path, dt) for path in paths]
-        markers = asked(family, "markers()", lambda: family.markers(task))
+        markers = _listed(family, "markers()", lambda: family.markers(task), Marker)
         worlds = recording.report.rollouts_per_task
         panels = []
         for (phase, title, episode, mean), path, speed in zip(chosen, paths, speeds, strict=True):
@@ -162,7 +162,7 @@ class Film:
             marks = _marks(model, root, markers, shot, speeds, overlay.panel.phase)
             clips.append(_Clip(episode, model, root, path, speed, shot, overlay, marks))
         width = len(clips) * self.panel
-        words = asked(family, "describe()", lambda: family.describe(task))
+        words = described(family, task)
         header = Header(family.name, words, width, self.head)
         return _Block(header, clips, Strip(panels, width, self.foot, dt) if self.foot else None)
 
@@ -219,10 +219,28 @@ def asked(family: TaskFamily, what: str, question: Callable[[], T]) -> T:
         raise UserError(f"family '{family.name}', {what}: {reason}") from error
 
 
+def described(family: TaskFamily, task: Mapping[str, Any]) -> list[str]:
+    """Return a family's words for a task. Raises UserError."""
+    return _listed(family, "describe()", lambda: family.describe(task), str)
+
+
+def _listed(
+    family: TaskFamily, what: str, question: Callable[[], Sequence[T]], kind: type[T]
+) -> list[T]:
+    """Return what a member of a family answers, if it is a list of `kind`. Raises UserError."""
+    got = asked(family, what, question)
+    if not isinstance(got, list | tuple) or not all(isinstance(item, kind) for item in got):
+        text = " ".join(repr(got).split())
+        raise UserError(
+            f"family '{family.name}', {what}: must return a list of {kind.__name__}, not {text:.80}"
+        )
+    return list(got)
+
+
 def _readings(
     family: TaskFamily, path: np.ndarray, speed: np.ndarray, task: Mapping[str, Any]
 ) -> list[Reading]:
-    got = asked(family, "readings()", lambda: family.readings(path, speed, task))
+    got = _listed(family, "readings()", lambda: family.readings(path, speed, task), Reading)
     for reading in got:
         if np.shape(reading.values) != (len(path),):
             raise UserError(

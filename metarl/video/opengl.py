@@ -8,12 +8,15 @@ one each, and scale, since MuJoCo and OpenGL release Python's lock.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import importlib
 import os
 import platform
 import sys
 import threading
+import weakref
 from typing import Any
 
 import mujoco
@@ -86,6 +89,23 @@ def _context_class(name: str) -> Any:
     return importlib.import_module(f"mujoco.{name}").GLContext
 
 
+@functools.cache
+def _open_buffers() -> weakref.WeakSet[OffscreenBuffer]:
+    """Every buffer that is not closed yet: the process's end closes them.
+
+    Call it with a context at hand. MuJoCo ends EGL at exit, and its contexts complain if they
+    outlive that; what is registered later runs earlier.
+    """
+    buffers: weakref.WeakSet[OffscreenBuffer] = weakref.WeakSet()
+
+    def close() -> None:
+        for buffer in list(buffers):
+            buffer.close()
+
+    atexit.register(close)
+    return buffers
+
+
 class OffscreenBuffer:
     """An image in OpenGL's memory, for scenes of one model's meshes, textures and height fields."""
 
@@ -101,6 +121,7 @@ class OffscreenBuffer:
             UserError: there is no headless OpenGL.
         """
         self._gl: Any = make_context(width, height)
+        _open_buffers().add(self)
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
         try:
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)

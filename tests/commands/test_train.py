@@ -51,6 +51,32 @@ def test_the_default_folder_names_the_run(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "point-goal-maml-trpo-seed7" / "config.json").is_file()
 
 
+def test_a_run_of_env_steps_goes_on_by_iterations(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    argv = ["train", "point-goal", "maml-trpo", *SMALL, "--no-progress", "--env-steps", "160"]
+    assert main([*argv, "--out", out]) == 0
+    assert main(["train", "--resume", out, "--iterations", "3"]) == 0
+    assert checkpoints.newest(Path(out)).name == "step_00000003"
+
+
+def test_commands_to_copy_quote_what_a_shell_would_split(
+    trained_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    argv = ["train", "walker2d-params", "maml-trpo", *SMALL, "--iterations", "1"]
+    assert main([*argv, "--out", "my run"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert "  metarl report 'my run'" in out
+    assert "  metarl adapt 'my run' --set 'mass[0]=1'" in out
+    assert main(["train", "--resume", "my run"]) == 0
+    assert "try: metarl evaluate 'my run'" in capsys.readouterr().out
+    assert main([*argv, "--out", "my run"]) == 2
+    assert "`metarl train --resume 'my run'`" in capsys.readouterr().err
+    assert main(["export", str(trained_run), "--out", "my agent", "--threads", "1"]) == 0
+    assert "try: metarl adapt 'my agent'" in capsys.readouterr().out
+    assert "metarl evaluate 'my agent' --split ood" in (tmp_path / "my agent/README.md").read_text()
+
+
 def test_resume_goes_on_to_the_same_bits(tmp_path, capsys):
     run, out = str(tmp_path / "whole"), str(tmp_path / "run")
     start = ["train", "point-goal", "maml-trpo", *SMALL, "--no-progress"]

@@ -165,6 +165,21 @@ def test_a_hook_that_fails_is_one_line(recording, monkeypatch):
         Film(recording, SMALL)
 
 
+@pytest.mark.parametrize(
+    ("member", "answer", "kind"),
+    [("describe", "two words", "str"), ("markers", [1], "Marker"),
+     ("readings", np.zeros((3, 3)), "Reading")],
+)  # fmt: skip
+def test_a_hook_that_answers_something_else_is_one_line(
+    recording, monkeypatch, member, answer, kind
+):
+    monkeypatch.setattr(type(recording.family), member, lambda *_: answer)
+    expected = rf"family 'point-goal', {member}\(\): must return a list of {kind}, not "
+    with pytest.raises(UserError, match=expected) as caught:
+        Film(recording, SMALL)
+    assert "\n" not in str(caught.value)
+
+
 # --- pictures ----------------------------------------------------------------------------------
 
 

@@ -24,6 +24,14 @@ np.save(sys.argv[1], WorldCamera(TaskWorlds("half-cheetah-vel", 1, 1), 64, 48).f
 print(os.environ["MUJOCO_GL"])
 """
 
+LEFT_OPEN = """
+import gymnasium
+import metarl
+env = gymnasium.make("metarl/PointGoal-v0", render_mode="rgb_array", width=64, height=48)
+env.reset(seed=0)
+print(env.render().shape)
+"""
+
 
 def test_no_headless_opengl_names_the_packages(monkeypatch):
     def missing(name):
@@ -117,3 +125,12 @@ def test_two_cameras_of_one_thread_do_not_disturb_each_other():
     cheetah.close()
     assert np.array_equal(point.frame(), seen)
     point.close()
+
+
+@pytest.mark.usefixtures("_gl")
+def test_an_environment_that_is_not_closed_ends_in_silence():
+    """MuJoCo ends EGL at exit, and contexts that are left by then complain of it."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_OPEN], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "(48, 64, 3)\n", "")
