@@ -8,6 +8,7 @@ from metarl import threads as _threads  # before torch loads: it sets OpenMP's w
 from metarl.adapters import registration as _registration
 
 if _TYPE_CHECKING:
+    from metarl.adapted import load_adapted
     from metarl.checkpoint import load, save
     from metarl.composition import Variation
     from metarl.edits import assign, scale, shift, when
@@ -26,6 +27,7 @@ set_threads = _threads.set_threads
 _registration.register()
 
 _HOME = {
+    "adapted": ("load_adapted",),
     "checkpoint": ("load", "save"),
     "composition": ("Variation",),
     "edits": ("assign", "scale", "shift", "when"),
@@ -46,7 +48,8 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "Choices", "Interval", "Learner", "Param", "TaskDistribution", "TaskFamily", "TaskWorlds",
     "Tasks", "UserError", "Variation", "assign", "collect", "evaluate", "find_family",
-    "find_learner", "load", "meta_train", "save", "scale", "set_threads", "shift", "when",
+    "find_learner", "load", "load_adapted", "meta_train", "save", "scale", "set_threads",
+    "shift", "when",
 ]  # fmt: skip
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
+from metarl import checkpoint as checkpoints
 from metarl.errors import UserError
 from metarl.keys import Key
+from metarl.plugins import refuse_own_code
 from metarl.rollout import collect
 from metarl.run_folder import disk_errors, write_bytes, write_json
 
@@ -21,6 +25,11 @@ if TYPE_CHECKING:
     from metarl.learner import Learner
     from metarl.tasks import Tasks
     from metarl.worlds import TaskWorlds
+
+
+FORMAT = 2
+WEIGHTS = "adapted.safetensors"
+HEADER = "adapted.json"
 
 
 class Round(NamedTuple):
@@ -90,8 +99,6 @@ def save_adapted(
     Returns:
         The folder.
     """
-    from safetensors.torch import save
-
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in learner.adapted_state_dict(rounds[-1].state).items()
@@ -99,9 +106,9 @@ def save_adapted(
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"the adapted '{name}' is not finite, so it is not saved")
-    weights = save(tensors)
+    weights = safetensors.torch.save(tensors)
     about = {
-        "format": 1,
+        "format": FORMAT,
         "family": checkpoint.family,
         "algorithm": checkpoint.algorithm,
         "spec": learner.spec._asdict(),
@@ -110,10 +117,40 @@ def save_adapted(
         "task": task.to_json(),
         "experience": [one.experience for one in rounds],
         "returns": [float(one.returns.mean()) for one in rounds],
-        "sha256": {"adapted.safetensors": hashlib.sha256(weights).hexdigest()},
+        "sha256": {WEIGHTS: hashlib.sha256(weights).hexdigest()},
     }
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / "adapted.safetensors", weights)
-        write_json(folder / "adapted.json", about)
+        write_bytes(folder / WEIGHTS, weights)
+        write_json(folder / HEADER, about)
     return folder
+
+
+def load_adapted(folder: Path | str, *, device: str = "cpu") -> tuple[Learner, Any]:
+    """Read what `save_adapted` wrote.
+
+    Returns:
+        The learner, and the state in which it is adapted: what `Learner.act` and `collect` take.
+        It has the worlds that it was adapted in; where a learner pools them, it fits any number.
+
+    Raises:
+        UserError: a file is missing, changed, not ours, or of another version of its algorithm.
+    """
+    folder = Path(folder)
+    with checkpoints.refusing(folder / WEIGHTS, "policy"):
+        weights = (folder / WEIGHTS).read_bytes()
+    with checkpoints.refusing(folder / HEADER, "policy"):
+        about = json.loads((folder / HEADER).read_bytes())
+        if about["format"] != FORMAT:
+            raise ValueError(f"its format is {about['format']!r}, this metarl reads {FORMAT}")
+        if about["sha256"] != {WEIGHTS: hashlib.sha256(weights).hexdigest()}:
+            raise ValueError(f"{WEIGHTS} was changed after it was written (sha256)")
+        for named in (str(about["family"]), str(about["algorithm"])):
+            refuse_own_code(folder, named)
+        tensors = safetensors.torch.load(weights)
+        checkpoint = checkpoints.Checkpoint(
+            folder, about["step"], about["family"], about["algorithm"], about["spec"],
+            about["learner_config"], {}, tensors,
+        )  # fmt: skip
+        learner = checkpoints.fresh(checkpoint, device=device)
+        return learner, learner.load_adapted_state_dict(tensors)

@@ -28,7 +28,7 @@ import safetensors.torch
 from torch import Tensor
 
 from metarl.errors import UserError, did_you_mean
-from metarl.plugins import plugin_file, reference
+from metarl.plugins import reference, refuse_own_code
 from metarl.versions import versions
 
 if TYPE_CHECKING:
@@ -102,11 +102,11 @@ def load(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     body = verify(path)
-    with _refusing(path / WEIGHTS):
+    with refusing(path / WEIGHTS):
         tensors = safetensors.torch.load_file(path / WEIGHTS)
-    with _refusing(path / HEADER):
+    with refusing(path / HEADER):
         for named in (str(body["family"]), str(body["algorithm"])):
-            _refuse_own_code(path, named)
+            refuse_own_code(path, named)
         return Checkpoint(
             path=path,
             step=int(body["step"]),
@@ -126,7 +126,7 @@ def verify(path: Path) -> dict[str, Any]:
         UserError: a file is missing, truncated, changed, not ours, or of another format.
     """
     body = _read_header(path / HEADER)
-    with _refusing(path / WEIGHTS):
+    with refusing(path / WEIGHTS):
         _check_weights(path / WEIGHTS, body["sha256"])
     return body
 
@@ -200,21 +200,25 @@ def restore(checkpoint: Checkpoint, *, device: str = "cpu") -> Learner:
     Raises:
         UserError: the algorithm is unknown, or settings or weights do not fit it.
     """
-    from metarl.learner import find_learner
-    from metarl.worlds import Spec
-
-    if set(checkpoint.spec) != set(Spec._fields) or min(checkpoint.spec.values()) < 1:
-        raise UserError(f"'{checkpoint.path}': its spec {checkpoint.spec} is not {Spec._fields}")
-    cls = find_learner(checkpoint.algorithm)
-    config = learner_config(checkpoint)
-    with _refusing(checkpoint.path):
-        seed = int(checkpoint.meta.get("seed", 0))
-        learner = cls(Spec(**checkpoint.spec), config, seed=seed, device=device)
+    with refusing(checkpoint.path):
+        learner = fresh(checkpoint, device=device)
         if checkpoint.meta.get("exported"):
             learner.load_policy_state_dict(checkpoint.tensors)
         else:
             learner.load_state_dict(checkpoint.tensors)
         return learner
+
+
+def fresh(checkpoint: Checkpoint, *, device: str = "cpu") -> Learner:
+    """Return a learner as a checkpoint's was at its beginning. Raises UserError likewise."""
+    from metarl.learner import find_learner
+    from metarl.worlds import Spec
+
+    if set(checkpoint.spec) != set(Spec._fields) or min(checkpoint.spec.values()) < 1:
+        raise UserError(f"'{checkpoint.path}': its spec {checkpoint.spec} is not {Spec._fields}")
+    cls, config = find_learner(checkpoint.algorithm), learner_config(checkpoint)
+    seed = int(checkpoint.meta.get("seed", 0))
+    return cls(Spec(**checkpoint.spec), config, seed=seed, device=device)
 
 
 # --- writing -----------------------------------------------------------------------------------
@@ -326,7 +330,7 @@ def _alive(process: int) -> bool:
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    with _refusing(path):
+    with refusing(path):
         if _size(path) > _LARGEST_HEADER:
             raise ValueError("it is too large to be one")
         body = json.loads(path.read_bytes())
@@ -361,40 +365,23 @@ def _size(path: Path) -> int:
     return found.st_size
 
 
-def _refuse_own_code(path: Path, named: str) -> None:
-    """Refuse a family or algorithm whose file came with the checkpoint, or is named loosely.
-
-    Loading runs the file, and a checkpoint from a stranger must not bring code along. A file that
-    lies elsewhere on this machine is its user's own.
-    """
-    file = plugin_file(named)
-    if file is None:
-        return
-    if not file.is_absolute():
-        raise ValueError(f"it names the file '{file}' without its folder")
-    inside = path.resolve()
-    run = inside.parent.parent if inside.parent.name == "checkpoints" else inside
-    if file.resolve().is_relative_to(run):
-        raise ValueError(f"it would run '{file}', a file that came with it")
-
-
 def _digest(body: dict[str, Any]) -> str:
     """The sha256 of a JSON object, whatever its layout in the file."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """Turn whatever a bad file causes into one line that names it."""
+def refusing(path: Path, what: str = "checkpoint") -> Iterator[None]:
+    """Turn whatever a bad file causes into one line that names it, and what it should be."""
     try:
         yield
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"'{path}' is missing: not a whole checkpoint") from None
+        raise UserError(f"'{path}' is missing: not a whole {what}") from None
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ArithmeticError,
             RuntimeError, MemoryError, safetensors.SafetensorError) as error:  # fmt: skip
         text = " ".join(str(error).split())
-        raise UserError(f"'{path}' is not a checkpoint that can be read: {text}") from None
+        raise UserError(f"'{path}' is not a {what} that can be read: {text}") from None

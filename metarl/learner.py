@@ -8,6 +8,7 @@ video renderer serve all of them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -128,9 +129,68 @@ class Learner(ABC):
         own = self.state_dict()  # in full precision, whatever it was shipped in
         self.load_state_dict(own | {name: t.to(own[name].dtype) for name, t in tensors.items()})
 
-    @abstractmethod
     def adapted_state_dict(self, state: Any) -> dict[str, Tensor]:
-        """Return the adapted policy in `state`, as ``metarl adapt --out`` saves it."""
+        """Return the adapted policy in `state`, as ``metarl adapt --out`` saves it.
+
+        That is `policy_state_dict`, and the state's parts by name, such as ``state.params``.
+        """
+        return self.policy_state_dict() | dict(_parts(state, "state"))
+
+    def load_adapted_state_dict(self, tensors: dict[str, Tensor]) -> Any:
+        """Take over the weights that `adapted_state_dict` returned, and return the state.
+
+        The state must be made of what `begin` returns is made of: tensors, numbers, tuples, named
+        tuples, dicts and None. Raises UserError if names differ.
+        """
+        state = {name: t for name, t in tensors.items() if name.partition(".")[0] == "state"}
+        self.load_policy_state_dict({n: t for n, t in tensors.items() if n not in state})
+        template = self.begin(1, 1)
+        needed = dict(_parts(template, "state")).keys()
+        if state.keys() != needed:
+            differ = ", ".join(sorted(state.keys() ^ needed))
+            raise UserError(f"the state does not fit this {self.name}: {differ}")
+        return _rebuilt(template, state, "state", self.device)
+
+
+def _parts(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Name the tensors of a nested state; a number is a tensor without dimensions."""
+    if isinstance(state, Tensor):
+        yield name, state.detach().clone(memory_format=torch.contiguous_format)
+    elif isinstance(state, int | float):
+        yield name, torch.tensor(state, dtype=_dtype(state))
+    elif state is not None:
+        for key, part in _items(state):
+            yield from _parts(part, f"{name}.{key}")
+
+
+def _rebuilt(template: Any, tensors: dict[str, Tensor], name: str, device: torch.device) -> Any:
+    """Return a state like `template`, of the tensors that `_parts` named."""
+    if isinstance(template, Tensor):
+        return tensors[name].to(device, template.dtype)
+    if isinstance(template, int | float):
+        return type(template)(tensors[name].item())
+    if template is None:
+        return None
+    parts = {k: _rebuilt(t, tensors, f"{name}.{k}", device) for k, t in _items(template)}
+    if isinstance(template, dict):
+        return parts
+    named = hasattr(template, "_fields")
+    return type(template)(*parts.values()) if named else type(template)(parts.values())
+
+
+def _items(state: Any) -> list[tuple[Any, Any]]:
+    if isinstance(state, dict):
+        return list(state.items())
+    if isinstance(state, tuple | list):
+        return list(zip(getattr(state, "_fields", range(len(state))), state, strict=True))
+    raise UserError(
+        f"a learner's state is made of tensors, numbers, tuples and dicts, not "
+        f"{type(state).__name__}: override adapted_state_dict and load_adapted_state_dict"
+    )
+
+
+def _dtype(number: float) -> torch.dtype:
+    return torch.float64 if isinstance(number, float) else torch.int64
 
 
 def find_learner(name: str) -> type[Learner]:

@@ -64,6 +64,23 @@ def absolute(name: str) -> str:
     return name if file is None else f"{file.resolve()}:{name.rpartition(':')[2]}"
 
 
+def refuse_own_code(path: Path, named: str) -> None:
+    """Refuse a family or algorithm whose file came with the checkpoint, or is named loosely.
+
+    Loading runs the file, and a checkpoint from a stranger must not bring code along. A file that
+    lies elsewhere on this machine is its user's own.
+    """
+    file = plugin_file(named)
+    if file is None:
+        return
+    if not file.is_absolute():
+        raise ValueError(f"it names the file '{file}' without its folder")
+    inside = path.resolve()
+    run = inside.parent.parent if inside.parent.name == "checkpoints" else inside
+    if file.resolve().is_relative_to(run):
+        raise ValueError(f"it would run '{file}', a file that came with it")
+
+
 @functools.cache
 def plugins(group: str) -> dict[str, EntryPoint]:
     """Return the entry points of a group by name."""

@@ -95,7 +95,3 @@ class ConstantAction(Learner):
         if set(tensors) != {"prior"} or tensors["prior"].shape != self.prior.shape:
             raise UserError(f"expected one tensor 'prior' of {self.spec.action_size} numbers")
         self.prior = tensors["prior"].to(self.device)
-
-    def adapted_state_dict(self, state: Tensor) -> dict[str, Tensor]:
-        """What `metarl adapt --out` saves."""
-        return {"action": state}

@@ -321,7 +321,3 @@ class MamlTrpo(Learner):
                 f"found {found}"
             )
         self.theta = theta.to(self.device, self.theta.dtype).clone()
-
-    def adapted_state_dict(self, state: State) -> dict[str, Tensor]:
-        """Return the adapted policies' parameters, (M, D)."""
-        return {"params": state.params.contiguous()}

@@ -398,7 +398,3 @@ class Pearl(Learner):
         if any(parts.values()):
             for replay, part in zip(self._replay(), parts.values(), strict=True):
                 replay.load_state_dict(part)
-
-    def adapted_state_dict(self, state: Belief) -> dict[str, Tensor]:
-        """Return the policy's weights, and mean and variance of z, (B, L) each."""
-        return {"policy": self.sac.policy.params.detach().clone(), **self.diagnostics(state)}

@@ -379,9 +379,3 @@ class Rl2(Learner):
             holder.load_state_dict(
                 {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
             )
-
-    def adapted_state_dict(self, state: State) -> dict[str, Tensor]:
-        """Return the memory, one row a world, and what acts on it: weights and statistics."""
-        memory = {f"memory.{i}": tensor for i, tensor in enumerate(state.memory)}
-        whole = self.policy_state_dict() | memory
-        return {name: tensor.clone() for name, tensor in whole.items()}

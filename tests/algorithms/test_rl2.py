@@ -319,9 +319,11 @@ def test_an_adapted_policy_is_its_memory_and_what_acts_on_it(memory: str) -> Non
     _, state = collect(worlds, agent, begun, 7, Key(0), explore=False)
     for one in (begun, state):
         saved = safetensors.torch.load(safetensors.torch.save(agent.adapted_state_dict(one)))
-        loaded = State(tuple(saved.pop(f"memory.{i}") for i in range(len(one.memory))))
+        assert {name for name in saved if name.startswith("state")} == {
+            f"state.memory.{i}" for i in range(len(one.memory))
+        }
         other = Rl2(worlds.spec, agent.config, seed=5)
-        other.load_state_dict(other.state_dict() | saved)
+        loaded = other.load_adapted_state_dict(saved)
         a, _ = agent.act(worlds.current, one, explore=False, noise=None)
         b, _ = other.act(worlds.current, loaded, explore=False, noise=None)
         assert torch.equal(a, b)

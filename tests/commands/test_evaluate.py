@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 import safetensors.torch
 import torch
 
@@ -79,8 +80,61 @@ def test_adapt_prints_the_rounds_and_saves_the_policy(trained_run, tmp_path, cap
     assert about["experience"] == [0, 2, 4]
     tensors = safetensors.torch.load_file(out / "adapted.safetensors")
     prior = checkpoints.load(checkpoints.newest(Path(trained_run))).tensors["theta"]
-    assert tensors["params"].shape == (1, len(prior))
-    assert not torch.equal(tensors["params"][0], prior)
+    assert torch.equal(tensors["theta"], prior)
+    assert tensors["state.params"].shape == (1, len(prior))
+    assert not torch.equal(tensors["state.params"][0], prior)
+
+
+@pytest.fixture
+def adapted(trained_run, tmp_path) -> Path:
+    out = tmp_path / "adapted"
+    argv = ["adapt", str(trained_run), "--set", "goal_x=0.5", "--episodes", "1", "--seed", "3"]
+    assert main([*argv, "--rollouts-per-task", "2", "--out", str(out)]) == 0
+    return out
+
+
+def test_a_saved_policy_earns_what_the_last_round_did(adapted):
+    from metarl import TaskDistribution, TaskWorlds, collect, load_adapted
+    from metarl.keys import Key
+
+    learner, state = load_adapted(adapted)
+    worlds = TaskWorlds("point-goal", 2, 1)
+    worlds.set_tasks(TaskDistribution(worlds.family).make(goal_x=0.5), 2)
+    key = Key(3, "evaluate").fold("score", 1)
+    worlds.seed(key)
+    worlds.reset()
+    data, _ = collect(worlds, learner, state, worlds.spec.horizon, key, explore=False)
+    last = json.loads((adapted / "adapted.json").read_text())["returns"][-1]
+    assert float(data.first_episode_return().mean()) == last
+
+
+def change(folder: Path, **entries) -> None:
+    path = folder / "adapted.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "adapted.json").unlink(), "adapted.json' is missing: not a whole policy"),
+        (lambda f: (f / "adapted.safetensors").unlink(), "is missing: not a whole policy"),
+        (lambda f: (f / "adapted.json").write_text("[]"), "not a policy that can be read"),
+        (lambda f: (f / "adapted.safetensors").write_bytes(b"x"), "was changed after it was writ"),
+        (lambda f: change(f, format=1), "its format is 1, this metarl reads 2"),
+        (lambda f: change(f, algorithm="rl3"), "unknown algorithm 'rl3'"),
+        (lambda f: change(f, spec={"observation_size": 4}), "its spec"),
+        (lambda f: change(f, learner_config={"inner_lr": "x"}), "adapted"),
+        (lambda f: change(f, algorithm=f"{f / 'mine.py'}:Mine"), "a file that came with it"),
+    ],
+)
+def test_a_damaged_policy_is_refused_in_one_line(adapted, damage, message):
+    from metarl import UserError, load_adapted
+
+    damage(adapted)
+    with pytest.raises(UserError) as error:
+        load_adapted(adapted)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_adapt_says_what_lies_outside_the_training_range(trained_run, capsys):

@@ -203,11 +203,33 @@ def test_evaluation_leaves_the_weights_alone(learner: Learner) -> None:
     assert equal(before, weights(learner))
 
 
-def test_the_adapted_policy_can_be_saved(learner: Learner) -> None:
-    data, state = rollout(learner)
-    saved = learner.adapted_state_dict(learner.adapt(state, data))
-    assert saved
-    assert all(tensor.is_contiguous() and tensor.isfinite().all() for tensor in saved.values())
+def test_the_adapted_policy_can_be_saved_and_loaded(learner: Learner) -> None:
+    """Another learner, of other weights, acts alike and adapts alike with it."""
+    worlds = ready()
+    learner.meta_step(worlds, draw(learner, worlds), Key(1))
+    for rounds in range(3):
+        data, state = rollout(learner)
+        for _ in range(rounds):
+            state = learner.adapt(state, data)
+        saved = safetensors.torch.save(learner.adapted_state_dict(state))
+        other = another(learner, seed=5)
+        loaded = other.load_adapted_state_dict(safetensors.torch.load(saved))
+        for mine, theirs in (
+            (state, loaded),
+            (learner.adapt(state, data), other.adapt(loaded, data)),
+        ):
+            a, _ = learner.act(ready().current, mine, explore=False, noise=None)
+            b, _ = other.act(ready().current, theirs, explore=False, noise=None)
+            assert torch.equal(a, b)
+
+
+def test_an_adapted_policy_of_other_parts_is_refused(learner: Learner) -> None:
+    saved = learner.adapted_state_dict(learner.begin(1, 1))
+    for name in saved:
+        with pytest.raises(UserError, match=r"does not fit|do not fit"):
+            learner.load_adapted_state_dict({n: t for n, t in saved.items() if n != name})
+    with pytest.raises(UserError, match=r"does not fit.*state\.more"):
+        learner.load_adapted_state_dict(saved | {"state.more": torch.zeros(1)})
 
 
 def test_settings_have_help_texts(learner: Learner) -> None:

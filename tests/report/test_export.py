@@ -194,9 +194,6 @@ class Hoarder(Learner):
     def meta_step(self, worlds, tasks, key):
         return {}
 
-    def adapted_state_dict(self, state):
-        return self.policy_state_dict()
-
 
 def test_only_what_acting_needs_is_shipped(run, tmp_path, monkeypatch):
     from metarl.worlds import TaskWorlds
