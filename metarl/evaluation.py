@@ -21,6 +21,7 @@ from scipy.stats import norm, t, trim_mean
 from metarl.errors import UserError
 from metarl.family import find_family, list_families
 from metarl.keys import Key
+from metarl.progress import counted, decimals
 from metarl.rollout import collect
 from metarl.run_folder import disk_errors, read_json, write_json
 from metarl.tasks import TaskDistribution
@@ -111,19 +112,23 @@ class Report:
     def summary(self) -> list[str]:
         """Return the adaptation curve as lines of a table, with its reference lines."""
         lines = [
-            f"{self.family}  {self.algorithm}  {self.split}: {len(self.tasks)} tasks, "
-            f"{self.rollouts_per_task} worlds each, seed {self.seed}",
+            f"{self.family}  {self.algorithm}  {self.split}: {counted(len(self.tasks), 'task')}, "
+            f"{counted(self.rollouts_per_task, 'world')} each, seed {self.seed}",
             f"{'episodes seen':>15}{'mean':>10}{'IQM':>10}   95 % interval of the IQM",
         ]
+        digits = decimals([*self.mean, self.stand_still])
         table = zip(self.experience, self.mean, self.iqm, self.ci95, strict=True)
         for seen, mean, iqm, (low, high) in table:
-            lines.append(f"{seen:>15}{mean:>10.1f}{iqm:>10.1f}   [{low:.1f}, {high:.1f}]")
-        lines.append(f"{'stand still':>15}{self.stand_still:>10.1f}")
+            lines.append(
+                f"{seen:>15}{mean:>10.{digits}f}{iqm:>10.{digits}f}"
+                f"   [{low:.{digits}f}, {high:.{digits}f}]"
+            )
+        lines.append(f"{'stand still':>15}{self.stand_still:>10.{digits}f}")
         if len(self.experience) > 1:
             gain, low, high = self.difference()
             lines.append(
-                f"adaptation gains {gain:+.1f} (95 % interval {low:+.1f} to {high:+.1f}) over the "
-                f"task-blind policy of episode 0"
+                f"adaptation gains {gain:+.{digits}f} (95 % interval {low:+.{digits}f} to "
+                f"{high:+.{digits}f}) over the task-blind policy of episode 0"
             )
         if self.diverged:
             lines.append(

@@ -191,9 +191,13 @@ def _check_ranges(checkpoint: Checkpoint, distribution: TaskDistribution) -> Non
         if had.get(name) != now.get(name):
             raise UserError(
                 f"family '{distribution.family.name}' has changed since training: parameter "
-                f"'{name}' was drawn from {had.get(name)}, now from {now.get(name)}; change it "
-                f"back, or start another run"
+                f"'{name}' was {_drawn(had.get(name))} and is {_drawn(now.get(name))} now; change "
+                f"it back, or start another run"
             )
+
+
+def _drawn(ranges: str | None) -> str:
+    return "not there" if ranges is None else f"drawn from {ranges}"
 
 
 def _prepare_folder(checkpoint: Checkpoint, out: Path) -> None:

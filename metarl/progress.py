@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -110,3 +111,11 @@ def si(value: float) -> str:
 def counted(number: int | str, noun: str) -> str:
     """Return a number of things: '1 world', '20 worlds'."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def decimals(values: Sequence[float]) -> int:
+    """Return the decimals that show the largest of some returns to three digits, at least one."""
+    largest = max((abs(value) for value in values), default=0.0)
+    if not 0 < largest < math.inf:
+        return 1
+    return min(6, max(1, 2 - math.floor(math.log10(largest))))

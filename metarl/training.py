@@ -23,7 +23,7 @@ from metarl.evaluation import evaluate
 from metarl.interrupt import Left, StopSignals, TrainingStopped
 from metarl.keys import Key
 from metarl.plugins import plugin_file, reference
-from metarl.progress import TrainingProgress, clock, si
+from metarl.progress import TrainingProgress, clock, counted, decimals, si
 from metarl.run_folder import RunFolder, disk_errors, write_json
 from metarl.threads import set_threads
 from metarl.train_config import Position, TrainConfig, default_out, goal
@@ -381,11 +381,13 @@ class _Run:
         run, example = quoted(path), self.distribution.nominal()
         setting = quoted(f"{example.names[0]}={example.values[0, 0]:.4g}") if example.names else ""
         seen = "".join(f"{episodes:>10}" for episodes in last["experience"])
-        mean = "".join(f"{value:>10.1f}" for value in last["mean"])
+        digits = decimals([*last["mean"], last["stand_still"]])
+        mean = "".join(f"{value:>10.{digits}f}" for value in last["mean"])
         for line in (
-            f"wrote {path}: {position.iteration} iterations, {si(position.env_steps)} env steps, "
-            f"{clock(position.seconds)}",
-            f"{len(self.eval_tasks)} held-out tasks (stand still {last['stand_still']:.1f}):",
+            f"wrote {path}: {counted(position.iteration, 'iteration')}, "
+            f"{si(position.env_steps)} env steps, {clock(position.seconds)}",
+            f"{counted(len(self.eval_tasks), 'held-out task')} "
+            f"(stand still {last['stand_still']:.{digits}f}):",
             f"  episodes of experience {seen}",
             f"  mean return            {mean}",
             "next:",

@@ -267,3 +267,16 @@ def test_episodes_must_not_be_negative(worlds: TaskWorlds) -> None:
     tasks = TaskDistribution(worlds.family).split("heldout", 4)
     with pytest.raises(UserError, match="episodes"):
         evaluate(learner(worlds), worlds, tasks, episodes=-1, seed=0)
+
+
+def test_small_returns_are_shown_to_three_digits(report: Report) -> None:
+    scale = 1e-4 / max(abs(value) for value in report.mean)
+    tiny = replace(
+        report, mean=[scale * m for m in report.mean], iqm=[scale * m for m in report.iqm],
+        ci95=[[scale * c for c in pair] for pair in report.ci95],
+        returns=[[scale * r for r in task] for task in report.returns],
+        stand_still=scale * report.stand_still,
+    )  # fmt: skip
+    shown = [line.split()[1] for line in tiny.summary()[2 : 2 + len(report.mean)]]
+    assert [float(text) for text in shown] == pytest.approx(tiny.mean, abs=5e-7)
+    assert len(set(shown)) > 1

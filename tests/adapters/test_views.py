@@ -357,3 +357,13 @@ def test_refusals_are_one_line(make, words: str) -> None:
         make()
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: GymEnv("point-goal"), lambda: GymVectorEnv("point-goal", 2)]
+)
+def test_a_parameter_is_no_option_of_a_reset(make) -> None:
+    env = make()
+    with pytest.raises(UserError, match=r"'goal_x' is no option.*options=\{'task': \{'goal_x': …"):
+        env.reset(options={"goal_x": 0.5})
+    env.reset(options={"of another wrapper": 1})

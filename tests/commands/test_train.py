@@ -33,7 +33,7 @@ def test_train_takes_flags_of_both_kinds(tmp_path, capsys):
         == config["learner"]
     )
     out = capsys.readouterr().out
-    assert f"wrote {tmp_path / 'run'}: 1 iterations" in out
+    assert f"wrote {tmp_path / 'run'}: 1 iteration" in out
     assert "episodes of experience" in out
 
 
