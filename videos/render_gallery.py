@@ -36,8 +36,9 @@ TASKS = {
     "half-cheetah-terrain": ["--set", "ground=2", "--set", "difficulty=0.6"],
     "ant-terrain": ["--set", "ground=2", "--set", "difficulty=0.6"],
     "point-goal": ["--set", "goal_x=0.6", "--set", "goal_y=-0.7"],
+    "half-cheetah-dir-pearl": ["--set", "direction=1"],  # its first guess is the wrong one
 }
-"""Family -> the task to show; of others, the first held-out one."""
+"""Family or agent -> the task to show; of others, the first held-out one."""
 ROUNDS = {"maml-trpo": ["--episodes", "1"]}
 """Algorithm -> adaptation rounds: the one inner step that MAML-TRPO's agents were trained for."""
 QUALITIES = [(720, 10, 96), (720, 8, 96), (680, 7, 80), (640, 7, 80), (600, 6, 64), (540, 5, 64)]
@@ -92,7 +93,7 @@ def main(argv: list[str]) -> int:
         checkpoint = checkpoints.load(path)
         video = args.out / f"{name}.mp4"
         print(f"--- {name}", flush=True)
-        task = TASKS.get(checkpoint.family, ["--tasks", "1"])
+        task = TASKS.get(name) or TASKS.get(checkpoint.family, ["--tasks", "1"])
         rounds = ROUNDS.get(checkpoint.algorithm, [])
         flags = ["--out", str(video), "--size", str(args.size), *rounds]
         code = metarl(["render", str(path), *task, *flags])
