@@ -108,6 +108,8 @@ def _import(file: Path, kind: str) -> ModuleType:
         raise UserError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    beside = str(file.parent)
+    sys.path.append(beside)  # modules beside it, after all that is installed
     try:
         spec.loader.exec_module(module)
     except UserError as error:
@@ -117,6 +119,8 @@ def _import(file: Path, kind: str) -> ModuleType:
         last = _frame(error, file)
         line = f", line {last.lineno}" if last else ""  # a syntax error names its line itself
         raise UserError(f"{kind} file {file}{line}: {type(error).__name__}: {text}") from error
+    finally:
+        sys.path.remove(beside)
     return module
 
 

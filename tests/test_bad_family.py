@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from metarl import cli
+from metarl.family import find_family
 
 FILE = '''
 from metarl import Choices, Interval, Param, TaskFamily, assign, scale
@@ -234,3 +238,16 @@ def test_a_variation_is_refused_in_one_line(what, tmp_path, capsys) -> None:
     assert code == 2
     assert words in said
     assert said.count("\n") == 1
+
+
+def test_a_family_imports_modules_beside_its_file(plugin, monkeypatch) -> None:
+    """From any working folder, and the search path is as it was."""
+    source = Path(plugin.rpartition(":")[0])
+    (source.parent / "gains_beside_a_family.py").write_text("GAIN = 3.0\n")
+    text = source.read_text().replace("import torch", "from gains_beside_a_family import GAIN")
+    source.write_text(text + "\n    gain = GAIN\n")
+    before = list(sys.path)
+    family = find_family(plugin)
+    monkeypatch.delitem(sys.modules, "gains_beside_a_family")
+    assert family.gain == 3.0
+    assert sys.path == before
