@@ -59,6 +59,8 @@ class Render(OnRun):
             )
         if self.set and self.tasks != 1:
             raise UserError("--set names one task: leave out --tasks")
+        if self.set and self.split != "heldout":
+            raise UserError("--set names the task: leave out --split")
         if self.live and self.out is not None:
             raise UserError("--live writes no file: leave out --out")
 

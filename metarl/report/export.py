@@ -37,7 +37,8 @@ class Export:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder (its newest checkpoint is used), or a checkpoint folder."""
     out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
-    """Where to; the default is experiments/agents/FAMILY-ALGORITHM."""
+    """Where to; the default is experiments/agents/FAMILY-ALGORITHM, if it is not there yet. An agent
+    that is named here is replaced."""
     result: Annotated[str | None, tyro.conf.arg(metavar="FILE.json")] = None
     """The run's result file; the default is the one in experiments/results/ if it is of this run,
     and else the run is evaluated now on 30 held-out and 30 ood tasks."""
@@ -83,7 +84,7 @@ def export_agent(
 
     Args:
         run: a run folder or a checkpoint folder.
-        out: where to; an agent that is already there is replaced.
+        out: where to; an agent that is already there is replaced, but only if it is named.
         result: see `Export`.
         half: likewise.
         note: a sentence for the model card.
@@ -145,6 +146,8 @@ def _destination(out: Path | str | None, checkpoint: Checkpoint) -> Path:
     final = Path(out) if out is not None else Path("experiments/agents") / stem
     if final.exists() and not (final / checkpoints.HEADER).is_file():
         raise UserError(f"'{final}' holds something else than an agent: choose another --out")
+    if final.exists() and out is None:
+        raise UserError(f"'{final}' is there already: say --out {final} to replace it")
     return final
 
 

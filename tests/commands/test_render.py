@@ -173,3 +173,9 @@ def test_live_opens_a_window(run, screen):
     rest = process.communicate(timeout=60)
     assert [line[:8] for line in lines[1:]] == ["round 0:", "round 1:", "round 0:"], rest
     assert "Traceback" not in rest[1]
+
+
+@pytest.mark.parametrize("more", [["--split", "ood"], ["--tasks", "2"]])
+def test_a_task_that_is_set_has_no_split(trained_run, capsys, more) -> None:
+    assert main(["render", str(trained_run), "--set", "goal_x=0.5", *more]) == 2
+    assert capsys.readouterr().err.strip().endswith(f"leave out {more[0]}")

@@ -238,3 +238,15 @@ def test_shipped_agents_load_adapt_and_are_small(header, capsys):
     card = (folder / "README.md").read_text()
     assert f"metarl adapt experiments/agents/{folder.name}" in card
     assert f"# {found.family}, {found.algorithm}" in card
+
+
+def test_an_agent_is_replaced_only_by_name(run, agent, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = tmp_path / "experiments" / "agents" / "point-goal-maml-trpo"
+    shutil.copytree(agent, there)
+    (there / "README.md").write_text("an older one")
+    with pytest.raises(UserError, match="is there already: say --out"):
+        export_agent(run, threads=1)
+    assert (there / "README.md").read_text() == "an older one"
+    export_agent(run, there, result=agent / "result.json", threads=1)
+    assert (there / "README.md").read_text() != "an older one"
