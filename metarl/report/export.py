@@ -37,8 +37,8 @@ class Export:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder (its newest checkpoint is used), or a checkpoint folder."""
     out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
-    """Where to; the default is experiments/agents/FAMILY-ALGORITHM, if it is not there yet. An agent
-    that is named here is replaced."""
+    """Where to; the default is experiments/agents/FAMILY-ALGORITHM, if it is not there yet. An
+    agent that is named here is replaced."""
     result: Annotated[str | None, tyro.conf.arg(metavar="FILE.json")] = None
     """The run's result file; the default is the one in experiments/results/ if it is of this run,
     and else the run is evaluated now on 30 held-out and 30 ood tasks."""
