@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import inspect
 import sys
 import traceback
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -108,10 +110,9 @@ def _import(file: Path, kind: str) -> ModuleType:
         raise UserError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    beside = str(file.parent)
-    sys.path.append(beside)  # modules beside it, after all that is installed
     try:
-        spec.loader.exec_module(module)
+        with _importable(str(file.parent)):
+            spec.loader.exec_module(module)
     except UserError as error:
         raise UserError(f"{_place(error, file)}: {error}") from error
     except Exception as error:  # whatever a stranger's file raises becomes one line
@@ -119,9 +120,21 @@ def _import(file: Path, kind: str) -> ModuleType:
         last = _frame(error, file)
         line = f", line {last.lineno}" if last else ""  # a syntax error names its line itself
         raise UserError(f"{kind} file {file}{line}: {type(error).__name__}: {text}") from error
-    finally:
-        sys.path.remove(beside)
     return module
+
+
+@contextlib.contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    """Let modules of a folder be imported, after all that can be anyway."""
+    kept = folder in sys.path
+    if not kept:
+        sys.path.append(folder)
+    try:
+        yield
+    finally:
+        if not kept:
+            with contextlib.suppress(ValueError):  # it may have changed the path itself
+                sys.path.remove(folder)
 
 
 def _place(error: Exception, file: Path) -> str:

@@ -251,3 +251,11 @@ def test_a_family_imports_modules_beside_its_file(plugin, monkeypatch) -> None:
     monkeypatch.delitem(sys.modules, "gains_beside_a_family")
     assert family.gain == 3.0
     assert sys.path == before
+
+
+def test_a_search_path_that_has_the_folder_keeps_its_order(plugin, monkeypatch) -> None:
+    folder = str(Path(plugin.rpartition(":")[0]).parent)
+    monkeypatch.setattr(sys, "path", [folder, *sys.path])
+    before = list(sys.path)
+    find_family(plugin)
+    assert sys.path == before
