@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from metarl import checkpoint as checkpoints
 from metarl.errors import UserError
 from metarl.keys import Key
 from metarl.plugins import refuse_own_code
-from metarl.rollout import collect
+from metarl.rollout import Rollout, collect
 from metarl.run_folder import disk_errors, write_bytes, write_json
 
 if TYPE_CHECKING:
@@ -62,26 +61,43 @@ def adapt_to(
         The rounds, the first of them before any data.
     """
     worlds.set_tasks(task, worlds.num_worlds)
-    horizon = worlds.spec.horizon
-    state = learner.begin_seeded(1, worlds.num_worlds, seed)
-    key = Key(seed, "evaluate")
     per_round = worlds.num_worlds if learner.pools_worlds else 1
-    for k in range(episodes + 1):
-        score, explore = key.fold("score", k), key.fold("explore", k)
-        worlds.seed(score)
-        worlds.reset()
-        scored, after = collect(worlds, learner, state, horizon, score, explore=False)
+    for k, (state, scored) in enumerate(score_and_adapt(learner, worlds, 1, episodes, seed)):
         diverged = int(scored.first_episode_diverged().sum())
         yield Round(k * per_round, scored.first_episode_return().cpu(), state, diverged)
+
+
+def score_and_adapt(
+    learner: Learner, worlds: TaskWorlds, tasks: int, episodes: int, seed: int
+) -> Iterator[tuple[Any, Rollout]]:
+    """Score and adapt in turns, in worlds that have their tasks: what every evaluation does.
+
+    Args:
+        learner: is left as it is.
+        worlds: E of them for each task.
+        tasks: M.
+        episodes: K, rounds of adaptation.
+        seed: of initial states and exploration.
+
+    Yields:
+        K + 1 times the state and the rollout, without exploration, that it is scored by.
+    """
+    key = Key(seed, "evaluate")
+    state = learner.begin_seeded(tasks, worlds.num_worlds // tasks, seed)
+
+    def play(phase: Key, *, explore: bool) -> tuple[Rollout, Any]:
+        worlds.seed(phase)
+        worlds.reset()
+        return collect(worlds, learner, state, worlds.spec.horizon, phase, explore=explore)
+
+    for k in range(episodes + 1):
+        data, after = play(key.fold("score", k), explore=False)
+        yield state, data
         if k == episodes:
             return
         if learner.explores_to_adapt:
-            worlds.seed(explore)
-            worlds.reset()
-            data, after = collect(worlds, learner, state, horizon, explore, explore=True)
-            state = learner.adapt(after, data)
-        else:
-            state = learner.adapt(after, scored)
+            data, after = play(key.fold("explore", k), explore=True)
+        state = learner.adapt(after, data)
 
 
 def save_adapted(
@@ -138,11 +154,10 @@ def load_adapted(folder: Path | str, *, device: str = "cpu") -> tuple[Learner, A
     """
     folder = Path(folder)
     with checkpoints.refusing(folder / WEIGHTS, "policy"):
+        checkpoints.regular_size(folder / WEIGHTS)
         weights = (folder / WEIGHTS).read_bytes()
     with checkpoints.refusing(folder / HEADER, "policy"):
-        about = json.loads((folder / HEADER).read_bytes())
-        if about["format"] != FORMAT:
-            raise ValueError(f"its format is {about['format']!r}, this metarl reads {FORMAT}")
+        about = checkpoints.read_object(folder / HEADER, FORMAT)
         if about["sha256"] != {WEIGHTS: hashlib.sha256(weights).hexdigest()}:
             raise ValueError(f"{WEIGHTS} was changed after it was written (sha256)")
         for named in (str(about["family"]), str(about["algorithm"])):

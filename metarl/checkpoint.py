@@ -329,14 +329,20 @@ def _alive(process: int) -> bool:
 # --- reading -----------------------------------------------------------------------------------
 
 
+def read_object(path: Path, form: int) -> dict[str, Any]:
+    """Read a JSON object of a format; for use inside `refusing`, whatever it raises."""
+    if regular_size(path) > _LARGEST_HEADER:
+        raise ValueError("it is too large to be one")
+    body = json.loads(path.read_bytes())
+    if not isinstance(body, dict) or body.get("format") != form:
+        found = body.get("format") if isinstance(body, dict) else None
+        raise ValueError(f"its format is {found!r}, this metarl reads {form}")
+    return body
+
+
 def _read_header(path: Path) -> dict[str, Any]:
     with refusing(path):
-        if _size(path) > _LARGEST_HEADER:
-            raise ValueError("it is too large to be one")
-        body = json.loads(path.read_bytes())
-        if not isinstance(body, dict) or body.get("format") != FORMAT:
-            found = body.get("format") if isinstance(body, dict) else None
-            raise ValueError(f"its format is {found!r}, this metarl reads {FORMAT}")
+        body = read_object(path, FORMAT)
         if body.pop("self_sha256", None) != _digest(body):
             raise ValueError("it was changed after it was written (sha256)")
         return body
@@ -346,7 +352,7 @@ def _check_weights(path: Path, digests: object) -> None:
     """Check size, header and sha256 before a byte is interpreted as a tensor."""
     if not isinstance(digests, dict) or set(digests) != {WEIGHTS}:
         raise ValueError(f"the checkpoint must name {WEIGHTS} and no other file")
-    size = _size(path)
+    size = regular_size(path)
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
         if size < 8 or header > min(size - 8, _LARGEST_HEADER):
@@ -357,7 +363,7 @@ def _check_weights(path: Path, digests: object) -> None:
         raise ValueError("it was changed after it was written (sha256)")
 
 
-def _size(path: Path) -> int:
+def regular_size(path: Path) -> int:
     """Bytes in a file, if it is one: a pipe or a device could be read for ever."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):

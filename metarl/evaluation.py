@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from scipy.stats import norm, t, trim_mean
 
+from metarl.adapted import score_and_adapt
 from metarl.errors import UserError
 from metarl.family import find_family, list_families
 from metarl.keys import Key
 from metarl.progress import counted, decimals
-from metarl.rollout import collect
 from metarl.run_folder import disk_errors, read_json, write_json
 from metarl.tasks import TaskDistribution
 
@@ -251,28 +251,14 @@ def _rounds(
     progress: Callable[[int, int], None] | None,
 ) -> _Rounds:  # fmt: skip
     """Score and adapt in turns, in worlds that have their `count` tasks; see `evaluate`."""
-    per_task, horizon = worlds.num_worlds // count, worlds.spec.horizon
-    state = learner.begin_seeded(count, per_task, seed)
-    key = Key(seed, "evaluate")
+    by_task = (count, worlds.num_worlds // count)
     returns, diverged = [], 0
     said: dict[str, list[Any]] = {}
-    for k in range(episodes + 1):
+    for k, (state, scored) in enumerate(score_and_adapt(learner, worlds, count, episodes, seed)):
         for name, values in learner.diagnostics(state).items():
-            by_task = values.unflatten(0, (count, per_task)).mean(1)
-            said.setdefault(name, []).append(by_task.tolist())
-        _begin(worlds, key.fold("score", k))
-        scored, after = collect(
-            worlds, learner, state, horizon, key.fold("score", k), explore=False
-        )
+            said.setdefault(name, []).append(values.unflatten(0, by_task).mean(1).tolist())
         diverged += int(scored.first_episode_diverged().sum())
-        returns.append(scored.first_episode_return().reshape(count, per_task).mean(1).cpu())
-        if k < episodes and learner.explores_to_adapt:
-            _begin(worlds, key.fold("explore", k))
-            explored = key.fold("explore", k)
-            data, after = collect(worlds, learner, state, horizon, explored, explore=True)
-            state = learner.adapt(after, data)
-        elif k < episodes:
-            state = learner.adapt(after, scored)
+        returns.append(scored.first_episode_return().reshape(by_task).mean(1).cpu())
         if progress is not None:
             progress(k + 1, episodes + 1)
     return _Rounds(torch.stack(returns, 1).numpy().astype(np.float64), diverged, said)
@@ -281,7 +267,8 @@ def _rounds(
 def stand_still(worlds: TaskWorlds, tasks: Tasks, seed: int) -> float:
     """Set the tasks and return the mean return of zero actions over one episode."""
     worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
-    _begin(worlds, Key(seed, "stand still"))
+    worlds.seed(Key(seed, "stand still"))
+    worlds.reset()
     action = torch.zeros(worlds.num_worlds, worlds.spec.action_size)
     total = torch.zeros(worlds.num_worlds, dtype=torch.float64)
     running = torch.ones(worlds.num_worlds, dtype=torch.bool)
@@ -382,8 +369,3 @@ def _is_training_split(family: str) -> bool:
         return TaskDistribution(find_family(family)).shared_split
     except UserError:
         return False
-
-
-def _begin(worlds: TaskWorlds, key: Key) -> None:
-    worlds.seed(key)
-    worlds.reset()

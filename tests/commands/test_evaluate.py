@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -108,6 +109,11 @@ def test_a_saved_policy_earns_what_the_last_round_did(adapted):
     assert float(data.first_episode_return().mean()) == last
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def change(folder: Path, **entries) -> None:
     path = folder / "adapted.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
@@ -120,6 +126,8 @@ def change(folder: Path, **entries) -> None:
         (lambda f: (f / "adapted.safetensors").unlink(), "is missing: not a whole policy"),
         (lambda f: (f / "adapted.json").write_text("[]"), "not a policy that can be read"),
         (lambda f: (f / "adapted.safetensors").write_bytes(b"x"), "was changed after it was writ"),
+        (lambda f: pipe(f / "adapted.json"), "it is no regular file"),
+        (lambda f: pipe(f / "adapted.safetensors"), "it is no regular file"),
         (lambda f: change(f, format=1), "its format is 1, this metarl reads 2"),
         (lambda f: change(f, algorithm="rl3"), "unknown algorithm 'rl3'"),
         (lambda f: change(f, spec={"observation_size": 4}), "its spec"),
