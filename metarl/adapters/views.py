@@ -25,7 +25,7 @@ from metarl.adapters.task_feed import Task, TaskFeed, task_options
 from metarl.errors import UserError
 from metarl.family import TaskFamily, find_family
 from metarl.keys import Key
-from metarl.tasks import TaskDistribution, Tasks
+from metarl.tasks import Tasks
 from metarl.trace import endless, variant
 from metarl.worlds import TaskWorlds
 
@@ -109,7 +109,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             options: ``{"task": …}`` calls `set_task` first.
         """
         super().reset(seed=seed)
-        options = _reset_options(options, ("task",), self.family)
+        options = _reset_options(options, ("task",), self._feed.distribution.names)
         if seed is not None or not self._seeded:
             self.worlds.seed(Key("gymnasium", int(self.np_random.integers(2**62))))
             self._feed.restart()
@@ -230,7 +230,7 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             options: ``{"task": …}`` calls `set_task` first; ``{"reset_mask": (B,) bool}`` begins
                 episodes in some worlds and leaves the others as they are.
         """
-        options = _reset_options(options, ("task", "reset_mask"), self.family)
+        options = _reset_options(options, ("task", "reset_mask"), self._feed.distribution.names)
         if isinstance(seed, list):
             seed = Key("seeds", *map(int, seed)).seed()
         super().reset(seed=seed)
@@ -335,14 +335,14 @@ def _final(obs: np.ndarray, diverged: np.ndarray, over: np.ndarray) -> dict[str,
 
 
 def _reset_options(
-    options: dict[str, Any] | None, known: tuple[str, ...], family: TaskFamily
+    options: dict[str, Any] | None, known: tuple[str, ...], params: tuple[str, ...]
 ) -> dict[str, Any]:
     """Return the options of a reset that are ours; those of other wrappers are left alone.
 
-    Raises UserError for a parameter of the family, which belongs into the option task.
+    Raises UserError for one of the family's `params`, which belongs into the option task.
     """
-    for name in TaskDistribution(family).names:
-        if name in (options or {}):
+    for name in options or ():
+        if name in params:
             raise UserError(
                 f"'{name}' is no option of a reset but of the task: "
                 f"options={{'task': {{'{name}': …}}}}"
