@@ -23,9 +23,9 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
-def quoted(path: Path | str) -> str:
-    """Return a path as a shell takes it, for a command that is there to be copied."""
-    return shlex.quote(str(path))
+def quoted(word: Path | str) -> str:
+    """Return a path or another word as a shell takes it, for a command to be copied."""
+    return shlex.quote(str(word))
 
 
 def one_line(error: Exception, source: object) -> str:

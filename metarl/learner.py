@@ -157,7 +157,7 @@ def _parts(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(state, Tensor):
         yield name, state.detach().clone(memory_format=torch.contiguous_format)
     elif isinstance(state, int | float):
-        yield name, torch.tensor(state, dtype=_dtype(state))
+        yield name, torch.tensor(state, dtype=torch.float64 if isinstance(state, float) else None)
     elif state is not None:
         for key, part in _items(state):
             yield from _parts(part, f"{name}.{key}")
@@ -187,10 +187,6 @@ def _items(state: Any) -> list[tuple[Any, Any]]:
         f"a learner's state is made of tensors, numbers, tuples and dicts, not "
         f"{type(state).__name__}: override adapted_state_dict and load_adapted_state_dict"
     )
-
-
-def _dtype(number: float) -> torch.dtype:
-    return torch.float64 if isinstance(number, float) else torch.int64
 
 
 def find_learner(name: str) -> type[Learner]:

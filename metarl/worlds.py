@@ -213,13 +213,9 @@ class TaskWorlds:
         reward = self._ask("reward", sim, before, clipped, self.task).double().clone()
         terminated = self._never if self._unfailing else self._ask("terminated", sim)
         next_obs = self._observe()
-        if reward.shape != (self.num_worlds,) or terminated.shape != (self.num_worlds,):
-            self._refuse_shapes(reward, terminated)
-        if terminated.dtype is not torch.bool:
-            raise UserError(
-                f"family '{self.family.name}': terminated() returned {terminated.dtype}, expected "
-                f"torch.bool: compare, as in `sim.qpos[:, 2] < 0.3`"
-            )
+        one_each = reward.shape == terminated.shape == (self.num_worlds,)
+        if not one_each or terminated.dtype is not torch.bool:
+            self._refuse(reward, terminated)
         paid = reward.float()
         total = paid.sum().item() + next_obs.sum().item() + action.sum().item()
         sane = math.isfinite(total)
@@ -362,11 +358,15 @@ class TaskWorlds:
             )
         return physics | broken
 
-    def _refuse_shapes(self, reward: Tensor, terminated: Tensor) -> None:
-        wrong = (
-            ("reward", reward) if reward.shape != (self.num_worlds,) else ("terminated", terminated)
-        )
+    def _refuse(self, reward: Tensor, terminated: Tensor) -> None:
+        """Raise UserError for what is wrong with the shape or the type of either."""
+        for method, got in (("reward", reward), ("terminated", terminated)):
+            if got.shape != (self.num_worlds,):
+                raise UserError(
+                    f"family '{self.family.name}': {method}() returned shape {tuple(got.shape)}, "
+                    f"expected ({self.num_worlds},)"
+                )
         raise UserError(
-            f"family '{self.family.name}': {wrong[0]}() returned shape {tuple(wrong[1].shape)}, "
-            f"expected ({self.num_worlds},)"
+            f"family '{self.family.name}': terminated() returned {terminated.dtype}, expected "
+            f"torch.bool: compare, as in `sim.qpos[:, 2] < 0.3`"
         )
