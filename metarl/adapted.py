@@ -83,7 +83,8 @@ def score_and_adapt(
         K + 1 times the state and the rollout, without exploration, that it is scored by.
     """
     key = Key(seed, "evaluate")
-    state = learner.begin_seeded(tasks, worlds.num_worlds // tasks, seed)
+    each = worlds.num_worlds // tasks
+    state = learner.begin_seeded(tasks, each, seed, worlds.tasks.first)
 
     def play(phase: Key, *, explore: bool) -> tuple[Rollout, Any]:
         worlds.seed(phase)

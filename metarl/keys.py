@@ -51,14 +51,17 @@ class Key:
         """
         return torch.Generator().manual_seed(self.seed())
 
-    def normal(self, tasks: int, steps: int, worlds: int, size: int) -> Tensor:
+    def normal(
+        self, tasks: int, steps: int, worlds: int, size: int, first_task: int = 0
+    ) -> Tensor:
         """Draw action noise, (steps, tasks * worlds, size) float32 standard normal.
 
-        The block of task m depends on this key and m alone, so tasks may be split over workers.
+        The block of a task depends on this key and the task's index alone, which is `first_task`
+        for the first of them: so tasks may be split over processes.
         """
         out = np.empty((steps, tasks, worlds, size), np.float32)
         for m in range(tasks):
-            draws = self.fold("task", m).numpy()
+            draws = self.fold("task", first_task + m).numpy()
             out[:, m] = draws.standard_normal((steps, worlds, size), np.float32)
         return torch.from_numpy(out.reshape(steps, tasks * worlds, size))
 

@@ -7,8 +7,9 @@ video renderer serve all of them.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -16,25 +17,31 @@ from torch import Tensor
 
 from metarl.errors import UserError
 from metarl.plugins import load_plugin, plugin_class, plugins
+from metarl.policy import Policy
 
 if TYPE_CHECKING:
     from metarl.keys import Key
     from metarl.rollout import Rollout
     from metarl.tasks import Tasks
-    from metarl.worlds import Spec, Step, TaskWorlds
+    from metarl.worlds import Spec, TaskWorlds
 
 
-class Learner(ABC):
+def sum_over_tasks(rows: Tensor) -> Tensor:
+    """Return the sum over the first axis, (m, …) to (…)."""
+    return rows.sum(0)
+
+
+class Learner(Policy):
     """A meta-RL algorithm: prior, policy, adaptation rule and meta-update."""
 
     name: ClassVar[str]
     """The name it is registered under, kebab-case."""
     Config: ClassVar[type]
     """A frozen dataclass of its settings; the docstring under each field is its help text."""
-    pools_worlds: ClassVar[bool] = False
-    """Whether `adapt` pools the worlds of a task. If not, each world is a trial of its own."""
-    explores_to_adapt: ClassVar[bool] = False
-    """Whether `adapt` needs exploring rollouts, apart from those that are scored."""
+    sum_tasks: Callable[[Tensor], Tensor] = staticmethod(sum_over_tasks)
+    """Sums one row a task, (m, …), over all tasks of the iteration, in their order. A process that
+    holds a part of the tasks replaces it by one that gathers the other rows first, so that many
+    processes reach the same bits as one."""
 
     def __init__(self, spec: Spec, config: Any, *, seed: int = 0, device: str = "cpu") -> None:
         """Initialise the weights.
@@ -62,45 +69,50 @@ class Learner(ABC):
     def begin(self, tasks: int, worlds: int) -> Any:
         """Return the state before any data, for `tasks` tasks of `worlds` worlds each."""
 
-    def begin_seeded(self, tasks: int, worlds: int, seed: int) -> Any:
-        """Return what `begin` does, with the random draws of a seed in it if it holds any.
-
-        Evaluations call this. The default is for states without draws; those of `begin` are those
-        of seed 0.
-        """
-        return self.begin(tasks, worlds)
-
-    @abstractmethod
-    def act(
-        self, step: Step, state: Any, *, explore: bool, noise: Tensor | None
-    ) -> tuple[Tensor, Any]:
-        """Choose actions (B, A) float32; the worlds clip them to [-1, 1].
-
-        Args:
-            step: what the agent sees in each world.
-            state: the learner's state; never changed in place.
-            explore: whether to use `noise`.
-            noise: (B, A) standard normal, or None if not exploring.
-        """
-
     @abstractmethod
     def adapt(self, state: Any, rollout: Rollout) -> Any:
         """Return the state adapted to a rollout in the same worlds; `state` stays as it is."""
 
-    def diagnostics(self, state: Any) -> dict[str, Tensor]:
-        """Return what a report should say of a state, by name: tensors (B, …), a row a world."""
-        return {}
+    # --- the meta-update -----------------------------------------------------------------------
 
-    @abstractmethod
+    def collect(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> Any:
+        """Return the data of one shard of an iteration, for `update`.
+
+        A pure function of (weights, tasks, key), which sets the tasks, seeds and resets the
+        worlds, and changes nothing of the learner. `tasks` may be a slice of the iteration's tasks:
+        it knows its place among them (`Tasks.first`), so that the same task meets the same
+        initial states and the same noise in whatever shard it is.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define collect() or meta_step()")
+
+    def update(self, shards: Sequence[Any], key: Key) -> dict[str, float]:
+        """Make one meta-update and return metrics.
+
+        Args:
+            shards: what `collect` returned for the shards that this process holds, in their order.
+            key: of the iteration.
+
+        Sums over tasks go through `sum_tasks`, so that those of other processes are in them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define update() or meta_step()")
+
     def meta_step(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> dict[str, float]:
-        """Collect data for M tasks and make one meta-update.
-
-        A pure function of (weights, tasks, key): it sets the tasks, seeds and resets the worlds.
+        """Collect data for M tasks and make one meta-update: a function of (weights, tasks, key).
 
         Returns:
             Metrics, among them ``return_before`` and ``return_after`` (mean training return before
             and after adaptation) and ``diverged`` (transitions left out).
         """
+        started = time.perf_counter()
+        data = self.collect(worlds, tasks, key)
+        collected = time.perf_counter()
+        metrics = self.update([data], key)
+        return metrics | {
+            "seconds_sampling": collected - started,
+            "seconds_update": time.perf_counter() - collected,
+        }
+
+    # --- saving --------------------------------------------------------------------------------
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
@@ -150,6 +162,30 @@ class Learner(ABC):
             differ = ", ".join(sorted(state.keys() ^ needed))
             raise UserError(f"the state does not fit this {self.name}: {differ}")
         return _rebuilt(template, state, "state", self.device)
+
+
+def load_tensors(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:
+    """Copy saved tensors into a learner's own, in place, if all of them fit.
+
+    Args:
+        own: the live tensors, by name.
+        given: the saved ones.
+        name: of the learner, for the message.
+
+    Raises:
+        UserError: a name is missing or unknown, or a shape differs; nothing has changed then.
+    """
+    mine, theirs = ({k: tuple(t.shape) for k, t in d.items()} for d in (own, given))
+    differ = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
+    if differ:
+        first = differ[0]
+        raise UserError(
+            f"the weights do not fit this {name}: {len(differ)} of {len(mine)} tensors differ, the "
+            f"first of them '{first}': expected {mine.get(first)}, found {theirs.get(first)}"
+        )
+    with torch.no_grad():
+        for key, tensor in own.items():
+            tensor.copy_(given[key])
 
 
 def _parts(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -12,18 +13,18 @@ from metarl.keys import Key
 from metarl.worlds import Spec, Step, TaskWorlds
 
 if TYPE_CHECKING:
-    from metarl.learner import Learner
+    from metarl.policy import Policy
 
 __all__ = ["Rollout", "Step", "collect"]
 
 
 class Rollout(NamedTuple):
-    """T steps of B worlds, task-major in B, on the learner's device."""
+    """T steps of B worlds, task-major in B, on the policy's device."""
 
     obs: Tensor
     """(T, B, O) float32"""
     action: Tensor
-    """(T, B, A) float32, as the learner chose it, before clipping"""
+    """(T, B, A) float32, as the policy chose it, before clipping"""
     reward: Tensor
     """(T, B) float32"""
     next_obs: Tensor
@@ -42,6 +43,8 @@ class Rollout(NamedTuple):
     """(T, B) float32"""
     tasks: int
     """M"""
+    extras: dict[str, Tensor] = {}  # noqa: RUF012  (never written to)
+    """What the policy recorded of each step, (T, B, …) by name; see `Policy.act_and_record`."""
 
     @property
     def valid(self) -> Tensor:
@@ -52,6 +55,21 @@ class Rollout(NamedTuple):
     def done(self) -> Tensor:
         """(T, B) bool: the last transition of an episode, however it ended."""
         return self.terminated | self.truncated | self.diverged
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name, those of `extras` left out."""
+        return {name: part for name, part in self._asdict().items() if isinstance(part, Tensor)}
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rollout], *, dim: int) -> Rollout:
+        """Return rollouts one after the other in time (dim 0), or side by side as tasks (dim 1)."""
+        one = parts[0]
+        names, extras = one.tensors(), one.extras
+        return cls(
+            **{name: torch.cat([getattr(part, name) for part in parts], dim) for name in names},
+            tasks=one.tasks if dim == 0 else sum(part.tasks for part in parts),
+            extras={name: torch.cat([p.extras[name] for p in parts], dim) for name in extras},
+        )
 
     def before_divergence(self) -> Rollout:
         """Return the rollout with each episode cut, as by a time limit, before it diverged.
@@ -106,31 +124,33 @@ def _empty(steps: int, worlds: int, spec: Spec, tasks: int, device: torch.device
 
 @torch.no_grad()
 def collect(
-    worlds: TaskWorlds, learner: Learner, state: Any, steps: int, key: Key, *, explore: bool
+    worlds: TaskWorlds, policy: Policy, state: Any, steps: int, key: Key, *, explore: bool
 ) -> tuple[Rollout, Any]:
-    """Let the learner act in every world for `steps` environment steps.
+    """Let a policy act in every world for `steps` environment steps.
 
     It goes on from where the worlds are: call ``worlds.reset()`` first for fresh episodes.
 
     Args:
         worlds: B worlds with their tasks set.
-        learner: acts; its state is threaded through.
-        state: the learner's state for these worlds.
+        policy: acts, such as a learner; its state is threaded through.
+        state: the policy's state for these worlds.
         steps: T.
         key: names the action noise.
         explore: whether to sample actions, or to take the deterministic ones.
 
     Returns:
-        The rollout, on the learner's device, and the learner's state after it.
+        The rollout, on the policy's device, and the policy's state after it.
     """
-    tasks, device = len(worlds.tasks), learner.device
+    tasks, device = len(worlds.tasks), policy.device
     size = worlds.spec.action_size
     out = _empty(steps, worlds.num_worlds, worlds.spec, tasks, device)
-    noise = key.normal(tasks, steps, worlds.worlds_per_task, size).to(device) if explore else None
+    each, first = worlds.worlds_per_task, worlds.tasks.first
+    noise = key.normal(tasks, steps, each, size, first).to(device) if explore else None
+    recorded: list[dict[str, Tensor]] = []
     with threads.sampling():
         for t in range(steps):
             step = Step(*(part.to(device) for part in worlds.current))
-            action, state = learner.act(
+            action, state, extras = policy.act_and_record(
                 step, state, explore=explore, noise=None if noise is None else noise[t]
             )
             got = worlds.step(action.cpu())
@@ -139,4 +159,7 @@ def collect(
             out.action[t], out.reward[t], out.next_obs[t] = action, got.reward, got.next_obs
             out.terminated[t], out.truncated[t] = got.terminated, got.truncated
             out.diverged[t] = got.diverged
-    return out, state
+            recorded.append(extras)
+    names = recorded[0] if recorded else ()
+    extras = {name: torch.stack([step[name] for step in recorded]) for name in names}
+    return out._replace(extras=extras), state

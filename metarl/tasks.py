@@ -36,6 +36,9 @@ class Tasks:
     """(M, P) float64."""
     ids: np.ndarray | None = None
     """(M,) int64 rows in the pool of training tasks that they come from, or None."""
+    first: int = 0
+    """Index of the first of them in the task set that this is a slice of. Initial states and noise
+    depend on it, so that a task meets the same ones in a shard as in the whole set."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
@@ -58,7 +61,8 @@ class Tasks:
             at = range(len(self))[operator.index(index)]  # IndexError ends an iteration
             index = slice(at, at + 1)
         ids = None if self.ids is None else self.ids[index]
-        return Tasks(self.family, self.names, self.values[index], ids)
+        first = self.first + index.indices(len(self))[0]
+        return Tasks(self.family, self.names, self.values[index], ids, first)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tasks):

@@ -126,7 +126,8 @@ class TaskWorlds:
         """Give every world its task: always from the nominal model. Call `reset` next.
 
         Args:
-            tasks: M tasks of this family.
+            tasks: M tasks of this family; a slice of a task set begins its episodes as the whole
+                set does.
             worlds_per_task: E, with M * E equal to the number of worlds.
         """
         if len(tasks) * worlds_per_task != self.num_worlds:
@@ -156,7 +157,7 @@ class TaskWorlds:
         self.check_tasks(tasks)
         values = self.tasks.values.copy()
         values[ids.numpy()] = tasks.values
-        self.tasks = Tasks(self.tasks.family, self.tasks.names, values)
+        self.tasks = Tasks(self.tasks.family, self.tasks.names, values, first=self.tasks.first)
         changed, fields = self._values_and_fields(tasks.values)
         for name, value in changed.items():
             self.task[name][ids] = value
@@ -292,7 +293,8 @@ class TaskWorlds:
         which = every.numpy()
         self.simulator.reset(ids)
         rng = WorldDraws(
-            self._key, self._task_index[which], self._world_index[which], self._episode[which]
+            self._key, self.tasks.first + self._task_index[which], self._world_index[which],
+            self._episode[which],
         )
         self._ask("initial_state", self.simulator, every, rng)
         self.simulator.refresh(ids)

@@ -1,0 +1,182 @@
+"""The inner loop of gradient-based meta-learning: a policy-gradient step in every task at once.
+
+Algorithms that adapt by gradients (MAML and its kin) share it: a Gaussian policy with parameters of
+its own in each task, a baseline fitted to each task's data, and the step
+
+    φ_{k+1} = φ_k − α ∇ L_k(φ_k),      L_k(φ) = −E_k[log π_φ(a|s) A]
+
+All tasks are one tensor: parameters are (M, D), data (M, N, …), and no loop runs over tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import grad
+
+from metarl.modules.networks import GaussianMLP
+from metarl.modules.returns import LinearBaseline, generalized_advantages
+from metarl.rollout import Rollout, collect
+
+if TYPE_CHECKING:
+    from metarl.keys import Key
+    from metarl.policy import Policy
+    from metarl.tasks import Tasks
+    from metarl.worlds import Step, TaskWorlds
+
+
+class State(NamedTuple):
+    """M policies."""
+
+    params: Tensor
+    """(M, D)"""
+
+
+class Batch(NamedTuple):
+    """The data of one rollout phase, by task."""
+
+    obs: Tensor
+    """(M, N, O)"""
+    action: Tensor
+    """(M, N, A)"""
+    advantage: Tensor
+    """(M, N), normalized in each task"""
+    weight: Tensor
+    """(M, N), sums to 1 in each task, 0 where the physics diverged"""
+
+    def every(self, stride: int) -> Batch:
+        """Return every `stride`-th sample of each task, with weights that sum to 1 again."""
+        obs, action, advantage, weight = (part[:, ::stride] for part in self)
+        weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-12)
+        return Batch(obs.contiguous(), action.contiguous(), advantage.contiguous(), weight)
+
+
+class Phases(NamedTuple):
+    """What one shard of an iteration collected: a batch and a return for each rollout phase."""
+
+    batches: list[Batch]
+    """K + 1 batches of M tasks: with the prior, and after each of K inner steps"""
+    returns: list[Tensor]
+    """K + 1 times (M,), the mean return of each task"""
+    diverged: Tensor
+    """(M,) diverged transitions of each task"""
+
+    @classmethod
+    def joined(cls, shards: Sequence[Phases]) -> Phases:
+        """Return the data of several shards as those of one, in their order."""
+        batches = [
+            Batch(*(torch.cat(parts) for parts in zip(*same, strict=True)))
+            for same in zip(*(shard.batches for shard in shards), strict=True)
+        ]
+        returns = [torch.cat(same) for same in zip(*(s.returns for s in shards), strict=True)]
+        return cls(batches, returns, torch.cat([shard.diverged for shard in shards]))
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """Acting with, and adapting, one Gaussian policy a task."""
+
+    policy: GaussianMLP
+    """The layout of the policies; their parameters are passed in."""
+    lr: float
+    """Step size α."""
+    gamma: float
+    """Discount."""
+    gae_lambda: float
+    """λ of the advantage estimation."""
+
+    def act(
+        self, step: Step, state: State, *, explore: bool, noise: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """Act with each task's own parameters: the mean, plus noise times the std to explore."""
+        tasks = len(state.params)
+        policy = self.policy(state.params, step.obs.unflatten(0, (tasks, -1)))
+        action = policy.mean
+        if explore and noise is not None:
+            action = action + noise.unflatten(0, (tasks, -1)) * policy.log_std.exp()
+        return action.flatten(0, 1), state
+
+    def adapt(self, state: State, batch: Batch) -> State:
+        """Return the state after one inner step in every task."""
+        with torch.enable_grad():
+            params = state.params.detach().clone().requires_grad_()
+            (gradient,) = grad(self.loss(params, batch), params)
+        return State((params - self.lr * gradient).detach())
+
+    def loss(self, params: Tensor, batch: Batch) -> Tensor:
+        """Return the sum over tasks of the mean over samples of −log π(a|s) A."""
+        log_prob = self.policy(params, batch.obs).log_prob(batch.action)
+        return -(log_prob * batch.advantage * batch.weight).sum()
+
+    def adapted(
+        self, params: Tensor, batches: Sequence[Batch], *, second_order: bool
+    ) -> list[Tensor]:
+        """Return [φ_0, …, φ_K], (M, D) each: one inner step on each of K batches, from φ_0.
+
+        Args:
+            params: (M, D) φ_0, which requires a gradient.
+            batches: K of them.
+            second_order: whether the steps themselves can be differentiated.
+        """
+        chain = [params]
+        for batch in batches:
+            (gradient,) = grad(self.loss(chain[-1], batch), chain[-1], create_graph=second_order)
+            chain.append(chain[-1] - self.lr * gradient)
+        return chain
+
+    @torch.no_grad()
+    def batch(self, rollout: Rollout) -> Batch:
+        """Fit the baseline, estimate advantages, and regroup by task, N = E T."""
+        rollout = rollout.before_divergence()
+        value, next_value = LinearBaseline(self.gamma).values(rollout)
+        advantage = generalized_advantages(
+            rollout.reward.double(), value, next_value, rollout.terminated | rollout.diverged,
+            rollout.done, gamma=self.gamma, gae_lambda=self.gae_lambda,
+        )  # fmt: skip
+        weight = rollout.per_task(rollout.valid.double()).flatten(1)
+        weight = weight / weight.sum(1, keepdim=True).clamp(min=1.0)
+        advantage = rollout.per_task(advantage).flatten(1)
+        action = rollout.action.where(rollout.valid[..., None], 0.0)  # 0 times NaN is not 0
+        mean = (advantage * weight).sum(1, keepdim=True)
+        centred = torch.where(weight > 0, advantage - mean, 0.0)
+        std = (centred.square() * weight).sum(1, keepdim=True).sqrt()
+        return Batch(
+            rollout.per_task(rollout.obs).flatten(1, 2),
+            rollout.per_task(action).flatten(1, 2),
+            (centred / (std + 1e-8)).to(rollout.obs.dtype),
+            weight.to(rollout.obs.dtype),
+        )
+
+    def collect(
+        self, worlds: TaskWorlds, actor: Policy, state: State, tasks: Tasks, key: Key, steps: int
+    ) -> Phases:
+        """Roll out and adapt in turns: with the prior, and after each of `steps` inner steps.
+
+        Args:
+            worlds: E for each task.
+            actor: acts in the states that this makes.
+            state: the prior in every task.
+            tasks: M.
+            key: of the iteration.
+            steps: K.
+        """
+        worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
+        batches, returns = [], []
+        diverged = torch.zeros(len(tasks), device=state.params.device)
+        for k in range(steps + 1):
+            worlds.seed(key.fold("reset", k))
+            worlds.reset()
+            rollout, state = collect(
+                worlds, actor, state, worlds.spec.horizon, key.fold("noise", k), explore=True
+            )
+            by_task = (len(tasks), worlds.worlds_per_task)
+            returns.append(rollout.first_episode_return().unflatten(0, by_task).mean(1))
+            diverged += rollout.per_task(rollout.diverged).flatten(1).sum(1)
+            batches.append(self.batch(rollout))
+            if k < steps:
+                state = self.adapt(state, batches[k])
+        return Phases(batches, returns, diverged)

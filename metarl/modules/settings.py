@@ -1,0 +1,91 @@
+"""Checked settings: the type of a field says which values it takes.
+
+    @dataclass(frozen=True)
+    class MyConfig(Settings):
+        lr: Positive = 3e-4
+        \"""Step size of Adam.\"""
+
+A value outside its range is refused in one line that names the field. Checks between fields go into
+a ``__post_init__`` that calls ``super().__post_init__()`` first.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import types
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from metarl.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `low` to `high`, of which an open end is left out."""
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+
+    def refuse(self, name: str, value: Any) -> None:
+        """Raise UserError if `value` is not a finite number of the range."""
+        above = value > self.low if self.open_low else value >= self.low
+        if not (math.isfinite(value) and above and value <= self.high):
+            raise UserError(f"{name} must be {self._words()}, not {value}")
+
+    def _words(self) -> str:
+        if self.high < math.inf:
+            return f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}]"
+        if self.open_low and self.low == 0:
+            return "positive and finite"
+        return f"at least {self.low:g}" if self.low else "finite and not negative"
+
+
+Count = Annotated[int, Range(1, 2**31 - 1)]
+"""A whole number of at least 1."""
+CountOrNone = Annotated[int, Range(0, 2**31 - 1)]
+"""A whole number of at least 0."""
+Positive = Annotated[float, Range(0, open_low=True)]
+NonNegative = Annotated[float, Range(0)]
+Fraction = Annotated[float, Range(0, 1, open_low=True)]
+Layers = Annotated[tuple[int, ...], Range(1, 2**31 - 1)]
+"""Units of at least one hidden layer."""
+
+
+class Settings:
+    """Base of a frozen dataclass whose fields are checked against their annotated ranges."""
+
+    def __post_init__(self) -> None:
+        """Check every field. Raises UserError naming the first that cannot be."""
+        for name, hint in _hints(type(self)).items():
+            _check(name, getattr(self, name), hint)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    if get_origin(hint) in (Union, types.UnionType):
+        if value is None:
+            return
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        options = get_args(hint)
+        raise UserError(
+            f"{name} must be one of {', '.join(map(str, options))}, not {value!r}"
+            f"{did_you_mean(str(value), options)}"
+        )
+    if get_origin(hint) is not Annotated:
+        return
+    kind, limits = get_args(hint)[:2]
+    whole = kind is not float
+    for number in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(number, bool) or not isinstance(number, int if whole else int | float):
+            what = "a whole number" if whole else "a number"
+            raise UserError(f"{name} must be {what}, not {number!r}")
+        limits.refuse(name, number)
+    if isinstance(value, tuple | list) and not value:
+        raise UserError(f"{name} must name at least one layer")
