@@ -165,15 +165,23 @@ class Learner(Policy):
 
 
 def load_tensors(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:
-    """Copy saved tensors into a learner's own, in place, if all of them fit.
+    """Copy saved tensors into a learner's own, in place. Raises as `refuse_misfit` does."""
+    refuse_misfit(own, given, name)
+    with torch.no_grad():
+        for key, tensor in own.items():
+            tensor.copy_(given[key])
+
+
+def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:
+    """Check saved tensors against a learner's own.
 
     Args:
-        own: the live tensors, by name.
+        own: the learner's tensors, by name.
         given: the saved ones.
         name: of the learner, for the message.
 
     Raises:
-        UserError: a name is missing or unknown, or a shape differs; nothing has changed then.
+        UserError: a name is missing or unknown, or a shape differs.
     """
     mine, theirs = ({k: tuple(t.shape) for k, t in d.items()} for d in (own, given))
     differ = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
@@ -183,9 +191,6 @@ def load_tensors(own: dict[str, Tensor], given: dict[str, Tensor], name: str) ->
             f"the weights do not fit this {name}: {len(differ)} of {len(mine)} tensors differ, the "
             f"first of them '{first}': expected {mine.get(first)}, found {theirs.get(first)}"
         )
-    with torch.no_grad():
-        for key, tensor in own.items():
-            tensor.copy_(given[key])
 
 
 def _parts(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -12,71 +12,71 @@ costs in the first episode pays in the next.
 
 from __future__ import annotations
 
-import math
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metarl.errors import UserError, did_you_mean
+from metarl.errors import UserError
 from metarl.keys import Key
-from metarl.learner import Learner
+from metarl.learner import Learner, refuse_misfit
 from metarl.modules import ppo
-from metarl.modules.actor_critic import MemoryActorCritic, Recorder
-from metarl.modules.memory import MEMORIES, MemoryState, make_memory
+from metarl.modules.actor_critic import MemoryActorCritic
+from metarl.modules.memory import MemoryState, make_memory
 from metarl.modules.normalise import RunningMoments
 from metarl.modules.returns import generalized_advantages
+from metarl.modules.settings import Count, Fraction, NonNegative, Positive, Settings
 from metarl.rollout import Rollout, collect
 from metarl.tasks import Tasks
 from metarl.worlds import Spec, Step, TaskWorlds
 
 
 @dataclass(frozen=True)
-class Rl2Config:
+class Rl2Config(Settings):
     """Settings of RL²."""
 
     memory: Literal["gru", "lstm", "transformer", "snail"] = "gru"
     """The sequence backbone."""
-    units: int = 128
+    units: Count = 128
     """Width of the memory."""
-    hidden: int = 64
+    hidden: Count = 64
     """Width of the input's embedding, and of the hidden layer of policy and of value."""
-    layers: int = 2
+    layers: Count = 2
     """Layers of a transformer, or pairs of convolution and attention in SNAIL."""
-    heads: int = 4
+    heads: Count = 4
     """Attention heads of a transformer; each takes its part of the units."""
-    context: int | None = None
+    context: Count | None = None
     """Steps that a transformer or SNAIL looks back; default: a training trial."""
-    episodes: int = 2
+    episodes: Count = 2
     """Episodes in a training trial."""
-    gamma: float = 0.99
+    gamma: Fraction = 0.99
     """Discount."""
-    gae_lambda: float = 0.95
+    gae_lambda: Fraction = 0.95
     """λ of the advantage estimation; 1 is Monte Carlo."""
-    clip: float = 0.2
+    clip: Positive = 0.2
     """ε: how far the probability of an action may move before its gain stops to count."""
-    epochs: int = 3
+    epochs: Count = 3
     """Passes over the trials of an iteration."""
-    minibatches: int = 4
+    minibatches: Count = 4
     """Groups of worlds in a pass, at most, with a gradient step each."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Initial step size of Adam."""
-    desired_kl: float = 0.02
+    desired_kl: NonNegative = 0.02
     """KL divergence of an iteration, in nats, that the step size is adapted to; 0 keeps it."""
-    entropy_weight: float = 0.0
+    entropy_weight: NonNegative = 0.0
     """Weight of the policy's entropy."""
-    value_weight: float = 0.5
+    value_weight: NonNegative = 0.5
     """Weight of the value function's loss."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Positive = 0.5
     """Longer gradients are scaled down to this."""
-    init_std: float = 0.5
+    init_std: Positive = 0.5
     """Initial exploration: standard deviation of an action, in units of half its range."""
-    min_std: float = 0.02
+    min_std: Positive = 0.02
     """Floor of the exploration."""
-    shards: int = 4
+    shards: Count = 4
     """Parts of a minibatch whose gradients are computed side by side, on a CPU thread each."""
     bfloat16: bool = False
     """Compute the update's forward passes in mixed precision: for GPUs."""
@@ -85,39 +85,35 @@ class Rl2Config:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}")
-        if self.memory not in MEMORIES:
-            raise UserError(
-                f"memory must be one of {', '.join(MEMORIES)}, not '{self.memory}'"
-                f"{did_you_mean(self.memory, MEMORIES)}"
-            )
-        for name in ("clip", "lr", "max_grad_norm", "init_std", "min_std"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise UserError(f"{name} must be positive and finite, not {value}")
+        super().__post_init__()
         if self.init_std < self.min_std:  # below the floor it has no gradient
             raise UserError(f"init_std must be at least min_std = {self.min_std}")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UserError(f"{name} must be in (0, 1], not {getattr(self, name)}")
-        for name in ("desired_kl", "entropy_weight", "value_weight"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise UserError(f"{name} must not be negative, not {value}")
-
-
-_COUNTS = (
-    "units", "hidden", "layers", "heads", "context", "episodes", "epochs", "minibatches", "shards",
-)  # fmt: skip
 
 
 class State(NamedTuple):
     """What the policy remembers of the trial, in each world."""
 
     memory: MemoryState
+
+
+class Trials(NamedTuple):
+    """What one shard of an iteration collected: a trial in each of B worlds."""
+
+    rollout: Rollout
+    """T = episodes x horizon steps; in its extras the mean action and the value of each step"""
+    last_value: Tensor
+    """(B,) the value of what follows the trial"""
+    returns: Tensor
+    """(episodes, B)"""
+
+    @classmethod
+    def joined(cls, shards: Sequence[Trials]) -> Trials:
+        """Return the trials of several shards side by side."""
+        return cls(
+            Rollout.joined([shard.rollout for shard in shards], dim=1),
+            torch.cat([shard.last_value for shard in shards]),
+            torch.cat([shard.returns for shard in shards], 1),
+        )
 
 
 class Batch(NamedTuple):
@@ -183,18 +179,19 @@ class Rl2(Learner):
         self, step: Step, state: State, *, explore: bool, noise: Tensor | None
     ) -> tuple[Tensor, State]:
         """Remember the step and act on it: the mean, plus noise times the std to explore."""
-        action, _, state = self._act(step, state, noise if explore else None)
+        action, state, _ = self.act_and_record(step, state, explore=explore, noise=noise)
         return action, state
 
-    def _act(
-        self, step: Step, state: State, noise: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor], State]:
-        with torch.no_grad():
-            mean, value, memory = self.net.step(self._inputs(step), state.memory)
-            action = mean
-            if noise is not None:
-                action = mean + noise * self.net.policy(mean).log_std.exp()
-        return action, (mean, value), State(memory)
+    @torch.no_grad()
+    def act_and_record(
+        self, step: Step, state: State, *, explore: bool, noise: Tensor | None
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        """Act, and record the mean action (B, A) and the value (B,) for the update."""
+        mean, value, memory = self.net.step(self._inputs(step), state.memory)
+        action = mean
+        if explore and noise is not None:
+            action = mean + noise * self.net.policy(mean).log_std.exp()
+        return action, State(memory), {"mean": mean, "value": value}
 
     def adapt(self, state: State, rollout: Rollout) -> State:
         """Return the state as it is: acting has adapted it already."""
@@ -217,59 +214,50 @@ class Rl2(Learner):
 
     # --- the meta-update -----------------------------------------------------------------------
 
-    def meta_step(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> dict[str, float]:
-        """Collect one trial in every world, and make PPO's gradient steps on them."""
-        started = time.perf_counter()
+    def collect(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> Trials:
+        """Collect one trial in every world.
+
+        Every episode starts with a reset of all worlds, as in evaluation.
+        """
         worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
         worlds.seed(key.fold("reset"))
-        rollout, returns, mean, value, last_value = self._collect(worlds, key)
-        sampled = time.perf_counter()
-        batch = self._batch(rollout, mean, value, last_value)
-        losses = self._update(batch, key)
+        state = self.begin(len(tasks), worlds.worlds_per_task)
+        parts = []
+        for k in range(self.config.episodes):
+            worlds.reset()
+            part, state = collect(
+                worlds, self, state, self.spec.horizon, key.fold("noise", k), explore=True
+            )
+            parts.append(part)
+        rollout = Rollout.joined(parts, dim=0)
+        end = Step(
+            rollout.next_obs[-1], rollout.action[-1].clamp(-1, 1), rollout.reward[-1],
+            torch.zeros_like(rollout.first[-1]),
+        )  # fmt: skip
+        _, _, last = self.act_and_record(end, state, explore=False, noise=None)
+        returns = torch.stack([part.first_episode_return() for part in parts])
+        return Trials(rollout, last["value"], returns)
+
+    def update(self, shards: Sequence[Trials], key: Key) -> dict[str, float]:
+        """Make PPO's gradient steps on the trials of all shards."""
+        trials = Trials.joined(shards)
+        rollout = trials.rollout
+        batch = self._batch(trials)
+        losses = self._gradient_steps(batch, key)
         self.obs_moments.update(rollout.obs[rollout.valid])
         self.reward_moments.update(rollout.reward[rollout.valid][:, None])
+        returns = trials.returns.mean(1).tolist()
         return {
             "return_before": returns[0],
             "return_after": returns[-1],
             "diverged": float(rollout.diverged.sum()),
             **losses,
             "lr": self.adam.lr,
-            "std": float(self.net.policy(mean).log_std.detach().exp().mean()),
-            "seconds_sampling": sampled - started,
-            "seconds_update": time.perf_counter() - sampled,
+            "std": float(self.net.policy(rollout.extras["mean"]).log_std.detach().exp().mean()),
         }
 
-    def _collect(
-        self, worlds: TaskWorlds, key: Key
-    ) -> tuple[Rollout, list[float], Tensor, Tensor, Tensor]:
-        """Return the trials, each episode's mean return, and what the network made of each step.
-
-        Every episode starts with a reset of all worlds, as in evaluation.
-        """
-        state = self.begin(len(worlds.tasks), worlds.worlds_per_task)
-        recorder, parts = Recorder(self._act, self.device), []
-        for k in range(self.config.episodes):
-            worlds.reset()
-            part, state = collect(
-                worlds, cast(Learner, recorder), state, self.spec.horizon, key.fold("noise", k),
-                explore=True,
-            )  # fmt: skip
-            parts.append(part)
-        rollout = Rollout(
-            *(torch.cat(pieces) for pieces in zip(*(p[:-1] for p in parts), strict=True)),
-            tasks=len(worlds.tasks),
-        )
-        returns = [float(part.first_episode_return().mean()) for part in parts]
-        end = Step(
-            rollout.next_obs[-1], rollout.action[-1].clamp(-1, 1), rollout.reward[-1],
-            torch.zeros_like(rollout.first[-1]),
-        )  # fmt: skip
-        _, (_, last_value), _ = self._act(end, state, None)
-        mean, value = (torch.stack(part) for part in zip(*recorder.heads, strict=True))
-        return rollout, returns, mean, value, last_value
-
     @torch.no_grad()
-    def _batch(self, rollout: Rollout, mean: Tensor, value: Tensor, last_value: Tensor) -> Batch:
+    def _batch(self, trials: Trials) -> Batch:
         """Estimate advantages and value targets.
 
         The time limit of an episode inside the trial is no end: the value of what follows is that
@@ -277,7 +265,9 @@ class Rl2(Learner):
         A failure has no successor; a diverged step teaches nothing, and the step before it
         bootstraps.
         """
-        config, weight = self.config, rollout.valid.float()
+        rollout, config = trials.rollout, self.config
+        mean, value = rollout.extras["mean"], rollout.extras["value"]
+        weight = rollout.valid.float()
         self.return_moments.update(
             ppo.discounted_sums(rollout.reward, config.gamma)[rollout.valid][:, None]
         )
@@ -285,7 +275,7 @@ class Rl2(Learner):
         ended = rollout.terminated | rollout.diverged
         advantage = generalized_advantages(
             torch.where(rollout.diverged, value, reward), value,
-            torch.cat((value[1:], last_value[None])), ended, ended,
+            torch.cat((value[1:], trials.last_value[None])), ended, ended,
             gamma=config.gamma, gae_lambda=config.gae_lambda,
         )  # fmt: skip
         action = torch.where(rollout.diverged[..., None], 0.0, rollout.action)  # may be NaN there
@@ -295,7 +285,7 @@ class Rl2(Learner):
             advantage + value, weight,
         )  # fmt: skip
 
-    def _update(self, batch: Batch, key: Key) -> dict[str, float]:
+    def _gradient_steps(self, batch: Batch, key: Key) -> dict[str, float]:
         """Pass over the trials several times, in minibatches of worlds; a step for each."""
         config, worlds = self.config, batch.weight.shape[1]
         metrics: list[Tensor] = []
@@ -365,15 +355,7 @@ class Rl2(Learner):
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned."""
-        mine, given = ({k: tuple(t.shape) for k, t in d.items()}
-                       for d in (self.state_dict(), tensors))  # fmt: skip
-        differ = [k for k in sorted(mine.keys() | given.keys()) if mine.get(k) != given.get(k)]
-        if differ:
-            name = differ[0]
-            raise UserError(
-                f"the weights do not fit this rl2: {len(differ)} tensors differ, the first of them "
-                f"'{name}': expected {mine.get(name)}, found {given.get(name)}"
-            )
+        refuse_misfit(self.state_dict(), tensors, self.name)
         for part, holder in self._parts.items():
             prefix = f"{part}."
             holder.load_state_dict(

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from metarl.modules.memory import Memory, MemoryState
 from metarl.modules.networks import Gaussian
-from metarl.worlds import Step
 
 
 class MemoryActorCritic(nn.Module):
@@ -68,23 +64,3 @@ class MemoryActorCritic(nn.Module):
     def policy(self, mean: Tensor) -> Gaussian:
         """Return the action distribution around a mean."""
         return Gaussian(mean, self.log_std.clamp(min=self.min_log_std))
-
-
-class Recorder:
-    """Acts in the place of a learner, exploring, and keeps what the heads made of each step."""
-
-    def __init__(self, act: Callable[..., Any], device: torch.device) -> None:
-        """Take over the acting.
-
-        Args:
-            act: (step, state, noise) -> (action, (mean, value), state).
-            device: the learner's.
-        """
-        self._act, self.device = act, device
-        self.heads: list[tuple[Tensor, Tensor]] = []
-
-    def act(self, step: Step, state: Any, *, explore: bool, noise: Tensor) -> tuple[Tensor, Any]:
-        """Act as `Learner.act` does and keep the mean and the value."""
-        action, heads, state = self._act(step, state, noise)
-        self.heads.append(heads)
-        return action, state
