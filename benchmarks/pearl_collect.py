@@ -25,13 +25,14 @@ from metarl.algorithms.pearl import Pearl, PearlConfig
 from metarl.keys import Key
 from metarl.modules.replay import pack
 from metarl.rollout import collect
+from metarl.sampler import PooledTasks
 from metarl.threads import set_threads
 
 
 def batched(learner: Pearl, tasks: int, rollouts: int, threads: int):
     """Collect one episode in every world, and put it into the replay."""
     worlds = TaskWorlds(find_family("half-cheetah-vel"), tasks * rollouts, threads)
-    drawn = TaskDistribution(worlds.family).draw(tasks, tasks, 0, Key(0))
+    drawn = PooledTasks(TaskDistribution(worlds.family), tasks, tasks).sample(0, Key(0))
     worlds.set_tasks(drawn, rollouts)
     replay, _ = learner._replay()
     ids = torch.from_numpy(drawn.ids)

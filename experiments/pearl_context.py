@@ -22,7 +22,7 @@ from metarl.cli import guarded
 from metarl.errors import UserError
 from metarl.keys import Key
 from metarl.launch import open_run
-from metarl.modules.context import Belief
+from metarl.modules.context import Posterior
 from metarl.rollout import collect
 from metarl.run_folder import write_json
 from metarl.tasks import TaskDistribution
@@ -46,7 +46,7 @@ class Findings:
 
 
 @torch.no_grad()
-def explored(learner: Pearl, worlds: TaskWorlds, episodes: int, seed: int) -> Belief:
+def explored(learner: Pearl, worlds: TaskWorlds, episodes: int, seed: int) -> Posterior:
     """Return the beliefs after exploration, a world a task."""
     state = learner.begin(len(worlds.tasks), 1)
     for k in range(episodes):
@@ -58,7 +58,7 @@ def explored(learner: Pearl, worlds: TaskWorlds, episodes: int, seed: int) -> Be
     return state
 
 
-def returns(learner: Pearl, worlds: TaskWorlds, state: Belief, seed: int) -> np.ndarray:
+def returns(learner: Pearl, worlds: TaskWorlds, state: Posterior, seed: int) -> np.ndarray:
     """Return (M,) the returns of an episode with a belief."""
     worlds.seed(Key(seed, "score"))
     worlds.reset()

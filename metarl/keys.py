@@ -51,9 +51,7 @@ class Key:
         """
         return torch.Generator().manual_seed(self.seed())
 
-    def normal(
-        self, tasks: int, steps: int, worlds: int, size: int, first_task: int = 0
-    ) -> Tensor:
+    def normal(self, tasks: int, steps: int, worlds: int, size: int, first_task: int = 0) -> Tensor:
         """Draw action noise, (steps, tasks * worlds, size) float32 standard normal.
 
         The block of a task depends on this key and the task's index alone, which is `first_task`

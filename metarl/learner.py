@@ -188,8 +188,8 @@ def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -
     if differ:
         first = differ[0]
         raise UserError(
-            f"the weights do not fit this {name}: {len(differ)} of {len(mine)} tensors differ, the "
-            f"first of them '{first}': expected {mine.get(first)}, found {theirs.get(first)}"
+            f"the weights do not fit this {name}: {len(differ)} tensors differ, the first of them "
+            f"'{first}': expected {mine.get(first)}, found {theirs.get(first)}"
         )
 
 

@@ -97,7 +97,7 @@ class FunctionPolicy(Policy):
 
 
 class ZeroPolicy(Policy):
-    """Takes the action zero at every step: the reference line that shows what standing still pays."""
+    """Takes the action zero at every step: what standing still pays, as a reference line."""
 
     name = "zero-action"
 

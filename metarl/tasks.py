@@ -130,34 +130,6 @@ class TaskDistribution:
         values = np.concatenate(columns, axis=1) if columns else np.zeros((n, 0))
         return self._tasks(self._marked(values, 0))
 
-    def check_pool(self, n: int, pool: int | None) -> None:
-        """Raise UserError if a pool has not the n tasks of an iteration."""
-        if pool is not None and n > pool:
-            raise UserError(
-                f"tasks_per_iteration is {n}, but the learner keeps a pool of {pool} training "
-                f"tasks: lower the one or raise the other"
-            )
-
-    def draw(self, n: int, pool: int | None, iteration: int, key: Key) -> Tasks:
-        """Return the n training tasks of an iteration: new ones, or distinct ones of a pool.
-
-        The pool is the first `pool` tasks of the train split. Iterations sweep through it in an
-        order that is shuffled for each sweep, so that all its tasks come up equally often.
-
-        Args:
-            n: how many.
-            pool: size of the pool, or None to draw new tasks.
-            iteration: from 0.
-            key: of the run.
-        """
-        if pool is None:
-            return self.sample(n, key.fold("tasks", iteration).numpy())
-        self.check_pool(n, pool)
-        sweep, part = divmod(iteration, -(-pool // n))
-        order = key.fold("pool", sweep).numpy().permutation(pool)
-        ids = order[(part * n + np.arange(n)) % pool]
-        return Tasks(self.family.name, self.names, self.split("train", pool).values[ids], ids)
-
     def split(self, name: str, n: int) -> Tasks:
         """Return the first n tasks of a frozen split: the same on every machine, for ever.
 

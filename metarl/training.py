@@ -25,6 +25,7 @@ from metarl.keys import Key
 from metarl.plugins import plugin_file, reference
 from metarl.progress import TrainingProgress, clock, counted, decimals, si
 from metarl.run_folder import RunFolder, disk_errors, write_json
+from metarl.sampler import task_sampler
 from metarl.threads import set_threads
 from metarl.train_config import Position, TrainConfig, default_out, goal
 from metarl.versions import versions
@@ -120,7 +121,8 @@ class _Run:
                 f"worlds must be tasks_per_iteration x rollouts_per_task = {needed}, "
                 f"not {worlds.num_worlds}"
             )
-        distribution.check_pool(config.tasks_per_iteration, learner.task_pool)
+        count = config.tasks_per_iteration
+        self.sampler = task_sampler(distribution, count, learner.task_pool)
         self.learner, self.worlds, self.distribution = learner, worlds, distribution
         self.config, self.resume = config, resume
         self.position = Position() if resume is None else Position.of(resume.meta)
@@ -209,9 +211,7 @@ class _Run:
         """Make one meta-update."""
         number, config = self.position.iteration, self.config
         key = Key(config.seed)
-        tasks = self.distribution.draw(
-            config.tasks_per_iteration, self.learner.task_pool, number, key
-        )
+        tasks = self.sampler.sample(number, key)
         began, steps = time.monotonic(), self.worlds.env_steps
         with stop.may_leave(), _global_draws(key.fold("global", number), self.learner.device):
             metrics = self.learner.meta_step(self.worlds, tasks, key.fold("meta", number))

@@ -293,7 +293,9 @@ class TaskWorlds:
         which = every.numpy()
         self.simulator.reset(ids)
         rng = WorldDraws(
-            self._key, self.tasks.first + self._task_index[which], self._world_index[which],
+            self._key,
+            self.tasks.first + self._task_index[which],
+            self._world_index[which],
             self._episode[which],
         )
         self._ask("initial_state", self.simulator, every, rng)

@@ -15,6 +15,7 @@ from metarl.keys import Key
 from metarl.launch import resume, start, train_config
 from metarl.learner import Learner
 from metarl.modules.cuda_graph import GraphedStep
+from metarl.sampler import task_sampler
 from metarl.train_config import TrainConfig
 
 TRAIN = TrainConfig(
@@ -118,8 +119,9 @@ def test_the_captured_gradient_step_is_the_one_that_is_not_captured(gpu: str) ->
     made = []
     for captured in (True, False):
         learner, worlds = pearl(gpu, cuda_graph=captured)
+        sampler = task_sampler(TaskDistribution(worlds.family), 2, learner.task_pool)
         for iteration in range(4):
-            tasks = TaskDistribution(worlds.family).draw(2, learner.task_pool, iteration, Key(4))
+            tasks = sampler.sample(iteration, Key(4))
             learner.meta_step(worlds, tasks, Key(iteration))
             assert (learner._graph is not None) == captured
             if iteration == 1:
@@ -178,7 +180,7 @@ def test_the_plain_reference_runs_on_a_gpu_too(gpu: str, monkeypatch: pytest.Mon
     for k in range(5):
         draws, noise = (torch.Generator(gpu).manual_seed(10 * k + n) for n in (0, 1))
         batch = plain.sample_batch(draws, noise)
-        learner.update(batch)
+        learner.gradient_step(batch)
         plain.update(batch)
     for name, expected in plain.weights().items():
         mine = learner.state_dict()[name if name == "target" else f"{name}.params"]

@@ -7,6 +7,7 @@ import pytest
 
 from metarl import TaskDistribution, TaskWorlds, UserError, find_family, find_learner, meta_train
 from metarl.keys import Key
+from metarl.sampler import task_sampler
 from metarl.train_config import TrainConfig
 
 
@@ -15,14 +16,14 @@ def distribution(name: str = "half-cheetah-vel") -> TaskDistribution:
 
 
 def test_a_pool_is_the_frozen_train_split() -> None:
-    tasks = distribution().draw(4, 10, 3, Key(0))
+    tasks = task_sampler(distribution(), 4, 10).sample(3, Key(0))
     assert tasks.ids is not None
     assert len(set(tasks.ids.tolist())) == 4
     assert np.array_equal(tasks.values, distribution().split("train", 10).values[tasks.ids])
 
 
 def test_without_a_pool_tasks_are_new_draws() -> None:
-    one, two = (distribution().draw(4, None, i, Key(0)) for i in (0, 1))
+    one, two = (task_sampler(distribution(), 4, None).sample(i, Key(0)) for i in (0, 1))
     assert one.ids is None
     assert one != two
     assert one == distribution().sample(4, Key(0, "tasks", 0).numpy())
@@ -32,14 +33,17 @@ def test_without_a_pool_tasks_are_new_draws() -> None:
 def test_a_sweep_visits_every_task_of_the_pool(pool: int, n: int) -> None:
     sweep = -(-pool // n)
     for start in (0, sweep, 5 * sweep):
-        drawn = [distribution().draw(n, pool, start + i, Key(1)).ids for i in range(sweep)]
+        drawn = [
+            task_sampler(distribution(), n, pool).sample(start + i, Key(1)).ids
+            for i in range(sweep)
+        ]
         assert all(ids is not None and len(set(ids.tolist())) == n for ids in drawn)
         assert {int(i) for ids in drawn if ids is not None for i in ids} == set(range(pool))
 
 
 def test_sweeps_differ_in_their_order_and_repeat_with_the_key() -> None:
     def ids(iteration: int, seed: int) -> list[int]:
-        drawn = distribution().draw(20, 20, iteration, Key(seed)).ids
+        drawn = task_sampler(distribution(), 20, 20).sample(iteration, Key(seed)).ids
         assert drawn is not None
         return drawn.tolist()
 
@@ -49,7 +53,7 @@ def test_sweeps_differ_in_their_order_and_repeat_with_the_key() -> None:
 
 
 def test_a_part_of_the_tasks_keeps_their_ids() -> None:
-    tasks = distribution().draw(6, 10, 0, Key(0))
+    tasks = task_sampler(distribution(), 6, 10).sample(0, Key(0))
     assert tasks.ids is not None
     part = tasks[2:4]
     assert part.ids is not None
@@ -58,7 +62,7 @@ def test_a_part_of_the_tasks_keeps_their_ids() -> None:
 
 def test_more_tasks_than_the_pool_has_is_an_error() -> None:
     with pytest.raises(UserError, match="tasks_per_iteration is 3, but the learner keeps a pool"):
-        distribution("half-cheetah-dir").draw(3, 2, 0, Key(0))
+        task_sampler(distribution("half-cheetah-dir"), 3, 2).sample(0, Key(0))
 
 
 def test_a_pool_that_is_too_small_leaves_no_run_behind(tmp_path: Path) -> None:

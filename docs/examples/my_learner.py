@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from metarl import Learner, Tasks, TaskWorlds, UserError, collect
+from metarl import Learner, Tasks, TaskWorlds, collect
 from metarl.keys import Key
+from metarl.learner import load_tensors
+from metarl.modules.settings import Positive, Settings
 from metarl.rollout import Rollout, Step
 from metarl.worlds import Spec
 
 
 @dataclass(frozen=True)
-class ConstantActionConfig:
+class ConstantActionConfig(Settings):
     """Settings; the docstring under each field is its help text on the command line."""
 
-    inner_lr: float = 2.0
+    inner_lr: Positive = 2.0
     """Step size of one adaptation, in units of the action."""
-    meta_lr: float = 0.1
+    meta_lr: Positive = 0.1
     """How far the prior moves to the mean of the adapted actions (Reptile)."""
-    noise_std: float = 0.3
+    noise_std: Positive = 0.3
     """Standard deviation of the exploration."""
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not (math.isfinite(value) and value > 0):
-                raise UserError(f"{name} must be positive and finite, not {value}")
 
 
 class ConstantAction(Learner):
@@ -43,7 +40,7 @@ class ConstantAction(Learner):
         self, spec: Spec, config: ConstantActionConfig, *, seed: int = 0, device: str = "cpu"
     ) -> None:
         super().__init__(spec, config, seed=seed, device=device)
-        self.prior = torch.zeros(spec.action_size, device=self.device)
+        self.prior = 0.01 * Key(seed, "prior").normal(1, 1, 1, spec.action_size)[0, 0].to(device)
 
     def begin(self, tasks: int, worlds: int) -> Tensor:
         """Before any data, every task has the prior."""
@@ -68,23 +65,34 @@ class ConstantAction(Learner):
         gradient = ((valid * advantage)[..., None] * deviation).mean((1, 2))
         return state + self.config.inner_lr * gradient / self.config.noise_std
 
-    def meta_step(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> dict[str, float]:
-        """Collect, adapt, collect again; then move the prior to the mean adapted action."""
+    def collect(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> dict[str, Tensor]:
+        """Roll out, adapt, and roll out again; nothing of the learner changes."""
         per_task = worlds.num_worlds // len(tasks)
         worlds.set_tasks(tasks, per_task)
-        state, returns, diverged = self.begin(len(tasks), per_task), [], 0
+        state, data = self.begin(len(tasks), per_task), {"diverged": torch.zeros(len(tasks))}
         for phase in ("before", "after"):
             worlds.seed(key.fold(phase))
             worlds.reset()
             rollout, state = collect(
                 worlds, self, state, self.spec.horizon, key.fold(phase, "noise"), explore=True
             )
-            returns.append(float(rollout.first_episode_return().mean()))
-            diverged += int(rollout.diverged.sum())
+            data[phase] = rollout.first_episode_return().reshape(len(tasks), per_task).mean(1)
+            data["diverged"] += rollout.per_task(rollout.diverged).flatten(1).sum(1)
             if phase == "before":
                 state = self.adapt(state, rollout)
-        self.prior = self.prior + self.config.meta_lr * (state.mean(0) - self.prior)
-        return {"return_before": returns[0], "return_after": returns[1], "diverged": diverged}
+        return data | {"adapted": state}
+
+    def update(self, shards: Sequence[dict[str, Tensor]], key: Key) -> dict[str, float]:
+        """Move the prior to the mean adapted action, over the tasks of all shards."""
+        data = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+        total = {name: self.sum_tasks(rows) for name, rows in data.items()}
+        tasks = self.sum_tasks(torch.ones(len(data["before"])))
+        self.prior = self.prior + self.config.meta_lr * (total["adapted"] / tasks - self.prior)
+        return {
+            "return_before": float(total["before"] / tasks),
+            "return_after": float(total["after"] / tasks),
+            "diverged": float(total["diverged"]),
+        }
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that must survive a restart."""
@@ -92,6 +100,4 @@ class ConstantAction(Learner):
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take a saved prior, if it fits."""
-        if set(tensors) != {"prior"} or tensors["prior"].shape != self.prior.shape:
-            raise UserError(f"expected one tensor 'prior' of {self.spec.action_size} numbers")
-        self.prior = tensors["prior"].to(self.device)
+        load_tensors({"prior": self.prior}, tensors, self.name)

@@ -119,12 +119,9 @@ class MamlTrpo(Learner):
         """Make one trust-region step on the prior."""
         data = Phases.joined(shards)
         step = self._trust_region_step(data.batches)
-        tasks = self._count(data.batches[0])
         std = self.policy(self.theta[None], data.batches[0].obs[:1, :1]).log_std.exp().mean()
         return {
-            "return_before": float(self.sum_tasks(data.returns[0])) / tasks,
-            "return_after": float(self.sum_tasks(data.returns[-1])) / tasks,
-            "diverged": float(self.sum_tasks(data.diverged)),
+            **data.metrics(self.sum_tasks),
             "kl": step.kl,
             "loss": step.loss,
             "accepted": float(step.accepted),

@@ -13,8 +13,7 @@ see at test time. An update samples, encodes and learns for all tasks of its bat
 
 from __future__ import annotations
 
-import math
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -24,65 +23,74 @@ from torch.autograd import grad
 
 from metarl.errors import UserError
 from metarl.keys import Key
-from metarl.learner import Learner
-from metarl.modules.context import Belief, ContextEncoder, kl_from_prior, product_of_gaussians
+from metarl.learner import Learner, load_tensors
+from metarl.modules.context import ContextEncoder, Posterior, kl_from_prior, product_of_gaussians
 from metarl.modules.cuda_graph import GraphedStep, can_capture
 from metarl.modules.replay import TaskReplay, pack
-from metarl.modules.sac import ActorCritic, take
+from metarl.modules.sac import ActorCritic
+from metarl.modules.settings import (
+    Count,
+    CountOrNone,
+    Fraction,
+    Layers,
+    NonNegative,
+    Positive,
+    Settings,
+)
 from metarl.rollout import Rollout, collect
 from metarl.tasks import Tasks
 from metarl.worlds import Spec, Step, TaskWorlds
 
 
 @dataclass(frozen=True)
-class PearlConfig:
+class PearlConfig(Settings):
     """Settings of PEARL; the defaults are the authors' for half-cheetah-vel."""
 
-    train_tasks: int = 100
+    train_tasks: Count = 100
     """Size of the pool of training tasks; each has replay buffers of its own."""
-    latent_size: int = 5
+    latent_size: Count = 5
     """Dimensions of z."""
-    hidden: tuple[int, ...] = (300, 300, 300)
+    hidden: Layers = (300, 300, 300)
     """Units of the hidden layers of policy and critics (ReLU)."""
-    encoder_hidden: tuple[int, ...] = (200, 200, 200)
+    encoder_hidden: Layers = (200, 200, 200)
     """Units of the hidden layers of the encoder (ReLU)."""
-    lr: float = 3e-4
+    lr: Positive = 3e-4
     """Step size of Adam, for every network."""
-    gamma: float = 0.99
+    gamma: Fraction = 0.99
     """Discount."""
-    target_rate: float = 0.005
+    target_rate: Fraction = 0.005
     """τ: how far the target critics move to the critics in each step."""
-    reward_scale: float = 5.0
+    reward_scale: Positive = 5.0
     """Factor on the reward in the critics' target, against which the temperature is weighed."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """α, the weight of the entropy; where it starts, if it is automatic."""
     automatic_temperature: bool = False
     """Adjust the temperature to keep the entropy near −A."""
-    kl_weight: float = 0.1
+    kl_weight: NonNegative = 0.1
     """β, on the KL divergence from the prior summed over tasks and dimensions."""
-    policy_penalty: float = 1e-3
+    policy_penalty: NonNegative = 1e-3
     """Weight of the mean squares of the policy's mean and log std, before the tanh."""
     context_next_obs: bool = False
     """Show the encoder the next observation too, for tasks that differ in their dynamics."""
     bfloat16: bool = False
     """Compute the hidden layers of policy and critics in bfloat16, for processors that have it."""
-    meta_batch: int = 16
+    meta_batch: Count = 16
     """Tasks in a gradient step."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Transitions of each task in a gradient step."""
-    context_size: int = 100
+    context_size: Count = 100
     """Transitions of each task that the encoder sees in a gradient step."""
-    gradient_steps: int = 2000
+    gradient_steps: Count = 2000
     """Gradient steps of an iteration."""
-    initial_episodes: int = 10
+    initial_episodes: Count = 10
     """Episodes of a task when it first comes up; gradient steps begin when all tasks have them."""
-    prior_episodes: int = 2
+    prior_episodes: Count = 2
     """Episodes of each task of an iteration with z from the prior; they replace the context."""
-    posterior_episodes: int = 3
+    posterior_episodes: CountOrNone = 3
     """Episodes of each task of an iteration with z from the posterior, for actor and critics."""
-    exploration_episodes: int = 2
+    exploration_episodes: CountOrNone = 2
     """Episodes with z from the prior when adapting to a task, before the posterior is used."""
-    replay_capacity: int = 10_000
+    replay_capacity: Count = 10_000
     """Transitions that are kept of each task."""
     replay_device: Literal["same", "cpu"] = "same"
     """Where the replay lies: with the learner, or in the host's memory."""
@@ -91,37 +99,24 @@ class PearlConfig:
     cuda_graph: bool = True
     """Capture the gradient step as a CUDA graph where the replay is on a GPU."""
 
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        for name, least in _COUNTS.items():
-            value = getattr(self, name)
-            if type(value) is not int or not least <= value < 2**31:
-                raise UserError(f"{name} must be a whole number of at least {least}, not {value}")
-        for name in ("lr", "reward_scale", "temperature", "kl_weight", "policy_penalty"):
-            value, may_vanish = getattr(self, name), name in ("kl_weight", "policy_penalty")
-            if not (0 <= value < math.inf and (may_vanish or value)):
-                sign = "not negative" if may_vanish else "positive"
-                raise UserError(f"{name} must be finite and {sign}, not {value}")
-        for name in ("gamma", "target_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UserError(f"{name} must be in (0, 1], not {getattr(self, name)}")
-        for name in ("hidden", "encoder_hidden"):
-            value = getattr(self, name)
-            if not value or min(value) < 1:
-                raise UserError(f"{name} must name layers of positive size, not {value}")
-        if self.replay_device not in ("same", "cpu"):
-            raise UserError(f"replay_device must be same or cpu, not {self.replay_device!r}")
-
-
-_COUNTS = {
-    "train_tasks": 1, "latent_size": 1, "meta_batch": 1, "batch_size": 1, "context_size": 1,
-    "gradient_steps": 1, "initial_episodes": 1, "prior_episodes": 1, "posterior_episodes": 0,
-    "exploration_episodes": 0, "replay_capacity": 1,
-}  # fmt: skip
-
 
 METRICS = ("critic_loss", "actor_loss", "kl", "entropy", "z_variance", "temperature")
-"""What `Pearl.update` returns; kl is nats a task."""
+"""What `Pearl.gradient_step` returns; kl is nats a task."""
+
+
+class Experience(NamedTuple):
+    """What one shard of an iteration collected in M tasks."""
+
+    ids: Tensor
+    """(M,) int64, which tasks of the pool"""
+    parts: list[tuple[Tensor, Tensor]]
+    """The phases: rows (M, n, W) and which of them are valid (M, n), for the replay"""
+    context: TaskReplay
+    """The encoder's buffers of the M tasks, as they are after this"""
+    returns: Tensor
+    """(phases, B)"""
+    diverged: Tensor
+    """() int64, transitions left out"""
 
 
 class Batch(NamedTuple):
@@ -156,7 +151,7 @@ class Pearl(Learner):
         self.sac = ActorCritic(
             o + latent, a, config.hidden, lr=config.lr, temperature=config.temperature,
             generator=Key(seed, "actor-critic").torch(), device=self.device,
-            products=torch.bfloat16 if config.bfloat16 else torch.float32,
+            compute_dtype=torch.bfloat16 if config.bfloat16 else torch.float32,
         )  # fmt: skip
         self.encoder = ContextEncoder(
             self.context_width, latent, config.encoder_hidden, lr=config.lr,
@@ -174,21 +169,23 @@ class Pearl(Learner):
 
     # --- the task variable ---------------------------------------------------------------------
 
-    def begin(self, tasks: int, worlds: int) -> Belief:
+    def begin(self, tasks: int, worlds: int) -> Posterior:
         """Return the prior, with draws of z that are the same each time."""
         return self.begin_seeded(tasks, worlds, 0)
 
-    def begin_seeded(self, tasks: int, worlds: int, seed: int) -> Belief:
+    def begin_seeded(self, tasks: int, worlds: int, seed: int, first_task: int = 0) -> Posterior:
         """Return the prior, with a seed's draws of z."""
-        return self._prior(tasks, worlds, Key("pearl z", seed) if seed else Key("pearl z"))
+        key = Key("pearl z", seed) if seed else Key("pearl z")
+        return self._prior(tasks, worlds, key, first_task)
 
-    def _prior(self, tasks: int, worlds: int, key: Key) -> Belief:
-        return Belief.prior(tasks, worlds, self.config.latent_size, key, self.device)
+    def _prior(self, tasks: int, worlds: int, key: Key, first_task: int) -> Posterior:
+        size = self.config.latent_size
+        return Posterior.prior(tasks, worlds, size, key, self.device, first_task)
 
     @torch.no_grad()
     def act(
-        self, step: Step, state: Belief, *, explore: bool, noise: Tensor | None
-    ) -> tuple[Tensor, Belief]:
+        self, step: Step, state: Posterior, *, explore: bool, noise: Tensor | None
+    ) -> tuple[Tensor, Posterior]:
         """Act on the observation and z, which is drawn anew for each episode."""
         state = state._replace(episode=state.episode + step.first)
         z = state.z(from_prior=state.rounds < self.config.exploration_episodes)
@@ -198,83 +195,85 @@ class Pearl(Learner):
         return mean.tanh(), state
 
     @torch.no_grad()
-    def adapt(self, state: Belief, rollout: Rollout) -> Belief:
+    def adapt(self, state: Posterior, rollout: Rollout) -> Posterior:
         """Multiply the belief by the factors of a rollout's transitions, world by world."""
         parts = [rollout.obs, rollout.action, rollout.reward[..., None], rollout.next_obs]
         context = torch.cat(parts, dim=-1)[..., : self.context_width]
-        return state.times(*self.encoder(context), rollout.valid)
+        return state.multiply(*self.encoder(context), rollout.valid)
 
-    def diagnostics(self, state: Belief) -> dict[str, Tensor]:
+    def diagnostics(self, state: Posterior) -> dict[str, Tensor]:
         """Return mean and variance of z, (B, L) each."""
         mean, variance = state.posterior()
         return {"z_mean": mean, "z_variance": variance}
 
     # --- the meta-update -----------------------------------------------------------------------
 
-    def meta_step(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> dict[str, float]:
-        """Collect for the tasks, then make gradient steps on tasks of the whole pool."""
-        started = time.perf_counter()
+    def collect(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> Experience:
+        """Act in each task with z from the prior, then with z from the posterior given that."""
         if tasks.ids is None or tasks.ids.max() >= self.config.train_tasks:
             raise UserError(
                 f"pearl needs tasks with ids below train_tasks = {self.config.train_tasks}, for "
-                f"its replay: take them from TaskDistribution.draw"
+                f"its replay: take them from a PooledTasks sampler"
             )
         worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
-        ids = torch.from_numpy(tasks.ids)
-        metrics = self._collect(worlds, ids, key)
-        sampled = time.perf_counter()
-        replay, context = self._replay()
-        ready = bool(((replay.size > 0) & (context.size > 0)).all())
-        if ready:
-            metrics |= self._gradient_steps(key.fold("update"))
-        return {
-            **metrics,
-            "gradient_steps": float(self.config.gradient_steps if ready else 0),
-            "seconds_sampling": sampled - started,
-            "seconds_update": time.perf_counter() - sampled,
-        }
-
-    def _collect(self, worlds: TaskWorlds, ids: Tensor, key: Key) -> dict[str, float]:
-        """Fill the replays of the tasks `ids`: with z from the prior, then from the posterior."""
-        replay, context = self._replay()
-        config, each = self.config, worlds.worlds_per_task
+        replay, memory = self._replay()
+        ids, config, each = torch.from_numpy(tasks.ids), self.config, worlds.worlds_per_task
+        context = memory.select(ids)
         seen = bool((replay.size.cpu()[ids] > 0).all())
         prior = -(-(config.prior_episodes if seen else config.initial_episodes) // each)
         extra = -(-config.posterior_episodes // each) if seen else 0
+        parts: list[tuple[Tensor, Tensor]] = []
         returns: list[Tensor] = []
         diverged = torch.zeros((), dtype=torch.int64, device=self.device)
         for k in range(prior + extra):
             phase = key.fold("collect", k)
-            state = self._prior(len(ids), each, phase.fold("z"))
+            state = self._prior(len(ids), each, phase.fold("z"), tasks.first)
             if k >= prior:
-                state = self._given_context(state, ids, each, phase)
+                state = self._given_context(state, context, each, phase, tasks.first)
             worlds.seed(phase)
             worlds.reset()
             rollout, _ = collect(worlds, self, state, self.spec.horizon, phase, explore=True)
             rows, valid = pack(rollout)
             if k == 0:
-                context.clear(ids[valid.any(1).cpu()])
+                context.clear(valid.any(1).nonzero()[:, 0])
             if k < prior:
-                context.add(ids, rows[..., : self.context_width], valid)
-            replay.add(ids, rows, valid)
-            returns.append(rollout.first_episode_return().mean())
+                context.add(torch.arange(len(ids)), rows[..., : self.context_width], valid)
+            parts.append((rows, valid))
+            returns.append(rollout.first_episode_return())
             diverged += rollout.diverged.sum()
-        return {
-            "return_before": float(returns[0]), "return_after": float(returns[-1]),
-            "diverged": float(diverged),
-        }  # fmt: skip
+        return Experience(ids, parts, context, torch.stack(returns), diverged)
 
     @torch.no_grad()
-    def _given_context(self, state: Belief, ids: Tensor, each: int, key: Key) -> Belief:
+    def _given_context(
+        self, state: Posterior, context: TaskReplay, each: int, key: Key, first_task: int
+    ) -> Posterior:
         """Return the state with the posterior given a sample of the tasks' contexts."""
-        self._draws.manual_seed(key.fold("context").seed())
-        ids = ids.to(self._replay_device())
-        rows = self._replay()[1].sample(ids, self.config.context_size, self._draws)
+        shard = (first_task,) if first_task else ()
+        self._draws.manual_seed(key.fold("context", *shard).seed())
+        every = torch.arange(len(context.size), device=context.size.device)
+        rows = context.sample(every, self.config.context_size, self._draws)
         factors = self.encoder(rows.to(self.device).transpose(0, 1))
         mean, variance = (part.repeat_interleave(each, 1) for part in factors)
         valid = torch.ones(mean.shape[:2], dtype=torch.bool, device=self.device)
-        given = state.times(mean, variance, valid)
+        given = state.multiply(mean, variance, valid)
         return given._replace(rounds=max(given.rounds, self.config.exploration_episodes))
+
+    def update(self, shards: Sequence[Experience], key: Key) -> dict[str, float]:
+        """Take the experience into the replays, and make gradient steps on the whole pool."""
+        replay, context = self._replay()
+        for shard in shards:
+            for rows, valid in shard.parts:
+                replay.add(shard.ids, rows, valid)
+            context.assign(shard.ids, shard.context)
+        returns = torch.cat([shard.returns for shard in shards], 1).mean(1).tolist()
+        metrics = {
+            "return_before": returns[0], "return_after": returns[-1],
+            "diverged": float(sum(int(shard.diverged) for shard in shards)),
+        }  # fmt: skip
+        ready = bool(((replay.size > 0) & (context.size > 0)).all())
+        if ready:
+            metrics |= self._gradient_steps(key.fold("update"))
+        return metrics | {"gradient_steps": float(self.config.gradient_steps if ready else 0)}
 
     def _gradient_steps(self, key: Key) -> dict[str, float]:
         """Make the gradient steps of an iteration; the host waits once, at the end."""
@@ -288,7 +287,7 @@ class Pearl(Learner):
         return dict(zip(METRICS, mean, strict=True))
 
     def _step(self) -> Tensor:
-        return self.update(self.sample_batch(self._draws, self._noise))
+        return self.gradient_step(self.sample_batch(self._draws, self._noise))
 
     def _captured(self) -> GraphedStep | None:
         """Return the gradient step as a CUDA graph, or None where it cannot be one."""
@@ -317,7 +316,7 @@ class Pearl(Learner):
             normal(m, config.latent_size), normal(*actions), normal(*actions),
         )  # fmt: skip
 
-    def update(self, batch: Batch) -> Tensor:
+    def gradient_step(self, batch: Batch) -> Tensor:
         """Make one gradient step on encoder and critics, then actor; return `METRICS`, on device.
 
         To the actor and to the critics' target z is a constant: it does not teach the encoder.
@@ -393,7 +392,7 @@ class Pearl(Learner):
         for name, tensor in tensors.items():
             group, _, key = name.partition(".")
             parts.get(group, weights)[key if group in parts else name] = tensor
-        take(self._weights(), weights, self.name)
+        load_tensors(self._weights(), weights, self.name)
         self._memory, self._graph = None, None
         if any(parts.values()):
             for replay, part in zip(self._replay(), parts.values(), strict=True):

@@ -27,6 +27,7 @@ from metarl.modules import ppo
 from metarl.modules.actor_critic import MemoryActorCritic
 from metarl.modules.memory import MemoryState, make_memory
 from metarl.modules.normalise import RunningMoments
+from metarl.modules.optim import ClippedAdam
 from metarl.modules.returns import generalized_advantages
 from metarl.modules.settings import Count, Fraction, NonNegative, Positive, Settings
 from metarl.rollout import Rollout, collect
@@ -148,7 +149,7 @@ class Rl2(Learner):
         with torch.random.fork_rng([]):
             torch.manual_seed(Key(seed, "policy").seed())
             self.net = self._network().to(self.device)
-        self.adam = ppo.Adam(list(self.net.parameters()), config.lr)
+        self.adam = ClippedAdam(list(self.net.parameters()), config.lr)
         self._forward = torch.compile(self.net) if config.compile else self.net
         self.obs_moments = RunningMoments(spec.observation_size, self.device)
         self.reward_moments = RunningMoments(1, self.device)
@@ -281,7 +282,7 @@ class Rl2(Learner):
         action = torch.where(rollout.diverged[..., None], 0.0, rollout.action)  # may be NaN there
         log_prob = self.net.policy(mean).log_prob(action)
         return Batch(
-            self._inputs(rollout), action, log_prob, ppo.standardised(advantage, weight),
+            self._inputs(rollout), action, log_prob, ppo.normalized(advantage, weight),
             advantage + value, weight,
         )  # fmt: skip
 
@@ -289,13 +290,13 @@ class Rl2(Learner):
         """Pass over the trials several times, in minibatches of worlds; a step for each."""
         config, worlds = self.config, batch.weight.shape[1]
         metrics: list[Tensor] = []
-        with ppo.side_by_side() as pool:
+        with ppo.thread_pool() as pool:
             for epoch in range(config.epochs):
                 order = torch.randperm(worlds, generator=key.fold("minibatches", epoch).torch())
                 metrics = []
                 for chosen in order.to(self.device).chunk(min(config.minibatches, worlds)):
                     total = batch.weight[:, chosen].sum().clamp(min=1.0)
-                    gradient, found = ppo.summed_gradient(
+                    gradient, found = ppo.parallel_gradient(
                         lambda ids, total=total: self._loss(batch, ids, total), self.adam.params,
                         chosen.chunk(self._shards(len(chosen))), pool,
                     )  # fmt: skip
@@ -321,7 +322,9 @@ class Rl2(Learner):
         mean, value = self._unroll(part.inputs)
         policy = self.net.policy(mean)
         log_ratio = policy.log_prob(part.action) - part.log_prob
-        policy_loss = -(ppo.clipped_gain(log_ratio, part.advantage, config.clip) * weight).sum()
+        policy_loss = -(
+            ppo.clipped_surrogate(log_ratio, part.advantage, config.clip) * weight
+        ).sum()
         error = functional.smooth_l1_loss(value, part.target, reduction="none")
         value_loss = (error * weight).sum()
         entropy = policy.log_std.sum() * weight.sum()

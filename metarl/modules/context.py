@@ -15,13 +15,13 @@ from torch.nn.functional import softplus
 
 from metarl.keys import Key
 from metarl.modules.mlp import Mlp
-from metarl.modules.sac import Trained
+from metarl.modules.optim import FlatAdam
 
-DRAWS = 8
+NOISE_EPISODES = 8
 """Episodes of a world that have a draw of z each, before draws come up again."""
 
 
-class Belief(NamedTuple):
+class Posterior(NamedTuple):
     """What is believed of the task of each world, and what draws z from it."""
 
     precision: Tensor
@@ -36,13 +36,16 @@ class Belief(NamedTuple):
     """Rollouts that the belief is built on"""
 
     @classmethod
-    def prior(cls, tasks: int, worlds: int, latent: int, key: Key, device: torch.device) -> Belief:
+    def prior(
+        cls, tasks: int, worlds: int, latent: int, key: Key, device: torch.device,
+        first_task: int = 0,
+    ) -> Posterior:  # fmt: skip
         """Return the belief before any data, N(0, I), for B = tasks x worlds worlds."""
-        draws = key.normal(tasks, DRAWS, worlds, latent).to(device)
+        draws = key.normal(tasks, NOISE_EPISODES, worlds, latent, first_task).to(device)
         none = torch.zeros(tasks * worlds, latent, device=device)
         return cls(none, none, draws, torch.full((tasks * worlds,), -1, device=device), 0)
 
-    def times(self, mean: Tensor, variance: Tensor, valid: Tensor) -> Belief:
+    def multiply(self, mean: Tensor, variance: Tensor, valid: Tensor) -> Posterior:
         """Return the product with n factors of each world: (n, B, L), (n, B, L) and (n, B) bool."""
         precision = torch.where(valid[..., None], 1.0 / variance, 0.0)
         weighted = torch.where(valid[..., None], mean / variance, 0.0)
@@ -61,7 +64,7 @@ class Belief(NamedTuple):
     def z(self, *, from_prior: bool) -> Tensor:
         """Return (B, L) the z of the present episodes."""
         worlds = torch.arange(len(self.episode), device=self.episode.device)
-        noise = self.draws[self.episode % DRAWS, worlds]
+        noise = self.draws[self.episode % NOISE_EPISODES, worlds]
         if from_prior:
             return noise
         mean, variance = self.posterior()
@@ -92,7 +95,7 @@ class ContextEncoder:
             device: where they live.
         """
         self.net = Mlp(width, 2 * latent, hidden)
-        self.weights = Trained(self.net.initial(generator).to(device), lr)
+        self.weights = FlatAdam(self.net.initial(generator).to(device), lr)
 
     def __call__(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance, (…, L) each, of the factors of transitions (…, C)."""

@@ -10,7 +10,7 @@ All tasks are one tensor: parameters are (M, D), data (M, N, …), and no loop r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -75,6 +75,15 @@ class Phases(NamedTuple):
         returns = [torch.cat(same) for same in zip(*(s.returns for s in shards), strict=True)]
         return cls(batches, returns, torch.cat([shard.diverged for shard in shards]))
 
+    def metrics(self, sum_tasks: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Return the mean training returns before and after adaptation, and what diverged."""
+        tasks = float(sum_tasks(torch.ones_like(self.returns[0])))
+        return {
+            "return_before": float(sum_tasks(self.returns[0])) / tasks,
+            "return_after": float(sum_tasks(self.returns[-1])) / tasks,
+            "diverged": float(sum_tasks(self.diverged)),
+        }
+
 
 @dataclass(frozen=True)
 class InnerLoop:
@@ -113,7 +122,12 @@ class InnerLoop:
         return -(log_prob * batch.advantage * batch.weight).sum()
 
     def adapted(
-        self, params: Tensor, batches: Sequence[Batch], *, second_order: bool
+        self,
+        params: Tensor,
+        batches: Sequence[Batch],
+        *,
+        second_order: bool,
+        loss: Callable[[Tensor, int], Tensor] | None = None,
     ) -> list[Tensor]:
         """Return [φ_0, …, φ_K], (M, D) each: one inner step on each of K batches, from φ_0.
 
@@ -121,10 +135,12 @@ class InnerLoop:
             params: (M, D) φ_0, which requires a gradient.
             batches: K of them.
             second_order: whether the steps themselves can be differentiated.
+            loss: (φ_k, k) -> the loss of inner step k, summed over tasks; the default is `loss`.
         """
         chain = [params]
-        for batch in batches:
-            (gradient,) = grad(self.loss(chain[-1], batch), chain[-1], create_graph=second_order)
+        for k, batch in enumerate(batches):
+            value = loss(chain[-1], k) if loss else self.loss(chain[-1], batch)
+            (gradient,) = grad(value, chain[-1], create_graph=second_order)
             chain.append(chain[-1] - self.lr * gradient)
         return chain
 

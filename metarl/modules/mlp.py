@@ -28,7 +28,7 @@ class Mlp:
         hidden: tuple[int, ...],
         *,
         copies: int = 1,
-        products: torch.dtype = torch.float32,
+        compute_dtype: torch.dtype = torch.float32,
     ) -> None:
         """Lay out the flat vector: each layer's weights (copies, in, out), then its biases.
 
@@ -37,11 +37,11 @@ class Mlp:
             outputs: numbers out.
             hidden: units of the hidden layers.
             copies: networks side by side.
-            products: what the hidden layers compute in, float32 or bfloat16. Parameters, their
+            compute_dtype: what the hidden layers compute in, float32 or bfloat16. Parameters, their
                 gradients and the last layer are float32.
         """
         self.copies = copies
-        self.products = products
+        self.compute_dtype = compute_dtype
         sizes = (inputs, *hidden, outputs)
         self.shapes = [
             shape
@@ -74,9 +74,9 @@ class Mlp:
     def batched(self, params: Tensor, x: Tensor) -> Tensor:
         """Return (copies, R, out), by one batched matrix product a layer."""
         *inner, weight, bias = self.layers(params)
-        x = x.expand(self.copies, -1, -1).to(self.products)
+        x = x.expand(self.copies, -1, -1).to(self.compute_dtype)
         for w, b in zip(inner[::2], inner[1::2], strict=True):
-            x = torch.baddbmm(b.to(self.products), x, w.to(self.products)).relu_()
+            x = torch.baddbmm(b.to(self.compute_dtype), x, w.to(self.compute_dtype)).relu_()
         return torch.baddbmm(bias, x.float(), weight)
 
 
@@ -86,11 +86,11 @@ class _Blocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, params: Tensor, x: Tensor, net: Mlp) -> Tensor:
         """Keep the activations only if there is a gradient to come."""
-        low, last, rows = net.layers(params.to(net.products)), net.layers(params)[-2:], len(x)
+        low, last, rows = net.layers(params.to(net.compute_dtype)), net.layers(params)[-2:], len(x)
         size = BLOCK * torch.get_num_threads()
         keep = rows if any(ctx.needs_input_grad) else min(rows, size)
         out = x.new_empty(net.copies, rows, net.shapes[-1][2])
-        x = x.to(net.products)
+        x = x.to(net.compute_dtype)
         hidden = [x.new_empty(net.copies, keep, s[2]) for s in net.shapes[:-2:2]]
         for start in range(0, rows, size):
             block = slice(start, min(start + size, rows))
@@ -109,7 +109,7 @@ class _Blocks(torch.autograd.Function):
         """Return the gradients by parameters and input, those that are asked for."""
         params, x, *hidden = ctx.saved_tensors
         net, (by_params, by_x) = ctx.net, ctx.needs_input_grad[:2]
-        low, last = net.layers(params.to(net.products)), net.layers(params)[-2]
+        low, last = net.layers(params.to(net.compute_dtype)), net.layers(params)[-2]
         flat = torch.zeros_like(params) if by_params else None
         into = None if flat is None else net.layers(flat)
         to_x = torch.zeros_like(x, dtype=torch.float32) if by_x else None
@@ -124,7 +124,7 @@ class _Blocks(torch.autograd.Function):
                         into[2 * layer + 1][k].add_(delta.sum(0))
                     if layer:
                         weight = last if layer == len(hidden) else low[2 * layer]
-                        delta = (delta @ weight[k].T).to(net.products)
+                        delta = (delta @ weight[k].T).to(net.compute_dtype)
                         delta = torch.ops.aten.threshold_backward(delta, below, 0)
                     elif to_x is not None:
                         to_x[block] += delta @ low[0][k].T

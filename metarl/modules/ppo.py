@@ -1,6 +1,6 @@
 """Proximal policy optimisation (Schulman et al. 2017): the parts that do not depend on the network.
 
-Also how its gradients get every core: see `side_by_side`.
+Also how its gradients get every core: see `thread_pool`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 
-def clipped_gain(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """Return PPO's objective min(ρ A, clip(ρ, 1 ± ε) A), to be maximised, element by element.
 
     Args:
@@ -38,7 +38,7 @@ def adapted_lr(lr: float, kl: float, desired_kl: float) -> float:
     return min(lr * 1.5, 1e-2) if kl < desired_kl / 2 else lr
 
 
-def standardised(x: Tensor, weight: Tensor) -> Tensor:
+def normalized(x: Tensor, weight: Tensor) -> Tensor:
     """Return x with mean 0 and variance 1 where `weight` is 1, and 0 where that is 0."""
     total = weight.sum().clamp(min=1.0)
     centred = (x - (x * weight).sum() / total) * weight
@@ -57,48 +57,8 @@ def discounted_sums(reward: Tensor, gamma: float) -> Tensor:
     return out
 
 
-class Adam:
-    """Adam (Kingma and Ba 2015) with a bound on the gradient's norm, and its state in the open."""
-
-    def __init__(self, params: Sequence[nn.Parameter], lr: float) -> None:
-        """Start with no gradients seen, at step size `lr`."""
-        self.lr = lr
-        self.params = list(params)
-        self.sizes = [param.numel() for param in self.params]
-        self.first = torch.zeros(sum(self.sizes), device=self.params[0].device)
-        self.second = torch.zeros_like(self.first)
-        self.steps = 0
-
-    @torch.no_grad()
-    def step(self, gradient: Sequence[Tensor], max_norm: float) -> None:
-        """Change the parameters in place, by a gradient scaled down to `max_norm` if longer."""
-        flat = torch.cat([part.flatten() for part in gradient]).float()
-        flat *= max_norm / flat.norm().clamp(min=max_norm)
-        self.steps += 1
-        self.first.lerp_(flat, 1 - 0.9)
-        self.second.lerp_(flat.square(), 1 - 0.999)
-        scale = (self.second / (1 - 0.999**self.steps)).sqrt() + 1e-8
-        change = self.lr * (self.first / (1 - 0.9**self.steps)) / scale
-        for param, part in zip(self.params, change.split(self.sizes), strict=True):
-            param -= part.view_as(param)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return both moments, the number of steps and their size."""
-        return {
-            "first": self.first, "second": self.second, "steps": torch.tensor(self.steps),
-            "lr": torch.tensor(self.lr, dtype=torch.float64),
-        }  # fmt: skip
-
-    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` returned."""
-        self.first = tensors["first"].to(self.first).clone()
-        self.second = tensors["second"].to(self.second).clone()
-        self.steps = int(tensors["steps"])
-        self.lr = float(tensors["lr"])
-
-
 @contextmanager
-def side_by_side() -> Iterator[ThreadPoolExecutor]:
+def thread_pool() -> Iterator[ThreadPoolExecutor]:
     """Give torch's threads to as many workers, on one thread each.
 
     A recurrence is many small products one after the other. Several threads to each of them wait
@@ -113,7 +73,7 @@ def side_by_side() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def summed_gradient(
+def parallel_gradient(
     loss: Callable[[Tensor], tuple[Tensor, Tensor]],
     params: Sequence[nn.Parameter],
     parts: Sequence[Tensor],

@@ -6,6 +6,7 @@ a whole, so neither has a Python loop over tasks, and sampling never waits for t
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 
@@ -79,6 +80,18 @@ class TaskReplay:
             for capacity, width in zip(capacities, widths, strict=True)
         )
         return first, second
+
+    def select(self, ids: Tensor) -> TaskReplay:
+        """Return a copy of the buffers of the tasks `ids`, (n,) int64, as those of n tasks."""
+        ids = ids.to(self.data.device)
+        part = copy.copy(self)
+        part.data, part.size, part.cursor = self.data[ids], self.size[ids], self.cursor[ids]
+        return part
+
+    def assign(self, ids: Tensor, part: TaskReplay) -> None:
+        """Take over buffers of the tasks `ids` that `select` returned and that have changed."""
+        ids = ids.to(self.data.device)
+        self.data[ids], self.size[ids], self.cursor[ids] = part.data, part.size, part.cursor
 
     def add(self, ids: Tensor, rows: Tensor, valid: Tensor) -> None:
         """Append transitions, in order, to the buffers of different tasks.

@@ -13,35 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from metarl.errors import UserError
-from metarl.modules.cuda_graph import can_capture
 from metarl.modules.mlp import Mlp
+from metarl.modules.optim import FlatAdam
 
 LOG_STD_RANGE = (-20.0, 2.0)
-
-
-class Trained:
-    """A flat parameter vector and its Adam."""
-
-    def __init__(self, params: Tensor, lr: float) -> None:
-        """Take over (D,) parameters."""
-        self.params = params.requires_grad_()
-        self.adam = torch.optim.Adam(
-            [self.params], lr=lr, fused=True, capturable=can_capture(params.device)
-        )
-        moments = {name: torch.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
-        step = torch.zeros((), device=params.device)
-        self.adam.state[self.params] = {"step": step, **moments}
-
-    def step(self, gradient: Tensor) -> None:
-        """Make one step of Adam along a gradient."""
-        self.params.grad = gradient
-        self.adam.step()
-        self.params.grad = None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors themselves, not copies: what to save, or to load into."""
-        return {"params": self.params.detach(), **self.adam.state[self.params]}
 
 
 class Action(NamedTuple):
@@ -70,7 +45,7 @@ class ActorCritic:
         temperature: float,
         generator: torch.Generator,
         device: torch.device,
-        products: torch.dtype = torch.float32,
+        compute_dtype: torch.dtype = torch.float32,
     ) -> None:
         """Initialise the weights.
 
@@ -82,16 +57,16 @@ class ActorCritic:
             temperature: α to begin with.
             generator: of the weights.
             device: where they live.
-            products: see `metarl.modules.mlp.Mlp`.
+            compute_dtype: see `metarl.modules.mlp.Mlp`.
         """
         self.actions = actions
-        self.policy_net = Mlp(features, 2 * actions, hidden, products=products)
-        self.critic_net = Mlp(features + actions, 1, hidden, copies=2, products=products)
-        self.policy = Trained(self.policy_net.initial(generator).to(device), lr)
-        self.critic = Trained(self.critic_net.initial(generator).to(device), lr)
+        self.policy_net = Mlp(features, 2 * actions, hidden, compute_dtype=compute_dtype)
+        self.critic_net = Mlp(features + actions, 1, hidden, copies=2, compute_dtype=compute_dtype)
+        self.policy = FlatAdam(self.policy_net.initial(generator).to(device), lr)
+        self.critic = FlatAdam(self.critic_net.initial(generator).to(device), lr)
         self.target = self.critic.params.detach().clone()
         start = torch.tensor([math.log(temperature)], device=device)
-        self.log_temperature = Trained(start, lr)
+        self.log_temperature = FlatAdam(start, lr)
 
     def head(self, params: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log std, (R, A) each, of the action before the tanh."""
@@ -160,20 +135,3 @@ class ActorCritic:
         }  # fmt: skip
         named = {f"{n}.{k}": t for n, part in parts.items() for k, t in part.tensors().items()}
         return named | {"target": self.target}
-
-
-def take(mine: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:
-    """Copy saved tensors into one's own, in place, if all of them fit.
-
-    Raises:
-        UserError: a name is missing or unknown, or a shape differs.
-    """
-    for key in mine.keys() | given.keys():
-        expected, found = (tuple(d[key].shape) if key in d else None for d in (mine, given))
-        if expected != found:
-            raise UserError(
-                f"the weights do not fit this {name}: '{key}' has shape {found}, not {expected}"
-            )
-    with torch.no_grad():
-        for key, tensor in mine.items():
-            tensor.copy_(given[key])

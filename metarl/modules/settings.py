@@ -3,7 +3,6 @@
     @dataclass(frozen=True)
     class MyConfig(Settings):
         lr: Positive = 3e-4
-        \"""Step size of Adam.\"""
 
 A value outside its range is refused in one line that names the field. Checks between fields go into
 a ``__post_init__`` that calls ``super().__post_init__()`` first.

@@ -42,9 +42,9 @@ def batch(seed: int, tasks: int = 4, samples: int = 12) -> Batch:
 def meta_loss(agent: MamlTrpo, theta: Tensor, data: list[Batch]) -> Tensor:
     """The mean surrogate after the inner steps, as a plain function of the prior."""
     start = theta.expand(len(data[0].obs), -1).clone().requires_grad_()
-    phi = agent._adapted(start, data, second_order=False)[-1].detach()
+    phi = agent.inner.adapted(start, data[:-1], second_order=False)[-1].detach()
     old = agent.policy(agent.theta.expand(len(phi), -1) * 0.9, data[-1].obs).detach()
-    return agent._surrogate(agent.policy(phi, data[-1].obs), old, data[-1])
+    return agent._surrogate(agent.policy(phi, data[-1].obs), old, data[-1]).mean()
 
 
 @pytest.mark.parametrize("inner_steps", [1, 2, 3])
@@ -52,9 +52,9 @@ def test_meta_gradient_equals_finite_differences(inner_steps: int) -> None:
     agent = learner(inner_steps=inner_steps, inner_lr=0.3)
     data = [batch(seed) for seed in range(inner_steps + 1)]
     theta = agent.theta.expand(4, -1).clone().requires_grad_()
-    phi = agent._adapted(theta, data, second_order=True)[-1]
+    phi = agent.inner.adapted(theta, data[:-1], second_order=True)[-1]
     old = agent.policy(agent.theta.expand(4, -1) * 0.9, data[-1].obs).detach()
-    loss = agent._surrogate(agent.policy(phi, data[-1].obs), old, data[-1])
+    loss = agent._surrogate(agent.policy(phi, data[-1].obs), old, data[-1]).mean()
     (by_task,) = grad(loss, theta)
     exact = by_task.sum(0)
     numeric = torch.empty_like(exact)
@@ -70,11 +70,13 @@ def test_meta_gradient_equals_finite_differences(inner_steps: int) -> None:
 def test_first_order_takes_the_gradient_at_the_adapted_parameters() -> None:
     agent, data = learner(first_order=True, inner_lr=0.3), [batch(0), batch(1)]
     theta = agent.theta.expand(4, -1).clone().requires_grad_()
-    phi = agent._adapted(theta, data, second_order=False)[-1]
+    phi = agent.inner.adapted(theta, data[:-1], second_order=False)[-1]
     old = agent.policy(phi, data[-1].obs).detach()
-    (through,) = grad(agent._surrogate(agent.policy(phi, data[-1].obs), old, data[-1]), theta)
+    (through,) = grad(
+        agent._surrogate(agent.policy(phi, data[-1].obs), old, data[-1]).mean(), theta
+    )
     leaf = phi.detach().requires_grad_()
-    (at_phi,) = grad(agent._surrogate(agent.policy(leaf, data[-1].obs), old, data[-1]), leaf)
+    (at_phi,) = grad(agent._surrogate(agent.policy(leaf, data[-1].obs), old, data[-1]).mean(), leaf)
     assert torch.allclose(through, at_phi, rtol=1e-12)
 
 
@@ -86,11 +88,13 @@ def test_fisher_product_is_the_hessian_of_the_kl(inner_steps: int, min_std: floa
     data = [batch(seed) for seed in range(inner_steps + 1)]
     product = agent._fisher_product(data)
     start = agent.theta.expand(4, -1).clone().requires_grad_()
-    old = agent.policy(agent._adapted(start, data, second_order=False)[-1], data[-1].obs).detach()
+    old = agent.policy(
+        agent.inner.adapted(start, data[:-1], second_order=False)[-1], data[-1].obs
+    ).detach()
 
     def kl_gradient(params: Tensor) -> Tensor:
         theta = params.expand(4, -1).clone().requires_grad_()
-        phi = agent._adapted(theta, data, second_order=True)[-1]
+        phi = agent.inner.adapted(theta, data[:-1], second_order=True)[-1]
         kl = (old.kl(agent.policy(phi, data[-1].obs)) * data[-1].weight).sum(1).mean()
         return grad(kl, theta)[0].sum(0)
 
@@ -106,17 +110,17 @@ def test_fisher_product_is_the_hessian_of_the_kl(inner_steps: int, min_std: floa
 
 def test_batched_tasks_equal_a_loop_over_tasks() -> None:
     agent, data = learner(inner_lr=0.3), batch(0)
-    together = agent._inner_step(State(agent.theta.expand(4, -1)), data).params
+    together = agent.inner.adapt(State(agent.theta.expand(4, -1)), data).params
     for m in range(4):
         alone = Batch(*(part[m : m + 1] for part in data))
-        params = agent._inner_step(State(agent.theta[None]), alone).params
+        params = agent.inner.adapt(State(agent.theta[None]), alone).params
         assert torch.allclose(params[0], together[m], rtol=1e-12, atol=1e-14)
 
 
 def test_inner_step_by_hand() -> None:
     """One weight a layer short of a network: the log std's gradient is E[(z² − 1) A]."""
     agent, data = learner(inner_lr=0.1), batch(2)
-    params = agent._inner_step(State(agent.theta.expand(4, -1)), data).params
+    params = agent.inner.adapt(State(agent.theta.expand(4, -1)), data).params
     policy = agent.policy(agent.theta.expand(4, -1), data.obs)
     z = (data.action - policy.mean) / policy.log_std.exp()
     gradient = ((z**2 - 1) * (data.advantage * data.weight)[..., None]).sum(1)
@@ -130,7 +134,7 @@ def test_masked_samples_change_nothing() -> None:
     changed = Batch(obs, action, data.advantage, data.weight)
     state = State(agent.theta.expand(4, -1))
     assert torch.equal(
-        agent._inner_step(state, data).params, agent._inner_step(state, changed).params
+        agent.inner.adapt(state, data).params, agent.inner.adapt(state, changed).params
     )
 
 
@@ -181,7 +185,7 @@ def test_what_an_update_hands_to_the_trust_region(inner_steps: int, monkeypatch)
 
     step = maml_trpo.trust_region_step
     monkeypatch.setattr(maml_trpo, "trust_region_step", spy)
-    taken = agent._update(data)
+    taken = agent._trust_region_step(data)
 
     start = theta.clone().requires_grad_()
     phi = [plain_adapted(agent, start, data, m).detach() for m in range(4)]
@@ -218,8 +222,8 @@ def test_the_inner_step_does_not_shrink_with_the_number_of_tasks() -> None:
     """The inner loss sums over tasks: one task copied four times takes the same step each time."""
     agent, data = learner(inner_lr=0.3), batch(1, tasks=1)
     copies = Batch(*(part.expand(4, *part.shape[1:]) for part in data))
-    alone = agent._inner_step(State(agent.theta.expand(1, -1)), data).params
-    together = agent._inner_step(State(agent.theta.expand(4, -1)), copies).params
+    alone = agent.inner.adapt(State(agent.theta.expand(1, -1)), data).params
+    together = agent.inner.adapt(State(agent.theta.expand(4, -1)), copies).params
     assert torch.allclose(together, alone.expand(4, -1), rtol=1e-12)
 
 
@@ -313,7 +317,7 @@ def test_settings_that_cannot_work_are_refused(field: str, value: object) -> Non
 def test_foreign_weights_are_refused() -> None:
     agent = learner()
     for tensors in ({}, {"theta": torch.zeros(3)}, agent.state_dict() | {"x": torch.zeros(1)}):
-        with pytest.raises(UserError, match="theta"):
+        with pytest.raises(UserError, match=r"do not fit this maml-trpo.*'(theta|x)'"):
             agent.load_state_dict(tensors)
 
 

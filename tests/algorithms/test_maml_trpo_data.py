@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, collect
-from metarl.algorithms import maml_trpo
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.keys import Key
+from metarl.modules import inner_loop
 
 
 def rollout_of(agent: MamlTrpo, worlds: TaskWorlds, tasks: int):
@@ -25,7 +25,7 @@ def test_advantages_are_normalised_in_each_task() -> None:
     worlds = TaskWorlds("point-goal", 12, threads=1)
     agent = MamlTrpo(worlds.spec, MamlTrpoConfig(hidden=(8,)))
     rollout, _ = rollout_of(agent, worlds, 3)
-    data = agent._batch(rollout)
+    data = agent.inner.batch(rollout)
     assert data.obs.shape == (3, 4 * 20, 4)
     assert torch.allclose(data.advantage.mean(1), torch.zeros(3), atol=1e-5)
     assert torch.allclose(data.advantage.square().mean(1), torch.ones(3), atol=1e-4)
@@ -41,7 +41,7 @@ def test_diverged_transitions_reach_no_loss() -> None:
     rollout.action[5, 2] = 1e6
     assert torch.equal(agent.adapt(state, rollout).params, clean)
     assert clean.isfinite().all()
-    weight = agent._batch(rollout).weight.reshape(3, 4, 20)  # task 0, world 2, step 5
+    weight = agent.inner.batch(rollout).weight.reshape(3, 4, 20)  # task 0, world 2, step 5
     assert (weight == 0).nonzero().tolist() == [[0, 2, 5]]
     torch.testing.assert_close(weight.sum((1, 2)), torch.ones(3))
 
@@ -53,8 +53,8 @@ def test_the_step_before_a_divergence_counts_as_cut_by_a_limit() -> None:
     rollout.diverged[5, 2] = True
     truncated = rollout.truncated.clone()
     truncated[4, 2] = True
-    expected = agent._batch(rollout._replace(truncated=truncated)).advantage
-    assert torch.equal(agent._batch(rollout).advantage, expected)
+    expected = agent.inner.batch(rollout._replace(truncated=truncated)).advantage
+    assert torch.equal(agent.inner.batch(rollout).advantage, expected)
 
 
 def test_each_phase_of_a_meta_step_has_starts_and_noise_of_its_own(monkeypatch) -> None:
@@ -67,7 +67,7 @@ def test_each_phase_of_a_meta_step_has_starts_and_noise_of_its_own(monkeypatch) 
         keys.append(args[4])
         return collect(*args, **more)
 
-    monkeypatch.setattr(maml_trpo, "collect", spy)
+    monkeypatch.setattr(inner_loop, "collect", spy)
     agent.meta_step(worlds, TaskDistribution(worlds.family).split("train", 3), Key(1))
     assert len(set(keys)) == 3
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(starts, 2))

@@ -14,7 +14,8 @@ from metarl.adapted import adapt_to
 from metarl.algorithms.pearl import METRICS, Pearl, PearlConfig
 from metarl.evaluation import Report
 from metarl.keys import Key
-from metarl.modules.context import DRAWS, Belief, kl_from_prior, product_of_gaussians
+from metarl.modules.context import NOISE_EPISODES, Posterior, kl_from_prior, product_of_gaussians
+from metarl.sampler import task_sampler
 
 # --- the posterior -----------------------------------------------------------------------------
 
@@ -115,7 +116,7 @@ def test_z_is_drawn_anew_in_each_episode_and_kept_within_it() -> None:
 def test_evaluations_explore_with_the_draws_of_their_seed(seed: int) -> None:
     """The same initial states, weights and tasks: returns differ by z alone."""
     made, other = learner(), learner()
-    other.begin_seeded = lambda tasks, worlds, _: Pearl.begin_seeded(other, tasks, worlds, 0)
+    other.begin_seeded = lambda tasks, worlds, *_: Pearl.begin_seeded(other, tasks, worlds, 0)
     worlds = TaskWorlds("point-goal", 3, 1)
     tasks = TaskDistribution(worlds.family).split("heldout", 3)
     for agent in (made, other):
@@ -131,13 +132,13 @@ def test_evaluations_explore_with_the_draws_of_their_seed(seed: int) -> None:
 
 def test_draws_of_z_have_the_posteriors_moments() -> None:
     key, device = Key(3), torch.device("cpu")
-    belief = Belief.prior(4000, 1, 2, key, device)._replace(episode=torch.zeros(4000).long())
+    belief = Posterior.prior(4000, 1, 2, key, device)._replace(episode=torch.zeros(4000).long())
     mean = torch.full((1, 4000, 2), 2.0)
-    belief = belief.times(mean, torch.full_like(mean, 0.25), torch.ones(1, 4000).bool())
+    belief = belief.multiply(mean, torch.full_like(mean, 0.25), torch.ones(1, 4000).bool())
     z = belief.z(from_prior=False)
     assert z.mean().item() == pytest.approx(2.0, abs=5 * 0.5 / 8000**0.5)
     assert z.std().item() == pytest.approx(0.5, rel=0.05)
-    assert belief.draws.shape == (DRAWS, 4000, 2)
+    assert belief.draws.shape == (NOISE_EPISODES, 4000, 2)
 
 
 def test_the_report_has_the_posterior_of_each_round() -> None:
@@ -159,7 +160,7 @@ def test_the_posterior_is_used_after_the_exploration_episodes() -> None:
     data, state = rollout_of(made)
     step = TaskWorlds("point-goal", 4, 1).current
 
-    def action(state: Belief) -> torch.Tensor:
+    def action(state: Posterior) -> torch.Tensor:
         return made.act(step, state, explore=False, noise=None)[0]
 
     one = made.adapt(state, data)
@@ -177,7 +178,9 @@ def meta_steps(
     worlds = TaskWorlds("point-goal", tasks * each, 1)
     distribution = TaskDistribution(worlds.family)
     return [
-        made.meta_step(worlds, distribution.draw(tasks, made.task_pool, i, Key(0)), Key(0, i))
+        made.meta_step(
+            worlds, task_sampler(distribution, tasks, made.task_pool).sample(i, Key(0)), Key(0, i)
+        )
         for i in numbers
     ]
 
@@ -294,7 +297,9 @@ def test_it_learns_to_adapt_and_needs_the_context_of_the_right_task() -> None:
     worlds = TaskWorlds(PointSide(), 2 * each, 1)
     distribution = TaskDistribution(worlds.family)
     for i in range(9):
-        made.meta_step(worlds, distribution.draw(2, made.task_pool, i, Key(0)), Key(0, i))
+        made.meta_step(
+            worlds, task_sampler(distribution, 2, made.task_pool).sample(i, Key(0)), Key(0, i)
+        )
     tasks = distribution.split("heldout", 2)
     report = evaluate(made, worlds, tasks, episodes=2, seed=0)
     assert report.mean[2] > report.mean[0] + 3

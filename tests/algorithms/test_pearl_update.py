@@ -34,7 +34,7 @@ def test_ten_updates_are_those_of_the_plain_implementation(per_task: bool) -> No
     made = learner(replace(SMALL, lr=3e-3))
     plain, start = reference().EagerPearl(made, per_task=per_task), snapshot(made)
     for k in range(10):
-        made.update(batch(made, k))
+        made.gradient_step(batch(made, k))
         plain.update(batch(made, k))
     mine = snapshot(made)
     for name, expected in plain.weights().items():
@@ -47,8 +47,8 @@ def test_the_actor_teaches_the_encoder_nothing() -> None:
     """The encoder's step is the gradient of critics' loss and KL, whatever the actor's noise is."""
     one, two = learner(), learner()
     data = batch(one)
-    one.update(data)
-    two.update(data._replace(noise=data.noise + 1))
+    one.gradient_step(data)
+    two.gradient_step(data._replace(noise=data.noise + 1))
     a, b = snapshot(one), snapshot(two)
     assert torch.equal(a["encoder.params"], b["encoder.params"])
     assert torch.equal(a["critic.params"], b["critic.params"])
@@ -59,7 +59,7 @@ def test_critics_and_divergence_both_teach_the_encoder() -> None:
     steps = {}
     for weight in (0.0, 1.0, 1e6):
         made = learner(replace(SMALL, kl_weight=weight))
-        made.update(batch(made))
+        made.gradient_step(batch(made))
         steps[weight] = made.encoder.weights.tensors()["exp_avg"].clone()
     # Adam's first moment is a tenth of the gradient after one step
     assert steps[0.0].abs().max() > 0
@@ -93,6 +93,6 @@ def test_a_meta_batch_larger_than_the_pool_repeats_tasks_evenly() -> None:
 def test_the_temperature_is_fixed_unless_it_is_automatic() -> None:
     for automatic in (False, True):
         made = learner(replace(SMALL, automatic_temperature=automatic, temperature=0.7))
-        made.update(batch(made))
+        made.gradient_step(batch(made))
         changed = made.sac.temperature().item() != pytest.approx(0.7, rel=1e-6)
         assert changed is automatic

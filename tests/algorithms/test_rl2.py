@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from metarl import TaskDistribution, TaskWorlds, UserError, collect, evaluate
-from metarl.algorithms.rl2 import Batch, Rl2, Rl2Config, State
+from metarl.algorithms.rl2 import Batch, Rl2, Rl2Config, State, Trials
 from metarl.keys import Key
 from metarl.modules.memory import MEMORIES
-from metarl.modules.ppo import summed_gradient
+from metarl.modules.ppo import parallel_gradient
 from metarl.rollout import Rollout, Step
 from metarl.worlds import Spec
 
@@ -61,7 +61,8 @@ def targets(agent: Rl2, data: Rollout, value: Tensor, last: Tensor) -> tuple[Ten
     agent.return_moments.mean = torch.zeros(1, dtype=torch.float64)
     agent.return_moments.variance = torch.full((1,), 4.0, dtype=torch.float64)
     agent.return_moments.count = torch.tensor(1e12, dtype=torch.float64)  # a scale of 2 that stays
-    batch = agent._batch(data, torch.zeros(*value.shape, 2), value / 2, last / 2)
+    data = data._replace(extras={"mean": torch.zeros(*value.shape, 2), "value": value / 2})
+    batch = agent._batch(Trials(data, last / 2, torch.zeros(1, data.obs.shape[1])))
     return batch.target * 2, batch
 
 
@@ -256,7 +257,7 @@ def test_a_gradient_has_the_same_bits_on_any_number_of_threads() -> None:
 
     def gradient(parts: int, threads: int) -> list[Tensor]:
         with ThreadPoolExecutor(threads) as pool:
-            return summed_gradient(
+            return parallel_gradient(
                 lambda ids: agent._loss(batch, ids, total), agent.adam.params,
                 everyone.chunk(parts), pool,
             )[0]  # fmt: skip
@@ -268,15 +269,15 @@ def test_a_gradient_has_the_same_bits_on_any_number_of_threads() -> None:
 
 def collected(agent: Rl2, worlds: TaskWorlds) -> tuple[Batch, Tensor, Tensor]:
     """A batch, and the means and values of its steps."""
-    data, _, mean, value, last = agent._collect(worlds, Key(2))
-    return agent._batch(data, mean, value, last), mean, value
+    trials = agent.collect(worlds, worlds.tasks, Key(2))
+    return agent._batch(trials), trials.rollout.extras["mean"], trials.rollout.extras["value"]
 
 
 def test_minibatches_are_drawn_from_the_key() -> None:
     results = []
     for seed in (1, 2, 1):
         agent, worlds = point(minibatches=2, epochs=1)
-        agent._update(collected(agent, worlds)[0], Key(seed))
+        agent._gradient_steps(collected(agent, worlds)[0], Key(seed))
         results.append(torch.cat([param.flatten() for param in agent.adam.params]))
     assert torch.equal(results[0], results[2])
     assert not torch.equal(results[0], results[1])

@@ -9,8 +9,8 @@ from metarl.modules import mlp
 from metarl.modules.mlp import Mlp
 
 
-def made(copies: int = 1, products: torch.dtype = torch.float32) -> tuple[Mlp, torch.Tensor]:
-    net = Mlp(4, 3, (8, 6), copies=copies, products=products)
+def made(copies: int = 1, compute_dtype: torch.dtype = torch.float32) -> tuple[Mlp, torch.Tensor]:
+    net = Mlp(4, 3, (8, 6), copies=copies, compute_dtype=compute_dtype)
     params = torch.randn(sum(net.pieces), generator=torch.Generator().manual_seed(0))
     return net, params.mul(0.5).requires_grad_()
 
@@ -78,7 +78,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 
 def test_bfloat16_is_close_and_hands_out_float32() -> None:
     (exact, params), x = made(copies=2), inputs(64)
-    low, _ = made(copies=2, products=torch.bfloat16)
+    low, _ = made(copies=2, compute_dtype=torch.bfloat16)
     outs = [net(params, x) for net in (exact, low)]
     assert outs[1].dtype == torch.float32
     assert 0 < (outs[0] - outs[1]).norm() / outs[0].norm() < 0.02

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from metarl.modules.normalise import RunningMoments
+from metarl.modules.optim import ClippedAdam
 from metarl.modules.ppo import (
-    Adam,
     adapted_lr,
-    clipped_gain,
+    clipped_surrogate,
     discounted_sums,
-    side_by_side,
-    standardised,
+    normalized,
+    thread_pool,
 )
 
 
@@ -21,7 +21,7 @@ def test_the_gain_is_clipped_only_where_that_lowers_it() -> None:
     advantage = torch.tensor([2.0, -2.0, 2.0, -2.0, 2.0])
     # min(3, 2.4); min(-3, -2.4); min(1, 1.6); min(-1, -1.6); 2.2
     expected = torch.tensor([2.4, -3.0, 1.0, -1.6, 2.2])
-    assert torch.allclose(clipped_gain(ratio.log(), advantage, 0.2), expected)
+    assert torch.allclose(clipped_surrogate(ratio.log(), advantage, 0.2), expected)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def test_standardising_leaves_out_what_has_no_weight() -> None:
     x, weight = torch.tensor([1.0, 3.0, 100.0, 5.0]), torch.tensor([1.0, 1.0, 0.0, 1.0])
     # mean 3, variance (4 + 0 + 4) / 3
     root = math.sqrt(8 / 3)
-    assert torch.allclose(standardised(x, weight), torch.tensor([-2 / root, 0.0, 0.0, 2 / root]))
-    assert (standardised(x, torch.zeros(4)) == 0).all()
+    assert torch.allclose(normalized(x, weight), torch.tensor([-2 / root, 0.0, 0.0, 2 / root]))
+    assert (normalized(x, torch.zeros(4)) == 0).all()
 
 
 def test_discounted_sums_by_hand() -> None:
@@ -56,7 +56,7 @@ def test_adam_is_torchs_adam_with_a_bounded_gradient() -> None:
     start = [torch.randn(3, 2, generator=rng), torch.randn(4, generator=rng)]
     mine = [torch.nn.Parameter(p.clone()) for p in start]
     theirs = [torch.nn.Parameter(p.clone()) for p in start]
-    adam, reference = Adam(mine, 0.01), torch.optim.Adam(theirs, lr=0.01)
+    adam, reference = ClippedAdam(mine, 0.01), torch.optim.Adam(theirs, lr=0.01)
     for scale in (0.01, 10.0, 0.1, 1.0):
         gradient = [scale * torch.randn(p.shape, generator=rng) for p in start]
         adam.step(gradient, 0.5)
@@ -70,7 +70,7 @@ def test_adam_is_torchs_adam_with_a_bounded_gradient() -> None:
 
 def test_side_by_side_puts_the_threads_back() -> None:
     torch.set_num_threads(3)
-    with side_by_side() as pool:
+    with thread_pool() as pool:
         assert torch.get_num_threads() == 1
         assert list(pool.map(lambda _: torch.get_num_threads(), range(8))) == [1] * 8
     assert torch.get_num_threads() == 3

@@ -8,7 +8,9 @@ from torch.autograd import grad
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from metarl import UserError
-from metarl.modules.sac import ActorCritic, Trained, take
+from metarl.learner import load_tensors
+from metarl.modules.optim import FlatAdam
+from metarl.modules.sac import ActorCritic
 
 FEATURES, ACTIONS, ROWS = 4, 2, 6
 
@@ -101,7 +103,7 @@ def test_targets_move_a_fraction_of_the_way() -> None:
 
 
 def test_training_steps_are_those_of_adam() -> None:
-    mine = Trained(torch.tensor([1.0, -2.0]), 0.1)
+    mine = FlatAdam(torch.tensor([1.0, -2.0]), 0.1)
     plain = torch.tensor([1.0, -2.0], requires_grad=True)
     adam = torch.optim.Adam([plain], lr=0.1)
     for k in range(5):
@@ -111,8 +113,8 @@ def test_training_steps_are_those_of_adam() -> None:
         adam.step()
     torch.testing.assert_close(mine.params, plain)
     saved = {name: tensor.clone() for name, tensor in mine.tensors().items()}
-    other = Trained(torch.zeros(2), 0.1)
-    take(other.tensors(), saved, "test")
+    other = FlatAdam(torch.zeros(2), 0.1)
+    load_tensors(other.tensors(), saved, "test")
     for each in (mine, other):
         each.step(torch.ones(2))
     assert torch.equal(mine.params, other.params)
@@ -128,5 +130,5 @@ def test_tensors_that_do_not_fit_are_refused(change: str) -> None:
     else:
         given["a"] = torch.ones(3)
     with pytest.raises(UserError, match="do not fit this test"):
-        take(mine, given, "test")
+        load_tensors(mine, given, "test")
     assert math.isclose(float(mine["a"].sum()), 0.0)
