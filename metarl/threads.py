@@ -1,31 +1,39 @@
-"""The one place that decides how many threads the physics and torch get, and who keeps memory.
+"""Thread counts of the physics and of torch, and memory settings: what metarl sets in a process.
 
-Physics (mujoco.batch) and torch take turns: while one computes, the other waits. So both may
-have every core, as long as whoever waits does not spin. OpenMP's threads spin by default, which
-was seen to slow whole runs five times over, hence the passive wait policy; it is read once, when
-torch loads OpenMP, so `metarl` imports this module before anything else.
+Physics (mujoco.batch) and torch take turns: while one computes, the other waits. So both may have
+every core, as long as whoever waits does not spin. OpenMP's threads spin for milliseconds by
+default, which cost whole runs up to four fifths of their speed. Three things are therefore set:
 
-Waking sleeping threads has a price too. Between two physics steps there is a forward pass of a
-small policy, well under a millisecond on one thread: waking the others for each of its layers costs
-more than they save, so `sampling` keeps torch to one thread.
+- `OMP_WAIT_POLICY=PASSIVE` in the environment, unless it is set, when metarl is imported before
+  torch. OpenMP reads it once, when torch loads it.
+- Where torch was imported first, one idle thread that holds a team of OpenMP threads. GNU OpenMP
+  lets waiting threads spin 300 times shorter when a process has more of them than cores.
+- While physics and policy alternate (`sampling`), torch computes on one thread: between two physics
+  steps there is a forward pass of a small policy, for which waking other threads costs more than
+  they save.
 
 A meta-update makes and drops tensors of tens of megabytes hundreds of times. The C library returns
 each to the system and gets it back page by page, which took a third of an update of 40 tasks;
-`set_threads` tells it to keep them.
+`set_threads` tells it to keep them. `using` puts back what `set_threads` changed.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_SPINS = "torch" in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _threads: int | None = None
 _KEEP = {-4: 0, -1: -1, -2: 64 << 20}
 """M_MMAP_MAX: none from mmap; M_TRIM_THRESHOLD: give nothing back; M_TOP_PAD: grow by 64 MiB."""
+_DEFAULT = {-4: 65536, -1: 128 << 10, -2: 128 << 10}
+"""The same options as glibc has them at the start."""
 
 
 def available_cores() -> int:
@@ -33,6 +41,34 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def hold_openmp_team() -> threading.Thread | None:
+    """Start an idle thread with a team of OpenMP threads, as many as there are cores.
+
+    It makes GNU OpenMP cut the spinning of all threads that wait, see the module's docstring, and
+    changes no setting of torch.
+
+    Returns:
+        The thread, or None where there is no GNU OpenMP.
+    """
+    import torch
+
+    if not sys.platform.startswith("linux"):
+        return None
+    held, before = threading.Event(), torch.get_num_threads()
+
+    def hold() -> None:
+        torch.set_num_threads(available_cores())
+        torch.ones(1 << 20).sum()  # large enough for torch to compute it on the whole team
+        torch.set_num_threads(before)
+        held.set()
+        threading.Event().wait()
+
+    thread = threading.Thread(target=hold, name="metarl-openmp", daemon=True)
+    thread.start()
+    held.wait()
+    return thread
 
 
 def set_threads(threads: int | None = None) -> int:
@@ -53,8 +89,24 @@ def set_threads(threads: int | None = None) -> int:
     return _threads
 
 
-def keep_freed_memory() -> bool:
-    """Have the C library keep what is freed for the next tensors, in this process.
+@contextmanager
+def using(threads: int | None = None) -> Iterator[int]:
+    """Give threads as `set_threads` does, and put the settings of the process back at the end."""
+    import torch
+
+    global _threads
+    before, torch_before = _threads, torch.get_num_threads()
+    try:
+        yield set_threads(threads)
+    finally:
+        _threads = before
+        torch.set_num_threads(torch_before)
+        if before is None:
+            keep_freed_memory(keep=False)
+
+
+def keep_freed_memory(*, keep: bool = True) -> bool:
+    """Have the C library keep what is freed for the next tensors, in this process, or no longer.
 
     Memory use stays at its peak. MALLOC_MMAP_MAX_ in the environment is left as the user set it.
 
@@ -66,7 +118,8 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return all(mallopt(option, value) for option, value in _KEEP.items())
+    options = _KEEP if keep else _DEFAULT
+    return all(mallopt(option, value) for option, value in options.items())
 
 
 def physics_threads() -> int:
@@ -85,3 +138,7 @@ def sampling() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+if _SPINS:
+    hold_openmp_team()

@@ -106,3 +106,35 @@ def page_faults(*argv: str, **environment: str) -> int:
 def test_freed_memory_is_kept_for_the_next_tensors() -> None:
     assert page_faults("set") < 10 <= page_faults()
     assert page_faults("set", MALLOC_MMAP_MAX_="65536") >= 10  # as the user wishes
+
+
+@pytest.mark.parametrize(
+    ("first", "environment", "held"),
+    [("torch", {}, True), ("metarl", {}, False), ("torch", {"OMP_WAIT_POLICY": "PASSIVE"}, False)],
+)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU OpenMP is Linux's")
+def test_a_team_is_held_where_torch_came_first_and_may_spin(first, environment, held) -> None:
+    code = f"""if True:
+        import {first}
+        import torch
+        before = torch.get_num_threads()
+        import metarl, threading
+        names = [thread.name for thread in threading.enumerate()]
+        print("metarl-openmp" in names, torch.get_num_threads() == before)"""
+    own = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=own | environment, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [str(held), "True"]
+
+
+def test_what_a_run_sets_is_put_back() -> None:
+    torch.set_num_threads(2)
+    with threads.using(1) as given:
+        assert (given, torch.get_num_threads(), threads.physics_threads()) == (1, 1, 1)
+    assert torch.get_num_threads() == 2
+    assert threads.physics_threads() == threads.available_cores()
+    with pytest.raises(KeyError), threads.using(3):
+        raise KeyError
+    assert torch.get_num_threads() == 2
