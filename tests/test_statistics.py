@@ -62,13 +62,12 @@ def coverage():
 
 @pytest.mark.parametrize(
     ("draws", "count", "strata"),
-    [("normal", 15, 1), ("exponential", 8, 1), ("exponential", 30, 2), ("lognormal", 8, 1),
-     ("lognormal", 30, 1), ("lognormal", 30, 2)],
-)  # fmt: skip
+    [("normal", 8, 1), ("exponential", 15, 1), ("lognormal", 30, 1), ("lognormal", 16, 2)],
+)
 def test_the_interval_of_the_gain_covers_95_times_in_100(draws: str, count: int, strata: int):
-    """300 experiments see a coverage of 95 % as 92.5 to 97.5 % in 19 of 20 tests."""
-    share = coverage().covered(draws, count, strata, experiments=300, seed=0)
-    assert 0.925 <= share <= 0.98
+    """200 experiments see a coverage of 95 % as 92 to 98 % in 19 of 20 tests."""
+    share = coverage().covered(draws, count, strata, experiments=200, seed=0)
+    assert 0.92 <= share <= 0.98
 
 
 @pytest.mark.slow
