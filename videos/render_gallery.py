@@ -112,9 +112,9 @@ def caption(agent: Path) -> str:
     name = SPLITS[shot.split]
     which = f"{name} task {at}"
     if report.train_is_heldout:
-        which = f"task {at} of {report.distinct_tasks}, train = held-out"
+        which = f"task {at}, train = held-out"
     elif median:
-        which = f"the {name} task of median gain, {at} of 0 to {len(tasks) - 1}"
+        which = f"{name} task {at}, whose gain is the median of {len(tasks)}"
     label = f": {tasks.label(at)}" if len(tasks.names) <= 4 else ""
     says = shot.says.format(algorithm=NAMES[report.algorithm], family=report.family)
     return f"{says} ({which}{label}). On {report.distinct_tasks} {name} tasks: {report.verdict()}."
@@ -133,7 +133,7 @@ def put_captions(text: str) -> str:
 def play(agent: Path) -> Recording:
     """Evaluate an agent as its results were made, and keep the task to show."""
     tasks, at, median = shown(agent)
-    checkpoint, family, learner = open_run(str(agent))
+    checkpoint, family, learner = open_run(str(agent), "cpu", None)
     if not median:
         tasks, at = tasks[at], 0
     worlds = RecordingWorlds(family, len(tasks) * worlds_per_task(checkpoint, None, len(tasks)))
