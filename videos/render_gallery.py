@@ -16,8 +16,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
@@ -41,8 +42,7 @@ BLOCK = re.compile(r"(<!-- video: (\S+) -->\n).*?(?=<!-- /video -->)", re.S)
 GIF_BYTES = 2_000_000
 
 
-@dataclass(frozen=True)
-class Shot:
+class Shot(NamedTuple):
     """Which task of which split a video shows."""
 
     split: str
@@ -109,11 +109,9 @@ def caption(agent: Path) -> str:
     """Return what stands under a video: the task, its split, and what the results say."""
     shot, report = shot_of(agent.name), results(agent, shot_of(agent.name).split)
     tasks, at, median = shown(agent)
-    name = SPLITS[shot.split]
+    name = "train = held-out" if report.train_is_heldout else SPLITS[shot.split]
     which = f"{name} task {at}"
-    if report.train_is_heldout:
-        which = f"task {at}, train = held-out"
-    elif median:
+    if median:
         which = f"{name} task {at}, whose gain is the median of {len(tasks)}"
     label = f": {tasks.label(at)}" if len(tasks.names) <= 4 else ""
     says = shot.says.format(algorithm=NAMES[report.algorithm], family=report.family)
@@ -124,8 +122,9 @@ def put_captions(text: str) -> str:
     """Return a page with the picture and the caption between each pair of marks."""
 
     def block(found: re.Match[str]) -> str:
-        words = caption(AGENTS / found[2])
-        return f"{found[1]}![{words}](videos/{found[2]}.gif)\n\n*{words}*\n"
+        agent = AGENTS / found[2]
+        says, rest = caption(agent).split(" (", 1)
+        return f"{found[1]}![{says}](videos/{agent.name}.gif)\n\n*{says} ({rest}*\n"
 
     return BLOCK.sub(block, text)
 
