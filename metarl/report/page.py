@@ -17,7 +17,7 @@ import numpy as np
 
 from metarl.errors import UserError
 from metarl.evaluation import Report
-from metarl.progress import counted, si
+from metarl.progress import si
 from metarl.report.run_summary import RunSummary
 from metarl.report.svg import COLOURS, Chart, number
 from metarl.report.tasks import comparison_section, task_sections, verdict
@@ -340,7 +340,7 @@ def _costs(run: RunSummary) -> dict[str, object]:
 
 def _evaluation_cost(report: Report) -> str:
     text = (
-        f"{len(report.tasks)} tasks × {counted(report.rollouts_per_task, 'world')}, "
+        f"{report.distinct_tasks} tasks × {report.worlds_each()}, "
         f"{report.env_steps:,} env steps, {report.seconds:.1f} s, seed {report.seed}"
     )
     return text + (f", {report.diverged} episodes diverged" if report.diverged else "")
