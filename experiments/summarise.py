@@ -1,7 +1,7 @@
 """Make the results tables from experiments/results/: ``summarise.py [--write]``.
 
 ``--write`` puts the table between the README's marks, and writes docs/results.md with a plot of
-each family on which several algorithms were trained.
+each family on which several algorithms were trained, and the model cards of experiments/agents/.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import numpy as np
 
 from metarl.cli import guarded
 from metarl.evaluation import Report
+from metarl.report.model_card import model_card
 from metarl.report.plots import plot_comparison
 from metarl.report.svg import number
 
@@ -24,12 +25,14 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 INTRO = f"""\
 # Results
 
-Every algorithm on every family it was trained on, made from the files in `experiments/results/`
-by `python experiments/summarise.py --write`. Mean return over the tasks of a split and over seeds,
-with deterministic actions; [lowest, highest seed]. *Before* is the same policy before it has seen
-the task, *standing still* the score of no action at all. How many episodes of a task a learner has
-seen by the time it has adapted differs between algorithms, so every return after adaptation says
-after how many. [The protocol](protocol.md) has the details.
+What was trained: algorithms on families, made from the files in `experiments/results/` by
+`python experiments/summarise.py --write`. Families and algorithms that are not here were not tried
+at this length. Mean return over the tasks of a split and over seeds, with deterministic actions;
+[lowest, highest seed]. *train = held-out* marks families whose held-out tasks are the training
+tasks: their rows show adaptation, but no generalisation. *Before* is the same policy before it
+has seen the task, *standing still* the score of no action at all. How many episodes of a task a
+learner has seen by the time it has adapted differs between algorithms, so every return after
+adaptation says after how many. [The protocol](protocol.md) has the details.
 
 {BEGIN}
 """
@@ -53,7 +56,22 @@ def main(argv: list[str]) -> int:
         if len(by_algorithm) > 1:
             plot_comparison(by_algorithm, HERE / "results" / f"{family}.png")
     (ROOT / "docs" / "results.md").write_text(page(results))
+    for agent in agents():
+        (agent / "README.md").write_text(card(agent))
     return 0
+
+
+def agents() -> list[Path]:
+    """Return the folders of the agents that come with the repository."""
+    return sorted(path.parent for path in (HERE / "agents").glob("*/result.json"))
+
+
+def card(agent: Path) -> str:
+    """Return the model card of an agent's results."""
+    half = json.loads((agent / "checkpoint.json").read_text())["meta"].get("precision") == "half"
+    note = "The weights are rounded to half precision." if half else ""
+    result = json.loads((agent / "result.json").read_text())
+    return model_card(result, agent.relative_to(ROOT).as_posix(), note)
 
 
 def load(folder: Path) -> Results:
@@ -84,18 +102,20 @@ def put(text: str, table: str) -> str:
 def rows(results: Results) -> list[str]:
     """Return the lines of a Markdown table, a row for each family, algorithm and split."""
     lines = [
-        "| family | algorithm | split | standing still | before | adapted once | adapted longest "
-        "| env steps | minutes | seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| family | algorithm | split | tasks | standing still | before | adapted once "
+        "| adapted longest | env steps | minutes | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (family, algorithm), seeds in sorted(results.items()):
         steps, minutes = cost(seeds, "env_steps", 1e6), cost(seeds, "seconds", 60)
         for split, reports in splits(seeds):
             still = np.mean([report["stand_still"] for report in reports])
+            first = Report.from_json(reports[0])
+            where = "train = held-out" if first.train_is_heldout else split
             lines.append(
-                f"| {family} | {algorithm} | {split} | {whole(still)} | {spread(reports, 0)} "
-                f"| {adapted(reports, 1)} | {adapted(reports, -1)} | {steps} M | {minutes} "
-                f"| {len(seeds)} |"
+                f"| {family} | {algorithm} | {where} | {first.distinct_tasks} | {whole(still)} "
+                f"| {spread(reports, 0)} | {adapted(reports, 1)} | {adapted(reports, -1)} "
+                f"| {steps} M | {minutes} | {len(seeds)} |"
             )
     return lines
 
@@ -154,15 +174,15 @@ def page(results: Results) -> str:
             )
         for algorithm, seeds in by_algorithm.items():
             parts.append(section(family, algorithm, seeds))
-    agents = sorted((HERE / "agents").glob("*/README.md"))
-    if agents:
+    if agents():
         parts.append("## Trained agents\n")
         parts.append(
             "These come with the repository; every command that takes a RUN takes their folders, "
             "such as `metarl adapt experiments/agents/"
-            f"{agents[0].parent.name}`.\n"
+            f"{agents()[0].name}`.\n"
         )
-        lines = [f"- [{a.parent.name}](../{a.relative_to(ROOT).as_posix()})" for a in agents]
+        links = {agent.name: agent.relative_to(ROOT).as_posix() for agent in agents()}
+        lines = [f"- [{name}](../{link}/README.md)" for name, link in links.items()]
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
@@ -177,13 +197,17 @@ def section(family: str, algorithm: str, seeds: list[dict[str, Any]]) -> str:
         by_round = " | ".join(spread(reports, k) for k in range(len(seen)))
         lines += [f"| mean return [lowest, highest seed] | {by_round} |", ""]
         gains = []
-        for result, report in zip(seeds, reports, strict=True):
-            gain, low, high = Report.from_json(report).difference()
+        of_seeds = [Report.from_json(report) for report in reports]
+        for result, report in zip(seeds, of_seeds, strict=True):
+            gain, low, high = report.difference()
             gains.append(
                 f"{number(gain, True)} [{number(low, True)}, {number(high, True)}] "
-                f"(seed {result['config']['train']['seed']})"
+                f"(seed {result['config']['train']['seed']}: {report.verdict()})"
             )
-        lines.append(f"Gain on {split} tasks, 95 % interval over tasks: {', '.join(gains)}.\n")
+        what = f"{of_seeds[0].distinct_tasks} {split} tasks{of_seeds[0].mark()}"
+        lines.append(
+            f"Gain on {what}, interquartile mean [95 % interval] over tasks: {'; '.join(gains)}.\n"
+        )
     stem = f"{family}-{algorithm}"
     if (HERE / "results" / f"{stem}.png").is_file():
         lines.append(f"![{family}, {algorithm}](../experiments/results/{stem}.png)\n")

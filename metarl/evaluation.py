@@ -1,4 +1,4 @@
-"""evaluate(): the meta-test protocol, one function for every learner, and its statistics.
+"""evaluate(): the meta-test protocol, one function for every learner, and the report.
 
 Round k of a trial is one episode of every world with deterministic actions, in the state that the
 learner has after k rounds of adaptation; round 0 is before any data. What the learner adapts to is
@@ -9,6 +9,7 @@ Nothing of the learner changes but the state, which is thrown away at the end.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,14 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import norm, t, trim_mean
 
 from metarl.adapted import score_and_adapt
 from metarl.errors import UserError
-from metarl.family import find_family, list_families
 from metarl.keys import Key
 from metarl.progress import counted, decimals
 from metarl.run_folder import disk_errors, read_json, write_json
+from metarl.statistics import gain_interval, iqm_interval, too_few
 from metarl.tasks import TaskDistribution
 
 if TYPE_CHECKING:
@@ -31,11 +31,9 @@ if TYPE_CHECKING:
     from metarl.tasks import Tasks
     from metarl.worlds import TaskWorlds
 
-RESAMPLES = 2000
-"""Bootstrap resamples behind every interval."""
-FEWEST = 5
-"""Tasks beyond one a stratum that an interval needs: no resampling of fewer covers 95 times in 100,
-since none goes beyond the worst and the best of them."""
+HARDLY = 0.05
+"""An adapted policy whose lead over standing still is surely below this share of what standing
+still scores is hardly better than it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Report:
     """[K+1], episodes of a task that the learner had seen before round k; a horizon of a world is
     one, whatever failures began anew within it"""
     iqm: list[float]
-    """[K+1], interquartile mean over tasks"""
+    """[K+1], interquartile mean over tasks; see `metarl.statistics.iqm_interval`"""
     ci95: list[list[float]]
     """[K+1][2], bootstrap interval of the interquartile mean"""
     mean: list[float]
@@ -69,12 +67,16 @@ class Report:
     seconds: float
     diverged: int = 0
     """Scored episodes that the physics did not see to their end; their returns count as they are"""
+    train_is_heldout: bool = False
+    """Whether these held-out tasks are the training tasks, since every parameter is a choice"""
+    stand_still_by_task: list[float] = field(default_factory=list)
+    """[M], whose mean is `stand_still`; empty in files of versions that did not write it"""
     diagnostics: dict[str, Any] = field(default_factory=dict)
     """What the learner says of its state in each round: name -> [K+1][M][…], mean over worlds"""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of `metarl evaluate --json`; diagnostics if there are some."""
-        data = asdict(self)
+        data = asdict(self) | {"distinct_tasks": self.distinct_tasks}
         return data if self.diagnostics else {k: v for k, v in data.items() if k != "diagnostics"}
 
     def save(self, path: Path | str) -> None:
@@ -92,7 +94,7 @@ class Report:
         missing = [name for name in _required(cls) if name not in data]
         if missing:
             raise UserError(f"'{where}' is not an evaluation report: it lacks {', '.join(missing)}")
-        values: dict[str, Any] = {"diverged": 0}
+        values: dict[str, Any] = {"diverged": 0, "train_is_heldout": None}
         values |= {field.name: data[field.name] for field in fields(cls) if field.name in data}
         try:
             return cls(**values | _checked(values))
@@ -104,16 +106,61 @@ class Report:
         """Read a report from a file. Raises UserError if it is missing or malformed."""
         return cls.from_json(read_json(Path(path)), path)
 
+    @property
+    def distinct_tasks(self) -> int:
+        """How many different tasks there are: two directions are two, however often they occur."""
+        return len({tuple(task) for task in self.tasks})
+
+    def worlds_each(self) -> str:
+        """Return in how many worlds each distinct task ran in a round: '20 worlds'."""
+        occurs = Counter(map(tuple, self.tasks)).values()
+        low, high = (most * self.rollouts_per_task for most in (min(occurs), max(occurs)))
+        return counted(low, "world") if low == high else f"{low} to {high} worlds"
+
+    def mark(self) -> str:
+        """Return what must stand behind the number of distinct tasks; nothing if they are plain.
+
+        Such as " (train = held-out, 15 worlds each)".
+        """
+        parts = ["train = held-out"] if self.train_is_heldout else []
+        parts += [f"{self.worlds_each()} each"] if self.distinct_tasks < len(self.tasks) else []
+        return f" ({', '.join(parts)})" if parts else ""
+
     def difference(self) -> tuple[float, float, float]:
-        """Return the mean of (last round − round 0) over tasks, and its 95 % interval."""
+        """Return the interquartile mean of (last round − round 0), and its 95 % interval."""
         returns = np.asarray(self.returns)
         return gain_interval(returns[:, -1] - returns[:, 0], self.tasks, self.seed)
 
+    def lead(self) -> tuple[float, float, float]:
+        """Return the interquartile mean of (last round − standing still), and its 95 % interval."""
+        still = np.asarray(self.stand_still_by_task or self.stand_still)
+        return gain_interval(np.asarray(self.returns)[:, -1] - still, self.tasks, self.seed)
+
+    def verdict(self) -> str:
+        """Return in words what the intervals show of adapting, and against standing still."""
+        if too_few(self.tasks):
+            return "too few tasks for a verdict"
+        words = []
+        if len(self.experience) > 1:
+            _, low, high = self.difference()
+            words = ["adaptation gains" if low > 0 else "adaptation harms" if high < 0
+                     else "no gain by adaptation is shown"]  # fmt: skip
+        _, low, high = self.lead()
+        words.append(
+            "worse than standing still" if high < 0
+            else "not shown to be better than standing still" if low <= 0
+            else "hardly better than standing still" if high < HARDLY * abs(self.stand_still)
+            else "better than standing still"
+        )  # fmt: skip
+        return "; ".join(words)
+
     def summary(self) -> list[str]:
         """Return the adaptation curve as lines of a table, with its reference lines."""
+        same = " (train = held-out)" if self.train_is_heldout else ""
         lines = [
-            f"{self.family}  {self.algorithm}  {self.split}: {counted(len(self.tasks), 'task')}, "
-            f"{counted(self.rollouts_per_task, 'world')} each, seed {self.seed}",
+            f"{self.family}  {self.algorithm}  {self.split}: "
+            f"{counted(self.distinct_tasks, 'task')}{same}, {self.worlds_each()} each, "
+            f"seed {self.seed}",
             f"{'episodes seen':>15}{'mean':>10}{'IQM':>10}   95 % interval of the IQM",
         ]
         digits = decimals([*self.mean, self.stand_still])
@@ -124,19 +171,24 @@ class Report:
                 f"   [{low:.{digits}f}, {high:.{digits}f}]"
             )
         lines.append(f"{'stand still':>15}{self.stand_still:>10.{digits}f}")
+        compared = {"lead over standing still": self.lead}
         if len(self.experience) > 1:
-            gain, low, high = self.difference()
+            blind = "gain over the task-blind policy of episode 0"
+            compared = {blind: self.difference, **compared}
+        for words, difference in compared.items():
+            centre, low, high = difference()
             lines.append(
-                f"adaptation gains {gain:+.{digits}f} (95 % interval {low:+.{digits}f} to "
-                f"{high:+.{digits}f}) over the task-blind policy of episode 0"
+                f"{words}: {centre:+.{digits}f} (IQM; 95 % interval {low:+.{digits}f} to "
+                f"{high:+.{digits}f})"
             )
+        lines.append(f"verdict: {self.verdict()}")
         if self.diverged:
             lines.append(
                 f"note: {self.diverged} scored episodes ended because the physics diverged"
             )
-        if len(self.tasks) - len(np.unique(_strata(self.tasks))) < FEWEST:
+        if too_few(self.tasks):
             lines.append("note: too few tasks for 95 % intervals: these hold the truth less often")
-        if self.split == "heldout" and (_cycles(self.tasks) or _is_training_split(self.family)):
+        if self.train_is_heldout:
             lines.append("note: tasks are choices, so the held-out tasks are the training tasks")
         return lines
 
@@ -164,9 +216,10 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     names = values["task_names"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("task_names must be a list of strings")
-    arrays = {key: _numbers(key, values[key], len(shape)) for key, shape in _SHAPES.items()}
+    shapes = _SHAPES | ({"stand_still_by_task": "M"} if values.get("stand_still_by_task") else {})
+    arrays = {key: _numbers(key, values[key], len(shape)) for key, shape in shapes.items()}
     sizes = {"M": len(arrays["tasks"]), "K": len(arrays["experience"]), "P": len(names), "2": 2}
-    for key, shape in _SHAPES.items():
+    for key, shape in shapes.items():
         expected = tuple(sizes[axis] for axis in shape)
         if arrays[key].shape != expected or 0 in expected[:1]:
             raise ValueError(f"{key} has shape {arrays[key].shape}, expected {expected}")
@@ -174,7 +227,13 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     if (seen != np.floor(seen)).any() or seen[0] < 0 or (np.diff(seen) < 0).any():
         raise ValueError("experience must be whole numbers that do not fall")
     numbers = {key: array.tolist() for key, array in arrays.items()}
-    return numbers | {"experience": [int(episodes) for episodes in seen]}
+    same = values["train_is_heldout"]
+    if same is None:  # of a version that did not write it
+        same = values["split"] == "heldout" and _cycles(numbers["tasks"])
+    if type(same) is not bool:
+        raise ValueError("train_is_heldout must be true or false")
+    episodes = [int(episodes) for episodes in seen]
+    return numbers | {"experience": episodes, "train_is_heldout": same}
 
 
 def _numbers(key: str, value: object, ndim: int) -> np.ndarray:
@@ -219,7 +278,7 @@ def evaluate(
     if worlds.num_worlds % len(tasks):
         raise UserError(f"{worlds.num_worlds} worlds cannot be shared by {len(tasks)} tasks evenly")
     per_task = worlds.num_worlds // len(tasks)
-    still = stand_still(worlds, tasks, seed)
+    still = _stand_still(worlds, tasks, seed)
     rounds = _rounds(learner, worlds, len(tasks), episodes, seed, progress)
     returns = rounds.returns
     centre, interval = iqm_interval(returns, tasks.values, Key("bootstrap", seed).numpy())
@@ -229,9 +288,10 @@ def evaluate(
         returns=returns.tolist(),
         experience=[k * (per_task if learner.pools_worlds else 1) for k in range(episodes + 1)],
         iqm=centre.tolist(), ci95=interval.tolist(), mean=returns.mean(0).tolist(),
-        stand_still=still, env_steps=worlds.env_steps - steps,
+        stand_still=float(still.mean()), env_steps=worlds.env_steps - steps,
         seconds=round(time.perf_counter() - started, 3), diverged=rounds.diverged,
-        diagnostics=rounds.diagnostics,
+        train_is_heldout=split == "heldout" and TaskDistribution(worlds.family).shared_split,
+        stand_still_by_task=still.mean(1).tolist(), diagnostics=rounds.diagnostics,
     )  # fmt: skip
 
 
@@ -266,6 +326,11 @@ def _rounds(
 
 def stand_still(worlds: TaskWorlds, tasks: Tasks, seed: int) -> float:
     """Set the tasks and return the mean return of zero actions over one episode."""
+    return float(_stand_still(worlds, tasks, seed).mean())
+
+
+def _stand_still(worlds: TaskWorlds, tasks: Tasks, seed: int) -> torch.Tensor:
+    """Return (M, E) float64, the return of zero actions in every world."""
     worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
     worlds.seed(Key(seed, "stand still"))
     worlds.reset()
@@ -276,77 +341,7 @@ def stand_still(worlds: TaskWorlds, tasks: Tasks, seed: int) -> float:
         got = worlds.step(action)
         total += got.reward * running
         running &= ~(got.terminated | got.truncated | got.diverged)
-    return float(total.mean())
-
-
-def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Return the interquartile mean: the mean of the middle half (Agarwal et al. 2021)."""
-    return np.asarray(trim_mean(values, 0.25, axis=axis))
-
-
-def iqm_interval(
-    returns: np.ndarray, tasks: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the interquartile mean over tasks and its 95 % bootstrap interval.
-
-    Args:
-        returns: (M, K+1).
-        tasks: (M, P), which rows are the same task; see `resampled_rows`.
-        rng: of the resampling.
-
-    Returns:
-        (K+1,) and (K+1, 2).
-    """
-    rows = resampled_rows(tasks, rng)
-    low, high = np.percentile(iqm(returns[rows], axis=1), _levels(tasks), axis=0)
-    return iqm(returns), np.stack([low, high], axis=1)
-
-
-def gain_interval(
-    gain: np.ndarray, tasks: np.ndarray | list[list[float]], seed: int
-) -> tuple[float, float, float]:
-    """Return the mean of paired differences (M,) over tasks (M, P), and its 95 % interval."""
-    rows = resampled_rows(tasks, Key("difference", seed).numpy())
-    low, high = np.percentile(gain[rows].mean(1), _levels(tasks))
-    return float(gain.mean()), float(low), float(high)
-
-
-def _levels(tasks: np.ndarray | list[list[float]]) -> list[float]:
-    """Return the percentiles of a 95 % interval, wider where tasks are few.
-
-    The percentile bootstrap is too narrow for n draws by a factor of √((n−1)/n) and by that of the
-    normal to Student's t; the expanded percentiles make up for both (Hesterberg 2015, §5.3).
-    """
-    label = _strata(tasks)
-    strata, n = len(np.unique(label)), len(label)
-    if n == strata:  # nothing varies, and nothing is known of what would
-        return [0.0, 100.0]
-    low = 100 * float(norm.cdf(t.ppf(0.025, n - strata) * np.sqrt(n / (n - strata))))
-    return [low, 100 - low]
-
-
-def resampled_rows(
-    tasks: np.ndarray | list[list[float]], rng: np.random.Generator, resamples: int = RESAMPLES
-) -> np.ndarray:
-    """Return (resamples, M) row numbers of a stratified bootstrap.
-
-    Rows of the same task (one of two directions, say) form a stratum and are drawn with
-    replacement among themselves; tasks that occur once are draws from one distribution, and form
-    one stratum together.
-    """
-    label = _strata(tasks)
-    rows = np.empty((resamples, len(label)), np.int64)
-    for stratum in np.unique(label):
-        members = np.flatnonzero(label == stratum)
-        rows[:, members] = members[rng.integers(0, len(members), (resamples, len(members)))]
-    return rows
-
-
-def _strata(tasks: np.ndarray | list[list[float]]) -> np.ndarray:
-    """Return (M,) stratum numbers; see `resampled_rows`."""
-    values = np.asarray(tasks, np.float64).reshape(len(tasks), -1)
-    _, label, count = np.unique(values, axis=0, return_inverse=True, return_counts=True)
-    return np.where(count[label.ravel()] > 1, label.ravel(), -1)
+    return total.reshape(len(tasks), -1)
 
 
 def _cycles(tasks: list[list[float]]) -> bool:
@@ -356,16 +351,3 @@ def _cycles(tasks: list[list[float]]) -> bool:
     """
     period = len({tuple(task) for task in tasks})
     return period < len(tasks) and all(tasks[i] == tasks[i % period] for i in range(len(tasks)))
-
-
-def _is_training_split(family: str) -> bool:
-    """Whether a family's held-out tasks are its training tasks; False if it is not at hand.
-
-    Only registered names are looked up: a report must not make us run a file that it names.
-    """
-    if family.partition("+")[0] not in list_families():
-        return False
-    try:
-        return TaskDistribution(find_family(family)).shared_split
-    except UserError:
-        return False

@@ -18,6 +18,7 @@ import numpy as np
 from metarl.errors import UserError, did_you_mean
 from metarl.keys import Key
 from metarl.params import Choices, Interval, Param
+from metarl.progress import counted
 
 if TYPE_CHECKING:
     from metarl.family import TaskFamily
@@ -80,6 +81,12 @@ class Tasks:
                 f"it has {', '.join(self.names)}"
             )
         return self.values[:, self.names.index(name)]
+
+    def counted(self, kind: str) -> str:
+        """Return how many different tasks these are: '30 ood tasks', '2 tasks in 30 rows'."""
+        distinct = len(np.unique(self.values, axis=0))
+        rows = f" in {len(self)} rows" if distinct < len(self) else ""
+        return f"{counted(distinct, kind)}{rows}"
 
     def label(self, m: int) -> str:
         """Return task m in words, such as ``goal_velocity=1.7``."""

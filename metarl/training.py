@@ -386,7 +386,7 @@ class _Run:
         for line in (
             f"wrote {path}: {counted(position.iteration, 'iteration')}, "
             f"{si(position.env_steps)} env steps, {clock(position.seconds)}",
-            f"{counted(len(self.eval_tasks), 'held-out task')} "
+            f"{self.eval_tasks.counted('held-out task')} "
             f"(stand still {last['stand_still']:.{digits}f}):",
             f"  episodes of experience {seen}",
             f"  mean return            {mean}",

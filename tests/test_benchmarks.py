@@ -89,3 +89,12 @@ def test_the_engine_replays_the_states_of_the_worlds(benchmark) -> None:
         np.testing.assert_array_equal(replay.batch.state, replay.states[k + 1])
     for contender in simulation.family_pair("point-goal", 4, 1, 3):
         assert contender.measure_steps(3) > 0
+
+
+def test_the_figures_of_the_pages_are_those_of_the_files(benchmark) -> None:
+    """`python benchmarks/summarise.py --write` would change no page."""
+    summarise = benchmark("summarise")
+    for name, (page, _) in summarise.BLOCKS.items():
+        text = (summarise.ROOT / page).read_text(encoding="utf-8")
+        assert summarise.filled(name, text) == text
+    assert "SyncVectorEnv, 400 environments in one process | 21 | 6.16 |" in summarise.text("speed")

@@ -5,7 +5,13 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from metarl.evaluation import Report
+from metarl.keys import Key
 from metarl.report.plots import plot_comparison
+from metarl.statistics import iqm_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,10 +48,20 @@ def test_a_row_says_after_how_many_episodes():
     }  # fmt: skip
     maml, rl2 = summarise().rows(results)[2:]
     assert maml == (
-        "| toy | maml-trpo | heldout | 0 | −8 [−9, −8] | −4 [−4, −4] after 20 episodes "
+        "| toy | maml-trpo | heldout | 2 | 0 | −8 [−9, −8] | −4 [−4, −4] after 20 episodes "
         "| −2 [−3, −1] after 40 episodes | 2.5 M | 1.5 | 2 |"
     )
     assert "| −9 | −5 after 1 episode | −2 after 2 episodes |" in rl2
+
+
+def test_a_row_counts_the_distinct_tasks_and_says_where_heldout_is_train():
+    """Four rows of two tasks in turns are the training tasks; four draws of three are not."""
+    turns, draws = [[0.0], [1.0]] * 2, [[0.0], [1.0], [1.0], [2.0]]
+    for tasks, where in ((turns, "train = held-out | 2"), (draws, "heldout | 3")):
+        one = result(1, [-9, -5], [0, 1]) | {"tasks": tasks, "returns": [[-9, -5]] * 4}
+        module, results = summarise(), {("toy", "a"): [one]}
+        assert f"| toy | a | {where} | 0 |" in module.rows(results)[-1]
+    assert "Gain on 3 heldout tasks (1 to 2 worlds each)" in module.page(results)
 
 
 def test_a_curve_that_was_cut_off_says_so():
@@ -76,3 +92,17 @@ def test_the_tables_are_of_the_files_as_they_are():
     readme = (ROOT / "README.md").read_text()
     assert module.put(readme, "\n".join(module.rows(results))) == readme
     assert (ROOT / "docs" / "results.md").read_text() == module.page(results)
+
+
+@pytest.mark.parametrize("agent", summarise().agents(), ids=lambda path: path.name)
+def test_a_model_card_is_of_the_results_as_they_are(agent):
+    assert (agent / "README.md").read_text() == summarise().card(agent)
+
+
+@pytest.mark.parametrize("name", ["half-cheetah-dir-rl2-seed1", "point-goal-pearl-seed1"])
+def test_the_intervals_of_a_result_file_are_those_of_its_returns(name):
+    report = Report.load(ROOT / "experiments" / "results" / f"{name}.json")
+    rng = Key("bootstrap", report.seed).numpy()
+    centre, interval = iqm_interval(np.array(report.returns), np.array(report.tasks), rng)
+    np.testing.assert_allclose(report.iqm, centre, rtol=1e-12)
+    np.testing.assert_allclose(report.ci95, interval, rtol=1e-12)

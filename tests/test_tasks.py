@@ -306,3 +306,12 @@ def test_a_family_without_parameters_has_one_task() -> None:
     for made in (tasks.split("heldout", 3), tasks.sample(3, np.random.default_rng(0))):
         assert made.values.shape == (3, 0)
         assert Tasks.from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+def test_tasks_are_counted_once_each() -> None:
+    """Two directions stay two, however many rows of them an evaluation takes."""
+    directions = TaskDistribution(find_family("half-cheetah-dir"))
+    assert directions.split("heldout", 30).counted("held-out task") == "2 held-out tasks in 30 rows"
+    assert directions.make(direction=1).counted("task") == "1 task"
+    velocities = TaskDistribution(find_family("half-cheetah-vel")).split("ood", 3)
+    assert velocities.counted("ood task") == "3 ood tasks"

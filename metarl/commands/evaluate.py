@@ -139,7 +139,7 @@ def evaluate(argv: Sequence[str]) -> int:
     tasks = TaskDistribution(family).split(args.split, args.tasks)
     worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
     if args.json != "-":
-        words = f"{args.tasks} {args.split} tasks, {count} worlds each"
+        words = f"{tasks.counted(f'{args.split} task')}, {counted(count, 'world')} each"
         print(f"{checkpoint.path}: {words}", flush=True)
     with bar("evaluating") as show:
         report = evaluate_learner(

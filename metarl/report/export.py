@@ -254,8 +254,8 @@ def _measured(
         raise UserError(summary.notes[-1][1].rstrip("."))
     ood = summary.reports.get("ood")
     return {
-        **asdict(summary.reports["heldout"]),
-        "ood": None if ood is None else asdict(ood),
+        **summary.reports["heldout"].to_json(),
+        "ood": None if ood is None else ood.to_json(),
         "curve": summary.curve,
         "config": {"train": summary.train | {"out": None}, "learner": summary.learner,
                    "threads": summary.machine.get("threads")},

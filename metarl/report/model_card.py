@@ -15,7 +15,7 @@ from metarl.progress import counted, si
 from metarl.report.page import duration
 from metarl.report.run_summary import units
 from metarl.report.svg import number
-from metarl.report.tasks import RANKED, Scores, certainty, in_words, scores, task_words
+from metarl.report.tasks import RANKED, Scores, in_words, scores, task_words, verdict
 from metarl.tasks import TaskDistribution
 
 
@@ -118,11 +118,11 @@ def _results(reports: dict[str, Report], result: dict[str, Any]) -> str:
     for split, report in reports.items():
         gain, low, high = report.difference()
         lines.append(
-            f"On {len(report.tasks)} {split} tasks adaptation gains {number(gain, True)} "
-            f"(95 % interval {number(low, True)} to {number(high, True)}) over the same policy "
-            f"before adaptation. {certainty(low, high)}".rstrip()
+            f"Gain on {report.distinct_tasks} {split} tasks{report.mark()} over the same policy "
+            f"before adaptation: {number(gain, True)} (interquartile mean, 95 % interval "
+            f"{number(low, True)} to {number(high, True)}). {verdict(report)}"
         )
-    if reports["heldout"].split == "heldout" and _shared(result["family"]):
+    if reports["heldout"].train_is_heldout:
         lines.append("The held-out tasks of this family are its training tasks.")
     worlds, seed = reports["heldout"].rollouts_per_task, reports["heldout"].seed
     lines.append(
@@ -130,10 +130,6 @@ def _results(reports: dict[str, Report], result: dict[str, Any]) -> str:
         f"the raw numbers are in `result.json`."
     )
     return "\n".join(lines)
-
-
-def _shared(family: str) -> bool:
-    return TaskDistribution(find_family(family)).shared_split
 
 
 def _failures(reports: dict[str, Report]) -> str:

@@ -17,10 +17,10 @@ import numpy as np
 
 from metarl.errors import UserError
 from metarl.evaluation import Report
-from metarl.progress import counted, si
+from metarl.progress import si
 from metarl.report.run_summary import RunSummary
 from metarl.report.svg import COLOURS, Chart, number
-from metarl.report.tasks import certainty, comparison_section, task_sections
+from metarl.report.tasks import comparison_section, task_sections, verdict
 from metarl.run_folder import disk_errors, write_bytes
 
 LARGEST_VIDEO = 16 * 2**20
@@ -143,7 +143,7 @@ def _cards(run: RunSummary) -> str:
             (number(report.mean[-1]), f"{split}: after {seen} episodes of the task"),
             (
                 number(gain, signed=True),
-                f"{split}: gain, 95 % interval {number(low, True)} to {number(high, True)}",
+                f"{split}: gain (IQM), 95 % interval {number(low, True)} to {number(high, True)}",
             ),
             (number(report.stand_still), f"{split}: standing still"),
         ]
@@ -204,7 +204,8 @@ def adaptation_chart(runs: Sequence[RunSummary], split: str) -> Chart:
     seen = sorted({k for _, report in shown for k in report.experience})
     spread = seen[-1] > 8 * next((k for k in seen if k > 0), 1) and len(runs) > 1
     title = {"heldout": "Adaptation to held-out tasks", "ood": "Adaptation outside the box (ood)"}
-    chart = Chart(title[split], "episodes of the task seen", "return", log=spread)
+    same = " (train = held-out)" if shown[0][1].train_is_heldout else ""
+    chart = Chart(title[split] + same, "episodes of the task seen", "return", log=spread)
     chart.xticks = [float(k) for k in seen]
     for n, report in shown:
         colour = COLOURS[n] if len(runs) > 1 else {"heldout": "after", "ood": "ood"}[split]
@@ -230,15 +231,17 @@ def adaptation_words(run: RunSummary) -> list[str]:
         gain, low, high = report.difference()
         first = report.mean[1] - report.mean[0]
         shown = (
-            f"On {len(report.tasks)} {where}, adaptation changes the mean return from "
-            f"{number(report.mean[0])} to {number(report.mean[-1])} "
-            f"({number(gain, True)}, 95 % interval {number(low, True)} to {number(high, True)})"
+            f"On {report.distinct_tasks} {where}{report.mark()}, adaptation changes the mean "
+            f"return from {number(report.mean[0])} to {number(report.mean[-1])}"
         )
-        shown += f". {certainty(low, high)}".rstrip()
         if low > 0 and len(report.mean) > 2:
             seen = report.experience[1]
             episodes = "episode" if seen == 1 else f"{seen} episodes"
-            shown += f" After the first {episodes} it is {number(first, True)}."
+            shown += f", by {number(first, True)} after the first {episodes}"
+        shown += (
+            f". The interquartile mean of the gain is {number(gain, True)}, 95 % interval "
+            f"{number(low, True)} to {number(high, True)}. {verdict(report)}"
+        )
         lines.append(shown)
     return lines
 
@@ -337,7 +340,7 @@ def _costs(run: RunSummary) -> dict[str, object]:
 
 def _evaluation_cost(report: Report) -> str:
     text = (
-        f"{len(report.tasks)} tasks × {counted(report.rollouts_per_task, 'world')}, "
+        f"{report.distinct_tasks} tasks × {report.worlds_each()}, "
         f"{report.env_steps:,} env steps, {report.seconds:.1f} s, seed {report.seed}"
     )
     return text + (f", {report.diverged} episodes diverged" if report.diverged else "")

@@ -86,8 +86,8 @@ def plot_comparison(results: Mapping[str, Sequence[dict[str, Any]]], path: Path 
     }
     shown = {split: by_name for split, by_name in by_split.items() if by_name}
     figure = _figure(5.2 * len(shown), 3.9)
-    for axes, (split, by_name) in zip(
-        figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True
+    for axes, by_name in zip(
+        figure.subplots(1, len(shown), squeeze=False)[0], shown.values(), strict=True
     ):
         for n, (name, reports) in enumerate(by_name.items()):
             _draw_seeds(axes, reports, f"C{n}", name)
@@ -98,9 +98,19 @@ def plot_comparison(results: Mapping[str, Sequence[dict[str, Any]]], path: Path 
             axes.set_xscale("function", functions=(_log_from_one, np.expm1))
             axes.set_xticks(seen)
         axes.set(xlabel="episodes of the task seen", ylabel="return")
-        _finish(axes, {"heldout": "held-out tasks", "ood": "outside the training box"}[split])
+        _finish(axes, _where(next(iter(by_name.values()))))
     figure.suptitle(next(iter(results.values()))[0]["family"], fontsize=11)
     return _write(figure, path)
+
+
+def _where(reports: Sequence[dict[str, Any]]) -> str:
+    """What tasks the reports of one split are on."""
+    from metarl.evaluation import Report
+
+    report = Report.from_json(reports[0])
+    if report.train_is_heldout:
+        return f"{report.distinct_tasks} tasks (train = held-out)"
+    return {"heldout": "held-out tasks", "ood": "outside the training box"}[report.split]
 
 
 def _draw_seeds(axes: Axes, reports: Sequence[dict[str, Any]], colour: str, label: str) -> None:
@@ -133,7 +143,8 @@ def _draw_learning(
     still = [curve[-1]["stand_still"] for curve in curves if "stand_still" in curve[-1]]
     still = still or [report.stand_still for report in reports if report.split == "heldout"]
     axes.axhline(float(np.mean(still)), color=STILL, ls="--", lw=1, label="standing still")
-    axes.set(xlabel="environment steps (millions)", ylabel="return on held-out tasks")
+    where = "train = held-out" if reports[0].train_is_heldout else "held-out"
+    axes.set(xlabel="environment steps (millions)", ylabel=f"return on {where} tasks")
     band = "lowest to highest seed" if len(curves) > 1 else "95 % interval over tasks"
     _finish(axes, f"learning (band: {band})")
 
@@ -148,7 +159,8 @@ def _draw_adaptation(axes: Axes, reports: Sequence[Report]) -> None:
         seen = group[0].experience
         centre = np.mean([report.iqm for report in group], axis=0)
         interval = np.mean([report.ci95 for report in group], axis=0)
-        axes.plot(seen, centre, "o-", color=colour, label=f"{split}, IQM")
+        name = "train = heldout" if group[0].train_is_heldout else split
+        axes.plot(seen, centre, "o-", color=colour, label=f"{name}, IQM")
         axes.fill_between(seen, interval[:, 0], interval[:, 1], color=colour, alpha=0.2, lw=0)
         if split == "heldout" or len({report.split for report in reports}) == 1:
             still = float(np.mean([report.stand_still for report in group]))

@@ -145,8 +145,9 @@ def add_reports(
             run.notes = [note for note in run.notes if note[0] != split]
             run.note(f"{run.family} has no tasks outside the training box, so no ood evaluation")
             continue
-        say(f"{run.label}: evaluating on {test.tasks} {split} tasks, {test.episodes} rounds")
         tasks = distribution.split(split, test.tasks)
+        words = f"{tasks.counted(f'{split} task')}, {test.episodes} rounds"
+        say(f"{run.label}: evaluating on {words}")
         report = evaluate(
             learner, worlds, tasks, episodes=test.episodes, seed=test.seed, split=split
         )

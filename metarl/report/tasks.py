@@ -6,15 +6,17 @@ Tasks are told apart by their parameter values, so runs are compared on those th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from metarl.evaluation import Report, gain_interval
+from metarl.evaluation import Report
 from metarl.report.run_summary import RunSummary, train_ranges, units
 from metarl.report.svg import COLOURS, Chart, heat_map, number
+from metarl.statistics import gain_interval
 
 MOST_CHARTS = 9
 """Parameters that are drawn; of more, those that the gain depends on most."""
@@ -70,7 +72,8 @@ def comparison_section(runs: Sequence[RunSummary]) -> str:
         if not shared:
             body += f"<h3>{title}</h3><p>These runs were evaluated on different tasks.</p>"
             continue
-        body += f"<h3>{title}: {shared} tasks</h3>" + _comparison_table(shown, rows)
+        body += f"<h3>{title}: {_counted(shown[0][1], rows[0])}</h3>"
+        body += _comparison_table(shown, rows)
         if any(len(report.tasks) != shared for _, report in shown):
             body += '<p class="small">Not every run was evaluated on every task; these are those '
             body += "that all of them share.</p>"
@@ -95,12 +98,18 @@ def common_rows(reports: Sequence[Report]) -> tuple[list[list[int]], int]:
     return [[rows[key] for key in shared] for rows in keys], len(shared)
 
 
+def _counted(report: Report, rows: Sequence[int]) -> str:
+    shared = replace(report, tasks=[report.tasks[row] for row in rows])
+    return f"{shared.distinct_tasks} tasks{shared.mark()}"
+
+
 def _comparison_table(
     shown: Sequence[tuple[RunSummary, Report]], rows: Sequence[Sequence[int]]
 ) -> str:
     first = np.asarray(shown[0][1].returns)[rows[0]]
     tasks = np.asarray(shown[0][1].tasks)[rows[0]]
-    heads = ("before", "after", "episodes seen", "gain, 95 % interval", "against the first run")
+    heads = ("before", "after", "episodes seen", "gain (IQM), 95 % interval",
+             "against the first run")  # fmt: skip
     out = "<tr><th>run</th>" + "".join(f'<th class="n">{head}</th>' for head in heads) + "</tr>"
     for (run, report), mine in zip(shown, rows, strict=True):
         returns = np.asarray(report.returns)[mine]
@@ -285,16 +294,12 @@ def _ranked(
     return f'{out}<div class="grid2">{tables}</div>'
 
 
-def certainty(low: float, high: float) -> str:
-    """Return what there is to say of a gain with this 95 % interval; nothing if it is one."""
-    if low > 0:
-        return ""
-    if high < 0:
-        return "That is a loss."
-    return (
-        "That interval holds zero: no gain is shown. What a learner with a memory gains within its "
-        "first episode is in both returns."
-    )
+def verdict(report: Report) -> str:
+    """Return the verdict of a report as sentences."""
+    words = f"Verdict: {report.verdict()}."
+    if "no gain" in words:
+        words += " What a learner with a memory gains within its first episode is in both returns."
+    return words
 
 
 def task_words(by_split: dict[str, Scores]) -> list[str]:

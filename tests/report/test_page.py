@@ -24,7 +24,8 @@ def test_a_page_says_what_the_report_says():
     assert found.tags.count("svg") > 4
     text = words(page)
     assert "Run a , seed 1: 10 iterations, 1k env steps, 65 s." in text
-    assert "from −12 to −6 (+6" in text
+    assert "from −12 to −6. The interquartile mean of the gain is +6, 95 % interval" in text
+    assert "Verdict: too few tasks for a verdict." in text
     assert "raises the return on 2 of 3 held-out tasks and lowers it on 1" in text
     best, worst = text.index("x 1 −20 −5 +15"), text.index("x 2 −6 −9 −3")
     assert best < worst
