@@ -66,10 +66,17 @@ class Simulator:
             model: the nominal model.
             num_worlds: B.
             threads: physics threads; None takes the process's setting (`metarl.threads`).
+
+        Raises:
+            UserError: the model has something that `mujoco.batch` does not run, such as sleep.
         """
         self.model = model
         self.num_worlds = num_worlds
-        self.batch = Batch(model, num_worlds, min(threads or physics_threads(), num_worlds))
+        try:
+            self.batch = Batch(model, num_worlds, min(threads or physics_threads(), num_worlds))
+        except ValueError as error:
+            text = " ".join(str(error).split())
+            raise UserError(f"worlds cannot be batched of this model: {text}") from None
         self._bound: dict[str, Tensor] = {}
         self.qpos = self.bind("qpos")
         self.qvel = self.bind("qvel")

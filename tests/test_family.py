@@ -273,6 +273,34 @@ def test_a_motor_without_limits_takes_minus_one_to_one() -> None:
     assert worlds.simulator.ctrl[:, 0].tolist() == [-1.0, 0.5, 1.0]
 
 
+SERVO = """<mujoco><worldbody><body>
+<joint name="a" axis="0 1 0" range="-20 170" limited="{limited}" armature=".1"/><geom size=".1"/>
+</body></worldbody><actuator><{kind} joint="a" {more}/></actuator></mujoco>"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "limited", "more", "expected"),
+    [
+        ("position", "true", "", (-np.pi / 9, np.pi * 17 / 18)),
+        ("position", "true", 'kp="80" kv="4" timeconst=".1"', (-np.pi / 9, np.pi * 17 / 18)),
+        ("position", "true", 'gear="-2"', (-np.pi * 17 / 9, np.pi * 2 / 9)),
+        ("position", "true", 'ctrlrange="-1 3"', (-1, 3)),
+        ("position", "false", "", (-1, 1)),
+        ("velocity", "true", "", (-1, 1)),
+        ("intvelocity", "true", 'actrange="-1 1"', (-1, 1)),
+        ("motor", "true", "", (-1, 1)),
+    ],
+)
+def test_a_position_actuator_without_a_range_has_that_of_its_limited_joint(
+    kind: str, limited: str, more: str, expected: tuple[float, float]
+) -> None:
+    servo = family(model=SERVO.format(kind=kind, limited=limited, more=more))
+    worlds = TaskWorlds(servo, 3, 1)
+    worlds.step(torch.tensor([[-1.0], [0.0], [1.0]]))
+    low, high = expected
+    assert worlds.simulator.ctrl[:, 0].tolist() == pytest.approx([low, (low + high) / 2, high])
+
+
 def test_models_from_a_path_a_string_and_a_spec_are_one(tmp_path: Path) -> None:
     file = tmp_path / "cart.xml"
     file.write_text(CART)
@@ -293,6 +321,13 @@ def test_models_from_a_path_a_string_and_a_spec_are_one(tmp_path: Path) -> None:
 def test_options_that_cannot_work_are_named(field: str, text: str) -> None:
     with pytest.raises(UserError, match=f"'cart'.*{field}") as caught:
         family(model=CART.replace('timestep="0.01"', text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_cannot_be_batched_is_refused_in_one_line() -> None:
+    asleep = CART.replace("<option ", '<option><flag sleep="enable"/></option><option ')
+    with pytest.raises(UserError, match="worlds cannot be batched of this model: sleep") as caught:
+        TaskWorlds(family(model=asleep), 2, 1)
     assert "\n" not in str(caught.value)
 
 
