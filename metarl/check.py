@@ -217,7 +217,7 @@ def check_parameters(family: TaskFamily) -> None:
         inert: list[str] = []
         for name in param.names:
             tasks = far_tasks(distribution, name)
-            if not any(map(moves, tasks)):
+            if not any(moves(tasks[k]) for k in range(len(tasks))):
                 inert.append(f"{name}={tasks.column(name)[0]:.4g}")
             elif param.edits:
                 break  # of a vector, such as the friction of all geoms, some elements may be idle

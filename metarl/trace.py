@@ -159,9 +159,9 @@ def far_tasks(distribution: TaskDistribution, name: str) -> Tasks:
 
     The others are nominal. The task farthest from the nominal one comes first.
     """
-    owner = next(param for param in distribution.family.params if name in param.names)
-    several = isinstance(owner.train, Choices)
-    tasks = distribution.sweep(name, min(len(owner.train.values), 8) if several else 2)
+    train = next(p.train for p in distribution.family.params if name in p.names)
+    count = min(len(train.values), 8) if isinstance(train, Choices) else 2
+    tasks = distribution.sweep(name, count)
     away = np.abs(tasks.column(name) - distribution.nominal().column(name))
     order = np.argsort(-away, kind="stable")
     return Tasks(tasks.family, tasks.names, tasks.values[order])
