@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import mujoco
 import numpy as np
 
-from metarl.controls import control_range, holds_position
+from metarl.controls import holds_position
 from metarl.edits import actuator_names
 from metarl.family import TaskFamily
 from metarl.scene import find_root
@@ -47,21 +45,21 @@ def _can_land(model: mujoco.MjModel) -> bool:
 
 
 def _on_controls(model: mujoco.MjModel) -> list[str]:
+    """Of actuators without a control range: what actions of -1 and 1 stand for."""
     unlimited, servo = model.actuator_ctrllimited == 0, holds_position(model)
-    ranges, found = control_range(model), []
-    for which, end in (
-        (unlimited & ~servo, "actions of -1 and 1 give controls of -1 and 1"),
-        (unlimited & servo, "actions of -1 and 1 give the ends of its joint's range"),
+    found = []
+    for which, ends in (
+        (unlimited & ~servo, "controls of -1 and 1"),
+        (unlimited & servo, "the ends of the joint's range"),
     ):
         if which.any():
-            low, high = ranges[which].min(), ranges[which].max()
-            span = f" ({low:g} to {high:g})" if servo[which].any() else ""
-            found.append(f"no ctrlrange for actuator {_listed(model, which)}: {end}{span}")
+            named = _listed(model, which)
+            found.append(f"no ctrlrange for actuator {named}: actions of -1 and 1 give {ends}")
     return found
 
 
 def _listed(model: mujoco.MjModel, which: np.ndarray) -> str:
-    names: Sequence[str] = actuator_names(model)
-    chosen = [repr(names[i]) if names[i] else str(i) for i in np.flatnonzero(which)]
+    names = [repr(name) if name else str(i) for i, name in enumerate(actuator_names(model))]
+    chosen = [names[i] for i in np.flatnonzero(which)]
     more = f" and {len(chosen) - _LISTED} more" if len(chosen) > _LISTED else ""
     return ", ".join(chosen[:_LISTED]) + more

@@ -143,6 +143,9 @@ class Simulator:
         Args:
             fields: name -> (n, …) values.
             ids: (n,) the worlds to change; None is all.
+
+        Raises:
+            UserError: MuJoCo cannot derive the rest, as of a body that it compiled as simple.
         """
         which = slice(None) if ids is None else ids.numpy()
         for name in self._expanded - set(fields):
@@ -151,7 +154,11 @@ class Simulator:
             self.batch.expand(name)[which] = values
         self._expanded |= set(fields)
         if self._expanded:
-            self.batch.set_const(None if ids is None else ids.numpy())
+            try:
+                self.batch.set_const(None if ids is None else ids.numpy())
+            except SimulationError as error:
+                text = " ".join(str(error).split())
+                raise UserError(f"MuJoCo refuses an edit of {', '.join(fields)}: {text}") from None
 
     def model_field(self, field: str) -> Tensor:
         """Return the (B, …) values that a model field has in each world: to read, not to write."""

@@ -259,6 +259,9 @@ NO_GROUND = "the robot has no ground: nothing that is fixed to the world collide
         ('<geom type="plane" size="5 5 .1"/>', "", [NO_GROUND]),
         ('type="plane"', 'type="plane" contype="0" conaffinity="0"', [NO_GROUND]),
         ("<freejoint/>", '<joint type="slide" axis="1 0 0"/>', []),
+        ('<motor name="pull" site="s" gear="20 0 0 0 0 0" ctrlrange="-1 1"/>',
+         '<motor site="s"/>' * 6, ["no ctrlrange for actuator 0, 1, 2, 3 and 2 more: actions of "
+                                   "-1 and 1 give controls of -1 and 1"]),
         (' ctrlrange="-1 1"', "", ["no ctrlrange for actuator 'pull': actions of -1 and 1 give "
                                    "controls of -1 and 1"]),
     ],

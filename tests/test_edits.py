@@ -205,6 +205,19 @@ def test_contact_pairs_and_equalities_go_by_name(edit: Edit, row: int) -> None:
     check_plain_loop(family)  # where another implementation finds the rows
 
 
+def test_an_edit_that_mujoco_refuses_is_one_line() -> None:
+    """The ball b has its centre of mass at its origin, so MuJoCo compiled it as simple."""
+
+    class Ball(TaskFamily):
+        model = GRIPPER
+        params = (Param("lean", Interval(0.0, 0.1), edit=shift("body_ipos", "b", index=0)),)
+
+    worlds = TaskWorlds(Ball(), 1, 1)
+    with pytest.raises(UserError, match=r"MuJoCo refuses an edit of body_ipos: .*simple") as caught:
+        worlds.set_tasks(TaskDistribution(worlds.family).make(lean=0.1), 1)
+    assert "\n" not in str(caught.value)
+
+
 # --- every sort of edit at once, in the physics ---------------------------------------------------
 
 MJCF = """
