@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.controls import control_range
 from metarl.errors import one_line
 from metarl.family import TaskFamily
+from metarl.notes import notes
 from metarl.plain_physics import PlainWorld, edited_model, first_difference
 from metarl.simulator import Simulator
 from metarl.tasks import TaskDistribution, Tasks
@@ -27,13 +29,14 @@ from metarl.trace import (
     Trace,
     difference,
     endless,
+    equal_bits,
     extreme_tasks,
+    far_tasks,
     in_train_box,
     make_worlds,
     one_task,
     random_actions,
     run,
-    same_bits,
     sample_tasks,
     variant,
 )  # fmt: skip
@@ -41,7 +44,7 @@ from metarl.worlds import TaskWorlds
 
 LONGEST = 1000
 """Environment steps of a check that goes by the horizon, at most."""
-_STATELESS = "keep nothing in the family, and edit the model only through Param"
+_STATELESS = "keep nothing in the family, set states in initial_state(), edit models by Param"
 
 
 class CheckError(AssertionError):
@@ -55,17 +58,15 @@ def check_model(family: TaskFamily) -> None:
     """The model compiles, and every parameter fits it."""
     _demand(family.params, "the family has no parameters: add a Param, or there is one task only")
     nominal = family.compile()
-    moving = np.flatnonzero(nominal.body_mass > 0)
     for row in extreme_tasks(family, ood=True).values:
         model = edited_model(family, row)
         for field in ("body_mass", "body_inertia"):
-            value = getattr(model, field)[moving].reshape(len(moving), -1)
-            bad = ~(np.isfinite(value) & (value > 0)).all(1)
+            value, given = getattr(model, field), getattr(nominal, field)
+            bad = ~(np.isfinite(value) & ((value > 0) | (value == given)))
             if bad.any():
-                body = nominal.body(int(moving[bad][0])).name
-                label = one_task(family, row).label(0)
+                body, label = int(bad.nonzero()[0][0]), one_task(family, row).label(0)
                 raise CheckError(
-                    f"{field} of '{body}' is {value[bad][0]} in task {label}: "
+                    f"{field} of '{nominal.body(body).name}' is {value[body]} in task {label}: "
                     "narrow the ranges of the parameter that edits it"
                 )
 
@@ -166,15 +167,16 @@ def check_plain_loop(family: TaskFamily) -> None:
         loops.append((PlainWorld(model), PlainWorld(fresh)))
     every = torch.ones(worlds.num_worlds, dtype=torch.bool)
     for t, action in enumerate([None, *random_actions(worlds, STEPS)]):
+        inputs = [sim.world_state(i).copy() for i in range(worlds.num_worlds)]
         diverged = every if action is None else worlds.step(action).diverged
         for i, pair in enumerate(loops):
             for plain in pair:
                 if diverged[i]:  # the worlds restarted this one, so follow
                     plain.start(sim.world_state(i))
                 else:
-                    plain.step(sim.ctrl[i].numpy(), family.frame_skip)
-                equal = _equal(sim.qpos[i], torch.from_numpy(plain.data.qpos))
-                equal &= _equal(sim.qvel[i], torch.from_numpy(plain.data.qvel))
+                    plain.step(inputs[i], sim.ctrl[i].numpy(), family.frame_skip)
+                equal = equal_bits(sim.qpos[i], torch.from_numpy(plain.data.qpos))
+                equal &= equal_bits(sim.qvel[i], torch.from_numpy(plain.data.qvel))
                 _demand(equal, f"world {i} left a plain mj_step loop at step {t}: {_STATELESS}")
 
 
@@ -206,14 +208,17 @@ def check_parameters(family: TaskFamily) -> None:
     worlds = make_worlds(endless(family), nominal, 2)  # a fallen robot meets more of its world
     actions = random_actions(worlds, _long(family, 200))
     base = run(worlds, actions)
+
+    def moves(task: Tasks) -> bool:
+        worlds.set_tasks(task, 2)
+        return bool(difference(base, run(worlds, actions)))
+
     for param in family.params:
         inert: list[str] = []
         for name in param.names:
-            ends = distribution.sweep(name, 2)
-            far = np.argmax(np.abs(ends.column(name) - nominal.column(name)))
-            worlds.set_tasks(ends[int(far)], 2)
-            if not difference(base, run(worlds, actions)):
-                inert.append(f"{name}={ends.column(name)[far]:.4g}")
+            tasks = far_tasks(distribution, name)
+            if not any(moves(tasks[k]) for k in range(len(tasks))):
+                inert.append(f"{name}={tasks.column(name)[0]:.4g}")
             elif param.edits:
                 break  # of a vector, such as the friction of all geoms, some elements may be idle
         if len(inert) == len(param.names) or (inert and not param.edits):
@@ -253,12 +258,9 @@ def check_clipping(family: TaskFamily) -> None:
     actions = 3 * random_actions(worlds, STEPS)
     hint = "compute the reward from `action`, which is clipped"
     _same(run(worlds, actions), run(worlds, actions.clamp(-1, 1)), "a run with clipped", hint)
-    model = family.compile()
-    limited = model.actuator_ctrllimited.astype(bool)
-    for sign, column in ((-1.0, 0), (1.0, 1)):
-        expected = np.where(limited, model.actuator_ctrlrange[:, column], sign)
+    for sign, expected in zip((-1.0, 1.0), control_range(family.compile()).T, strict=True):
         worlds = make_worlds(endless(family), sample_tasks(family))
-        worlds.step(torch.full((worlds.num_worlds, model.nu), sign))
+        worlds.step(torch.full((worlds.num_worlds, len(expected)), sign))
         ctrl = worlds.simulator.ctrl.numpy()
         _demand(
             np.allclose(ctrl, expected, rtol=1e-12, atol=1e-12),
@@ -289,10 +291,8 @@ def check_successor(family: TaskFamily) -> None:
     cut, free = variant(family, horizon=5), endless(family)
     tasks, hint = sample_tasks(family), "observe() must depend on the simulator and the task alone"
     actions = random_actions(make_worlds(family, tasks), 5)
-    ended, twin = (
-        run(make_worlds(cut, tasks), actions),
-        run(make_worlds(free, tasks), actions),
-    )
+    ended = run(make_worlds(cut, tasks), actions)
+    twin = run(make_worlds(free, tasks), actions)
     fresh = make_worlds(free, tasks)
     fresh.seed(KEY)
     fresh.reset()
@@ -302,11 +302,11 @@ def check_successor(family: TaskFamily) -> None:
         last = int(done[:, i].nonzero()[0])
         head = slice(0, last + 1)
         if not ended.diverged[last, i]:
-            equal = _equal(ended.next_obs[head, i], twin.next_obs[head, i])
+            equal = equal_bits(ended.next_obs[head, i], twin.next_obs[head, i])
             _demand(equal, f"next_obs of world {i} is not what the step led to: {hint}")
-        equal = _equal(ended.obs[:last, i], ended.next_obs[:last, i])
+        equal = equal_bits(ended.obs[:last, i], ended.next_obs[:last, i])
         _demand(equal, f"obs and next_obs of world {i} differ within an episode: {hint}")
-        equal = _equal(ended.obs[last, i], second[i])
+        equal = equal_bits(ended.obs[last, i], second[i])
         _demand(equal, f"obs of world {i} is not its next episode's first: {hint}")
 
 
@@ -352,7 +352,7 @@ def check_family(
 
     Args:
         family: a family, or its class, whose construction then counts as the first check.
-        report: takes the lines ``ok    …``, ``FAIL  …: why`` and ``skip  …``.
+        report: takes the lines ``ok    …``, ``FAIL  …: why``, ``skip  …`` and ``note  …``.
 
     Returns:
         The number of checks that failed.
@@ -371,6 +371,8 @@ def check_family(
             stopped = title(check) if check in GATES else ""
         else:
             report(f"ok    {title(check)}")
+    for note in () if isinstance(family, type) else notes(family):
+        report(f"note  {note}")
     return failures
 
 
@@ -390,10 +392,6 @@ def _demand(condition: object, complaint: str) -> None:
 def _same(expected: Trace, got: Trace, what: str, hint: str) -> None:
     where = difference(expected, got)
     _demand(not where, f"{what} differs: {where}; {hint}")
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return bool(same_bits(a, b).all())
 
 
 def _long(family: TaskFamily, most: int = LONGEST) -> int:

@@ -38,7 +38,8 @@ class Variation:
     """The parameters, or a function of the family without them that returns them."""
     mixin: type[TaskFamily] | None = None
     """A TaskFamily without a model whose methods call `super()`: it comes first in the product's
-    method resolution order, so that it can edit the model or add to the observation."""
+    method resolution order, so that it can add to the observation. Its `build` is the exception:
+    it gets the specification after the family's own `build` has added to it."""
     doc: str = ""
     """One line for the tables."""
 
@@ -129,15 +130,51 @@ def _extended(
     label = class_name(family)
     whole = f"{label}+{name}"
     _refuse_clashes(whole, family.params, params)
-    bases = (family,) if mixin is None else (mixin, family)
-    members = {
+    members: dict[str, object] = {
         "__module__": family.__module__,
         "__doc__": family.__doc__,
         "name": whole,
         "source": f"{getattr(family, 'source', label)}+{name}",
         "params": (*family.params, *params),
     }
+    if mixin is None:
+        bases: tuple[type, ...] = (family,)
+    elif mixin.build is TaskFamily.build:
+        bases = (mixin, family)
+    else:
+        bases = (mixin, _builds_last(family, mixin, members, name), family)
     return type(f"{family.__name__}+{name}", bases, members)
+
+
+def _builds_last(
+    family: type[TaskFamily], mixin: type[TaskFamily], members: dict[str, object], name: str
+) -> type:
+    """Let the `build` of `mixin` change what that of `family` has added, before it is compiled.
+
+    The product's `build` is the family's. Where that ends, in TaskFamily.build, the mixin's
+    begins, and `super().build(spec)` in the mixin goes on to the base class that is returned
+    here, which compiles.
+    """
+    reached: set[type] = set()
+
+    def build(self: TaskFamily, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        model = family.build(self, spec)
+        if type(self) not in reached:  # a family may keep a compiled model from then on
+            raise UserError(
+                f"family '{self.name}': its build() must end with super().build(spec) in place of "
+                f"spec.compile(), or '+{name}' cannot change the model"
+            )
+        return model
+
+    def compile_varied(self: TaskFamily, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        reached.add(type(self))
+        return mixin.build(self, spec)
+
+    def compile_inner(self: TaskFamily, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        return family._compile_varied(self, spec)
+
+    members.update(build=build, _compile_varied=compile_varied)
+    return type("Compiled", (), {"build": compile_inner})
 
 
 def _refuse_clashes(label: str, old: Sequence[Param], new: Sequence[Param]) -> None:

@@ -7,17 +7,18 @@
     when(2, scale("actuator_gear", "hip_1"), 0.0)   the motor is dead in worlds whose value is 2
 
 Edits always start from the compiled model's nominal values, so applying a task twice, or two
-tasks in either order, gives the same world.
+tasks in either order, gives the same world. `FIELDS` lists what they may change.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import mujoco
 import numpy as np
-from mujoco.batch import MODEL_FIELDS
 
 from metarl.errors import UserError, did_you_mean
 
@@ -29,7 +30,71 @@ _OBJECTS = {
     "actuator": mujoco.mjtObj.mjOBJ_ACTUATOR,
     "site": mujoco.mjtObj.mjOBJ_SITE,
     "tendon": mujoco.mjtObj.mjOBJ_TENDON,
+    "pair": mujoco.mjtObj.mjOBJ_PAIR,
+    "eq": mujoco.mjtObj.mjOBJ_EQUALITY,
+    "sensor": mujoco.mjtObj.mjOBJ_SENSOR,
 }
+
+FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "mass": ("body_mass", "body_inertia", "body_ipos", "body_iquat", "body_gravcomp"),
+        "place and size": (
+            "body_pos", "body_quat", "geom_pos", "geom_quat", "geom_size", "site_pos",
+            "site_quat", "site_size",
+        ),
+        "contact of geoms": (
+            "geom_friction", "geom_solref", "geom_solimp", "geom_solmix", "geom_margin",
+            "geom_gap", "geom_adhesion", "geom_surfacevel",
+        ),
+        "contact of named pairs": (
+            "pair_friction", "pair_solref", "pair_solreffriction", "pair_solimp", "pair_margin",
+            "pair_gap", "pair_adhesion",
+        ),
+        "joints": (
+            "jnt_pos", "jnt_axis", "jnt_range", "jnt_margin", "jnt_stiffness",
+            "jnt_stiffnesspoly", "jnt_actfrcrange", "jnt_solref", "jnt_solimp", "qpos0",
+            "qpos_spring",
+        ),
+        "degrees of freedom": (
+            "dof_damping", "dof_dampingpoly", "dof_armature", "dof_frictionloss", "dof_solref",
+            "dof_solimp",
+        ),
+        "actuators": (
+            "actuator_gear", "actuator_gainprm", "actuator_biasprm", "actuator_dynprm",
+            "actuator_ctrlrange", "actuator_forcerange", "actuator_actrange", "actuator_delay",
+            "actuator_cranklength", "actuator_damping", "actuator_dampingpoly",
+            "actuator_armature",
+        ),
+        "tendons": (
+            "tendon_stiffness", "tendon_stiffnesspoly", "tendon_damping", "tendon_dampingpoly",
+            "tendon_frictionloss", "tendon_armature", "tendon_range", "tendon_margin",
+            "tendon_lengthspring", "tendon_actfrcrange", "tendon_solref_lim",
+            "tendon_solimp_lim", "tendon_solref_fri", "tendon_solimp_fri",
+        ),
+        "equality constraints": ("eq_data", "eq_solref", "eq_solimp"),
+        "soft bodies": (
+            "flex_friction", "flex_stiffness", "flex_damping", "flex_edgestiffness",
+            "flex_edgedamping",
+        ),
+        "sensors": ("sensor_cutoff",),
+        "the world": (
+            "opt.gravity", "opt.wind", "opt.density", "opt.viscosity", "opt.magnetic",
+            "opt.impratio", "geom_fluid",
+        ),
+        "the ground": ("geom_dataid",),
+    }
+)  # fmt: skip
+"""The fields that an edit may change, by what they mean: all hold real numbers that the physics or
+a sensor reads, but ``geom_dataid``, which chooses the height field of a geom. An edit of any other
+field could break the model's layout, would be overwritten by MuJoCo, or would be seen by nobody."""
+_NAMES = frozenset(name for group in FIELDS.values() for name in group)
+_SWITCHES = {
+    "jnt_range": "jnt_limited", "jnt_actfrcrange": "jnt_actfrclimited",
+    "tendon_range": "tendon_limited", "tendon_actfrcrange": "tendon_actfrclimited",
+    "actuator_ctrlrange": "actuator_ctrllimited", "actuator_forcerange": "actuator_forcelimited",
+    "actuator_actrange": "actuator_actlimited", "actuator_delay": "actuator_history",
+}  # fmt: skip
+"""Fields that MuJoCo reads only in rows where another field is not 0."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +122,20 @@ class Edit:
         Raises:
             UserError: the field, a name or the component does not exist in `model`.
         """
-        if self.field not in MODEL_FIELDS:
-            hint = did_you_mean(self.field, MODEL_FIELDS)
-            raise UserError(f"'{self.field}' is not a model field that a task can change{hint}")
+        if self.field == "opt.timestep":
+            raise UserError(
+                "'opt.timestep' cannot differ between worlds: the family's dt, by which rewards "
+                "divide, and its horizon count steps of one length; set it in the model"
+            )
+        if self.field not in _NAMES:
+            hint = did_you_mean(self.field, _NAMES)
+            raise UserError(
+                f"'{self.field}' is not a model field that a task can change{hint}; those that it "
+                "can are listed in metarl.edits.FIELDS and docs/extending.md"
+            )
         nominal = nominal_value(model, self.field)
         self._check_index(nominal)
-        if nominal.dtype.kind in "iub" and self.kind != "assign":
+        if self.field == "geom_dataid" and self.kind != "assign":
             raise UserError(f"'{self.field}' holds whole numbers: assign it, do not {self.kind} it")
         if self.field.startswith("opt."):
             if self.names:
@@ -78,6 +151,28 @@ class Edit:
         if kind not in _OBJECTS:
             raise UserError(f"'{self.field}' belongs to no named object: edit it without names")
         return np.concatenate([self._rows_of(model, kind, name) for name in self.names])
+
+    def idle(self, model: mujoco.MjModel, edited: Collection[str] = ()) -> str:
+        """Return why this edit can change nothing, or ''.
+
+        Args:
+            model: the nominal model.
+            edited: fields that an earlier edit sets or shifts.
+        """
+        rows, nominal = self.rows(model), nominal_value(model, self.field)
+        part = nominal if rows is None else nominal[rows]
+        part = part if self.index is None else part[..., self.index]
+        where = self.field + (f" of {', '.join(map(repr, self.names))}" if self.names else "")
+        if not part.size:
+            return f"the model has no {self.field.split('_')[0]} to edit {self.field} of"
+        if self.kind == "scale" and not part.any() and self.field not in edited:
+            return f"the nominal {where} is 0, and 0 scaled is 0: use shift or assign"
+        switch = _SWITCHES.get(self.field)
+        if switch and not getattr(model, switch)[rows].reshape(len(part), -1)[:, 0].any():
+            return f"the physics ignores {where} where {switch} is 0: set it in the model" + (
+                ", or use +latency" if self.field == "actuator_delay" else ""
+            )
+        return ""
 
     def count(self, model: mujoco.MjModel) -> int:
         """Return how many numbers this takes at most: the size of a Param with size="model"."""
@@ -150,7 +245,7 @@ class Edit:
 NEVER_NEGATIVE = frozenset(
     {
         "body_mass", "body_inertia", "geom_friction", "geom_size", "dof_armature",
-        "dof_frictionloss", "actuator_delay", "opt.timestep", "opt.density", "opt.viscosity",
+        "dof_frictionloss", "actuator_delay", "opt.density", "opt.viscosity",
     }
 )  # fmt: skip
 """Fields of which a negative number is no physics: MuJoCo would take it and diverge."""
@@ -201,8 +296,9 @@ def names_of(model: mujoco.MjModel, objects: mujoco.mjtObj) -> list[str]:
     """Return the names of all objects of one type, without the unnamed."""
     if objects == mujoco.mjtObj.mjOBJ_ACTUATOR:
         return [name for name in actuator_names(model) if name]
-    counts = {"body": model.nbody, "geom": model.ngeom, "joint": model.njnt,
-              "site": model.nsite, "tendon": model.ntendon}  # fmt: skip
+    counts = {"body": model.nbody, "geom": model.ngeom, "joint": model.njnt, "site": model.nsite,
+              "tendon": model.ntendon, "pair": model.npair, "equality": model.neq,
+              "sensor": model.nsensor}  # fmt: skip
     count = counts[objects.name.removeprefix("mjOBJ_").lower()]
     found = (mujoco.mj_id2name(model, objects, i) for i in range(count))
     return [name for name in found if name]

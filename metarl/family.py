@@ -40,7 +40,7 @@ class TaskFamily:
 
     Subclass it, set the class attributes, and write `reward`; the rest has defaults. `task` maps
     each parameter's name to its values, (B,) or (B, size). Actions are in [-1, 1] and map linearly
-    onto each actuator's control range.
+    onto each actuator's control range (`metarl.controls`).
     """
 
     name: str = ""
@@ -75,7 +75,8 @@ class TaskFamily:
         self.name = class_name(type(self))
         self._check_params()
         self.compiled = self._compile()
-        self.params = tuple(self._resolve(param) for param in self.params)
+        edited: set[str] = set()
+        self.params = tuple(self._resolve(param, edited) for param in self.params)
         self._check()
 
     @functools.cached_property
@@ -111,8 +112,13 @@ class TaskFamily:
     def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
         """Return the compiled model; a family may add to the specification first (a terrain).
 
-        Call ``super().build(spec)`` to compile, so that variations may add to it, too.
+        End with ``super().build(spec)``, which compiles: what variations change in `build` comes
+        between the family's own additions and the compilation.
         """
+        return self._compile_varied(spec)
+
+    def _compile_varied(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        """Compile; a product of a family and a variation lets the variation build first."""
         return spec.compile()
 
     def check_tasks(self, tasks: Tasks) -> None:
@@ -166,7 +172,7 @@ class TaskFamily:
 
     def markers(self, task: Mapping[str, Any]) -> list[Marker]:
         """Return what to draw in the scene for one task: a goal, a velocity, a direction."""
-        return usual_markers(task)
+        return usual_markers(task, {param.name: param.unit for param in self.params})
 
     def readings(
         self, path: np.ndarray, velocity: np.ndarray, task: Mapping[str, Any]
@@ -183,9 +189,16 @@ class TaskFamily:
                 model = self.build(_spec(_beside(type(self))))
             except (ValueError, OSError, TypeError, mujoco.FatalError) as error:
                 text = " ".join(str(error).split())
+                if isinstance(error, UserError) and text.startswith("family '"):
+                    raise
                 raise UserError(
                     f"family '{self.name}': its MJCF does not compile: {text}"
                 ) from None
+        if not isinstance(model, mujoco.MjModel):
+            raise UserError(
+                f"family '{self.name}': build() must return the model that super().build(spec) "
+                f"compiles, not {type(model).__name__}"
+            )
         for field in ("opt.timestep", "opt.gravity", "body_mass", "body_inertia", "qpos0"):
             owner = model.opt if field.startswith("opt.") else model
             if not np.isfinite(getattr(owner, field.removeprefix("opt."))).all():
@@ -209,9 +222,15 @@ class TaskFamily:
                 f"not {params!r:.80}"
             )
 
-    def _resolve(self, param: Param) -> Param:
-        """Check a parameter's edits against the model, and fill in a size that it gives."""
+    def _resolve(self, param: Param, edited: set[str]) -> Param:
+        """Check a parameter's edits against the model, and fill in a size that it gives.
+
+        Args:
+            param: one of the family's.
+            edited: fields that the parameters before it set or shift; this one's are added.
+        """
         try:
+            param.check_edits(self.compiled, edited)
             counts = [edit.count(self.compiled) for edit in param.edits]
             if param.size == "model":
                 if not counts:

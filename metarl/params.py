@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Literal
 
+import mujoco
 import numpy as np
 
 from metarl.edits import Edit
@@ -180,6 +181,39 @@ class Param:
                     f"parameter '{self.name}': when({case:g}, …) never happens: its values are "
                     f"{_listed(self.choices)}"
                 )
+
+    def check_edits(self, model: mujoco.MjModel, edited: set[str]) -> None:
+        """Refuse edits that `model` cannot have, and a parameter none of whose edits can act.
+
+        Args:
+            model: the nominal model.
+            edited: fields that earlier parameters set or shift; this one's are added.
+
+        Raises:
+            UserError: as said, in one line.
+        """
+        idle = []
+        for edit in self.edits:
+            idle.append(edit.idle(model, edited))
+            if edit.kind != "scale":
+                edited.add(edit.field)
+            if edit.field == "geom_dataid":
+                self._check_grounds(edit, model)
+        if idle and all(idle):
+            raise UserError(idle[0])
+
+    def _check_grounds(self, edit: Edit, model: mujoco.MjModel) -> None:
+        """Refuse a number that is no height field of the model: MuJoCo would read past its end."""
+        rows = edit.rows(model)
+        if (model.geom_type[rows] != int(mujoco.mjtGeom.mjGEOM_HFIELD)).any():
+            raise UserError("geom_dataid chooses the height field of geoms of type hfield only")
+        values = self.choices if edit.case is None else (edit.to,)
+        known = range(model.nhfield)
+        if not values or self.ood or any(value not in known for value in values):
+            raise UserError(
+                f"geom_dataid needs Choices of the model's height fields, 0 to {known[-1]}, "
+                f"not {self.ranges}"
+            )
 
     def refuse_unknown(self, values: np.ndarray) -> None:
         """Raise UserError for a value that a discrete parameter does not have in any split."""

@@ -33,8 +33,21 @@ class PlainWorld:
         mujoco.mj_resetData(self.model, self.data)
         mujoco.mj_setState(self.model, self.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
 
-    def step(self, ctrl: np.ndarray, frame_skip: int) -> None:
-        """Advance by one environment step with the controls (A,)."""
+    def step(self, inputs: np.ndarray, ctrl: np.ndarray, frame_skip: int) -> None:
+        """Advance by one environment step.
+
+        Args:
+            inputs: an mjSTATE_INTEGRATION vector, of which what mjSTATE_USER stands for is taken:
+                applied forces, mocap poses, active equalities and user data.
+            ctrl: (A,) the controls.
+            frame_skip: physics steps.
+        """
+        user = np.empty(mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_USER))
+        mujoco.mj_extractState(
+            self.model, inputs, mujoco.mjtState.mjSTATE_INTEGRATION,
+            user, mujoco.mjtState.mjSTATE_USER,
+        )  # fmt: skip
+        mujoco.mj_setState(self.model, self.data, user, mujoco.mjtState.mjSTATE_USER)
         self.data.ctrl[:] = ctrl
         for _ in range(frame_skip):
             mujoco.mj_step(self.model, self.data)

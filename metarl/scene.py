@@ -2,9 +2,9 @@
 
 A family may say so itself with three optional members of `TaskFamily`: `camera`, `markers` and
 `readings`. Their defaults follow the robot from a side that suits how it moves, and know the
-parameters that goals usually have: ``goal_velocity`` (m/s along x), ``direction`` (−1 or 1 along
-x), ``goal_angle`` (rad, a heading; with ``goal_radius``, in m, a place) and ``goal_x``,
-``goal_y`` (m, a place).
+parameters that goals usually have, by name and unit: ``goal_velocity`` (m/s, along x),
+``direction`` (no unit, −1 or 1 along x), ``goal_angle`` (rad, a heading; with ``goal_radius``, in
+m, a place) and ``goal_x``, ``goal_y`` and, if there is one, ``goal_z`` (m, a place).
 """
 
 from __future__ import annotations
@@ -165,21 +165,41 @@ def velocity_of(path: np.ndarray, dt: float) -> np.ndarray:
 # --- what the usual parameters mean ------------------------------------------------------------
 
 
-def usual_markers(task: Mapping[str, Any]) -> list[Marker]:
-    """Return the markers of the parameters that the module's docstring names."""
-    if "goal_velocity" in task:
-        return [Marker("velocity", (float(task["goal_velocity"]), 0.0, 0.0))]
-    if "direction" in task:
-        return [Marker("direction", (math.copysign(1.0, float(task["direction"])), 0.0, 0.0))]
-    if "goal_angle" in task:
-        angle = float(task["goal_angle"])
+_UNITS = {
+    "goal_velocity": "m/s", "direction": "", "goal_angle": "rad", "goal_radius": "m",
+    "goal_x": "m", "goal_y": "m", "goal_z": "m",
+}  # fmt: skip
+"""The unit in which a parameter of that name has a marker."""
+
+
+def usual_markers(task: Mapping[str, Any], units: Mapping[str, str]) -> list[Marker]:
+    """Return the markers of the parameters that the module's docstring names.
+
+    Args:
+        task: name -> a number or (size,).
+        units: name -> the parameter's unit. One of another unit means something else.
+    """
+    known = {
+        name: float(value)
+        for name, value in task.items()
+        if np.ndim(value) == 0 and _UNITS.get(name) == units[name]
+    }
+    if "goal_velocity" in known:
+        return [Marker("velocity", (known["goal_velocity"], 0.0, 0.0))]
+    if abs(known.get("direction", 0.0)) == 1.0:
+        return [Marker("direction", (known["direction"], 0.0, 0.0))]
+    if "goal_angle" in known:
+        angle = known["goal_angle"]
         heading = (math.cos(angle), math.sin(angle), 0.0)
         if "goal_radius" not in task:
             return [Marker("direction", heading)]
-        radius = float(task["goal_radius"])
+        if "goal_radius" not in known:
+            return []
+        radius = known["goal_radius"]
         return [Marker("goal", (radius * heading[0], radius * heading[1], 0.0))]
-    if "goal_x" in task and "goal_y" in task:
-        return [Marker("goal", (float(task["goal_x"]), float(task["goal_y"]), 0.0))]
+    flat = "goal_z" not in task
+    if "goal_x" in known and "goal_y" in known and (flat or "goal_z" in known):
+        return [Marker("goal", (known["goal_x"], known["goal_y"], known.get("goal_z", 0.0)))]
     return []
 
 
@@ -199,7 +219,8 @@ def usual_readings(
     for kind, vector in markers:
         goal = np.asarray(vector)
         if kind == "goal":
-            away = np.linalg.norm((path - goal)[:, :2], axis=1)
+            over = path - goal  # a goal at height 0 is a place on the ground
+            away = np.linalg.norm(over if goal[2] else over[:, :2], axis=1)
             return [Reading("distance to the goal", "m", away, 0.0)]
         along = velocity @ (goal / max(float(np.linalg.norm(goal)), 1e-9))
         if kind == "direction":

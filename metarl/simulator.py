@@ -66,10 +66,17 @@ class Simulator:
             model: the nominal model.
             num_worlds: B.
             threads: physics threads; None takes the process's setting (`metarl.threads`).
+
+        Raises:
+            UserError: the model has something that `mujoco.batch` does not run, such as sleep.
         """
         self.model = model
         self.num_worlds = num_worlds
-        self.batch = Batch(model, num_worlds, min(threads or physics_threads(), num_worlds))
+        try:
+            self.batch = Batch(model, num_worlds, min(threads or physics_threads(), num_worlds))
+        except ValueError as error:
+            text = " ".join(str(error).split())
+            raise UserError(f"worlds cannot be batched of this model: {text}") from None
         self._bound: dict[str, Tensor] = {}
         self.qpos = self.bind("qpos")
         self.qvel = self.bind("qvel")
@@ -136,6 +143,9 @@ class Simulator:
         Args:
             fields: name -> (n, …) values.
             ids: (n,) the worlds to change; None is all.
+
+        Raises:
+            UserError: MuJoCo cannot derive the rest, as of a body that it compiled as simple.
         """
         which = slice(None) if ids is None else ids.numpy()
         for name in self._expanded - set(fields):
@@ -144,7 +154,11 @@ class Simulator:
             self.batch.expand(name)[which] = values
         self._expanded |= set(fields)
         if self._expanded:
-            self.batch.set_const(None if ids is None else ids.numpy())
+            try:
+                self.batch.set_const(None if ids is None else ids.numpy())
+            except SimulationError as error:
+                text = " ".join(str(error).split())
+                raise UserError(f"MuJoCo refuses an edit of {', '.join(fields)}: {text}") from None
 
     def model_field(self, field: str) -> Tensor:
         """Return the (B, …) values that a model field has in each world: to read, not to write."""

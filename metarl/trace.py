@@ -96,6 +96,11 @@ def same_bits(a: Tensor, b: Tensor) -> Tensor:
     return a.contiguous().view(kind) == b.contiguous().view(kind)
 
 
+def equal_bits(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors of one shape and type hold the same bits throughout."""
+    return bool(same_bits(a, b).all())
+
+
 def difference(a: Trace, b: Trace) -> str:
     """Return where two traces first differ in any bit, in words, or ''."""
     first, words = len(a.obs), ""
@@ -147,6 +152,19 @@ def extreme_tasks(family: TaskFamily, *, ood: bool = False) -> Tasks:
         for name in param.names:
             rows += [distribution.make(**{name: v}).values for r in ranges for v in _ends(r)]
     return Tasks(family.name, distribution.names, np.concatenate(rows))
+
+
+def far_tasks(distribution: TaskDistribution, name: str) -> Tasks:
+    """Return tasks with one column at both ends of its range, or at up to 8 of its choices.
+
+    The others are nominal. The task farthest from the nominal one comes first.
+    """
+    train = next(p.train for p in distribution.family.params if name in p.names)
+    count = min(len(train.values), 8) if isinstance(train, Choices) else 2
+    tasks = distribution.sweep(name, count)
+    away = np.abs(tasks.column(name) - distribution.nominal().column(name))
+    order = np.argsort(-away, kind="stable")
+    return Tasks(tasks.family, tasks.names, tasks.values[order])
 
 
 def _ends(where: Interval | Choices) -> tuple[float, ...]:

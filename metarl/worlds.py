@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.controls import control_range
 from metarl.edits import NEVER_NEGATIVE, nominal_value
 from metarl.errors import UserError, did_you_mean, one_line
 from metarl.family import TaskFamily, find_family
@@ -275,9 +276,7 @@ class TaskWorlds:
 
     def _action_map(self) -> None:
         """Actions in [-1, 1] map linearly onto each actuator's control range."""
-        model = self.family.compile()
-        limited = model.actuator_ctrllimited.astype(bool)
-        low, high = np.where(limited[:, None], model.actuator_ctrlrange, [-1.0, 1.0]).T
+        low, high = control_range(self.family.compile()).T
         self._ctrl_mid = torch.from_numpy((low + high) / 2).expand(self.num_worlds, -1)
         self._ctrl_half = torch.from_numpy((high - low) / 2)
 

@@ -6,7 +6,19 @@ import pytest
 import torch
 
 from envs.point import MJCF, PointGoal
-from metarl import Choices, Interval, Param, TaskDistribution, TaskWorlds, find_family, scale
+from metarl import (
+    Choices,
+    Interval,
+    Param,
+    TaskDistribution,
+    TaskFamily,
+    TaskWorlds,
+    assign,
+    find_family,
+    scale,
+    shift,
+    when,
+)
 from metarl.check import (
     CheckError,
     check_clipping,
@@ -20,6 +32,8 @@ from metarl.check import (
     check_splits,
     check_successor,
 )
+from metarl.family import list_families
+from metarl.notes import notes
 
 STATE = {"calls": 0}
 
@@ -158,6 +172,109 @@ def test_choices_pass() -> None:
 
     family = broken(params=(Param("side", Choices((-1, 1))),), reward=reward)
     assert lines_of(family) == (0, [])
+
+
+def lines_about(family: type[TaskFamily], *starts: str) -> list[str]:
+    lines: list[str] = []
+    check_family(family, lines.append)
+    return [line for line in lines if line.startswith(starts)]
+
+
+CART = """<mujoco><worldbody><geom type="plane" size="5 5 .1"/>{fixed}
+<body name="box" pos="0 0 .06"><freejoint/><geom name="box" type="box" size=".2 .1 .05" mass="1"/>
+<site name="s"/></body></worldbody>{more}
+<actuator><motor name="pull" site="s" gear="20 0 0 0 0 0" ctrlrange="-1 1"/></actuator></mujoco>"""
+
+
+def slide(name: str, more: str = "", fixed: str = "", **attributes) -> type[TaskFamily]:
+    def reward(self, sim, before, action, task):
+        return task["push"] - sim.qpos[:, 0].abs()
+
+    body = {
+        "name": name,
+        "model": CART.format(more=more, fixed=fixed),
+        "horizon": 40,
+        "params": (Param("push", Interval(0.5, 5.0)),),
+        "reward": reward,
+        "reset_noise": 0.0,
+    }
+    return type("Slide", (TaskFamily,), body | attributes)
+
+
+def pushing(field: str, *place: int) -> Callable:
+    """A reward that writes the parameter to an input of the physics after 0.1 s."""
+
+    def reward(self, sim, before, action, task):
+        on = (sim.time.reshape(-1) > 0.1).double()
+        where = (slice(None), *place)
+        sim.bind(field)[where] = on * task["push"]
+        return -sim.qpos[:, 0].abs()
+
+    return reward
+
+
+HAND = '<body name="hand" mocap="true" pos="0 0 .1"/>'
+GRIPS_THE_BOX = '<equality><weld body1="hand" body2="box"/></equality>'
+WEIGHTLESS = '<body name="base"><inertial pos="0 0 0" mass=".5" diaginertia="0 0 0"/></body>'
+LOW_FRICTION = Param("friction", Interval(0.2, 1.6), nominal=1.0,
+                     edit=assign("geom_friction", "box", index=0))  # fmt: skip
+MIDDLE = Param("fault", Choices((0, 1, 2)), nominal=0,
+               edit=when(1, assign("actuator_gear", "pull", index=0), 1.0))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        slide("pushed", reward=pushing("xfrc_applied", 1, 0)),
+        slide("forced", reward=pushing("qfrc_applied", 0)),
+        slide("led", GRIPS_THE_BOX, HAND, reward=pushing("mocap_pos", 0, 1)),
+        slide("fixed-link", fixed=WEIGHTLESS),
+        slide("one-end", params=(LOW_FRICTION,), reward=lambda s, sim, *_: sim.qpos[:, 0]),
+        slide("one-choice", params=(MIDDLE,), reward=lambda s, sim, *_: sim.qpos[:, 0]),
+    ],
+    ids=lambda family: family.name,
+)
+def test_sound_families(family: type[TaskFamily]) -> None:
+    """Inputs that the reward writes, a link without inertia, a value that alone moves something."""
+    assert lines_about(family, "FAIL", "skip", "note") == []
+
+
+def test_an_inertia_that_a_parameter_takes_away_is_no_nominal_zero() -> None:
+    payload = Param("payload", Interval(-1.0, 1.0), edit=shift("body_mass", "box"))
+    (line,) = lines_about(slide("light", fixed=WEIGHTLESS, params=(payload,)), "FAIL")
+    assert "body_mass of 'box' is 0.0 in task payload=-1" in line
+
+
+FLOATS = "the robot floats: the model has no gravity"
+NO_GROUND = "the robot has no ground: nothing that is fixed to the world collides with it"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("", "", []),
+        ("<worldbody>", '<option gravity="0 0 0"/><worldbody>', [FLOATS]),
+        ("<worldbody>", '<option><flag gravity="disable"/></option><worldbody>', [FLOATS]),
+        ("<worldbody>", '<option><flag contact="disable"/></option><worldbody>', [NO_GROUND]),
+        ('<geom type="plane" size="5 5 .1"/>', "", [NO_GROUND]),
+        ('type="plane"', 'type="plane" contype="0" conaffinity="0"', [NO_GROUND]),
+        ("<freejoint/>", '<joint type="slide" axis="1 0 0"/>', []),
+        ('<motor name="pull" site="s" gear="20 0 0 0 0 0" ctrlrange="-1 1"/>',
+         '<motor site="s"/>' * 6, ["no ctrlrange for actuator 0, 1, 2, 3 and 2 more: actions of "
+                                   "-1 and 1 give controls of -1 and 1"]),
+        (' ctrlrange="-1 1"', "", ["no ctrlrange for actuator 'pull': actions of -1 and 1 give "
+                                   "controls of -1 and 1"]),
+    ],
+)  # fmt: skip
+def test_notes_on_models(old: str, new: str, expected: list[str]) -> None:
+    model = CART.format(more="", fixed="").replace(old, new)
+    assert notes(slide("noted", model=model)()) == expected
+    assert lines_about(slide("noted", model=model), "note") == [f"note  {x}" for x in expected]
+
+
+@pytest.mark.parametrize("name", list_families())
+def test_the_families_of_the_library_have_no_notes(name: str) -> None:
+    assert notes(find_family(name)) == []
 
 
 def compounding(self, tasks, worlds_per_task):

@@ -113,6 +113,71 @@ def test_latency_equals_a_queue_of_commands_before_a_plain_loop(latency: float) 
         assert np.array_equal(worlds.simulator.qvel[1].numpy(), data.qvel)
 
 
+class BuiltCart(TaskFamily):
+    """A cart whose motor is added in Python, and whose damping is set after the compilation."""
+
+    name = "built-cart"
+    model = """<mujoco><worldbody><body><joint name="slide" type="slide" axis="1 0 0"/>
+    <geom size=".1" mass="1"/></body></worldbody></mujoco>"""
+    params = (Param("goal", Interval(-1.0, 1.0)),)
+
+    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        spec.add_actuator(name="m", target="slide", trntype=mujoco.mjtTrn.mjTRN_JOINT)
+        model = super().build(spec)
+        model.dof_damping[:] = 2.0
+        return model
+
+    def reward(self, sim, before, action, task) -> torch.Tensor:
+        return -(sim.qpos[:, 0] - task["goal"]).abs()
+
+
+class CompiledCart(BuiltCart):
+    """The same without `super`, so that no variation can come before the compilation."""
+
+    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        spec.add_actuator(name="m", target="slide", trntype=mujoco.mjtTrn.mjTRN_JOINT)
+        return spec.compile()
+
+
+class Geared(TaskFamily):
+    """Edits every motor that there is by then."""
+
+    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        for actuator in spec.actuators:
+            actuator.gear[0] *= 3.0
+        return super().build(spec)
+
+
+GEARED = type("Gears", (BuiltCart,), {"variations": {
+    "gears": Variation((Param("wind", Interval(0.5, 1.0), edit=shift("qpos_spring")),), Geared),
+}})  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [("latency",), ("gears",), ("gears", "latency")])
+def test_a_variation_changes_what_build_adds(names: tuple[str, ...]) -> None:
+    model = compose(GEARED, names)().compile()
+    assert model.actuator_gear[0, 0] == (3.0 if "gears" in names else 1.0)
+    assert bool(model.actuator_history[0, 0]) == ("latency" in names)
+    assert model.dof_damping[0] == 2.0
+
+
+def test_a_latency_of_motors_added_in_python_delays_them() -> None:
+    family = compose(BuiltCart, ["latency"])()
+    assert family.dt == pytest.approx(0.01)
+    late = run(make_worlds(family, TaskDistribution(family).make(latency=0.01), 2))
+    prompt = run(make_worlds(family, TaskDistribution(family).make(latency=0.0), 2))
+    assert not torch.equal(late.qvel, prompt.qvel)
+    for check in CHECKS:
+        check(family)
+
+
+def test_a_build_that_no_variation_can_reach_is_refused() -> None:
+    assert CompiledCart().compile().nu == 1
+    words = r"must end with super\(\).build\(spec\) .* or '\+latency' cannot change the model"
+    with pytest.raises(UserError, match=words):
+        compose(CompiledCart, ["latency"])()
+
+
 def test_commands_of_an_episode_do_not_reach_the_next() -> None:
     family = find_family("point-goal+latency")
     worlds = make_worlds(family, TaskDistribution(family).make(latency=0.06), 2)

@@ -1,11 +1,15 @@
 """Model edits: exact, at the named objects only, and from nominal values."""
 
+import re
+from pathlib import Path
+
 import mujoco
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mujoco.batch import MODEL_FIELDS
 
 from metarl import (
     Choices,
@@ -22,7 +26,8 @@ from metarl import (
     shift,
     when,
 )
-from metarl.edits import Edit, nominal_value
+from metarl.check import check_plain_loop
+from metarl.edits import FIELDS, Edit, nominal_value
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +79,8 @@ def test_one_value_for_each_element(model: mujoco.MjModel) -> None:
 def test_options(model: mujoco.MjModel) -> None:
     got = applied(model, assign("opt.gravity", index=2), np.array([[-3.7], [-1.6]]))
     np.testing.assert_array_equal(got, [[0, 0, -3.7], [0, 0, -1.6]])
-    got = applied(model, scale("opt.timestep"), np.array([[2.0], [3.0]]))
-    assert got.ravel() == pytest.approx([0.02, 0.03])
+    got = applied(model, assign("opt.density"), np.array([[2.0], [3.0]]))
+    assert got.tolist() == [2.0, 3.0]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +97,16 @@ def test_options(model: mujoco.MjModel) -> None:
         (scale("dof_damping", "bshn"), "no joint 'bshn' .did you mean 'bshin'"),
         (scale("geom_friction", index=-1), "no index -1"),
         (scale("opt.gravity", index=3), "no index 3"),
-        (scale("opt.timestep", index=0), "no index 0"),
+        (scale("opt.density", index=0), "no index 0"),
+        (scale("opt.timestep"), "cannot differ between worlds: the family's dt"),
+        (assign("geom_type", "ffoot"), "not a model field that a task can change .did you mean"),
+        (assign("body_parentid"), "not a model field that a task can change"),
+        (assign("jnt_qposadr"), "not a model field that a task can change"),
+        (assign("actuator_trnid"), "not a model field that a task can change"),
+        (scale("body_subtreemass"), "not a model field that a task can change"),
+        (scale("geom_rgba"), "not a model field that a task can change"),
+        (scale("pair_friction", "grip"), "no pair 'grip'; it has none with a name"),
+        (scale("eq_data", "weld"), "no equality 'weld'; it has none with a name"),
         (scale("opt.gravty"), "did you mean 'opt.gravity'"),
         (scale("hfield_data"), "not a model field that a task can change"),
         (scale("tendon_stiffness", "rope"), "no tendon 'rope'; it has none with a name"),
@@ -144,6 +158,64 @@ def test_an_unnamed_actuator_goes_by_its_joint() -> None:
     assert scale("actuator_gear", "hip_1").rows(ant) == [2]
     with pytest.raises(UserError, match=r"no actuator 'hip_5' .did you mean 'hip_"):
         scale("actuator_gear", "hip_5").rows(ant)
+
+
+def test_the_fields_hold_real_numbers_and_their_objects_have_names() -> None:
+    """All but geom_dataid, which chooses a height field, and all are listed in the docs."""
+    listed = [name for group in FIELDS.values() for name in group]
+    assert len(listed) == len(set(listed))
+    assert set(listed) <= set(MODEL_FIELDS)
+    model = mujoco.MjModel.from_xml_string(GRIPPER)
+    whole = [name for name in listed if nominal_value(model, name).dtype.kind != "f"]
+    assert whole == ["geom_dataid"]
+    docs = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+    table = docs.partition("#### Fields that an edit may change")[2].partition("\n#")[0]
+    assert re.findall(r"`([a-z_0-9.]+)`", table) == listed
+
+
+GRIPPER = """
+<mujoco><worldbody><geom name="floor" type="plane" size="1 1 .1"/>
+<body name="a" pos="0 0 .1"><freejoint/><geom name="a" size=".1"/></body>
+<body name="b" pos=".3 0 .1"><freejoint/><geom name="b" size=".1"/><site name="s"/></body>
+</worldbody>
+<contact><pair geom1="floor" geom2="a"/><pair name="grip" geom1="floor" geom2="b"/></contact>
+<equality><connect body1="a" anchor="0 0 0"/><weld name="glue" body1="a" body2="b"/></equality>
+<actuator><motor site="s" gear="1 0 0 0 0 0" ctrlrange="-1 1"/></actuator></mujoco>
+"""
+
+
+@pytest.mark.parametrize(
+    ("edit", "row"),
+    [
+        (scale("pair_friction", "grip", index=0), 1),
+        (scale("eq_solref", "glue", index=0), 1),
+        (scale("eq_data", "glue"), 1),
+    ],
+)
+def test_contact_pairs_and_equalities_go_by_name(edit: Edit, row: int) -> None:
+    class Gripper(TaskFamily):
+        model = GRIPPER
+        params = (Param("hold", Interval(0.5, 2.0), edit=edit),)
+
+        def reward(self, sim, before, action, task) -> torch.Tensor:
+            return sim.qpos[:, 0]
+
+    family = Gripper()
+    assert edit.rows(family.compile()) == [row]
+    check_plain_loop(family)  # where another implementation finds the rows
+
+
+def test_an_edit_that_mujoco_refuses_is_one_line() -> None:
+    """The ball b has its centre of mass at its origin, so MuJoCo compiled it as simple."""
+
+    class Ball(TaskFamily):
+        model = GRIPPER
+        params = (Param("lean", Interval(0.0, 0.1), edit=shift("body_ipos", "b", index=0)),)
+
+    worlds = TaskWorlds(Ball(), 1, 1)
+    with pytest.raises(UserError, match=r"MuJoCo refuses an edit of body_ipos: .*simple") as caught:
+        worlds.set_tasks(TaskDistribution(worlds.family).make(lean=0.1), 1)
+    assert "\n" not in str(caught.value)
 
 
 # --- every sort of edit at once, in the physics ---------------------------------------------------

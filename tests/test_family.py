@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import Interval, Param, TaskFamily, TaskWorlds, UserError, find_family, scale, shift
+from metarl import (
+    Choices,
+    Interval,
+    Param,
+    TaskFamily,
+    TaskWorlds,
+    UserError,
+    assign,
+    find_family,
+    scale,
+    shift,
+    when,
+)
 from metarl.family import list_families
 from metarl.keys import Key
 
@@ -172,6 +184,82 @@ def test_a_size_from_the_model_must_fit_every_edit() -> None:
         TaskWorlds(family(model=MJCF.format(step=0.01, more=more), params=(both,)), 2, 1)
 
 
+ONE_TO_TWO = Interval(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (scale("dof_damping"), "nominal dof_damping is 0, and 0 scaled is 0"),
+        (scale("dof_damping", "slide"), "nominal dof_damping of 'slide' is 0"),
+        (scale("geom_friction", "box", index=1), ""),
+        (scale("opt.gravity", index=0), "nominal opt.gravity is 0"),
+        (scale("opt.gravity"), ""),
+        ((scale("dof_damping"), scale("dof_armature")), "nominal dof_damping is 0"),
+        ((scale("dof_damping"), scale("body_mass")), ""),
+        ((shift("dof_damping"), scale("dof_damping")), ""),
+        (scale("tendon_stiffness"), "the model has no tendon"),
+        (assign("jnt_range", "slide"), "ignores jnt_range of 'slide' where jnt_limited is 0"),
+        (scale("actuator_ctrlrange", "push"), ""),
+        (assign("actuator_forcerange"), "where actuator_forcelimited is 0"),
+        (shift("actuator_delay", "push"), "actuator_history is 0: set it in the model, or use"),
+    ],
+)
+def test_a_parameter_whose_edits_cannot_act_is_refused(edit, words: str) -> None:
+    """But a vector, or a tuple of edits, may have parts that do nothing."""
+    params = (Param("p", ONE_TO_TWO, edit=edit),)
+    if not words:
+        assert family(params=params).params == params
+        return
+    with pytest.raises(UserError, match=f"'cart', parameter 'p': .*{words}") as caught:
+        family(params=params)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_scale_of_what_an_earlier_parameter_sets_is_no_scale_of_zero() -> None:
+    drag = Param("drag", ONE_TO_TWO, edit=assign("dof_damping", "slide"))
+    wear = Param("wear", ONE_TO_TWO, edit=scale("dof_damping", "slide"))
+    assert len(family(params=(drag, wear)).params) == 2
+    with pytest.raises(UserError, match="0 scaled is 0"):
+        family(params=(wear, drag))
+
+
+HILLS = (
+    MJCF.format(step=0.01, more='<geom name="ground" type="hfield" hfield="a" pos="0 0 -1"/>')
+    .replace("<worldbody>", """<asset><hfield name="a" nrow="2" ncol="2" size="1 1 .1 .1"/>
+    <hfield name="b" nrow="2" ncol="2" size="1 1 .1 .1"/></asset><worldbody>""")
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("train", "edit", "words"),
+    [
+        (Choices((0, 1)), assign("geom_dataid", "ground"), ""),
+        (Choices((0, 1)), (when(1, assign("geom_dataid", "ground"), 1.0),), ""),
+        (Choices((0, 2)), assign("geom_dataid", "ground"), "height fields, 0 to 1, not {0.0, 2.0}"),
+        (Choices((0, 1), ood=(7,)), assign("geom_dataid", "ground"), "height fields, 0 to 1"),
+        (Choices((-1, 0)), assign("geom_dataid", "ground"), "height fields, 0 to 1"),
+        (Choices((0.5, 1)), assign("geom_dataid", "ground"), "height fields, 0 to 1"),
+        (Choices((0, 1)), (when(1, assign("geom_dataid", "ground"), 9.0),), "height fields"),
+        (Interval(0, 1), assign("geom_dataid", "ground"), "needs Choices"),
+        (Choices((0, 1)), assign("geom_dataid", "box"), "geoms of type hfield only"),
+        (Choices((0, 1)), assign("geom_dataid"), "geoms of type hfield only"),
+    ],
+)
+def test_a_ground_is_a_height_field_that_the_model_has(train, edit, words: str) -> None:
+    params = (Param("ground", train, edit=edit, nominal=0),)
+    if not words:
+        TaskWorlds(family(model=HILLS, params=params), 2, 1)
+        return
+    with pytest.raises(UserError, match="'cart', parameter 'ground': geom_dataid .*" + words):
+        family(model=HILLS, params=params)
+
+
+def test_a_build_without_a_model_is_named() -> None:
+    with pytest.raises(UserError, match=r"'cart': build\(\) must return the model .* not NoneType"):
+        family(build=lambda self, spec: None)
+
+
 def test_a_family_may_have_no_parameters() -> None:
     worlds = TaskWorlds(family(), 3, 1)
     assert worlds.task == {}
@@ -183,6 +271,34 @@ def test_a_motor_without_limits_takes_minus_one_to_one() -> None:
     worlds = TaskWorlds(family(model=CART.replace(' ctrlrange="-4 2"', "")), 3, 1)
     worlds.step(torch.tensor([[-9.0], [0.5], [1.0]]))
     assert worlds.simulator.ctrl[:, 0].tolist() == [-1.0, 0.5, 1.0]
+
+
+SERVO = """<mujoco><worldbody><body>
+<joint name="a" axis="0 1 0" range="-20 170" limited="{limited}" armature=".1"/><geom size=".1"/>
+</body></worldbody><actuator><{kind} joint="a" {more}/></actuator></mujoco>"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "limited", "more", "expected"),
+    [
+        ("position", "true", "", (-np.pi / 9, np.pi * 17 / 18)),
+        ("position", "true", 'kp="80" kv="4" timeconst=".1"', (-np.pi / 9, np.pi * 17 / 18)),
+        ("position", "true", 'gear="-2"', (-np.pi * 17 / 9, np.pi * 2 / 9)),
+        ("position", "true", 'ctrlrange="-1 3"', (-1, 3)),
+        ("position", "false", "", (-1, 1)),
+        ("velocity", "true", "", (-1, 1)),
+        ("intvelocity", "true", 'actrange="-1 1"', (-1, 1)),
+        ("motor", "true", "", (-1, 1)),
+    ],
+)
+def test_a_position_actuator_without_a_range_has_that_of_its_limited_joint(
+    kind: str, limited: str, more: str, expected: tuple[float, float]
+) -> None:
+    servo = family(model=SERVO.format(kind=kind, limited=limited, more=more))
+    worlds = TaskWorlds(servo, 3, 1)
+    worlds.step(torch.tensor([[-1.0], [0.0], [1.0]]))
+    low, high = expected
+    assert worlds.simulator.ctrl[:, 0].tolist() == pytest.approx([low, (low + high) / 2, high])
 
 
 def test_models_from_a_path_a_string_and_a_spec_are_one(tmp_path: Path) -> None:
@@ -205,6 +321,13 @@ def test_models_from_a_path_a_string_and_a_spec_are_one(tmp_path: Path) -> None:
 def test_options_that_cannot_work_are_named(field: str, text: str) -> None:
     with pytest.raises(UserError, match=f"'cart'.*{field}") as caught:
         family(model=CART.replace('timestep="0.01"', text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_cannot_be_batched_is_refused_in_one_line() -> None:
+    asleep = CART.replace("<option ", '<option><flag sleep="enable"/></option><option ')
+    with pytest.raises(UserError, match="worlds cannot be batched of this model: sleep") as caught:
+        TaskWorlds(family(model=asleep), 2, 1)
     assert "\n" not in str(caught.value)
 
 

@@ -68,11 +68,11 @@ class TaskReplay:
         need, free = 4 * tasks * rows, free_memory(device)
         if free is not None and need > free:
             raise UserError(
-                f"the replay needs {_gib(need)}, but {device} has {_gib(free)} free: lower "
+                f"the replay needs {gib(need)}, but {device} has {gib(free)} free: lower "
                 f"replay_capacity (now {capacities[0]}) or train_tasks (now {tasks})"
             )
         print(
-            f"replay: {tasks} tasks x {capacities[0]} transitions, {_gib(need)} on {device}",
+            f"replay: {tasks} tasks x {capacities[0]} transitions, {gib(need)} on {device}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
         first, second = (
@@ -188,5 +188,6 @@ def free_memory(device: torch.device) -> int | None:
             return None
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
+    """Return a number of bytes in words."""
     return f"{size / 2**30:.3g} GiB"

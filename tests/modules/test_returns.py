@@ -5,7 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metarl.modules.returns import LinearBaseline, generalized_advantages
+from metarl.errors import UserError
+from metarl.modules import returns
+from metarl.modules.returns import LinearBaseline, generalized_advantages, ridge_weights
 from metarl.rollout import Rollout
 
 
@@ -235,3 +237,75 @@ def test_a_fit_of_what_is_not_a_number_ends(monkeypatch) -> None:
     monkeypatch.setattr(torch.linalg, "cholesky_ex", counted)
     obs, flags = torch.full((3, 2, 1), float("nan")), torch.zeros(3, 2, dtype=torch.bool)
     LinearBaseline(0.9).values(rollout(obs, obs, torch.ones(3, 2), flags, flags))
+
+
+# --- observations of many numbers ----------------------------------------------------------------
+
+
+def wide_rollout(size: int, tasks: int = 2, seed: int = 0) -> Rollout:
+    """Twelve steps of three worlds a task; the reward is 1 and twice the first number, and noise.
+
+    It ends there, so that the value is the reward if γ is 0.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    obs = torch.randn(12, 3 * tasks, size, generator=rng)
+    reward = 1.0 + 2.0 * obs[..., 0] + torch.randn(12, 3 * tasks, generator=rng)
+    never = torch.zeros(12, 3 * tasks, dtype=torch.bool)
+    return rollout(obs, obs.roll(-1, 0), reward, never, never, tasks)
+
+
+def test_ridge_weights_equal_the_normal_equations() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 20, 50, generator=rng, dtype=torch.float64) * torch.rand(50, generator=rng)
+    x[:, :, 7] = 0.0
+    y = torch.randn(3, 20, generator=rng, dtype=torch.float64)
+    got = ridge_weights(x, y, tolerance=1e-12)
+    scale = x.square().mean(1).sqrt()
+    scale = torch.where(scale > 0, 1 / scale, 0.0)
+    z = x * scale[:, None]
+    exact = torch.linalg.solve(z.mT @ z + 50 * torch.eye(50), (z.mT @ y[..., None])[..., 0])
+    torch.testing.assert_close(got, scale * exact, rtol=1e-8, atol=1e-10)
+
+
+def test_a_wide_baseline_tells_something_and_leaves_something(monkeypatch) -> None:
+    """A direct fit of 64 features reproduces 36 returns, and leaves no advantage."""
+    data = wide_rollout(30)
+    left = {}
+    for most in (1024, 16):
+        monkeypatch.setattr(returns, "MOST_FEATURES", most)
+        value, _ = LinearBaseline(0.0).values(data)
+        left[most] = float((data.reward - value).var() / data.reward.var())
+    assert left[1024] < 0.01
+    assert 0.1 < left[16] < 0.8
+
+
+def test_a_wide_baseline_of_a_task_does_not_depend_on_the_others() -> None:
+    data = wide_rollout(600, tasks=3)
+    together = LinearBaseline(0.9).values(data)
+    for m in range(3):
+        worlds = slice(3 * m, 3 * m + 3)
+        parts = [p[:, worlds] if isinstance(p, torch.Tensor) else 1 for p in data]
+        alone = LinearBaseline(0.9).values(Rollout(*parts))
+        for one, two in zip(alone, together, strict=True):
+            torch.testing.assert_close(one, two[:, worlds], rtol=1e-4, atol=1e-4)
+
+
+def test_a_wide_baseline_is_linear_in_the_observation_and_says_its_memory(capsys) -> None:
+    """The square of 40,004 features would take 12.8 GB a task."""
+    baseline, data = LinearBaseline(0.99), wide_rollout(20_000)
+    for _ in range(2):
+        value, next_value = baseline.values(data)
+    assert value.shape == next_value.shape == (12, 6)
+    assert value.dtype == torch.float64
+    assert torch.isfinite(value).all()
+    words = "baseline: 2 tasks, 72 steps x 20000 observed numbers, 0.0215 GiB on cpu\n"
+    assert capsys.readouterr().err == words  # once
+
+
+@pytest.mark.parametrize("size", [4, 600])
+def test_a_baseline_for_which_memory_is_lacking_is_refused(monkeypatch, size: int) -> None:
+    monkeypatch.setattr(returns, "free_memory", lambda device: 1000)
+    with pytest.raises(
+        UserError, match=f"{size} observed numbers needs .* lower rollouts_per_task"
+    ):
+        LinearBaseline(0.99).values(wide_rollout(size))

@@ -36,23 +36,34 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    ("task", "kind", "vector"),
+    ("task", "expected"),
     [
-        ({"goal_velocity": 1.5}, "velocity", (1.5, 0, 0)),
-        ({"direction": -1.0}, "direction", (-1, 0, 0)),
-        ({"goal_angle": np.pi / 2}, "direction", (0, 1, 0)),
-        ({"goal_angle": np.pi, "goal_radius": 2.0}, "goal", (-2, 0, 0)),
-        ({"goal_x": 0.5, "goal_y": -1.0}, "goal", (0.5, -1, 0)),
+        ({"goal_velocity": (1.5, "m/s")}, ("velocity", (1.5, 0, 0))),
+        ({"goal_velocity": (1.5, "rad/s")}, None),
+        ({"goal_velocity": (np.ones(2), "m/s")}, None),
+        ({"direction": (-1.0, "")}, ("direction", (-1, 0, 0))),
+        ({"direction": (-1.0, "rad")}, None),
+        ({"direction": (0.3, "")}, None),
+        ({"goal_angle": (np.pi / 2, "rad")}, ("direction", (0, 1, 0))),
+        ({"goal_angle": (90.0, "deg")}, None),
+        ({"goal_angle": (np.pi, "rad"), "goal_radius": (2.0, "m")}, ("goal", (-2, 0, 0))),
+        ({"goal_angle": (np.pi, "rad"), "goal_radius": (2.0, "")}, None),
+        ({"goal_x": (0.5, "m"), "goal_y": (-1.0, "m")}, ("goal", (0.5, -1, 0))),
+        ({"goal_x": (0.5, "m"), "goal_y": (-1.0, "")}, None),
+        (
+            {"goal_x": (0.5, "m"), "goal_y": (-1.0, "m"), "goal_z": (0.7, "m")},
+            ("goal", (0.5, -1, 0.7)),
+        ),
+        ({"goal_x": (0.5, "m"), "goal_y": (-1.0, "m"), "goal_z": (0.7, "rad")}, None),
+        ({"mass": (2.0, "kg")}, None),
     ],
 )
-def test_usual_parameters_have_markers(task, kind, vector):
-    (marker,) = usual_markers(task)
-    assert marker.kind == kind
-    assert np.allclose(marker.vector, vector)
-
-
-def test_no_marker_for_dynamics():
-    assert usual_markers({"mass": 2.0}) == []
+def test_parameters_of_a_usual_name_and_unit_have_markers(task, expected):
+    values, units = ({k: pair[i] for k, pair in task.items()} for i in (0, 1))
+    got = usual_markers(values, units)
+    assert [marker.kind for marker in got] == ([expected[0]] if expected else [])
+    for marker in got:
+        assert np.allclose(marker.vector, expected[1])
 
 
 def test_velocity_of_steady_motion():
@@ -78,6 +89,7 @@ def test_readings_by_hand():
 
     assert read("velocity", (1.5, 0.0, 0.0)) == (1.0, 1.5)
     assert read("goal", (0.0, 0.0, 0.0)) == (5.0, 0.0)
+    assert read("goal", (3.0, 4.0, 0.75)) == (0.25, 0.0)
     assert read("direction", (0.0, 1.0, 0.0)) == (2.0, None)
     assert read("direction", (-1.0, 0.0, 0.0)) == (1.0, None)
 

@@ -1,0 +1,40 @@
+"""The controls that actions stand for: -1 and 1 are the ends of each actuator's range."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+_JOINTS = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
+_ANGLES = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
+_DIRECT = (
+    int(mujoco.mjtDyn.mjDYN_NONE), int(mujoco.mjtDyn.mjDYN_FILTER),
+    int(mujoco.mjtDyn.mjDYN_FILTEREXACT),
+)  # fmt: skip
+
+
+def control_range(model: mujoco.MjModel) -> np.ndarray:
+    """Return (nu, 2) the controls, low and high, onto which actions -1 and 1 map linearly.
+
+    They are the actuator's ctrlrange; without one, the range of the joint for a position actuator
+    of a limited joint, times its gear; else -1 and 1.
+    """
+    limited = model.actuator_ctrllimited.astype(bool)
+    ranges = np.where(limited[:, None], model.actuator_ctrlrange, [-1.0, 1.0])
+    for i in np.flatnonzero(~limited & holds_position(model)):
+        joint = int(model.actuator_trnid[i, 0])
+        ranges[i] = np.sort(model.actuator_gear[i, 0] * model.jnt_range[joint])
+    return ranges
+
+
+def holds_position(model: mujoco.MjModel) -> np.ndarray:
+    """Return (nu,) bool: the actuators whose control is the position of one limited joint."""
+    joint = np.clip(model.actuator_trnid[:, 0], 0, max(model.njnt - 1, 0))
+    on_joint = np.isin(model.actuator_trntype, _JOINTS) & (model.njnt > 0)
+    if model.njnt:
+        on_joint &= np.isin(model.jnt_type[joint], _ANGLES) & (model.jnt_limited[joint] != 0)
+    kp = model.actuator_gainprm[:, 0]
+    servo = (model.actuator_gaintype == int(mujoco.mjtGain.mjGAIN_FIXED)) & (kp != 0)
+    servo &= model.actuator_biastype == int(mujoco.mjtBias.mjBIAS_AFFINE)
+    servo &= (model.actuator_biasprm[:, 0] == 0) & (model.actuator_biasprm[:, 1] == -kp)
+    return on_joint & servo & np.isin(model.actuator_dyntype, _DIRECT)
