@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import shlex
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+
+LONGEST_WORDS = 200
+"""Characters that are printed of words that come from a file, an argument or an exception."""
+LONGEST_LINE = 4000
+"""Characters of a line, whatever it is made of."""
+_LONG = re.compile(r"""(?<![^\s(=])(['"])(?P<quoted>.{201,}?)\1(?!\w)|\S{201,}""")
 
 
 class UserError(ValueError):
@@ -28,6 +35,38 @@ def quoted(word: Path | str) -> str:
     return shlex.quote(str(word))
 
 
+def printable(words: object, most: int | None = None) -> str:
+    r"""Return text as one line that does nothing to a terminal.
+
+    Line breaks become spaces. Control, format and bidirectional characters, and bytes that are no
+    text, are shown as escapes, such as ``\x1b``.
+
+    Args:
+        words: of anybody.
+        most: characters that are kept; the end is cut off and marked with "…".
+    """
+    text = "".join(map(_visible, str(words) if most is None else str(words)[: most + 1]))
+    return text if most is None or len(text) <= most else text[: most - 1] + "…"
+
+
+def shortened(line: str) -> str:
+    """Return a printable line with the middle of every long or quoted word cut out."""
+    return printable(_LONG.sub(lambda found: _middle_out(found[0]), line), LONGEST_LINE)
+
+
+def _visible(character: str) -> str:
+    if character.isspace():
+        return " "
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+def _middle_out(words: str) -> str:
+    half = LONGEST_WORDS // 2
+    return words if len(words) <= LONGEST_WORDS else f"{words[:half]}…{words[1 - half :]}"
+
+
 def one_line(error: Exception, source: object) -> str:
     """Return an exception as one line, with its type and place if it is a stranger's own.
 
@@ -36,7 +75,10 @@ def one_line(error: Exception, source: object) -> str:
         source: the plug-in, or its class, whose file the place is looked for in.
     """
     text = " ".join(str(error).split())
-    if isinstance(error, UserError | AssertionError):
+    if isinstance(error, UserError):
+        return text
+    text = printable(text, LONGEST_WORDS)
+    if isinstance(error, AssertionError):
         return text
     file = inspect.getsourcefile(source if isinstance(source, type) else type(source))
     frames = traceback.extract_tb(error.__traceback__)

@@ -363,7 +363,7 @@ def _is_training_split(family: str) -> bool:
 
     Only registered names are looked up: a report must not make us run a file that it names.
     """
-    if family.partition("+")[0] not in list_families():
+    if ":" in family or family.partition("+")[0] not in list_families():
         return False
     try:
         return TaskDistribution(find_family(family)).shared_split

@@ -26,6 +26,7 @@ from metarl.commands.arguments import field_names, parse
 from metarl.errors import UserError, did_you_mean
 from metarl.evaluation import evaluate
 from metarl.launch import open_run, refuse_changes, resume, start, train_config, worlds_for
+from metarl.plugins import plugin_file
 from metarl.run_folder import disk_errors, read_json, write_json
 from metarl.tasks import TaskDistribution
 from metarl.train_config import TrainConfig, default_out, finished, with_goal
@@ -123,7 +124,9 @@ def train_or_resume(family: str, algorithm: str, train: TrainConfig, learner: ob
     train = replace(train, out=str(run))
     if not any((run / "checkpoints").glob("step_*")):
         return start(family, algorithm, train, learner)
-    checkpoint = checkpoints.load(checkpoints.newest(run))
+    named = {"family": family, "algorithm": algorithm}  # by whoever calls: files may be run
+    files = {kind: name for kind, name in named.items() if plugin_file(name)}
+    checkpoint = checkpoints.load(checkpoints.newest(run), **files)
     refuse_changes(checkpoint, train, learner)
     if finished(checkpoint.meta, train):
         print(f"{run} has finished training; testing it")

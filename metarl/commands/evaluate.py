@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from metarl.commands.arguments import check_counts, parse
+from metarl.commands.arguments import Said, check_counts, parse
 from metarl.errors import UserError
 from metarl.family import TaskFamily, family_class
 from metarl.learner import find_learner, list_learners
@@ -29,7 +29,7 @@ class Algorithms:
 
 
 @dataclass(frozen=True)
-class OnRun:
+class OnRun(Said):
     """What the commands that open a trained run share."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -134,7 +134,7 @@ def evaluate(argv: Sequence[str]) -> int:
     from metarl.evaluation import evaluate as evaluate_learner
     from metarl.launch import open_run, worlds_for, worlds_per_task
 
-    checkpoint, family, learner = open_run(args.run, args.device, args.threads)
+    checkpoint, family, learner = open_run(args.run, args.device, args.threads, **args.said())
     count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
     tasks = TaskDistribution(family).split(args.split, args.tasks)
     worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
@@ -163,7 +163,7 @@ def adapt(argv: Sequence[str]) -> int:
     from metarl.adapted import adapt_to, save_adapted
     from metarl.launch import open_run, worlds_for, worlds_per_task
 
-    checkpoint, family, learner = open_run(args.run, args.device, args.threads)
+    checkpoint, family, learner = open_run(args.run, args.device, args.threads, **args.said())
     task = parse_task(family, args.set)
     count = worlds_per_task(checkpoint, args.rollouts_per_task, 1)
     worlds = worlds_for(family, learner, count, args.threads)

@@ -79,7 +79,7 @@ def render(argv: Sequence[str]) -> int:
         video.check_out(args.out)
     if args.live:
         check_display()
-    checkpoint, family, learner = open_run(args.run, args.device, args.threads)
+    checkpoint, family, learner = open_run(args.run, args.device, args.threads, **args.said())
     split = "the task" if args.set else args.split
     tasks = (
         parse_task(family, args.set)

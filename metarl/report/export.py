@@ -126,13 +126,15 @@ def _shareable(run: Path | str) -> Checkpoint:
     """Return the run's newest checkpoint. Raises UserError if an agent cannot be made of it."""
     from metarl import checkpoint as checkpoints
 
-    checkpoint = checkpoints.load(checkpoints.newest(Path(run)))
-    for kind, name in (("family", checkpoint.family), ("algorithm", checkpoint.algorithm)):
-        if ":" in name:
+    path = checkpoints.newest(Path(run))
+    header = checkpoints.verify(path)
+    for kind in ("family", "algorithm"):
+        if ":" in (name := str(header.get(kind))):
             raise UserError(
                 f"only registered names can be shared: the {kind} is '{name}'; give it a name with "
                 f"an entry point, and train under that name"
             )
+    checkpoint = checkpoints.load(path)
     if checkpoint.meta.get("exported"):
         raise UserError(f"'{run}' is an exported agent already")
     return checkpoint
