@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 from torch import Tensor
 
-from metarl.errors import UserError, did_you_mean
+from metarl.errors import UserError, did_you_mean, warn
 from metarl.plugins import absolute, reference
 from metarl.reading import LARGEST_HEADER, read_object, refusing, regular_size
 from metarl.trust import admitted, located
@@ -162,7 +161,7 @@ def newest(path: Path | str) -> Path:
     for candidate in reversed(found):
         if not (problem := _problem(candidate)):
             if first:
-                warnings.warn(f"{first}; using {candidate.name} instead", stacklevel=1)
+                warn(f"{first}; using {candidate.name} instead")
             return candidate
         first = first or problem
     raise UserError(f"'{path}' holds no readable checkpoint: {first}")

@@ -7,6 +7,7 @@ import inspect
 import re
 import shlex
 import traceback
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,14 +15,20 @@ LONGEST_WORDS = 200
 """Characters that are printed of words that come from a file, an argument or an exception."""
 LONGEST_LINE = 4000
 """Characters of a line, whatever it is made of."""
-_LONG = re.compile(r"""(?<![^\s(=])(['"])(?P<quoted>.{201,}?)\1(?!\w)|\S{201,}""")
+_LONGEST_INPUT = 10**6
+_LONG = re.compile(rf"(?<!\w)'[^']{{{LONGEST_WORDS + 1},}}'|\S{{{LONGEST_WORDS + 1},}}")
 
 
 class UserError(ValueError):
     """Bad input: one line that says what was wrong, where, and what is allowed.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. Whatever words of others
+    are in it, it is one line that does nothing to a terminal.
     """
+
+    def __init__(self, line: object) -> None:
+        """Take the line; see `shortened`."""
+        super().__init__(shortened(line))
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
@@ -49,9 +56,17 @@ def printable(words: object, most: int | None = None) -> str:
     return text if most is None or len(text) <= most else text[: most - 1] + "…"
 
 
-def shortened(line: str) -> str:
-    """Return a printable line with the middle of every long or quoted word cut out."""
-    return printable(_LONG.sub(lambda found: _middle_out(found[0]), line), LONGEST_LINE)
+def shortened(line: object) -> str:
+    """Return a printable line without the middle of what is too long in it.
+
+    That is a word, or what is quoted, of more than `LONGEST_WORDS` characters.
+    """
+    return printable(_LONG.sub(_middle_out, printable(line, _LONGEST_INPUT)), LONGEST_LINE)
+
+
+def warn(line: object) -> None:
+    """Warn the user in one line that does nothing to a terminal."""
+    warnings.warn(shortened(line), stacklevel=3)
 
 
 def _visible(character: str) -> str:
@@ -62,9 +77,9 @@ def _visible(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def _middle_out(words: str) -> str:
+def _middle_out(found: re.Match[str]) -> str:
     half = LONGEST_WORDS // 2
-    return words if len(words) <= LONGEST_WORDS else f"{words[:half]}…{words[1 - half :]}"
+    return f"{found[0][:half]}…{found[0][1 - half :]}"
 
 
 def one_line(error: Exception, source: object) -> str:

@@ -16,12 +16,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl.errors import UserError, quoted
+from metarl.errors import UserError, quoted, warn
 from metarl.plugins import KINDS, absolute, digest, plugin_file, run_alone, run_freely
 from metarl.run_folder import write_bytes
 
@@ -178,7 +177,7 @@ def _trained_with(one: _Named) -> Path | None:
 
 def _note_change(one: _Named, file: Path) -> None:
     if one.sha256 is not None and digest(file) != one.sha256:
-        warnings.warn(f"{one.kind} file '{file}' has changed since training", stacklevel=2)
+        warn(f"{one.kind} file '{file}' has changed since training")
 
 
 def _refusal(folder: Path, refused: list[_Named]) -> CodeError:

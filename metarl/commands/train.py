@@ -13,6 +13,7 @@ from metarl.commands.arguments import field_names, parse, take_option
 from metarl.errors import UserError, quoted
 from metarl.learner import find_learner, list_learners
 from metarl.plugins import KINDS, absolute, plugin_file
+from metarl.progress import say
 from metarl.train_config import TrainConfig, with_goal
 
 PROG = "metarl train"
@@ -70,7 +71,7 @@ def _resume(run: str, argv: list[str]) -> int:
     refuse_changes(checkpoint, got.train, got.learner)
     if finished(checkpoint.meta, got.train):
         where = run_of(checkpoint)
-        print(
+        say(
             f"{where} has already finished, at iteration {checkpoint.step}; give a larger "
             f"--iterations or --env-steps to go on, or try: metarl evaluate {quoted(where)}"
         )

@@ -22,6 +22,7 @@ import tyro
 
 from metarl.commands.arguments import parse
 from metarl.errors import UserError, quoted
+from metarl.progress import say
 
 if TYPE_CHECKING:
     from metarl.checkpoint import Checkpoint
@@ -63,10 +64,10 @@ def export(argv: Sequence[str]) -> int:
     args = parse(Export, argv, prog="metarl export")
     path = export_agent(
         args.run, args.out, result=args.result, half=args.half, note=args.note or "",
-        threads=args.threads, say=lambda line: print(line, flush=True),
+        threads=args.threads, say=say,
     )  # fmt: skip
     size = sum(file.stat().st_size for file in path.iterdir())
-    print(f"wrote {path} ({size / 1024:.0f} KiB); try: metarl adapt {quoted(path)}")
+    say(f"wrote {path} ({size / 1024:.0f} KiB); try: metarl adapt {quoted(path)}")
     return 0
 
 
