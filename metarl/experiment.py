@@ -125,9 +125,11 @@ def train_or_resume(family: str, algorithm: str, train: TrainConfig, learner: ob
     train = replace(train, out=str(run))
     if not any((run / "checkpoints").glob("step_*")):
         return start(family, algorithm, train, learner)
-    named = {"family": family, "algorithm": algorithm}  # by whoever calls: files may be run
-    files = {kind: name for kind, name in named.items() if plugin_file(name)}
-    checkpoint = checkpoints.load(checkpoints.newest(run), **files)
+    checkpoint = checkpoints.load(
+        checkpoints.newest(run),
+        family=family if plugin_file(family) else None,  # files that the caller names may be run
+        algorithm=algorithm if plugin_file(algorithm) else None,
+    )
     refuse_changes(checkpoint, train, learner)
     if finished(checkpoint.meta, train):
         say(f"{run} has finished training; testing it")
