@@ -15,9 +15,10 @@ from torch import Tensor
 from metarl import checkpoint as checkpoints
 from metarl.errors import UserError
 from metarl.keys import Key
-from metarl.plugins import refuse_own_code
+from metarl.reading import read_object, refusing, regular_size
 from metarl.rollout import Rollout, collect
 from metarl.run_folder import disk_errors, write_bytes, write_json
+from metarl.trust import admitted, located
 
 if TYPE_CHECKING:
     from metarl.checkpoint import Checkpoint
@@ -124,10 +125,11 @@ def save_adapted(
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"the adapted '{name}' is not finite, so it is not saved")
     weights = safetensors.torch.save(tensors)
+    names = {"family": checkpoint.family, "algorithm": checkpoint.algorithm}
     about = {
         "format": FORMAT,
-        "family": checkpoint.family,
-        "algorithm": checkpoint.algorithm,
+        **names,
+        "files": located(folder, names),
         "spec": learner.spec._asdict(),
         "learner_config": asdict(learner.config),
         "step": checkpoint.step,
@@ -143,30 +145,46 @@ def save_adapted(
     return folder
 
 
-def load_adapted(folder: Path | str, *, device: str = "cpu") -> tuple[Learner, Any]:
+def load_adapted(
+    folder: Path | str,
+    *,
+    device: str = "cpu",
+    family: str | None = None,
+    algorithm: str | None = None,
+    trust_code: bool = False,
+) -> tuple[Learner, Any]:
     """Read what `save_adapted` wrote.
+
+    Args:
+        folder: with the two files.
+        device: where the learner computes.
+        family: see `metarl.checkpoint.load`, as for the rest.
+        algorithm: likewise.
+        trust_code: likewise.
 
     Returns:
         The learner, and the state in which it is adapted: what `Learner.act` and `collect` take.
         It has the worlds that it was adapted in; where a learner pools them, it fits any number.
 
     Raises:
-        UserError: a file is missing, changed, not ours, or of another version of its algorithm.
+        UserError: a file is missing, changed, not ours, or of another version of its algorithm, or
+            the policy names code that nobody said may be run.
     """
     folder = Path(folder)
-    with checkpoints.refusing(folder / WEIGHTS, "policy"):
-        checkpoints.regular_size(folder / WEIGHTS)
+    with refusing(folder / WEIGHTS, "policy"):
+        regular_size(folder / WEIGHTS)
         weights = (folder / WEIGHTS).read_bytes()
-    with checkpoints.refusing(folder / HEADER, "policy"):
-        about = checkpoints.read_object(folder / HEADER, FORMAT)
+    with refusing(folder / HEADER, "policy"):
+        about = read_object(folder / HEADER, FORMAT)
         if about["sha256"] != {WEIGHTS: hashlib.sha256(weights).hexdigest()}:
             raise ValueError(f"{WEIGHTS} was changed after it was written (sha256)")
-        for named in (str(about["family"]), str(about["algorithm"])):
-            refuse_own_code(folder, named)
+        family, algorithm = admitted(
+            folder, about, family=family, algorithm=algorithm, trust_code=trust_code
+        )
         tensors = safetensors.torch.load(weights)
         checkpoint = checkpoints.Checkpoint(
-            folder, about["step"], about["family"], about["algorithm"], about["spec"],
-            about["learner_config"], {}, tensors,
+            folder, about["step"], family, algorithm, about["spec"], about["learner_config"], {},
+            tensors,
         )  # fmt: skip
         learner = checkpoints.fresh(checkpoint, device=device)
         return learner, learner.load_adapted_state_dict(tensors)

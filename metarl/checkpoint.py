@@ -15,20 +15,17 @@ import hashlib
 import json
 import os
 import shutil
-import stat
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from metarl.errors import UserError, did_you_mean
-from metarl.plugins import reference, refuse_own_code
+from metarl.errors import UserError, did_you_mean, warn
+from metarl.plugins import absolute, reference
+from metarl.reading import LARGEST_HEADER, read_object, refusing, regular_size
+from metarl.trust import admitted, located
 from metarl.versions import versions
 
 if TYPE_CHECKING:
@@ -37,7 +34,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 HEADER = "checkpoint.json"
-_LARGEST_HEADER = 64 * 2**20  # bytes of JSON
 
 
 @dataclass(frozen=True)
@@ -94,24 +90,38 @@ def save(
     return final
 
 
-def load(path: Path | str) -> Checkpoint:
+def load(
+    path: Path | str,
+    *,
+    family: str | None = None,
+    algorithm: str | None = None,
+    trust_code: bool = False,
+) -> Checkpoint:
     """Read and verify one checkpoint folder.
 
+    Args:
+        path: of the folder.
+        family: ``file.py:Class`` of its family, if that is a file; it may be run then.
+        algorithm: likewise.
+        trust_code: whether files that the checkpoint names may be run, whatever they are.
+
     Raises:
-        UserError: a file is missing, truncated, changed, not ours, or of another format.
+        UserError: a file is missing, truncated, changed, not ours, or of another format, or the
+            checkpoint names code that nobody said may be run; see `metarl.trust`.
     """
     path = Path(path)
     body = verify(path)
     with refusing(path / WEIGHTS):
         tensors = safetensors.torch.load_file(path / WEIGHTS)
     with refusing(path / HEADER):
-        for named in (str(body["family"]), str(body["algorithm"])):
-            refuse_own_code(path, named)
+        family, algorithm = admitted(
+            path, body, family=family, algorithm=algorithm, trust_code=trust_code
+        )
         return Checkpoint(
             path=path,
             step=int(body["step"]),
-            family=str(body["family"]),
-            algorithm=str(body["algorithm"]),
+            family=family,
+            algorithm=algorithm,
             spec={str(name): int(size) for name, size in body["spec"].items()},
             learner_config=dict(body["learner_config"]),
             meta=dict(body["meta"]),
@@ -151,7 +161,7 @@ def newest(path: Path | str) -> Path:
     for candidate in reversed(found):
         if not (problem := _problem(candidate)):
             if first:
-                warnings.warn(f"{first}; using {candidate.name} instead", stacklevel=1)
+                warn(f"{first}; using {candidate.name} instead")
             return candidate
         first = first or problem
     raise UserError(f"'{path}' holds no readable checkpoint: {first}")
@@ -232,11 +242,12 @@ def write_files(
     if meta.get("precision") == "half":
         kept = {k: v.half() if v.is_floating_point() else v for k, v in kept.items()}
     weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in kept.items()})
+    names = {"family": absolute(family), "algorithm": reference(learner)}
     body = {
         "format": FORMAT,
         "step": step,
-        "family": family,
-        "algorithm": reference(learner),
+        **names,
+        "files": located(folder, names),
         "spec": learner.spec._asdict(),
         "learner_config": asdict(learner.config),
         "meta": meta,
@@ -329,17 +340,6 @@ def _alive(process: int) -> bool:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def read_object(path: Path, form: int) -> dict[str, Any]:
-    """Read a JSON object of a format; for use inside `refusing`, whatever it raises."""
-    if regular_size(path) > _LARGEST_HEADER:
-        raise ValueError("it is too large to be one")
-    body = json.loads(path.read_bytes())
-    if not isinstance(body, dict) or body.get("format") != form:
-        found = body.get("format") if isinstance(body, dict) else None
-        raise ValueError(f"its format is {found!r}, this metarl reads {form}")
-    return body
-
-
 def _read_header(path: Path) -> dict[str, Any]:
     with refusing(path):
         body = read_object(path, FORMAT)
@@ -355,7 +355,7 @@ def _check_weights(path: Path, digests: object) -> None:
     size = regular_size(path)
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
-        if size < 8 or header > min(size - 8, _LARGEST_HEADER):
+        if size < 8 or header > min(size - 8, LARGEST_HEADER):
             raise ValueError("it is truncated or no safetensors file")
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -363,31 +363,6 @@ def _check_weights(path: Path, digests: object) -> None:
         raise ValueError("it was changed after it was written (sha256)")
 
 
-def regular_size(path: Path) -> int:
-    """Bytes in a file, if it is one: a pipe or a device could be read for ever."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError("it is no regular file")
-    return found.st_size
-
-
 def _digest(body: dict[str, Any]) -> str:
     """The sha256 of a JSON object, whatever its layout in the file."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def refusing(path: Path, what: str = "checkpoint") -> Iterator[None]:
-    """Turn whatever a bad file causes into one line that names it, and what it should be."""
-    try:
-        yield
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"'{path}' is missing: not a whole {what}") from None
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ArithmeticError,
-            RuntimeError, MemoryError, safetensors.SafetensorError) as error:  # fmt: skip
-        text = " ".join(str(error).split())
-        raise UserError(f"'{path}' is not a {what} that can be read: {text}") from None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from metarl.errors import UserError, did_you_mean
+from metarl.errors import UserError, did_you_mean, shortened
 
 COMMANDS = {
     "families": ("commands.families", "list the task families, or show one in full"),
@@ -57,13 +57,12 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
 
     Warnings are a line, too.
     """
-    show = warnings.showwarning
 
     def say(message: Warning | str, category: type[Warning], *where: Any) -> None:
         if issubclass(category, UserWarning):
             _say(f"metarl: warning: {message}")
         else:
-            show(message, category, *where)
+            _say(f"{category.__name__}: {message}")
 
     try:
         with warnings.catch_warnings():
@@ -128,7 +127,7 @@ def _usage() -> str:
 
 def _say(line: str) -> None:
     sys.stdout.flush()
-    print(" ".join(line.split()), file=sys.stderr, flush=True)
+    print(shortened(" ".join(line.split())), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

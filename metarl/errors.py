@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import shlex
 import traceback
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
+
+LONGEST_WORDS = 200
+"""Characters that are printed of words that come from a file, an argument or an exception."""
+LONGEST_LINE = 4000
+"""Characters of a line, whatever it is made of."""
+_LONGEST_INPUT = 10**6
+_LONG = re.compile(rf"(?<!\w)'[^']{{{LONGEST_WORDS + 1},}}'|\S{{{LONGEST_WORDS + 1},}}")
 
 
 class UserError(ValueError):
     """Bad input: one line that says what was wrong, where, and what is allowed.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. Whatever words of others
+    are in it, it is one line that does nothing to a terminal.
     """
+
+    def __init__(self, line: object) -> None:
+        """Take the line; see `shortened`."""
+        super().__init__(shortened(line))
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
@@ -28,6 +42,46 @@ def quoted(word: Path | str) -> str:
     return shlex.quote(str(word))
 
 
+def printable(words: object, most: int | None = None) -> str:
+    r"""Return text as one line that does nothing to a terminal.
+
+    Line breaks become spaces. Control, format and bidirectional characters, and bytes that are no
+    text, are shown as escapes, such as ``\x1b``.
+
+    Args:
+        words: of anybody.
+        most: characters that are kept; the end is cut off and marked with "…".
+    """
+    text = "".join(map(_visible, str(words) if most is None else str(words)[: most + 1]))
+    return text if most is None or len(text) <= most else text[: most - 1] + "…"
+
+
+def shortened(line: object) -> str:
+    """Return a printable line without the middle of what is too long in it.
+
+    That is a word, or what is quoted, of more than `LONGEST_WORDS` characters.
+    """
+    return printable(_LONG.sub(_middle_out, printable(line, _LONGEST_INPUT)), LONGEST_LINE)
+
+
+def warn(line: object) -> None:
+    """Warn the user in one line that does nothing to a terminal."""
+    warnings.warn(shortened(line), stacklevel=3)
+
+
+def _visible(character: str) -> str:
+    if character.isspace():
+        return " "
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+def _middle_out(found: re.Match[str]) -> str:
+    half = LONGEST_WORDS // 2
+    return f"{found[0][:half]}…{found[0][1 - half :]}"
+
+
 def one_line(error: Exception, source: object) -> str:
     """Return an exception as one line, with its type and place if it is a stranger's own.
 
@@ -36,7 +90,10 @@ def one_line(error: Exception, source: object) -> str:
         source: the plug-in, or its class, whose file the place is looked for in.
     """
     text = " ".join(str(error).split())
-    if isinstance(error, UserError | AssertionError):
+    if isinstance(error, UserError):
+        return text
+    text = printable(text, LONGEST_WORDS)
+    if isinstance(error, AssertionError):
         return text
     file = inspect.getsourcefile(source if isinstance(source, type) else type(source))
     frames = traceback.extract_tb(error.__traceback__)

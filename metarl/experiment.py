@@ -26,6 +26,8 @@ from metarl.commands.arguments import field_names, parse
 from metarl.errors import UserError, did_you_mean
 from metarl.evaluation import evaluate
 from metarl.launch import open_run, refuse_changes, resume, start, train_config, worlds_for
+from metarl.plugins import plugin_file
+from metarl.progress import say
 from metarl.run_folder import disk_errors, read_json, write_json
 from metarl.tasks import TaskDistribution
 from metarl.train_config import TrainConfig, default_out, finished, with_goal
@@ -97,7 +99,7 @@ def _main(family: str, settings: Mapping[str, Settings], argv: list[str]) -> int
     result["settings"] = got.algorithm
     result["command"] = shlex.join([*prog.split(), *_without_paths(argv)])
     path = write_result(result, Path(got.measure.results))
-    print(f"wrote {path}")
+    say(f"wrote {path}")
     return 0
 
 
@@ -123,12 +125,16 @@ def train_or_resume(family: str, algorithm: str, train: TrainConfig, learner: ob
     train = replace(train, out=str(run))
     if not any((run / "checkpoints").glob("step_*")):
         return start(family, algorithm, train, learner)
-    checkpoint = checkpoints.load(checkpoints.newest(run))
+    checkpoint = checkpoints.load(
+        checkpoints.newest(run),
+        family=family if plugin_file(family) else None,  # files that the caller names may be run
+        algorithm=algorithm if plugin_file(algorithm) else None,
+    )
     refuse_changes(checkpoint, train, learner)
     if finished(checkpoint.meta, train):
-        print(f"{run} has finished training; testing it")
+        say(f"{run} has finished training; testing it")
         return run
-    print(f"going on with {run} from iteration {checkpoint.step}")
+    say(f"going on with {run} from iteration {checkpoint.step}")
     saved = train_config(checkpoint)
     train = replace(train, threads=train.threads or saved.threads)
     return resume(checkpoint, train, learner)
@@ -150,7 +156,7 @@ def measure(run: Path, how: Measure, train: TrainConfig) -> dict[str, Any]:
             learner, worlds, tasks, episodes=how.test_episodes, seed=how.test_seed, split=split
         )
         for line in got.summary():
-            print(line)
+            say(line)
         return got.to_json()
 
     config = read_json(run / "config.json")

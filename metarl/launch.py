@@ -113,16 +113,34 @@ def run_of(checkpoint: Checkpoint) -> Path:
     return Path(checkpoint.path).parent.parent
 
 
-def open_run(run: str, device: str, threads: int | None) -> tuple[Checkpoint, TaskFamily, Learner]:
+def open_run(
+    run: str,
+    device: str,
+    threads: int | None,
+    *,
+    family: str | None = None,
+    algorithm: str | None = None,
+    trust_code: bool = False,
+) -> tuple[Checkpoint, TaskFamily, Learner]:
     """Load the newest checkpoint of a run folder, or the checkpoint `run` is, for use.
+
+    Args:
+        run: the folder.
+        device: auto, cpu or cuda.
+        threads: CPU threads; None for every core.
+        family: see `metarl.checkpoint.load`, as for the rest.
+        algorithm: likewise.
+        trust_code: likewise.
 
     Returns:
         The checkpoint, its family and its learner.
     """
     set_threads(threads)
-    checkpoint = checkpoints.load(checkpoints.newest(Path(run)))
-    family = find_family(checkpoint.family)
-    return checkpoint, family, checkpoints.restore(checkpoint, device=resolve_device(device))
+    checkpoint = checkpoints.load(
+        checkpoints.newest(Path(run)), family=family, algorithm=algorithm, trust_code=trust_code
+    )
+    found = find_family(checkpoint.family)
+    return checkpoint, found, checkpoints.restore(checkpoint, device=resolve_device(device))
 
 
 def worlds_for(

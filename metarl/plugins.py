@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib.util
 import inspect
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from metarl.errors import UserError, did_you_mean
+from metarl.errors import LONGEST_WORDS, UserError, did_you_mean, printable, quoted
+
+KINDS = ("family", "algorithm")
+"""What a run has of plug-ins."""
 
 
 def load_plugin(name: str, group: str, kind: str) -> Any:
@@ -66,21 +70,37 @@ def absolute(name: str) -> str:
     return name if file is None else f"{file.resolve()}:{name.rpartition(':')[2]}"
 
 
-def refuse_own_code(path: Path, named: str) -> None:
-    """Refuse a family or algorithm whose file came with the checkpoint, or is named loosely.
+def digest(file: Path) -> str | None:
+    """Return the sha256 of what was run of a plug-in's file, or else of what is in it now.
 
-    Loading runs the file, and a checkpoint from a stranger must not bring code along. A file that
-    lies elsewhere on this machine is its user's own.
+    None if it is no file, or too large to be one of Python.
     """
-    file = plugin_file(named)
-    if file is None:
-        return
-    if not file.is_absolute():
-        raise ValueError(f"it names the file '{file}' without its folder")
-    inside = path.resolve()
-    run = inside.parent.parent if inside.parent.name == "checkpoints" else inside
-    if file.resolve().is_relative_to(run):
-        raise ValueError(f"it would run '{file}', a file that came with it")
+    if file in _RAN:
+        return _RAN[file]
+    try:
+        if not file.is_file() or file.stat().st_size > LARGEST_FILE:
+            return None
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def run_alone(file: Path, sha256: str) -> None:
+    """From now on run a file only with these contents, and without the modules beside it."""
+    _ALONE[file] = sha256
+
+
+def run_freely(file: Path) -> None:
+    """Undo `run_alone`."""
+    _ALONE.pop(file, None)
+
+
+_RAN: dict[Path, str] = {}
+"""The sha256 of each file that was run in this process."""
+_ALONE: dict[Path, str] = {}
+
+LARGEST_FILE = 16 * 2**20
+"""Bytes of a plug-in's file."""
 
 
 @functools.cache
@@ -111,12 +131,20 @@ def _import(file: Path, kind: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
-        with _importable(str(file.parent)):
-            spec.loader.exec_module(module)
+        # Not by the loader: it would run a file of bytecode, which could say something else.
+        source = file.read_bytes()
+        _RAN[file] = hashlib.sha256(source).hexdigest()
+        if _ALONE.get(file, _RAN[file]) != _RAN[file]:
+            raise UserError("it changed while it was loaded")
+        beside = contextlib.nullcontext() if file in _ALONE else _importable(str(file.parent))
+        with beside:
+            exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
     except UserError as error:
         raise UserError(f"{_place(error, file)}: {error}") from error
     except Exception as error:  # whatever a stranger's file raises becomes one line
-        text = " ".join(str(error).split())
+        text = printable(" ".join(str(error).split()), LONGEST_WORDS)
+        if isinstance(error, ModuleNotFoundError) and file in _ALONE:
+            text += f"; for modules beside it, name the file: --{kind} {quoted(file)}:CLASS"
         last = _frame(error, file)
         line = f", line {last.lineno}" if last else ""  # a syntax error names its line itself
         raise UserError(f"{kind} file {file}{line}: {type(error).__name__}: {text}") from error

@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from metarl.errors import printable, shortened
+
 
 class TrainingProgress:
     """Shows iterations, env steps/s, time left and the latest return before → after adaptation.
@@ -71,6 +73,7 @@ class TrainingProgress:
         """Print a line, above the bar if there is one."""
         if not self._show:
             return
+        line = printable(line)
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -79,6 +82,11 @@ class TrainingProgress:
     def _pace(self, done: int) -> float:
         """Seconds per unit so far, evaluations and checkpoints included."""
         return (time.monotonic() - self._began) / max(done - self._start, 1e-9)
+
+
+def say(line: object) -> None:
+    """Print a line of the output; words of others in it do nothing to a terminal."""
+    print(shortened(line), flush=True)
 
 
 @contextmanager

@@ -22,12 +22,13 @@ from metarl.errors import UserError, quoted
 from metarl.evaluation import evaluate
 from metarl.interrupt import Left, StopSignals, TrainingStopped
 from metarl.keys import Key
-from metarl.plugins import plugin_file, reference
+from metarl.plugins import reference
 from metarl.progress import TrainingProgress, clock, counted, decimals, si
 from metarl.run_folder import RunFolder, disk_errors, write_json
 from metarl.sampler import task_sampler
 from metarl.threads import set_threads
 from metarl.train_config import Position, TrainConfig, default_out, goal
+from metarl.trust import remember
 from metarl.versions import versions
 
 __all__ = ["Callback", "TrainConfig", "meta_train"]
@@ -147,13 +148,7 @@ class _Run:
                 f"'{self.folder.path}' already holds a run: go on with "
                 f"`metarl train --resume {quoted(self.folder.path)}`, or choose another --out"
             )
-        for plugin in (self.worlds.family, self.learner):
-            file = plugin_file(reference(plugin))
-            if file is not None and file.is_relative_to(self.folder.path.resolve()):
-                raise UserError(
-                    f"'{file}' lies in the run folder, and a run with code in it is never loaded: "
-                    f"choose another --out"
-                )
+        remember((reference(self.worlds.family), reference(self.learner)))
         if self.resume is not None:
             self.learner.load_state_dict(self.resume.tensors)
         self.keep_good()

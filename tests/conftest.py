@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 # Before torch is imported: waiting threads must not spin against the physics threads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# What a training remembers of its plug-ins is not the user's own here.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="metarl-state-")
 
 import pytest
 import torch

@@ -163,7 +163,7 @@ CODE = "import pathlib\npathlib.Path({!r}).touch()\n"
 def test_code_that_came_with_a_checkpoint_is_not_run(
     tmp_path: Path, monkeypatch, where: str, field: str
 ) -> None:
-    """A file of that name inside the run is refused, and so is one named without its folder."""
+    """Neither a file inside the run, nor one named without its folder."""
     path = saved(tmp_path / "run" / "checkpoints")
     file = tmp_path / where / "evil.py"
     file.write_text(CODE.format(str(tmp_path / "boom")))

@@ -6,8 +6,8 @@ import contextlib
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, is_dataclass
-from typing import TypeVar
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -42,6 +42,22 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, flags: Iterable[str] 
         raise _cause(stop) or UserError(
             f"{_one_line(said.getvalue())}; see {prog} --help"
         ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What the user says of plug-in files that a run names: see `metarl.trust`."""
+
+    family: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:CLASS")] = None
+    """The family's file, if a RUN that names one comes from elsewhere, or the file was moved."""
+    algorithm: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:CLASS")] = None
+    """Likewise, the algorithm's."""
+    trust_code: bool = False
+    """Run the files that a RUN names, whoever wrote them."""
+
+    def said(self) -> dict[str, Any]:
+        """Return what was said, as arguments of `metarl.launch.open_run`."""
+        return {item.name: getattr(self, item.name) for item in fields(Said)}
 
 
 def field_names(cls: object) -> list[str]:

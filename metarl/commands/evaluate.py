@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from metarl.commands.arguments import check_counts, parse
+from metarl.commands.arguments import Said, check_counts, parse
 from metarl.errors import UserError
 from metarl.family import TaskFamily, family_class
 from metarl.learner import find_learner, list_learners
 from metarl.plugins import first_line
-from metarl.progress import bar, counted
+from metarl.progress import bar, counted, say
 from metarl.tasks import TaskDistribution, Tasks
 from metarl.train_config import MAX_WORLDS
 
@@ -29,7 +29,7 @@ class Algorithms:
 
 
 @dataclass(frozen=True)
-class OnRun:
+class OnRun(Said):
     """What the commands that open a trained run share."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -105,8 +105,9 @@ def algorithms(argv: Sequence[str]) -> int:
         return 0
     for row in rows:
         settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
-        print(f"{row['name']}   {row['doc']}\n  {settings}\n")
-    print("`metarl train FAMILY ALGORITHM --help` explains an algorithm's settings.")
+        for line in (f"{row['name']}   {row['doc']}", f"  {settings}", ""):
+            say(line)
+    say("`metarl train FAMILY ALGORITHM --help` explains an algorithm's settings.")
     return 0
 
 
@@ -122,7 +123,7 @@ def check(argv: Sequence[str]) -> int:
             f"family '{args.family}' is a gymnasium environment: the suite is for families with a "
             "MuJoCo model; gymnasium.utils.env_checker.check_env checks environments"
         )
-    return 1 if check_family(family, lambda line: print(line, flush=True)) else 0
+    return 1 if check_family(family, say) else 0
 
 
 # --- evaluate and adapt ------------------------------------------------------------------------
@@ -134,13 +135,13 @@ def evaluate(argv: Sequence[str]) -> int:
     from metarl.evaluation import evaluate as evaluate_learner
     from metarl.launch import open_run, worlds_for, worlds_per_task
 
-    checkpoint, family, learner = open_run(args.run, args.device, args.threads)
+    checkpoint, family, learner = open_run(args.run, args.device, args.threads, **args.said())
     count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
     tasks = TaskDistribution(family).split(args.split, args.tasks)
     worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
     if args.json != "-":
         words = f"{tasks.counted(f'{args.split} task')}, {counted(count, 'world')} each"
-        print(f"{checkpoint.path}: {words}", flush=True)
+        say(f"{checkpoint.path}: {words}")
     with bar("evaluating") as show:
         report = evaluate_learner(
             learner, worlds, tasks, episodes=args.episodes, seed=args.seed, split=args.split,
@@ -150,10 +151,10 @@ def evaluate(argv: Sequence[str]) -> int:
         print(json.dumps(report.to_json()))
         return 0
     for line in report.summary():
-        print(line)
+        say(line)
     if args.json is not None:
         report.save(args.json)
-        print(f"wrote {args.json}")
+        say(f"wrote {args.json}")
     return 0
 
 
@@ -163,15 +164,15 @@ def adapt(argv: Sequence[str]) -> int:
     from metarl.adapted import adapt_to, save_adapted
     from metarl.launch import open_run, worlds_for, worlds_per_task
 
-    checkpoint, family, learner = open_run(args.run, args.device, args.threads)
+    checkpoint, family, learner = open_run(args.run, args.device, args.threads, **args.said())
     task = parse_task(family, args.set)
     count = worlds_per_task(checkpoint, args.rollouts_per_task, 1)
     worlds = worlds_for(family, learner, count, args.threads)
-    print(f"{checkpoint.path}: adapting to {task.label(0) or 'the one task of ' + family.name}")
+    say(f"{checkpoint.path}: adapting to {task.label(0) or 'the one task of ' + family.name}")
     for param in family.params:
         for name in param.names:
             if (value := task.column(name)[0]) not in param.train:
-                print(f"note: {name}={value:.4g} is outside the training range {param.train}")
+                say(f"note: {name}={value:.4g} is outside the training range {param.train}")
     rounds = []
     for one in adapt_to(learner, worlds, task, episodes=args.episodes, seed=args.seed):
         rounds.append(one)
@@ -179,10 +180,10 @@ def adapt(argv: Sequence[str]) -> int:
         spread = f"   (worlds from {low:.2f} to {high:.2f})" if len(one.returns) > 1 else ""
         ill = f"   the physics diverged in {counted(one.diverged, 'world')}" if one.diverged else ""
         seen = f"{counted(one.experience, 'episode'):<13}"
-        print(f"after {seen} return {one.returns.mean():10.2f}{spread}{ill}", flush=True)
+        say(f"after {seen} return {one.returns.mean():10.2f}{spread}{ill}")
     if args.out is not None:
         path = save_adapted(Path(args.out), checkpoint, learner, task, rounds)
-        print(f"wrote {path}")
+        say(f"wrote {path}")
     return 0
 
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from metarl.adapters.registration import ANY, env_id
 from metarl.commands.arguments import parse
 from metarl.composition import UNIVERSAL, compose, variations
-from metarl.errors import UserError, did_you_mean
+from metarl.errors import UserError, did_you_mean, shortened
 from metarl.family import TaskFamily, find_family, list_families
 from metarl.plugins import first_line
 from metarl.tasks import Choices, Interval, Param, TaskDistribution
@@ -49,7 +49,9 @@ def families(argv: Sequence[str]) -> int:
         return 0
     if whole and "error" in rows[0]:
         raise UserError(rows[0]["error"])
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    console = Console(file=sys.stdout, width=width, markup=False, emoji=False)
+    rows = _shown(rows)
     for part in _page(rows[0]) if whole else _list(rows):
         console.print(part)
     return 0
@@ -99,6 +101,15 @@ def describe_family(name: str) -> dict[str, Any]:
         "params": [_param(param) for param in family.params],
         "variations": {key: value for key, value in varied.items() if value},
     }
+
+
+def _shown(value: Any) -> Any:
+    """A JSON value with every string of it fit for a terminal; line breaks stay."""
+    if isinstance(value, dict):
+        return {key: _shown(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(item) for item in value]
+    return "\n".join(map(shortened, value.split("\n"))) if isinstance(value, str) else value
 
 
 def _variation(family: TaskFamily, name: str) -> dict[str, Any]:

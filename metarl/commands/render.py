@@ -16,7 +16,7 @@ import tyro
 from metarl.commands.arguments import parse
 from metarl.commands.evaluate import OnRun, parse_task
 from metarl.errors import UserError
-from metarl.progress import bar
+from metarl.progress import bar, say
 
 if TYPE_CHECKING:
     from metarl.checkpoint import Checkpoint
@@ -79,7 +79,7 @@ def render(argv: Sequence[str]) -> int:
         video.check_out(args.out)
     if args.live:
         check_display()
-    checkpoint, family, learner = open_run(args.run, args.device, args.threads)
+    checkpoint, family, learner = open_run(args.run, args.device, args.threads, **args.said())
     split = "the task" if args.set else args.split
     tasks = (
         parse_task(family, args.set)
@@ -97,7 +97,7 @@ def render(argv: Sequence[str]) -> int:
             progress=show,
         )  # fmt: skip
     for line in returns_of(recording):
-        print(line)
+        say(line)
     if args.live:
         play_live(recording, config.speed or 1.0)
         return 0
@@ -106,7 +106,7 @@ def render(argv: Sequence[str]) -> int:
     with bar("drawing") as show:
         film = video.render(recording, out, config, threads=args.threads, progress=show)
     took = time.perf_counter() - started
-    print(
+    say(
         f"wrote {out}: {film.width} × {film.height}, {film.frames / config.fps:.1f} s, "
         f"{out.stat().st_size / 2**20:.1f} MiB, in {took:.1f} s "
         f"({film.frames * film.pictures / took:.0f} pictures/s)"
@@ -189,7 +189,7 @@ def play_live(recording: Recording, speed: float) -> None:
         while viewer.is_running():
             for k in dict.fromkeys((0, len(seen) - 1)):
                 episode = recording.episodes["score", k][0]
-                print(f"round {k}: return {episode.running[-1]:.1f}", flush=True)
+                say(f"round {k}: return {episode.running[-1]:.1f}")
                 due = time.monotonic()
                 for qpos, total in zip(episode.qpos, episode.running, strict=True):
                     if not viewer.is_running():

@@ -9,13 +9,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from metarl.commands.arguments import check_counts, parse
+from metarl.commands.arguments import Said, check_counts, parse
 from metarl.errors import UserError
+from metarl.plugins import KINDS
+from metarl.progress import say
 from metarl.train_config import MAX_WORLDS
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Said):
     """Write one self-contained HTML page: curves, tasks, settings, videos; several RUNs compared.
 
     Evaluations that are missing or of older weights are made, and kept in the run folder.
@@ -63,13 +65,14 @@ def report(argv: Sequence[str]) -> int:
     runs = [read_run(path) for path in args.runs]
     if args.evaluate and len({run.family for run in runs}) == 1:
         for run, source in zip(runs, args.runs, strict=True):
-            add_reports(run, source, test, lambda line: print(line, flush=True))
+            said = args.said() | {kind: None for kind in KINDS if ":" not in getattr(run, kind)}
+            add_reports(run, source, test, say, **said)
     out = Path(args.out) if args.out else runs[0].path / "report.html"
     write_page(runs, out)
     for run in runs:
         for _, text in run.notes:
-            print(f"note: {run.label}: {text}")
-    print(f"wrote {out} ({out.stat().st_size / 1024:.0f} KiB)")
+            say(f"note: {run.label}: {text}")
+    say(f"wrote {out} ({out.stat().st_size / 1024:.0f} KiB)")
     return 0
 
 

@@ -12,7 +12,8 @@ import tyro
 from metarl.commands.arguments import field_names, parse, take_option
 from metarl.errors import UserError, quoted
 from metarl.learner import find_learner, list_learners
-from metarl.plugins import absolute
+from metarl.plugins import KINDS, absolute, plugin_file
+from metarl.progress import say
 from metarl.train_config import TrainConfig, with_goal
 
 PROG = "metarl train"
@@ -54,7 +55,8 @@ def _resume(run: str, argv: list[str]) -> int:
     from metarl.launch import refuse_changes, resume, run_of, train_config
     from metarl.train_config import finished
 
-    checkpoint = checkpoints.load(checkpoints.newest(Path(run)))
+    said, argv = _take_said(argv)
+    checkpoint = checkpoints.load(checkpoints.newest(Path(run)), **said)
     got = parse_train(
         argv,
         checkpoint.algorithm,
@@ -69,13 +71,25 @@ def _resume(run: str, argv: list[str]) -> int:
     refuse_changes(checkpoint, got.train, got.learner)
     if finished(checkpoint.meta, got.train):
         where = run_of(checkpoint)
-        print(
+        say(
             f"{where} has already finished, at iteration {checkpoint.step}; give a larger "
             f"--iterations or --env-steps to go on, or try: metarl evaluate {quoted(where)}"
         )
         return 0
     resume(checkpoint, got.train, got.learner)
     return 0
+
+
+def _take_said(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Take the options of `Said` out of the arguments; FAMILY and ALGORITHM count, too."""
+    said: dict[str, Any] = {"trust_code": "--trust-code" in argv}
+    rest = [token for token in argv if token != "--trust-code"]
+    for kind in KINDS:
+        said[kind], rest = take_option(rest, f"--{kind}")
+    if sum(not token.startswith("-") for token in rest[:2]) == 2:
+        for kind, word in zip(KINDS, rest[:2], strict=True):
+            said[kind] = said[kind] or (word if plugin_file(word) else None)
+    return said, rest
 
 
 def guess_algorithm(argv: Sequence[str]) -> str | None:
@@ -113,7 +127,10 @@ def parse_train(
         raise UserError(f"algorithm '{algorithm}': its setting '{clash.pop()}' is train's own name")
     family_doc = "A registered name (`metarl families`), or file.py:Class."
     algorithm_doc = "Likewise (`metarl algorithms`)."
-    resume_doc = "Go on with the run in this folder: its newest checkpoint, its settings."
+    resume_doc = (
+        "Go on with the run in this folder: its newest checkpoint, its settings. If it names files "
+        "of code and comes from elsewhere: --family, --algorithm or --trust-code, as for evaluate."
+    )
     members = [
         ("family", _word("FAMILY", family_doc), *_default(family_default)),
         ("algorithm", _word("ALGORITHM", algorithm_doc), *_default(algorithm if saved else None)),

@@ -22,6 +22,7 @@ import tyro
 
 from metarl.commands.arguments import parse
 from metarl.errors import UserError, quoted
+from metarl.progress import say
 
 if TYPE_CHECKING:
     from metarl.checkpoint import Checkpoint
@@ -63,10 +64,10 @@ def export(argv: Sequence[str]) -> int:
     args = parse(Export, argv, prog="metarl export")
     path = export_agent(
         args.run, args.out, result=args.result, half=args.half, note=args.note or "",
-        threads=args.threads, say=lambda line: print(line, flush=True),
+        threads=args.threads, say=say,
     )  # fmt: skip
     size = sum(file.stat().st_size for file in path.iterdir())
-    print(f"wrote {path} ({size / 1024:.0f} KiB); try: metarl adapt {quoted(path)}")
+    say(f"wrote {path} ({size / 1024:.0f} KiB); try: metarl adapt {quoted(path)}")
     return 0
 
 
@@ -126,13 +127,15 @@ def _shareable(run: Path | str) -> Checkpoint:
     """Return the run's newest checkpoint. Raises UserError if an agent cannot be made of it."""
     from metarl import checkpoint as checkpoints
 
-    checkpoint = checkpoints.load(checkpoints.newest(Path(run)))
-    for kind, name in (("family", checkpoint.family), ("algorithm", checkpoint.algorithm)):
-        if ":" in name:
+    path = checkpoints.newest(Path(run))
+    header = checkpoints.verify(path)
+    for kind in ("family", "algorithm"):
+        if ":" in (name := str(header.get(kind))):
             raise UserError(
                 f"only registered names can be shared: the {kind} is '{name}'; give it a name with "
                 f"an entry point, and train under that name"
             )
+    checkpoint = checkpoints.load(path)
     if checkpoint.meta.get("exported"):
         raise UserError(f"'{run}' is an exported agent already")
     return checkpoint

@@ -19,6 +19,7 @@ from metarl.evaluation import Report, evaluate
 from metarl.run_folder import disk_errors, read_json, write_json
 from metarl.tasks import TaskDistribution
 from metarl.train_config import TrainConfig, goal
+from metarl.trust import CodeError
 from metarl.versions import versions
 
 SPLITS = ("heldout", "ood")
@@ -112,7 +113,11 @@ def read_run(path: Path | str, position: dict[str, Any] | None = None) -> RunSum
 
 
 def add_reports(
-    run: RunSummary, source: Path | str, test: Protocol, say: Callable[[str], None]
+    run: RunSummary,
+    source: Path | str,
+    test: Protocol,
+    say: Callable[[str], None],
+    **said: Any,
 ) -> None:
     """Evaluate a run on the splits whose report is missing or was made in another way.
 
@@ -123,6 +128,10 @@ def add_reports(
         source: the run or checkpoint folder to load.
         test: how to evaluate.
         say: called with a line before each evaluation.
+        said: family, algorithm and trust_code of `open_run`.
+
+    Raises:
+        CodeError: the run names code that nobody said may be run.
     """
     from metarl.launch import open_run, worlds_for, worlds_per_task
 
@@ -133,10 +142,12 @@ def add_reports(
     if not wanted:
         return
     try:
-        checkpoint, family, learner = open_run(str(source), test.device, test.threads)
+        checkpoint, family, learner = open_run(str(source), test.device, test.threads, **said)
         distribution = TaskDistribution(family)
         count = worlds_per_task(checkpoint, test.rollouts_per_task, test.tasks)
         worlds = worlds_for(family, learner, test.tasks * count, test.threads)
+    except CodeError:
+        raise
     except UserError as error:
         run.note(f"It could not be evaluated: {error}")
         return

@@ -132,7 +132,7 @@ def change(folder: Path, **entries) -> None:
         (lambda f: change(f, algorithm="rl3"), "unknown algorithm 'rl3'"),
         (lambda f: change(f, spec={"observation_size": 4}), "its spec"),
         (lambda f: change(f, learner_config={"inner_lr": "x"}), "adapted"),
-        (lambda f: change(f, algorithm=f"{f / 'mine.py'}:Mine"), "a file that came with it"),
+        (lambda f: change(f, algorithm=f"{f / 'mine.py'}:Mine"), "mine.py', which is not there"),
     ],
 )
 def test_a_damaged_policy_is_refused_in_one_line(adapted, damage, message):
