@@ -128,7 +128,7 @@ def save_adapted(
         "format": FORMAT,
         "family": checkpoint.family,
         "algorithm": checkpoint.algorithm,
-        "spec": learner.spec._asdict(),
+        "spec": learner.spec.to_json(),
         "learner_config": asdict(learner.config),
         "step": checkpoint.step,
         "task": task.to_json(),

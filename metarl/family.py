@@ -266,7 +266,7 @@ def family_class(name: str) -> type[TaskFamily]:
     whole = path + colon + last
     found = load_plugin(whole, "metarl.families", "family")
     if inspect.isfunction(found) or (isinstance(found, type) and issubclass(found, gymnasium.Env)):
-        from metarl.adapters.foreign import family_of
+        from metarl.adapters.gymnasium_family import family_of
 
         found = family_of(found)
     cls = plugin_class(found, whole, TaskFamily, "family")
