@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Box
+from gymnasium.wrappers import TimeLimit
 from torch import Tensor
 
 from metarl.adapters.offscreen_renderer import OffscreenRenderer
@@ -117,7 +119,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle as a new environment of the same arguments, to be reset first."""
         make = functools.partial(
-            type(self), name_for_copies(self.family), max_episode_steps=self.horizon,
+            type(self), name_for_copies(self.family), max_episode_steps=self.family.horizon,
             **self._arguments,
         )  # fmt: skip
         return make, (), {"spec": self.spec}
@@ -155,6 +157,8 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             tasks = self._pinned or self._sampler.next(1, self.np_random)
             self.worlds.set_tasks(tasks, 1)
         self._episodes, self._steps = self._episodes + 1, 0
+        if self.spec is not None:
+            self.horizon = _steps_of_time_limit(self) or self.family.horizon
         return self.worlds.reset()[0].numpy(), {"task": self.task}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -183,17 +187,19 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self._renderer = None
 
 
-def with_time_limit(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """Give a `GymEnv` the steps of the TimeLimit around it, and return `env` as it is.
+def _steps_of_time_limit(env: gymnasium.Env[Any, Any]) -> int | None:
+    """Return the steps of the TimeLimit whose reset is calling that of `env`, or None.
 
-    ``gymnasium.make(…, max_episode_steps=…)`` tells the wrapper alone, and ours would end first.
+    ``gymnasium.make(…, max_episode_steps=…)`` tells its wrapper alone, and an environment knows
+    nothing of the wrappers around it. One that ends before the wrapper does would ignore the user.
     """
-    if env.has_wrapper_attr("_max_episode_steps"):
-        steps = env.get_wrapper_attr("_max_episode_steps")
-        env.unwrapped.horizon = steps  # type: ignore[attr-defined]
-        if env.unwrapped.spec is not None:
-            env.unwrapped.spec.kwargs["max_episode_steps"] = steps
-    return env
+    frame = inspect.currentframe()
+    while frame is not None:
+        wrapper = frame.f_locals.get("self")
+        if isinstance(wrapper, TimeLimit) and wrapper.unwrapped is env:
+            return wrapper._max_episode_steps
+        frame = frame.f_back
+    return None
 
 
 def reset_options(

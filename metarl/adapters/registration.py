@@ -8,14 +8,11 @@ no plug-ins by itself; ``gymnasium.make("metarl:metarl/HalfCheetahVel-v0")`` imp
 from __future__ import annotations
 
 import gymnasium
-from gymnasium.envs.registration import WrapperSpec
 
 from metarl.plugins import plugins
 
 ANY = "metarl/TaskFamily-v0"
 """The id that takes the family as an argument."""
-TIME_LIMIT = WrapperSpec("with_time_limit", "metarl.adapters.gymnasium_env:with_time_limit", {})
-"""Applied after the TimeLimit of ``gymnasium.make(…, max_episode_steps=…)``."""
 
 
 def env_id(family: str) -> str:
@@ -32,6 +29,5 @@ def register() -> None:
                 id=name,
                 entry_point="metarl.adapters.gymnasium_env:GymEnv",
                 vector_entry_point="metarl.adapters.gymnasium_vec:GymVectorEnv",
-                additional_wrappers=(TIME_LIMIT,),
                 kwargs=kwargs,
             )

@@ -168,6 +168,8 @@ def test_the_command_line_trains_resumes_and_evaluates_it(file, tmp_path, capsys
     assert cli.main(["train", "--resume", str(run), "--iterations", "2"]) == 0
     assert cli.main(["evaluate", str(run), "--tasks", "2", "--split", "ood"]) == 0
     assert "make-env  maml-trpo  ood: 2 tasks" in capsys.readouterr().out
+    assert cli.main(["check", f"{file}:make_env"]) == 0
+    assert "FAIL" not in capsys.readouterr().out
 
 
 # --- tasks that are set in other ways ----------------------------------------------------------

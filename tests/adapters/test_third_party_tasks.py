@@ -12,8 +12,9 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 from metarl import Choices, Interval, Param, TaskDistribution, UserError, find_learner
-from metarl.adapters import GymnasiumFamily
+from metarl.adapters import GymnasiumFamily, check_gymnasium
 from metarl.adapters.spaces import FlatAction, FlatObservation
+from metarl.check import check_family
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*AsyncVectorEnv")
 
@@ -117,6 +118,37 @@ def test_the_ways_out_of_a_refused_task() -> None:
 def test_episodes_that_do_not_repeat_are_named() -> None:
     with pytest.warns(UserWarning, match="'noisy': two episodes of one task with one seed .* draw"):
         family(Noisy).worlds(1, 1).close()
+
+
+class Leaves(Goal):
+    """What an earlier task has changed stays."""
+
+    gain = 1.0
+
+    def set_task(self, task):
+        super().set_task(task)
+        self.gain *= 1 + abs(task["goal"])
+
+    def step(self, action):
+        return super().step(self.gain * action)
+
+
+@pytest.mark.parametrize(
+    ("env", "failed"),
+    [
+        (Goal, ""),
+        (Unread, "Every parameter changes"),
+        (Noisy, "Episodes repeat from"),
+        (Leaves, "Episodes repeat from"),
+    ],
+)
+def test_the_conformance_suite(env: type, failed: str) -> None:
+    lines = []
+    made = check_family(family(env), lines.append, check_gymnasium.CHECKS, check_gymnasium.GATES)
+    failures = [line for line in lines if line.startswith("FAIL  ")]
+    assert made == len(failures) == bool(failed)
+    assert all(line.startswith(f"FAIL  {failed}") for line in failures)
+    assert len(lines) == len(check_gymnasium.CHECKS)
 
 
 # --- how public environments take their tasks --------------------------------------------------
