@@ -166,7 +166,7 @@ class GymnasiumFamily(TaskFamily):
         Returns:
             The observation, (O,) float64; the reward; terminated; truncated.
         """
-        got = env.step(self.action.to_env(taken))
+        got: Any = env.step(self.action.to_env(taken))
         if not (isinstance(got, tuple) and len(got) == 5):
             size = f"{len(got)} values" if isinstance(got, tuple) else type(got).__name__
             raise UserError(
@@ -185,7 +185,7 @@ class GymnasiumFamily(TaskFamily):
             "it, and return observation, info"
         )
         try:
-            got = env.reset(seed=seed)
+            got: Any = env.reset(seed=seed)
         except TypeError as error:
             if "'seed'" not in str(error):
                 raise

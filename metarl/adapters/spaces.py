@@ -79,7 +79,7 @@ class FlatAction:
                 "its actions must be a bounded Box of one axis, Discrete, MultiDiscrete or "
                 f"MultiBinary, not {space}"
             )
-        self.size = sum(self.choices) or space.shape[0]
+        self.size: int = sum(self.choices) or space.shape[0]  # type: ignore[index]
         """A."""
 
     def taken(self, action: Tensor) -> Tensor:
