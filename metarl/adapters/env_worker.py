@@ -62,11 +62,11 @@ class EnvWorker(gymnasium.Env[Any, np.ndarray]):
         infos = self._guarded(lambda: [self._step(k, action[k]) for k in range(self._active)])
         return self._out, 0.0, False, False, infos
 
-    def render(self) -> list[np.ndarray | None]:  # type: ignore[override]
-        """Return a picture of every environment, (height, width, 3) uint8, if it draws any."""
+    def render(self) -> tuple[list[Any], str]:  # type: ignore[override]
+        """Return what every environment draws, and in words what went wrong, or ''."""
         pictures: list[Any] = []
-        self._guarded(lambda: pictures.extend(env.render() for env in self._envs))
-        return pictures
+        infos = self._guarded(lambda: pictures.extend(env.render() for env in self._envs))
+        return pictures, infos["error"]
 
     def close(self) -> None:
         """Close the environments."""

@@ -49,6 +49,8 @@ class GymnasiumFamily(TaskFamily):
     probe_steps: ClassVar[int] = 300
     """Steps in which each parameter must change something before worlds are made; 0: unchecked."""
     has_model: ClassVar[bool] = False
+    render_mode: str | None = None
+    """What environments are made with; `metarl render` makes them with rgb_array."""
     probed: bool = False
     """Whether worlds of this family have found that each parameter changes something."""
 
@@ -132,7 +134,10 @@ class GymnasiumFamily(TaskFamily):
 
     def make(self) -> gymnasium.Env:
         """Return an environment."""
-        return gymnasium.make(self.env) if isinstance(self.env, str) else type(self).env()
+        options: dict[str, Any] = {"render_mode": self.render_mode} if self.render_mode else {}
+        if isinstance(self.env, str):
+            return gymnasium.make(self.env, **options)
+        return type(self).env(**options)
 
     def task_dicts(self, tasks: Tasks) -> list[dict[str, Any]]:
         """Return each task as `set_task` takes it."""

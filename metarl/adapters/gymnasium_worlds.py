@@ -168,14 +168,12 @@ class GymnasiumWorlds(TaskWorlds):
         next_obs = self._rows(got["next_obs"]).float()
         return Transition(obs, reward, terminated, truncated, next_obs, diverged)
 
-    def render(self) -> list[np.ndarray | None]:
-        """Return a picture of every world, (height, width, 3) uint8, as its environment draws it.
-
-        The environments must have been made to draw: see `GymnasiumFamily.render_mode`.
-        """
+    def render(self) -> list[Any]:
+        """Return what every environment draws: with the family's `render_mode`, a picture."""
         with self._watched("in render()"):
-            pictures = self._vector.call("render")
-        return [picture for worker in pictures for picture in worker]
+            drawn = self._vector.call("render")
+        self._raise({"error": [error for _, error in drawn]})
+        return [picture for pictures, _ in drawn for picture in pictures]
 
     def close(self) -> None:
         """End the processes."""

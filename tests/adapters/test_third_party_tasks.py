@@ -11,10 +11,12 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
-from metarl import Choices, Interval, Param, TaskDistribution, UserError, find_learner
+from metarl import Choices, Interval, Param, TaskDistribution, UserError, evaluate, find_learner
 from metarl.adapters import GymnasiumFamily, check_gymnasium
+from metarl.adapters.gymnasium_video import DrawingWorlds, PictureFilm, drawing
 from metarl.adapters.spaces import FlatAction, FlatObservation
 from metarl.check import check_family
+from metarl.video.encode import VideoConfig, write
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*AsyncVectorEnv")
 
@@ -258,6 +260,55 @@ def test_the_message_names_what_to_write(make, words: str) -> None:
     assert words in str(caught.value)
     assert str(caught.value).startswith("family '")
     assert "\n" not in str(caught.value)
+
+
+# --- pictures ----------------------------------------------------------------------------------
+
+
+class Drawn(Goal):
+    """Draws a white row for each picture that was taken."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        self.render_mode, self.drawn = render_mode, 0
+
+    def render(self):
+        picture = np.zeros((64, 96, 3), np.uint8)
+        self.drawn += 1
+        picture[: self.drawn] = 255
+        return picture
+
+
+def test_a_film_shows_the_rounds_of_the_evaluation(tmp_path) -> None:
+    made = family(Drawn)
+    tasks = TaskDistribution(made).split("heldout", 2)
+    cls = find_learner("rl2")
+    worlds = made.worlds(4, 1)
+    learner = cls(worlds.spec, cls.Config(units=8, hidden=8))
+    report = evaluate(learner, worlds, tasks, episodes=1, seed=3)
+    worlds.close()
+    film = PictureFilm(
+        learner, made, tasks, VideoConfig(size=160), worlds_per_task=2, episodes=1, seed=3
+    )
+    np.testing.assert_allclose(film.returns, report.returns, rtol=1e-6)
+    assert (film.width, film.height, film.frames) == (240, 160, 20)
+    first, last = (film.frame(number, film.renderer()) for number in (0, 19))
+    assert first.shape == (160, 240, 3)
+    assert (first[:80, :120] != last[:80, :120]).any()
+    write(film, tmp_path / "film.gif", threads=1)
+    assert (tmp_path / "film.gif").stat().st_size > 0
+
+
+def test_an_environment_that_draws_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="'goal': to be drawn, Goal must take render_mode"):
+        drawing(family(Goal))
+    blank = type("Blank", (Drawn,), {"render": lambda self: None})
+    failing = type("Failing", (Drawn,), {"render": lambda self: 1 // 0})
+    for env, words in ((blank, "render() returned NoneType"), (failing, "ZeroDivisionError")):
+        with pytest.raises(UserError, match="family '") as caught:
+            DrawingWorlds(family(env), 1, 64)
+        assert words in str(caught.value)
 
 
 # --- spaces ------------------------------------------------------------------------------------
