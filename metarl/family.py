@@ -65,7 +65,7 @@ class TaskFamily:
     """What else the robot can vary: ``+name`` after the family's name adds its parameters. A string
     is ``module:attribute``, imported when it is needed."""
     has_model: ClassVar[bool] = True
-    """Whether MuJoCo simulates it; a stranger's gymnasium environment has no model of ours."""
+    """Whether MuJoCo simulates it; a third-party gymnasium environment has no model of ours."""
 
     camera: ClassVar[Camera | None] = None
     """How a video looks at the robot; None: from a side that suits how it moves, following it."""

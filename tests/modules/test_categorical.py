@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import gymnasium
@@ -15,6 +16,7 @@ from metarl.adapters import GymnasiumFamily
 from metarl.algorithms.rl2 import Rl2, Rl2Config
 from metarl.keys import Key
 from metarl.modules.categorical import Categorical
+from metarl.worlds import Spec
 
 
 def test_log_prob_and_entropy_by_hand() -> None:
@@ -35,6 +37,20 @@ def test_draws_have_the_probabilities_of_the_choices() -> None:
     shares = Categorical(logits, (2, 3)).sample(noise).mean(0)
     expected = torch.tensor([0.25, 0.75, 0.5, 0.25, 0.25])
     assert ((shares - expected).abs() < 5 * (expected * (1 - expected) / 40_000).sqrt()).all()
+
+
+@pytest.mark.parametrize("spec", [Spec(4, 2, 20), Spec(1, 5, 5, (2, 3))])
+def test_a_spec_survives_json(spec: Spec) -> None:
+    assert Spec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"actions": [2, 2]}, {"horizon": 0}, {"actions": [5, 0]}, {"size": 3}, {"action_size": "x"}],
+)
+def test_a_spec_that_cannot_be_is_refused(change: dict) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        Spec.from_json(Spec(1, 5, 5, (2, 3)).to_json() | change)
 
 
 class Arms(gymnasium.Env):
