@@ -112,7 +112,10 @@ def load(path: Path | str) -> Checkpoint:
             step=int(body["step"]),
             family=str(body["family"]),
             algorithm=str(body["algorithm"]),
-            spec=dict(body["spec"]),
+            spec={
+                str(name): size if name == "actions" else int(size)
+                for name, size in body["spec"].items()
+            },
             learner_config=dict(body["learner_config"]),
             meta=dict(body["meta"]),
             tensors=tensors,
