@@ -130,7 +130,7 @@ def save_adapted(
         "format": FORMAT,
         **names,
         "files": located(folder, names),
-        "spec": learner.spec._asdict(),
+        "spec": learner.spec.to_json(),
         "learner_config": asdict(learner.config),
         "step": checkpoint.step,
         "task": task.to_json(),

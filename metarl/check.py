@@ -2,8 +2,7 @@
 
 A check is a function of a family. It returns nothing, or raises CheckError with one line that says
 what is wrong and how to mend it; the first line of its docstring is its title. `CHECKS` lists them
-in order, so pytest can parametrise over it. A family that fails one of `GATES` is asked no further,
-since every later check would only fail for the same reason. Runs are compared bit by bit.
+in order. After a failure in `GATES` the rest is skipped. Runs are compared bit by bit.
 """
 
 from __future__ import annotations
@@ -336,9 +335,10 @@ def check_threads(family: TaskFamily) -> None:
         _same(one, several, f"a run on {threads} threads", _STATELESS)
 
 
-GATES = (check_model, check_spaces, check_finite, check_repeats, check_alone)
+Checks = tuple[Callable[[TaskFamily], None], ...]
+GATES: Checks = (check_model, check_spaces, check_finite, check_repeats, check_alone)
 """The checks without which the others mean nothing."""
-CHECKS: tuple[Callable[[TaskFamily], None], ...] = (
+CHECKS: Checks = (
     *GATES, check_plain_loop, check_idempotent, check_order, check_parameters, check_splits,
     check_clipping, check_horizon, check_successor, check_divergence, check_threads,
 )  # fmt: skip
@@ -346,19 +346,22 @@ CHECKS: tuple[Callable[[TaskFamily], None], ...] = (
 
 
 def check_family(
-    family: TaskFamily | type[TaskFamily], report: Callable[[str], None] = print
-) -> int:
-    """Run every check on a family, and report a line for each.
+    family: TaskFamily | type[TaskFamily], report: Callable[[str], None] = print,
+    checks: Checks = CHECKS, gates: Checks = GATES,
+) -> int:  # fmt: skip
+    """Run every check on a family, report a line for each, and return how many failed.
 
     Args:
         family: a family, or its class, whose construction then counts as the first check.
         report: takes the lines ``ok    …``, ``FAIL  …: why``, ``skip  …`` and ``note  …``.
+        checks: which checks, in order.
+        gates: those after whose failure the rest is skipped.
 
     Returns:
         The number of checks that failed.
     """
     failures, stopped = 0, ""
-    for check in CHECKS:
+    for check in checks:
         if stopped:
             report(f"skip  {title(check)}: it needs '{stopped}'")
             continue
@@ -368,7 +371,7 @@ def check_family(
         except Exception as error:  # whatever a stranger's code raises becomes one line
             failures += 1
             report(f"FAIL  {title(check)}: {one_line(error, family)}")
-            stopped = title(check) if check in GATES else ""
+            stopped = title(check) if check in gates else ""
         else:
             report(f"ok    {title(check)}")
     for note in () if isinstance(family, type) else notes(family):

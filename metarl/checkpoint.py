@@ -46,8 +46,8 @@ class Checkpoint:
     """A registered name, or file.py:Class."""
     algorithm: str
     """Likewise."""
-    spec: dict[str, int]
-    """observation_size, action_size, horizon."""
+    spec: dict[str, Any]
+    """What `Spec.to_json` returned."""
     learner_config: dict[str, Any]
     meta: dict[str, Any]
     """What the caller of `save` added: seed, env steps, training settings, …"""
@@ -122,7 +122,10 @@ def load(
             step=int(body["step"]),
             family=family,
             algorithm=algorithm,
-            spec={str(name): int(size) for name, size in body["spec"].items()},
+            spec={
+                str(name): size if name == "actions" else int(size)
+                for name, size in body["spec"].items()
+            },
             learner_config=dict(body["learner_config"]),
             meta=dict(body["meta"]),
             tensors=tensors,
@@ -224,11 +227,15 @@ def fresh(checkpoint: Checkpoint, *, device: str = "cpu") -> Learner:
     from metarl.learner import find_learner
     from metarl.worlds import Spec
 
-    if set(checkpoint.spec) != set(Spec._fields) or min(checkpoint.spec.values()) < 1:
-        raise UserError(f"'{checkpoint.path}': its spec {checkpoint.spec} is not {Spec._fields}")
+    try:
+        spec = Spec.from_json(checkpoint.spec)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"'{checkpoint.path}': its spec {checkpoint.spec} is not {Spec._fields}"
+        ) from None
     cls, config = find_learner(checkpoint.algorithm), learner_config(checkpoint)
     seed = int(checkpoint.meta.get("seed", 0))
-    return cls(Spec(**checkpoint.spec), config, seed=seed, device=device)
+    return cls(spec, config, seed=seed, device=device)
 
 
 # --- writing -----------------------------------------------------------------------------------
@@ -248,7 +255,7 @@ def write_files(
         "step": step,
         **names,
         "files": located(folder, names),
-        "spec": learner.spec._asdict(),
+        "spec": learner.spec.to_json(),
         "learner_config": asdict(learner.config),
         "meta": meta,
         "versions": versions(),

@@ -65,7 +65,7 @@ class TaskFamily:
     """What else the robot can vary: ``+name`` after the family's name adds its parameters. A string
     is ``module:attribute``, imported when it is needed."""
     has_model: ClassVar[bool] = True
-    """Whether MuJoCo simulates it; a stranger's gymnasium environment has no model of ours."""
+    """Whether MuJoCo simulates it; a third-party gymnasium environment has no model of ours."""
 
     camera: ClassVar[Camera | None] = None
     """How a video looks at the robot; None: from a side that suits how it moves, following it."""
@@ -285,7 +285,7 @@ def family_class(name: str) -> type[TaskFamily]:
     whole = path + colon + last
     found = load_plugin(whole, "metarl.families", "family")
     if inspect.isfunction(found) or (isinstance(found, type) and issubclass(found, gymnasium.Env)):
-        from metarl.adapters.foreign import family_of
+        from metarl.adapters.gymnasium_family import family_of
 
         found = family_of(found)
     cls = plugin_class(found, whole, TaskFamily, "family")

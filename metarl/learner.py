@@ -42,6 +42,8 @@ class Learner(Policy):
     """Sums one row a task, (m, …), over all tasks of the iteration, in their order. A process that
     holds a part of the tasks replaces it by one that gathers the other rows first, so that many
     processes reach the same bits as one."""
+    discrete_actions: ClassVar[bool] = False
+    """Whether it can choose among discrete actions, which `Spec.actions` counts."""
 
     def __init__(self, spec: Spec, config: Any, *, seed: int = 0, device: str = "cpu") -> None:
         """Initialise the weights.
@@ -51,7 +53,15 @@ class Learner(Policy):
             config: an instance of `Config`.
             seed: of the initial weights.
             device: where the weights and the rollouts live.
+
+        Raises:
+            UserError: the actions are discrete, and the learner's are continuous.
         """
+        if spec.actions and not self.discrete_actions:
+            raise UserError(
+                f"{self.name} takes continuous actions, and these are discrete, with "
+                f"{' × '.join(map(str, spec.actions))} choices: use rl2"
+            )
         self.spec = spec
         self.config = config
         self.seed = seed

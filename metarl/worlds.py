@@ -7,7 +7,8 @@ episode ended, so `obs` is what to act on next, and `next_obs` is always the tru
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,23 @@ class Spec(NamedTuple):
     action_size: int
     horizon: int
     """Environment steps in one episode."""
+    actions: tuple[int, ...] = ()
+    """How many choices each discrete action has; () where actions are continuous. A discrete
+    action crosses one-hot: `action_size` is the sum, and the highest number of each is taken."""
+
+    @classmethod
+    def from_json(cls, sizes: Mapping[str, Any]) -> Spec:
+        """Read what `to_json` wrote. Raises ValueError if it is malformed."""
+        numbers = {name: size for name, size in sizes.items() if name != "actions"}
+        actions = tuple(map(int, sizes.get("actions", ())))
+        spec = cls(**{name: int(size) for name, size in numbers.items()}, actions=actions)
+        if min(*spec[:3], *actions) < 1 or sum(actions) not in (0, spec.action_size):
+            raise ValueError(f"sizes {dict(sizes)} cannot be")
+        return spec
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object, without `actions` where they are continuous."""
+        return {name: value for name, value in self._asdict().items() if value != ()}
 
 
 class Step(NamedTuple):

@@ -1,4 +1,4 @@
-"""Somebody else's environment as a family: a pendulum of unknown length and weight."""
+"""A third-party environment as a family: a pendulum of unknown length and weight."""
 
 from metarl import Interval, Param
 from metarl.adapters import GymnasiumFamily

@@ -1,8 +1,9 @@
 """Other interfaces: worlds as gymnasium and SB3 environments, and gymnasium ones as a family.
 
-views and sb3 are the environments, task_feed says which task an episode runs, pictures draws
-``rgb_array``, registration gives them ids. foreign makes a family of a stranger's environment, and
-crew is its worker processes.
+gymnasium_env, gymnasium_vec and sb3 are the environments, task_sampler says which task an episode
+runs, offscreen_renderer draws ``rgb_array``, registration gives them ids. gymnasium_family makes a
+family of a third-party environment, gymnasium_worlds runs it in worker processes (env_worker), and
+check_gymnasium checks it.
 """
 
 from importlib import import_module as _import_module
@@ -10,16 +11,17 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 if _TYPE_CHECKING:
-    from metarl.adapters.foreign import GymnasiumFamily
+    from metarl.adapters.gymnasium_env import GymEnv
+    from metarl.adapters.gymnasium_family import GymnasiumFamily
+    from metarl.adapters.gymnasium_vec import GymVectorEnv
     from metarl.adapters.sb3 import SB3VecEnv
-    from metarl.adapters.task_feed import TaskOptions
-    from metarl.adapters.views import GymEnv, GymVectorEnv
+    from metarl.adapters.task_sampler import TaskOptions
 
 __all__ = ["GymEnv", "GymVectorEnv", "GymnasiumFamily", "SB3VecEnv", "TaskOptions"]
 
 _HOME = {
-    "GymEnv": "views", "GymVectorEnv": "views", "GymnasiumFamily": "foreign", "SB3VecEnv": "sb3",
-    "TaskOptions": "task_feed",
+    "GymEnv": "gymnasium_env", "GymVectorEnv": "gymnasium_vec",
+    "GymnasiumFamily": "gymnasium_family", "SB3VecEnv": "sb3", "TaskOptions": "task_sampler",
 }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def register() -> None:
         if name not in gymnasium.registry:
             gymnasium.register(
                 id=name,
-                entry_point="metarl.adapters.views:GymEnv",
-                vector_entry_point="metarl.adapters.views:GymVectorEnv",
+                entry_point="metarl.adapters.gymnasium_env:GymEnv",
+                vector_entry_point="metarl.adapters.gymnasium_vec:GymVectorEnv",
                 kwargs=kwargs,
             )

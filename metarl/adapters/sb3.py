@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
 
-from metarl.adapters.task_feed import Task
-from metarl.adapters.views import GymVectorEnv
+from metarl.adapters.gymnasium_vec import GymVectorEnv
+from metarl.adapters.task_sampler import Task
 from metarl.errors import UserError
 from metarl.family import TaskFamily
 

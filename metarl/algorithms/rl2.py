@@ -12,6 +12,7 @@ costs in the first episode pays in the next.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -25,6 +26,7 @@ from metarl.keys import Key
 from metarl.learner import Learner, refuse_misfit
 from metarl.modules import ppo
 from metarl.modules.actor_critic import MemoryActorCritic
+from metarl.modules.categorical import Categorical, DiscreteActorCritic
 from metarl.modules.memory import MemoryState, make_memory
 from metarl.modules.normalise import RunningMoments
 from metarl.modules.optim import ClippedAdam
@@ -140,6 +142,7 @@ class Rl2(Learner):
     name = "rl2"
     Config = Rl2Config
     config: Rl2Config
+    discrete_actions = True
 
     def __init__(
         self, spec: Spec, config: Rl2Config, *, seed: int = 0, device: str = "cpu"
@@ -165,7 +168,10 @@ class Rl2(Learner):
             config.memory, config.hidden, config.units, layers=config.layers, heads=config.heads,
             context=config.context or config.episodes * spec.horizon,
         )  # fmt: skip
-        return MemoryActorCritic(
+        kind = MemoryActorCritic
+        if spec.actions:
+            kind = functools.partial(DiscreteActorCritic, spec.actions)
+        return kind(
             spec.observation_size + spec.action_size + 2, spec.action_size, config.hidden, memory,
             init_std=config.init_std, min_std=config.min_std,
         )  # fmt: skip
@@ -189,9 +195,11 @@ class Rl2(Learner):
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
         """Act, and record the mean action (B, A) and the value (B,) for the update."""
         mean, value, memory = self.net.step(self._inputs(step), state.memory)
-        action = mean
-        if explore and noise is not None:
-            action = mean + noise * self.net.policy(mean).log_std.exp()
+        action, policy = mean, self.net.policy(mean)
+        if isinstance(policy, Categorical):
+            action = policy.sample(noise if explore else None)
+        elif explore and noise is not None:
+            action = mean + noise * policy.log_std.exp()
         return action, State(memory), {"mean": mean, "value": value}
 
     def adapt(self, state: State, rollout: Rollout) -> State:
@@ -214,6 +222,13 @@ class Rl2(Learner):
         )  # fmt: skip
 
     # --- the meta-update -----------------------------------------------------------------------
+
+    def _spread(self, mean: Tensor) -> dict[str, float]:
+        """Return how much the policy explores, as a metric."""
+        policy = self.net.policy(mean)
+        if isinstance(policy, Categorical):
+            return {"entropy": float(policy.entropy().mean())}
+        return {"std": float(policy.log_std.detach().exp().mean())}
 
     def collect(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> Trials:
         """Collect one trial in every world.
@@ -254,7 +269,7 @@ class Rl2(Learner):
             "diverged": float(rollout.diverged.sum()),
             **losses,
             "lr": self.adam.lr,
-            "std": float(self.net.policy(rollout.extras["mean"]).log_std.detach().exp().mean()),
+            **self._spread(rollout.extras["mean"]),
         }
 
     @torch.no_grad()
@@ -327,7 +342,10 @@ class Rl2(Learner):
         ).sum()
         error = functional.smooth_l1_loss(value, part.target, reduction="none")
         value_loss = (error * weight).sum()
-        entropy = policy.log_std.sum() * weight.sum()
+        if isinstance(policy, Categorical):
+            entropy = (policy.entropy() * weight).sum()
+        else:
+            entropy = policy.log_std.sum() * weight.sum()
         loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
         with torch.no_grad():
             ratio = log_ratio.exp()

@@ -118,12 +118,12 @@ def check(argv: Sequence[str]) -> int:
 
     # The class, not an instance: a model that does not compile is the first check's to report.
     family = family_class(args.family)
+    suite = {}
     if not family.has_model:
-        raise UserError(
-            f"family '{args.family}' is a gymnasium environment: the suite is for families with a "
-            "MuJoCo model; gymnasium.utils.env_checker.check_env checks environments"
-        )
-    return 1 if check_family(family, say) else 0
+        from metarl.adapters import check_gymnasium
+
+        suite = {"checks": check_gymnasium.CHECKS, "gates": check_gymnasium.GATES}
+    return 1 if check_family(family, say, **suite) else 0
 
 
 # --- evaluate and adapt ------------------------------------------------------------------------

@@ -93,6 +93,7 @@ def describe_family(name: str) -> dict[str, Any]:
         "robot": _robot(family),
         "observation_size": spec.observation_size,
         "action_size": spec.action_size,
+        "choices": list(spec.actions),
         "horizon": spec.horizon,
         "dt": family.dt,
         "frame_skip": family.frame_skip,
@@ -215,7 +216,7 @@ def _page(row: dict[str, Any]) -> list[Table | Text]:
     facts = (
         ("robot", row["robot"]),
         ("observation", f"{row['observation_size']} numbers"),
-        ("action", f"{row['action_size']} numbers in [-1, 1]"),
+        ("action", _action(row)),
         ("horizon", f"{row['horizon']} steps of {row['dt']:g} s = {seconds:g} s"),
         ("splits", ", ".join(row["splits"])),
         ("gymnasium", _gymnasium(row)),
@@ -232,6 +233,13 @@ def _page(row: dict[str, Any]) -> list[Table | Text]:
         some = next(iter(row["variations"]))
         parts.append(Text(f"metarl train {row['name']}+{some} maml-trpo", style="dim"))
     return parts
+
+
+def _action(row: dict[str, Any]) -> str:
+    """What an action is."""
+    if row["choices"]:
+        return f"discrete, {' × '.join(map(str, row['choices']))} choices"
+    return f"{row['action_size']} numbers in [-1, 1]"
 
 
 def _gymnasium(row: dict[str, Any]) -> str:

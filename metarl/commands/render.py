@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import tyro
 
@@ -19,7 +19,11 @@ from metarl.errors import UserError
 from metarl.progress import bar, say
 
 if TYPE_CHECKING:
+    from metarl.adapters.gymnasium_family import GymnasiumFamily
     from metarl.checkpoint import Checkpoint
+    from metarl.family import TaskFamily
+    from metarl.learner import Learner
+    from metarl.tasks import Tasks
     from metarl.video.recording import Recording
 
 MOST_TASKS = 16
@@ -86,6 +90,10 @@ def render(argv: Sequence[str]) -> int:
         if args.set
         else TaskDistribution(family).split(args.split, args.tasks)
     )
+    if not family.has_model:
+        count = worlds_per_task(checkpoint, args.rollouts_per_task, len(tasks))
+        out = Path(args.out) if args.out else default_out(checkpoint, split, args.set)
+        return _render_pictures(args, learner, family, tasks, count, out)
     if not args.live:
         make_context(8, 8).free()  # what is missing is better said before the work than after it
     count = worlds_per_task(checkpoint, args.rollouts_per_task, len(tasks))
@@ -111,6 +119,28 @@ def render(argv: Sequence[str]) -> int:
         f"{out.stat().st_size / 2**20:.1f} MiB, in {took:.1f} s "
         f"({film.frames * film.pictures / took:.0f} pictures/s)"
     )
+    return 0
+
+
+def _render_pictures(
+    args: Render, learner: Learner, family: TaskFamily, tasks: Tasks, count: int, out: Path
+) -> int:
+    """Render a third-party environment, which draws itself."""
+    from metarl.adapters.gymnasium_video import PictureFilm
+    from metarl.video import encode as video
+
+    if args.live:
+        raise UserError(f"--live: '{family.name}' is no MuJoCo model of ours: leave it out")
+    with bar("playing") as show:
+        film = PictureFilm(
+            learner, cast("GymnasiumFamily", family), tasks,
+            video.VideoConfig(size=args.size, fps=args.fps), worlds_per_task=count,
+            episodes=args.episodes, seed=args.seed, progress=show,
+        )  # fmt: skip
+    for m, row in enumerate(film.returns):
+        print(f"{tasks.label(m)}: return " + " → ".join(f"{value:.1f}" for value in row))
+    video.write(cast("video.Film", film), out, threads=1)
+    print(f"wrote {out}: {film.width} × {film.height}, {film.frames} frames, one a step")
     return 0
 
 

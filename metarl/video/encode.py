@@ -120,8 +120,17 @@ def render(
     Raises:
         UserError: there is no headless OpenGL, or the file cannot be written.
     """
-    path = check_out(out)
     film = Film(recording, config or VideoConfig())
+    write(film, out, threads=threads, progress=progress)
+    return film
+
+
+def write(
+    film: Film, out: Path | str, *, threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:  # fmt: skip
+    """Write a film, or what draws frames as one does; the arguments are those of `render`."""
+    path = check_out(out)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +141,6 @@ def render(
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return film
 
 
 def _encode(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from metarl import TaskWorlds
-from metarl.adapters.pictures import WorldCamera
+from metarl.adapters.offscreen_renderer import OffscreenRenderer
 from metarl.errors import UserError
 from metarl.video import opengl
 
@@ -19,8 +19,8 @@ PICTURE = """
 import os, sys
 import numpy as np
 from metarl import TaskWorlds
-from metarl.adapters.pictures import WorldCamera
-np.save(sys.argv[1], WorldCamera(TaskWorlds("half-cheetah-vel", 1, 1), 64, 48).frame())
+from metarl.adapters.offscreen_renderer import OffscreenRenderer
+np.save(sys.argv[1], OffscreenRenderer(TaskWorlds("half-cheetah-vel", 1, 1), 64, 48).frame())
 print(os.environ["MUJOCO_GL"])
 """
 
@@ -115,9 +115,9 @@ def test_osmesa_draws_the_same_when_egl_finds_no_driver(tmp_path):
 @pytest.mark.usefixtures("_gl")
 def test_two_cameras_of_one_thread_do_not_disturb_each_other():
     """Each draws into its own buffer, also after another one was made, used and closed."""
-    cheetah = WorldCamera(TaskWorlds("half-cheetah-vel", 1, 1), 64, 48)
+    cheetah = OffscreenRenderer(TaskWorlds("half-cheetah-vel", 1, 1), 64, 48)
     first = cheetah.frame()
-    point = WorldCamera(TaskWorlds("point-goal", 1, 1), 32, 32)
+    point = OffscreenRenderer(TaskWorlds("point-goal", 1, 1), 32, 32)
     seen = point.frame()
     assert seen.shape == (32, 32, 3)
     assert np.array_equal(cheetah.frame(), first)

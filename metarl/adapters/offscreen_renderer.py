@@ -18,7 +18,7 @@ MOST_GEOMS = 10_000
 """In a scene, as in MuJoCo's own renderer."""
 
 
-class WorldCamera:
+class OffscreenRenderer:
     """Follows the robot of any one of the worlds, and takes pictures of it.
 
     The view is that of the model's camera named ``track``, where there is one, else from the side

@@ -50,7 +50,7 @@ class TaskOptions:
             raise UserError(f"render_mode must be rgb_array or None, not {self.render_mode!r}")
 
 
-class TaskFeed:
+class TaskSampler:
     """Hands out tasks: fresh draws, or the tasks of a frozen split in turn."""
 
     def __init__(self, family: TaskFamily, options: TaskOptions) -> None:
@@ -64,7 +64,7 @@ class TaskFeed:
         """Begin again with the first task of a frozen split."""
         self._next = 0
 
-    def draw(self, count: int, rng: np.random.Generator) -> Tasks:
+    def next(self, count: int, rng: np.random.Generator) -> Tasks:
         """Return the next `count` tasks."""
         if self.frozen is None:
             return self.distribution.sample(count, rng)
@@ -72,7 +72,7 @@ class TaskFeed:
         self._next = int(rows[-1]) + 1
         return Tasks(self.frozen.family, self.frozen.names, self.frozen.values[rows])
 
-    def made(self, task: Mapping[str, Any] | Tasks, count: int) -> Tasks:
+    def from_values(self, task: Mapping[str, Any] | Tasks, count: int) -> Tasks:
         """Return a task by hand for `count` worlds: numbers are shared, (count,) arrays are not."""
         if isinstance(task, Tasks):
             rows = task.values

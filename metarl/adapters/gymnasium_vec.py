@@ -1,46 +1,31 @@
-"""Standard views of the task worlds: a gymnasium.Env and a gymnasium VectorEnv.
-
-They show one agent what other libraries expect: numpy in and out, one stream of episodes, a task
-that is drawn anew when an episode begins. ``gymnasium.make("metarl/HalfCheetahVel-v0")`` gives the
-first, ``gymnasium.make_vec`` the second; `metarl.adapters.sb3` adapts that to SB3.
-
-A world whose physics diverged ends its episode as truncated, is paid 0 for that step and says
-``diverged`` in its info. The current task is in the info of a reset, not in the observation.
-"""
+"""B worlds of a task family as a gymnasium VectorEnv; `metarl.adapters.sb3` adapts it to SB3."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from metarl.adapters.pictures import WorldCamera
-from metarl.adapters.task_feed import Task, TaskFeed, task_options
+from metarl.adapters.gymnasium_env import (
+    action_tensor,
+    family_for_view,
+    name_for_copies,
+    refuse_unreset,
+    reset_options,
+    spaces_of,
+)
+from metarl.adapters.offscreen_renderer import OffscreenRenderer
+from metarl.adapters.task_sampler import Task, TaskSampler, task_options
 from metarl.errors import UserError
-from metarl.family import TaskFamily, find_family
+from metarl.family import TaskFamily
 from metarl.keys import Key
 from metarl.tasks import Tasks
-from metarl.trace import endless, variant
 from metarl.worlds import TaskWorlds
-
-
-def _family(family: TaskFamily | str) -> TaskFamily:
-    return find_family(family) if isinstance(family, str) else family
-
-
-def _with_horizon(family: TaskFamily, steps: int | None) -> TaskFamily:
-    """Return the family with episodes of so many steps; None: with its own."""
-    if steps is None:
-        return family
-    if not (isinstance(steps, int) and steps > 0):
-        raise UserError(f"max_episode_steps must be at least 1, not {steps!r}")
-    return variant(family, horizon=steps)
 
 
 def _autoreset_mode(name: AutoresetMode | str) -> AutoresetMode:
@@ -49,102 +34,6 @@ def _autoreset_mode(name: AutoresetMode | str) -> AutoresetMode:
     except ValueError:
         modes = ", ".join(mode.value for mode in AutoresetMode)
         raise UserError(f"autoreset_mode is one of {modes}, not {name!r}") from None
-
-
-def _spaces(worlds: TaskWorlds) -> tuple[Box, Box]:
-    """The observation and the action space of one world."""
-    spec = worlds.spec
-    return (
-        Box(-np.inf, np.inf, (spec.observation_size,), np.float32),
-        Box(-1.0, 1.0, (spec.action_size,), np.float32),
-    )
-
-
-class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """One world as a gymnasium.Env."""
-
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
-
-    def __init__(self, family: TaskFamily | str, task: Task = None, **options: Any) -> None:
-        """Make the world.
-
-        Args:
-            family: a family, its name, or ``file.py:Class``.
-            task: the one task of all episodes; None draws tasks.
-            options: fields of `TaskOptions`.
-        """
-        self.family = _family(family)
-        self.options = task_options(options)
-        # The worlds would begin the next episode at once; here the last step is to be looked at.
-        self.worlds = TaskWorlds(endless(self.family), 1, 1)
-        self.observation_space, self.action_space = _spaces(self.worlds)
-        self.metadata = {**self.metadata, "render_fps": round(1 / self.family.dt)}
-        self.render_mode = self.options.render_mode
-        self._feed = TaskFeed(self.family, self.options)
-        self._camera: WorldCamera | None = None
-        self._steps = self._episodes = 0
-        self._seeded = False
-        self._pinned: Tasks | None = None
-        self.set_task(task)
-
-    @property
-    def task(self) -> dict[str, float]:
-        """The current task: parameter -> value."""
-        return _named(self.worlds.tasks)
-
-    def set_task(self, task: Task) -> None:
-        """Run this task from the next reset on: some parameters' values. None draws tasks again."""
-        pinned = None if task is None else self._feed.made(task, 1)
-        if pinned is not None:
-            self.worlds.try_tasks(pinned)
-        self._pinned, self._episodes = pinned, 0
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode.
-
-        Args:
-            seed: of the tasks and of the initial states; begins the frozen tasks anew.
-            options: ``{"task": …}`` calls `set_task` first.
-        """
-        super().reset(seed=seed)
-        options = _reset_options(options, ("task",), self._feed.distribution.names)
-        if seed is not None or not self._seeded:
-            self.worlds.seed(Key("gymnasium", int(self.np_random.integers(2**62))))
-            self._feed.restart()
-            self._seeded, self._episodes = True, 0
-        if "task" in options:
-            self.set_task(options["task"])
-        if self._episodes % self.options.episodes_per_task == 0:
-            tasks = self._pinned or self._feed.draw(1, self.np_random)
-            self.worlds.set_tasks(tasks, 1)
-        self._episodes, self._steps = self._episodes + 1, 0
-        return self.worlds.reset()[0].numpy(), {"task": self.task}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Take one step. Actions are clipped to [-1, 1]."""
-        got = self.worlds.step(_tensor(action)[None])
-        self._steps += 1
-        diverged = bool(got.diverged[0])
-        terminated = not diverged and bool(self.family.terminated(self.worlds.simulator)[0])
-        truncated = diverged or (not terminated and self._steps >= self.family.horizon)
-        info = {"diverged": diverged}
-        return got.next_obs[0].numpy(), float(got.reward[0]), terminated, truncated, info
-
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """Return a picture, (height, width, 3) uint8; None without render_mode="rgb_array"."""
-        if self.render_mode is None:
-            return None
-        if self._camera is None:
-            self._camera = WorldCamera(self.worlds, self.options.width, self.options.height)
-        return self._camera.frame()
-
-    def close(self) -> None:
-        """Free what rendering holds."""
-        if self._camera is not None:
-            self._camera.close()
-            self._camera = None
 
 
 class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -177,27 +66,36 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             threads: physics threads; None takes the process's setting.
             options: fields of `TaskOptions`.
         """
-        self.family = _with_horizon(_family(family), max_episode_steps)
+        self.family = family_for_view(family, max_episode_steps)
         self.mode = _autoreset_mode(autoreset_mode)
+        self._arguments = {
+            "num_envs": num_envs, "task": task, "autoreset_mode": self.mode,
+            "max_episode_steps": max_episode_steps, "threads": threads, **options,
+        }  # fmt: skip
         self.options = task_options(options)
         self.worlds = TaskWorlds(self.family, num_envs, threads)
         self.num_envs = num_envs
-        self.single_observation_space, self.single_action_space = _spaces(self.worlds)
+        self.single_observation_space, self.single_action_space = spaces_of(self.worlds)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.metadata = {
             **self.metadata, "autoreset_mode": self.mode, "render_fps": round(1 / self.family.dt)
         }  # fmt: skip
         self.render_mode = self.options.render_mode
-        self._feed = TaskFeed(self.family, self.options)
-        self._camera: WorldCamera | None = None
+        self._sampler = TaskSampler(self.family, self.options)
+        self._renderer: OffscreenRenderer | None = None
         self._seeded = False
         self._ended = torch.zeros(num_envs, dtype=torch.bool)
         self._episodes = np.zeros(num_envs, np.int64)
         self._drawn = np.ones(num_envs, bool)
-        self._pinned = np.zeros((num_envs, len(self._feed.distribution.names)))
-        self.worlds.set_tasks(self._feed.made({}, num_envs), 1)
+        self._pinned = np.zeros((num_envs, len(self._sampler.distribution.names)))
+        self.worlds.set_tasks(self._sampler.from_values({}, num_envs), 1)
         self.set_task(task)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as a new environment of the same arguments, to be reset first."""
+        make = functools.partial(type(self), name_for_copies(self.family), **self._arguments)
+        return make, (), {"spec": self.spec}
 
     @property
     def task(self) -> dict[str, np.ndarray]:
@@ -214,7 +112,7 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         ids = np.arange(self.num_envs) if ids is None else np.asarray(ids)
         if task is not None:
-            made = self._feed.made(task, len(ids))
+            made = self._sampler.from_values(task, len(ids))
             self.worlds.try_tasks(made)
             self._pinned[ids] = made.values
         self._drawn[ids] = task is None
@@ -230,7 +128,7 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             options: ``{"task": …}`` calls `set_task` first; ``{"reset_mask": (B,) bool}`` begins
                 episodes in some worlds and leaves the others as they are.
         """
-        options = _reset_options(options, ("task", "reset_mask"), self._feed.distribution.names)
+        options = reset_options(options, ("task", "reset_mask"), self._sampler.distribution.names)
         if isinstance(seed, list):
             seed = Key("seeds", *map(int, seed)).seed()
         super().reset(seed=seed)
@@ -239,7 +137,7 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise UserError(f"reset_mask must be ({self.num_envs},) bool with a True in it")
         if seed is not None or not self._seeded:
             self.worlds.seed(Key("gymnasium", int(self.np_random.integers(2**62))))
-            self._feed.restart()
+            self._sampler.restart()
             self._seeded = True
             self._episodes[:] = 0
         if "task" in options:
@@ -251,7 +149,8 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Take one step in every world; what happens at an episode's end is `autoreset_mode`'s."""
-        got = self.worlds.step(_tensor(actions))
+        refuse_unreset(self._seeded)
+        got = self.worlds.step(action_tensor(actions))
         over = got.terminated | got.truncated | got.diverged
         reward, terminated = got.reward, got.terminated.clone()  # a user may write to these
         truncated, diverged = got.truncated | got.diverged, got.diverged.clone()
@@ -280,15 +179,15 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def frame(self, world: int) -> np.ndarray:
         """Return a picture of one world, whatever the render mode."""
-        if self._camera is None:
-            self._camera = WorldCamera(self.worlds, self.options.width, self.options.height)
-        return self._camera.frame(world)
+        if self._renderer is None:
+            self._renderer = OffscreenRenderer(self.worlds, self.options.width, self.options.height)
+        return self._renderer.frame(world)
 
     def close_extras(self) -> None:
         """Free what rendering holds."""
-        if self._camera is not None:
-            self._camera.close()
-            self._camera = None
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
     def _begin(self, which: Tensor, begun: Tensor | None) -> Tensor:
         """Begin episodes in the worlds `which`, (B,) bool, with a new task where one is due.
@@ -302,7 +201,7 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         drawn, pinned = due[self._drawn[due]], due[~self._drawn[due]]
         values = self.worlds.tasks.values.copy()
         if len(drawn):
-            values[drawn] = self._feed.draw(len(drawn), self.np_random).values
+            values[drawn] = self._sampler.next(len(drawn), self.np_random).values
         values[pinned] = self._pinned[pinned]
         changed = due[(values[due] != self.worlds.tasks.values[due]).any(1)]
         self._episodes[ids] += 1
@@ -332,27 +231,3 @@ def _final(obs: np.ndarray, diverged: np.ndarray, over: np.ndarray) -> dict[str,
         "final_info": {"diverged": diverged & over, "_diverged": over},
         "_final_info": over,
     }
-
-
-def _reset_options(
-    options: dict[str, Any] | None, known: tuple[str, ...], params: tuple[str, ...]
-) -> dict[str, Any]:
-    """Return the options of a reset that are ours; those of other wrappers are left alone.
-
-    Raises UserError for one of the family's `params`, which belongs into the option task.
-    """
-    for name in options or ():
-        if name in params:
-            raise UserError(
-                f"'{name}' is no option of a reset but of the task: "
-                f"options={{'task': {{'{name}': …}}}}"
-            )
-    return {name: value for name, value in (options or {}).items() if name in known}
-
-
-def _named(tasks: Tasks) -> dict[str, float]:
-    return dict(zip(tasks.names, tasks.values[0].tolist(), strict=True))
-
-
-def _tensor(action: Any) -> Tensor:
-    return torch.from_numpy(np.asarray(action, np.float32))

@@ -1,4 +1,4 @@
-"""The worker's half of `metarl.adapters.foreign`: several gymnasium environments in one process."""
+"""Worker processes of `metarl.adapters.gymnasium_worlds`: several environments in each."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Dict, flatten
+from gymnasium.spaces import Box, Dict
 
+from metarl.adapters.task_probe import probe
+from metarl.adapters.task_setters import seed_globals
 from metarl.errors import UserError
 from metarl.keys import Key, WorldDraws
 
 if TYPE_CHECKING:
-    from metarl.adapters.foreign import GymnasiumFamily
+    from metarl.adapters.gymnasium_family import GymnasiumFamily
 
 FLAGS = ("terminated", "truncated", "diverged")
 
 
-class Crew(gymnasium.Env[Any, np.ndarray]):
+class EnvWorker(gymnasium.Env[Any, np.ndarray]):
     """Several environments of one process, as one environment for AsyncVectorEnv to run.
 
-    It takes its orders (tasks, seeds, which worlds begin) from the attribute `orders` at a reset,
-    begins the next episode of a world at once, and never ends itself.
+    A reset carries out the attribute `commands` (tasks, seeds, which worlds begin). The worker
+    begins the next episode of a world in the step that ends one, and never ends itself.
     """
 
     def __init__(self, family: GymnasiumFamily, active: int, size: int) -> None:
         """Prepare for `active` environments, in arrays for `size`; they are made when needed."""
         self.family = family
-        shape = (size, *family.observation_space.shape)
+        shape = (size, family.observation.size)
         wide = functools.partial(Box, -np.inf, np.inf)
         spaces: dict[str, gymnasium.Space[Any]] = {
             "obs": wide(shape, np.float64),
@@ -39,8 +41,8 @@ class Crew(gymnasium.Env[Any, np.ndarray]):
             **{flag: Box(0, 1, (size,), np.int8) for flag in FLAGS},
         }
         self.observation_space = Dict(spaces)
-        self.action_space = wide((size, *family.action_space.shape), np.float64)
-        self.orders: dict[str, Any] = {}
+        self.action_space = wide((size, family.action.size), np.float64)
+        self.commands: dict[str, Any] = {}
         self._active = active
         self._envs: list[gymnasium.Env] = []
         self._episode = np.zeros(active, np.int64)
@@ -50,8 +52,8 @@ class Crew(gymnasium.Env[Any, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Follow the orders."""
-        return self._out, self._guarded(self._obey)
+        """Carry out the commands."""
+        return self._out, self._guarded(self._apply_commands)
 
     def step(
         self, action: np.ndarray
@@ -60,53 +62,57 @@ class Crew(gymnasium.Env[Any, np.ndarray]):
         infos = self._guarded(lambda: [self._step(k, action[k]) for k in range(self._active)])
         return self._out, 0.0, False, False, infos
 
+    def render(self) -> tuple[list[Any], str]:  # type: ignore[override]
+        """Return what every environment draws, and in words what went wrong, or ''."""
+        pictures: list[Any] = []
+        infos = self._guarded(lambda: pictures.extend(env.render() for env in self._envs))
+        return pictures, infos["error"]
+
     def close(self) -> None:
         """Close the environments."""
         for env in self._envs:
             env.close()
 
     def _guarded(self, work: Callable[[], object]) -> dict[str, Any]:
-        """Do the work; what it raises becomes a line for the parent."""
+        """Do the work; what it raises becomes a line for the parent, as does what it returns."""
         try:
             with self.family.blamed("its environment"):
-                work()
+                note = work()
         except UserError as error:
-            return {"error": str(error)}
-        return {"error": ""}
+            return {"error": str(error), "note": ""}
+        return {"error": "", "note": note if isinstance(note, str) else ""}
 
-    def _obey(self) -> None:
+    def _apply_commands(self) -> str:
+        torch.set_num_threads(1)  # this process is one of many
+        if "probe" in self.commands:
+            return probe(self.family) if self.commands["probe"] else ""
         if not self._envs:
-            torch.set_num_threads(1)  # this process is one of many
             self._envs = [self.family.make() for _ in range(self._active)]
-        if self.orders["fresh"]:
+        if self.commands["fresh"]:
             self._episode[:] = 0
-        for k, (_, _, _, begins) in enumerate(self.orders["worlds"]):
+        for k, (_, _, _, begins) in enumerate(self.commands["worlds"]):
             if begins:
                 self._begin(k)
+        return ""
 
     def _begin(self, k: int) -> None:
-        task, m, e, _ = self.orders["worlds"][k]
+        task, m, e, _ = self.commands["worlds"][k]
         place = (np.array([n]) for n in (m, e, self._episode[k]))
-        seed = int(WorldDraws(Key(*self.orders["key"]), *place).uniform(0, 2**31, 1))
-        obs = self._flat(self.family.begin(self._envs[k], dict(task), seed))
-        if not np.isfinite(obs).all():
-            raise UserError(
-                f"family '{self.family.name}': the observation is not finite at the start of an "
-                f"episode of task {task}"
-            )
-        self._out["obs"][k] = obs
+        seed = int(WorldDraws(Key(*self.commands["key"]), *place).uniform(0, 2**31, 1))
+        seed_globals(seed)
+        self._out["obs"][k] = self.family.begin_flat(self._envs[k], dict(task), seed)
         self._episode[k] += 1
         self._steps[k] = 0
 
-    def _step(self, k: int, action: np.ndarray) -> None:
-        out, sane = self._out, bool(np.isfinite(action).all())
-        action = np.where(sane, action, 0.0).astype(self.family.action_space.dtype)
-        obs, reward, terminated, truncated, _ = self._envs[k].step(action)
-        obs, reward = self._flat(obs), float(reward)
+    def _step(self, k: int, taken: np.ndarray) -> None:
+        out, sane = self._out, bool(np.isfinite(taken).all())
+        obs, reward, terminated, truncated = self.family.step_flat(
+            self._envs[k], np.where(sane, taken, 0.0)
+        )
         self._steps[k] += 1
         diverged = not (sane and np.isfinite(reward) and np.isfinite(obs).all())
-        terminated = bool(terminated) and not diverged
-        cut = bool(truncated) or self._steps[k] >= self.family.horizon
+        terminated = terminated and not diverged
+        cut = truncated or self._steps[k] >= self.family.horizon
         out["next_obs"][k] = out["obs"][k] if diverged else obs
         out["reward"][k] = 0.0 if diverged else reward
         out["diverged"][k], out["terminated"][k] = diverged, terminated
@@ -114,13 +120,3 @@ class Crew(gymnasium.Env[Any, np.ndarray]):
         out["obs"][k] = obs
         if cut or terminated or diverged:
             self._begin(k)
-
-    def _flat(self, obs: Any) -> np.ndarray:
-        space = self._envs[0].observation_space
-        flat = np.asarray(flatten(space, obs), np.float64)
-        if flat.shape != self.family.observation_space.shape:
-            raise UserError(
-                f"family '{self.family.name}': an observation has {flat.size} numbers, and its "
-                f"space {self.family.observation_space.shape[0]}"
-            )
-        return flat

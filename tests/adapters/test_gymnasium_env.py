@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 import warnings
@@ -292,6 +294,44 @@ def test_the_horizon_can_be_another() -> None:
     envs.reset(seed=0)
     cuts = [envs.step(action)[3].tolist() for action in actions(6, 2, 2)]
     assert cuts == [[t % 3 == 2] * 2 for t in range(6)]
+
+
+@pytest.mark.parametrize("steps", [7, 30])
+def test_make_honours_its_time_limit(steps: int) -> None:
+    env = gymnasium.make(env_id("point-goal"), max_episode_steps=steps)
+    for one in (env, gymnasium.make(env.spec), pickle.loads(pickle.dumps(env))):
+        one.reset(seed=0)
+        length = 1
+        while not one.step(one.action_space.sample())[3]:
+            length += 1
+        assert (length, one.spec.max_episode_steps) == (steps, steps)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))]
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GymEnv("point-goal+latency", {"goal_x": 0.5}, max_episode_steps=5),
+        lambda: GymVectorEnv("point-goal", 2, {"goal_x": [0.5, 0.2]}, autoreset_mode="Disabled"),
+        lambda: SB3VecEnv("point-goal", 2, split="heldout"),
+    ],
+)  # fmt: skip
+def test_a_copy_is_a_new_environment_of_the_same_arguments(make, copied) -> None:
+    env = make()
+    again = copied(env)
+    with pytest.raises(UserError, match="call reset"):
+        again.step(np.zeros(env.action_space.shape))
+    for one in (env, again):
+        one.seed(4) if isinstance(one, SB3VecEnv) else one.reset(seed=4)
+    assert np.array_equal(env.reset()[0], again.reset()[0])
+
+
+def test_a_view_of_a_family_without_a_name_says_that_it_cannot_be_copied() -> None:
+    for env in (GymEnv(Fragile()), SB3VecEnv(Fragile(), 2)):
+        with pytest.raises(UserError, match="family 'fragile' can be neither copied nor pickled"):
+            copy.deepcopy(env)
 
 
 # --- pictures ----------------------------------------------------------------------------------
