@@ -58,11 +58,14 @@ class Tasks:
         return len(self.values)
 
     def __getitem__(self, index: SupportsIndex | slice) -> Tasks:
-        if not isinstance(index, slice):
+        """Return a slice, which knows its place in the set (`first`), or one task on its own."""
+        first = 0
+        if isinstance(index, slice):
+            first = self.first + index.indices(len(self))[0]
+        else:
             at = range(len(self))[operator.index(index)]  # IndexError ends an iteration
             index = slice(at, at + 1)
         ids = None if self.ids is None else self.ids[index]
-        first = self.first + index.indices(len(self))[0]
         return Tasks(self.family, self.names, self.values[index], ids, first)
 
     def __eq__(self, other: object) -> bool:
