@@ -120,7 +120,8 @@ class GymnasiumWorlds(TaskWorlds):
                 "key": self._key.words,
                 "fresh": self._fresh,
                 "worlds": [
-                    (self._task_dicts[i // self.worlds_per_task], i // self.worlds_per_task,
+                    (self._task_dicts[i // self.worlds_per_task],
+                     self.tasks.first + i // self.worlds_per_task,
                      i % self.worlds_per_task, bool(mask[i]))
                     for i in range(at, min(at + size, self.num_worlds))
                 ],

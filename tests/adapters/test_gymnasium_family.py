@@ -141,6 +141,18 @@ def test_a_reset_of_some_leaves_the_others(family) -> None:
     worlds.close()
 
 
+def test_a_slice_of_a_task_set_begins_as_the_whole_set_does(family) -> None:
+    tasks = TaskDistribution(family).split("train", 4)
+    starts = []
+    for part, count in ((tasks, 4), (tasks[2:], 2)):
+        worlds = family.worlds(count, 1)
+        worlds.set_tasks(part, 1)
+        worlds.seed(Key("here"))
+        starts.append(worlds.reset())
+        worlds.close()
+    assert torch.equal(starts[0][2:], starts[1])
+
+
 def test_it_says_that_it_is_slow(file) -> None:
     class Slow(type(find_family(f"{file}:make_env"))):
         name = "slow-walk"
