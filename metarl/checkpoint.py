@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 HEADER = "checkpoint.json"
+AGENTS = Path(__file__).with_name("agents")
+"""The trained agents that come with metarl, a checkpoint folder each."""
 
 
 @dataclass(frozen=True)
@@ -141,17 +143,31 @@ def verify(path: Path) -> dict[str, Any]:
     return body
 
 
+def find_run(name: Path | str) -> Path:
+    """Return the folder that a RUN means: a path, or one of the agents that come with metarl.
+
+    Raises:
+        UserError: it is neither.
+    """
+    path, shipped = Path(name), sorted(one.parent.name for one in AGENTS.glob(f"*/{HEADER}"))
+    if path.exists():
+        return path
+    if str(name) in shipped:
+        return AGENTS / path
+    hint = did_you_mean(str(name), shipped)
+    raise UserError(f"there is no run or checkpoint '{path}', and no agent of that name{hint}")
+
+
 def newest(path: Path | str) -> Path:
     """Return the newest readable checkpoint of a run folder, or `path` if it is a checkpoint.
 
-    Warns where later ones cannot be read.
+    The name of an agent that comes with metarl is a checkpoint's, too. Warns where later ones
+    cannot be read.
 
     Raises:
         UserError: there is no such folder, or no readable checkpoint in it.
     """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"there is no run or checkpoint '{path}'")
+    path = find_run(path)
     if (path / HEADER).is_file():
         return path
     found = checkpoints(path / "checkpoints" if (path / "checkpoints").is_dir() else path)

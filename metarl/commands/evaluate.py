@@ -33,7 +33,8 @@ class OnRun(Said):
     """What the commands that open a trained run share."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run folder (its newest checkpoint is used), or a checkpoint folder."""
+    """A run folder (its newest checkpoint is used), a checkpoint folder, or the name of an agent
+    that comes with metarl, such as half-cheetah-vel-pearl."""
     episodes: int = 3
     """Adaptation rounds K; the curve has K + 1 points, the first one before any data."""
     rollouts_per_task: int | None = None

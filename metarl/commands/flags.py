@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import shutil
 import textwrap
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -14,7 +15,7 @@ import tyro
 
 GROUPS = {
     "run": "resume tasks_per_iteration rollouts_per_task iterations env_steps seed device threads "
-    "family trust_code",
+    "family algorithm trust_code",
     "evaluation": "split tasks episodes set evaluate evaluate_every evaluate_tasks "
     "evaluate_episodes test_tasks test_episodes test_seed result",
     "output": "out json results checkpoint_every keep_checkpoints video_every print_every progress "
@@ -104,12 +105,17 @@ def help_page(cls: type, flags: list[Flag], prog: str) -> str:
     words = [flag for flag in flags if flag.positional]
     usage = " ".join([prog, *(flag.metavar for flag in words), "[options]"])
     about = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
-    parts = [f"usage: {usage}", *(textwrap.fill(text, width) for text in about)]
+    parts = [
+        f"usage: {usage}",
+        *(textwrap.fill(text, width, break_on_hyphens=False) for text in about),
+    ]
     if words:
         parts.append("\n".join(_entry(flag.metavar, flag.doc, width) for flag in words))
     for title in (*GROUPS, "options", LEARNER):
         some = [flag for flag in flags if flag.group == title and not flag.positional]
         lines = [_entry(_spelled(flag), _text(flag), width) for flag in some]
+        if title == "options":
+            lines.append(_entry("-h, --help", "Print this page.", width))
         if lines:
             parts.append("\n".join([f"{title}:", *lines]))
     return "\n\n".join(parts)
@@ -117,7 +123,9 @@ def help_page(cls: type, flags: list[Flag], prog: str) -> str:
 
 def _entry(name: str, text: str, width: int) -> str:
     column = 26
-    rows = textwrap.wrap(" ".join(text.split()), max(width - column, 30)) or [""]
+    rows = textwrap.wrap(
+        " ".join(text.split()), max(width - column, 30), break_on_hyphens=False
+    ) or [""]
     first = f"  {name}"
     if len(first) > column - 2:
         rows, first = [first, *(" " * column + row for row in rows)], ""
@@ -166,7 +174,7 @@ def _field_docs(cls: type) -> dict[str, str]:
         except (OSError, TypeError, SyntaxError):  # made at run time, or built in
             continue
         lines = body.body if isinstance(body, ast.ClassDef) else []
-        for line, below in zip(lines, lines[1:], strict=False):
+        for line, below in itertools.pairwise(lines):
             if (
                 isinstance(line, ast.AnnAssign)
                 and isinstance(line.target, ast.Name)
