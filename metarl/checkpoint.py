@@ -25,6 +25,7 @@ from torch import Tensor
 from metarl.errors import UserError, did_you_mean, warn
 from metarl.plugins import absolute, reference
 from metarl.reading import LARGEST_HEADER, read_object, refusing, regular_size
+from metarl.shipped import find_run
 from metarl.trust import admitted, located
 from metarl.versions import versions
 
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 HEADER = "checkpoint.json"
-AGENTS = Path(__file__).with_name("agents")
-"""The trained agents that come with metarl, a checkpoint folder each."""
 
 
 @dataclass(frozen=True)
@@ -141,21 +140,6 @@ def verify(path: Path) -> dict[str, Any]:
     with refusing(path / WEIGHTS):
         _check_weights(path / WEIGHTS, body["sha256"])
     return body
-
-
-def find_run(name: Path | str) -> Path:
-    """Return the folder that a RUN means: a path, or one of the agents that come with metarl.
-
-    Raises:
-        UserError: it is neither.
-    """
-    path, shipped = Path(name), sorted(one.parent.name for one in AGENTS.glob(f"*/{HEADER}"))
-    if path.exists():
-        return path
-    if str(name) in shipped:
-        return AGENTS / path
-    hint = did_you_mean(str(name), shipped)
-    raise UserError(f"there is no run or checkpoint '{path}', and no agent of that name{hint}")
 
 
 def newest(path: Path | str) -> Path:

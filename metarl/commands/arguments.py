@@ -51,11 +51,11 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
 """What other libraries call a flag -> our flags for it, of which a command has some or none."""
 
 WORDS = {
-    "algo algorithm agent model": "ALGORITHM is a word without a flag",
-    "env env-id env-name environment task": "FAMILY is a word without a flag",
-    "run path run-dir": "RUN is a word without a flag",
+    "algo algorithm agent model": "ALGORITHM",
+    "env env-id env-name environment task": "FAMILY",
+    "run path run-dir": "RUN",
 }
-"""What other libraries have a flag for -> how it is said here, if the command takes that word."""
+"""What other libraries have a flag for -> the word for it, if the command takes that."""
 
 
 def parse(cls: type[T], argv: Sequence[str], *, prog: str) -> T:
@@ -160,7 +160,8 @@ def _checked(argv: Sequence[str], flags: list[Flag], prog: str) -> list[str]:
         option = name.replace("_", "-")
         flag = known.get(option) or negated.get(option)
         if flag is None:
-            raise UserError(f"unknown option '{name}'{_hint(option, flags)}; see {prog} --help")
+            hint = _hint(option, flags, prog)
+            raise UserError(f"unknown option '{name}'{hint}; see {prog} --help")
         if flag.kind is bool:
             if attached:
                 raise UserError(f"{option} takes no value, and '{value}' is one")
@@ -217,14 +218,14 @@ def _is_number(token: str) -> bool:
     return True
 
 
-def _hint(option: str, flags: list[Flag]) -> str:
+def _hint(option: str, flags: list[Flag], prog: str) -> str:
     """Return what an unknown option is called here, if that is known or close."""
     name = option.lstrip("-")
     names = [flag.option[2:] for flag in flags if not flag.positional]
-    for theirs, answer in WORDS.items():
-        word = answer.partition(" ")[0]
-        if name in theirs.split() and any(word in f.metavar for f in flags if f.positional):
-            return f": {answer}"
+    usage = " ".join([prog, *(flag.metavar for flag in flags if flag.positional)])
+    for theirs, word in WORDS.items():
+        if name in theirs.split() and word in usage:
+            return f": it is {word} in `{usage}`"
     for theirs, ours in ELSEWHERE.items():
         here = [f"--{one}" for one in ours if one in names]
         if name in theirs.split() and here:

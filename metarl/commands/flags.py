@@ -61,8 +61,11 @@ class Flag:
 
     @property
     def word(self) -> Any:
-        """The type of each of its words."""
-        return get_args(self.kind)[0] if get_origin(self.kind) is tuple else self.kind
+        """The type of each of its words; None if they differ."""
+        if get_origin(self.kind) is not tuple:
+            return self.kind
+        kinds = set(get_args(self.kind)) - {...}
+        return kinds.pop() if len(kinds) == 1 else None
 
 
 def flags_of(cls: type, defaults: object = None, group: str = "") -> list[Flag]:
@@ -152,8 +155,8 @@ def _metavar(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "{" + ",".join(map(str, get_args(kind))) + "}"
     if get_origin(kind) is tuple:
-        one = _metavar(get_args(kind)[0])
-        return f"{one} [{one} ...]"
+        words = [_metavar(one) for one in get_args(kind) if one is not ...]
+        return f"{words[0]} [{words[0]} ...]" if ... in get_args(kind) else " ".join(words)
     return _METAVARS.get(kind, "VALUE")
 
 

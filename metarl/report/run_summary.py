@@ -18,6 +18,7 @@ from metarl.errors import UserError
 from metarl.evaluation import Report, evaluate
 from metarl.progress import bar, counted
 from metarl.run_folder import disk_errors, read_json, write_json
+from metarl.shipped import find_run
 from metarl.tasks import TaskDistribution
 from metarl.train_config import TrainConfig, goal
 from metarl.trust import CodeError
@@ -92,7 +93,7 @@ def read_run(path: Path | str, position: dict[str, Any] | None = None) -> RunSum
     Raises:
         UserError: there is neither a config.json nor a readable checkpoint.
     """
-    path = checkpoints.find_run(path)
+    path = find_run(path)
     inside = (path / checkpoints.HEADER).is_file() and path.resolve().parent.name == "checkpoints"
     run = RunSummary(path.resolve().parent.parent if inside else path)
     run.label = run.path.resolve().name
