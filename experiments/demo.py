@@ -52,19 +52,7 @@ def demo(argv: list[str]) -> int:
         print(line)
     print(f"\nwrote {plot_adaptation(reports[:1], RUN / 'demo.png')}", flush=True)
     try:
-        render(
-            [
-                SHIPPED,
-                "--split",
-                "heldout",
-                "--size",
-                "360",
-                "--fps",
-                "15",
-                "--out",
-                str(RUN / "demo.mp4"),
-            ]
-        )
+        render([SHIPPED, "--size", "360", "--fps", "15", "--out", str(RUN / "demo.mp4")])
     except UserError as error:  # a machine that cannot draw
         print(f"no video: {error}")
     print(f"done in {time.monotonic() - began:.0f} s")
