@@ -75,14 +75,14 @@ def table(reports: list[Report]) -> list[str]:
     """Return the one table: each agent before and after it has adapted, and standing still."""
     lines = [
         f"\n{TASKS} held-out tasks of {FAMILY}, mean return (0 would be perfect):",
-        f"{'':<26}{'before':>8}{'after':>8}   {'gain, 95 % interval':<22}episodes seen",
+        f"{'':<26}{'before':>8}{'after':>8}   {'gain (IQM), 95 % interval':<27}episodes seen",
         f"{'standing still':<26}{reports[0].stand_still:>8.0f}",
     ]
     for name, report in zip(("just trained", "shipped"), reports, strict=True):
         gain, low, high = report.difference()
         lines.append(
             f"{f'{report.algorithm}, {name}':<26}{report.mean[0]:>8.0f}{report.mean[-1]:>8.0f}"
-            f"   {f'{gain:+.0f} [{low:+.0f}, {high:+.0f}]':<22}{report.experience[-1]:>13}"
+            f"   {f'{gain:+.0f} [{low:+.0f}, {high:+.0f}]':<27}{report.experience[-1]:>13}"
         )
     return lines
 

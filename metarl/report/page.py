@@ -17,7 +17,7 @@ import numpy as np
 
 from metarl.errors import UserError
 from metarl.evaluation import Report
-from metarl.progress import si
+from metarl.progress import counted, si
 from metarl.report.run_summary import RunSummary
 from metarl.report.svg import COLOURS, Chart, number
 from metarl.report.tasks import comparison_section, task_sections, verdict
@@ -180,8 +180,9 @@ def learning_chart(runs: Sequence[RunSummary]) -> Chart:
         steps = [entry["env_steps"] / 1e6 for entry in run.curve]
         colour = COLOURS[n] if len(runs) > 1 else "after"
         seen = run.curve[-1].get("experience")
-        known = isinstance(seen, list) and seen
-        after = f"after {counted(seen[-1], 'episode')}" if known else "after"
+        after = "after"
+        if isinstance(seen, list) and seen:
+            after += f" {counted(seen[-1], 'episode')}"
         series = [("after", colour, f"{run.label}, {after}" if len(runs) > 1 else after)]
         if len(runs) == 1:
             series.insert(0, ("before", "before", "before adaptation (task-blind)"))
