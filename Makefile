@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]' $(PIP_FLAGS)
 	@touch $@
 
-demo: $(STAMP)  ## Meta-train a small learner and show that it adapts
+demo: $(STAMP)  ## Under 2 minutes: meta-train, adapt to held-out tasks, make a video
 	$(BIN)/python experiments/demo.py
 
 test: $(STAMP)  ## Run the fast tests (SLOW=1: all; ARGS=...: more words for pytest)

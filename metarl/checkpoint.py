@@ -25,6 +25,7 @@ from torch import Tensor
 from metarl.errors import UserError, did_you_mean, warn
 from metarl.plugins import absolute, reference
 from metarl.reading import LARGEST_HEADER, read_object, refusing, regular_size
+from metarl.shipped import find_run
 from metarl.trust import admitted, located
 from metarl.versions import versions
 
@@ -147,14 +148,13 @@ def verify(path: Path) -> dict[str, Any]:
 def newest(path: Path | str) -> Path:
     """Return the newest readable checkpoint of a run folder, or `path` if it is a checkpoint.
 
-    Warns where later ones cannot be read.
+    The name of an agent that comes with metarl is a checkpoint's, too. Warns where later ones
+    cannot be read.
 
     Raises:
         UserError: there is no such folder, or no readable checkpoint in it.
     """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"there is no run or checkpoint '{path}'")
+    path = find_run(path)
     if (path / HEADER).is_file():
         return path
     found = checkpoints(path / "checkpoints" if (path / "checkpoints").is_dir() else path)

@@ -32,7 +32,9 @@ COMMANDS = {
 """Subcommand -> the module it is in, and what it does. Modules are imported when needed."""
 
 EXAMPLES = """\
-examples:
+examples, the first two of which take seconds:
+  metarl adapt half-cheetah-vel-pearl --set goal_velocity=2.2
+  metarl evaluate half-cheetah-vel-rl2
   metarl train half-cheetah-vel maml-trpo --seed 1
   metarl train --resume runs/half-cheetah-vel-maml-trpo-seed1
   metarl evaluate runs/half-cheetah-vel-maml-trpo-seed1 --split ood

@@ -184,7 +184,8 @@ class Report:
         lines.append(f"verdict: {self.verdict()}")
         if self.diverged:
             lines.append(
-                f"note: {self.diverged} scored episodes ended because the physics diverged"
+                f"note: {counted(self.diverged, 'scored episode')} ended because the physics "
+                f"diverged"
             )
         if too_few(self.tasks):
             lines.append("note: too few tasks for 95 % intervals: these hold the truth less often")

@@ -22,7 +22,7 @@ import tyro
 
 from metarl import checkpoint as checkpoints
 from metarl.cli import guarded
-from metarl.commands.arguments import field_names, parse
+from metarl.commands.arguments import parse
 from metarl.errors import UserError, did_you_mean
 from metarl.evaluation import evaluate
 from metarl.launch import open_run, refuse_changes, resume, start, train_config, worlds_for
@@ -105,18 +105,17 @@ def _main(family: str, settings: Mapping[str, Settings], argv: list[str]) -> int
 
 def _parse(argv: list[str], tuned: Settings, prog: str) -> Any:
     learner = type(tuned.learner)
-    word = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ALGORITHM", help="Which.")]
+    which = tyro.conf.arg(metavar="ALGORITHM", help="Whose tuned settings to take.")
     flat = tyro.conf.arg(name="")
     members = [
-        ("algorithm", word),
+        ("algorithm", Annotated[str, tyro.conf.Positional, which]),
         ("measure", Annotated[Measure, flat], field(default_factory=Measure)),
         ("train", Annotated[TrainConfig, flat], field(default=with_goal(tuned.train, argv))),
         ("learner", Annotated[learner, flat], field(default=tuned.learner)),
     ]
     cls = make_dataclass("Experiment", members, frozen=True)
     cls.__doc__ = "Train with the tuned settings, test, and write the result file and its plot."
-    flags = [name for part in (Measure, TrainConfig, learner) for name in field_names(part)]
-    return parse(cls, argv, prog=prog, flags=flags)
+    return parse(cls, argv, prog=prog)
 
 
 def train_or_resume(family: str, algorithm: str, train: TrainConfig, learner: object) -> Path:

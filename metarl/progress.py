@@ -19,6 +19,9 @@ from rich.progress import (
 
 from metarl.errors import printable, shortened
 
+SECONDS_BETWEEN_LINES = 5.0
+"""Of `bar`, where there is no terminal."""
+
 
 class TrainingProgress:
     """Shows iterations, env steps/s, time left and the latest return before → after adaptation.
@@ -91,15 +94,33 @@ def say(line: object) -> None:
 
 @contextmanager
 def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function of (done, in all) that moves a bar; without a terminal, it says nothing."""
-    if not sys.stdout.isatty():
-        yield lambda done, total: None
+    """Give a function of (done, in all) that moves a bar; without a terminal, it prints lines.
+
+    Both go to the standard error, since the standard output may be a report's JSON. A line is
+    printed at most every `SECONDS_BETWEEN_LINES`, so that what is quick says nothing.
+    """
+    if not sys.stderr.isatty():
+        yield _lines(what)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
                TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _lines(what: str) -> Callable[[int, int], None]:
+    began = said = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= SECONDS_BETWEEN_LINES and done < total:
+            said = now
+            left = clock((now - began) * (total - done) / done)
+            print(f"{what}: {done} of {total}, {left} left", file=sys.stderr, flush=True)
+
+    return show
 
 
 def clock(seconds: float) -> str:

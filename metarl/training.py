@@ -165,7 +165,7 @@ class _Run:
         )  # fmt: skip
         self.progress.say(
             f"{self.worlds.family.name}  {self.learner.name}  seed {self.config.seed}  "
-            f"{self.worlds.num_worlds} worlds  {self.threads} thread{'s' * (self.threads > 1)}  "
+            f"{counted(self.worlds.num_worlds, 'world')}  {counted(self.threads, 'thread')}  "
             f"{self.learner.device}  "
             f"→ {self.folder.path}" + f", from iteration {position.iteration}" * bool(self.resume)
         )

@@ -114,7 +114,8 @@ COUNTS = ["tasks-per-iteration", "rollouts-per-task", "iterations", "env-steps",
           "print-every"]  # fmt: skip
 VALUES = (
     [(f"--{name}", value) for name in COUNTS for value in ("0", "-3", "nan", "2.5", "many", "")]
-    + [("--seed", value) for value in ("-1", "nan", "inf", "1e3", "0x1", "99999999999999999999")]
+    + [("--seed", value)
+       for value in ("-1", "nan", "inf", "1.5e0", "1e99", "0x1", "9" * 20, "9" * 5000)]
     + [("--device", value) for value in ("tpu", "", "cuda:99", "CPU")]
     + [("--out", "")]
     + [("--tasks-per-iteration", "1000000"), ("--evaluate-tasks", "10000000")]

@@ -60,6 +60,17 @@ def test_help_imports_nothing_slow():
     assert done.stderr.strip() == "[]"
 
 
+@pytest.mark.parametrize("command", ["evaluate", "adapt", "render", "report", "check"])
+def test_a_commands_help_does_not_wait_for_torch(command):
+    code = (
+        "import sys; from metarl.cli import main; main(sys.argv[1:]); "
+        "print([m for m in ('torch', 'mujoco') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, command, "--help"], capture_output=True,
+                          text=True, timeout=60)  # fmt: skip
+    assert done.stderr.strip() == "[]"
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("metarl ")

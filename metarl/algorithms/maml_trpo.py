@@ -13,6 +13,7 @@ All tasks are one tensor: parameters are (M, D), data (M, N, …), and no loop r
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -194,7 +195,7 @@ class MamlTrpo(Learner):
             if second_order:
                 for before, after in itertools.pairwise(chain):
                     (by_task,) = grad(after, before, by_task, retain_graph=True)
-            tangent = torch.func.jvp(lambda p: self.policy.mean(p, last.obs), (phi,), (by_task,))[1]
+            tangent = _jvp(lambda p: self.policy.mean(p, last.obs), phi, by_task)
             (fisher,) = pull_back(inverse_variance * tangent)
             # the log std is free of the state, and its Fisher information is 2, 0 at the floor
             fisher[:, -stds:] += 2 * (free * by_task[:, -stds:]) / every
@@ -214,3 +215,13 @@ class MamlTrpo(Learner):
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over a prior."""
         load_tensors({"theta": self.theta}, tensors, self.name)
+
+
+def _jvp(function: Callable[[Tensor], Tensor], point: Tensor, tangent: Tensor) -> Tensor:
+    """Return the Jacobian-vector product, without the warning that torch's first one gives.
+
+    torch loads its rules of forward differentiation by torch.jit.script, which it deprecates.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch\\.jit")
+        return torch.func.jvp(function, (point,), (tangent,))[1]

@@ -1,47 +1,85 @@
-"""Command-line arguments over dataclasses: tyro parses, and every refusal is one line."""
+"""Command-line arguments over dataclasses: every word is checked here, and tyro builds."""
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
+from metarl.commands.flags import Flag, flags_of, help_page
 from metarl.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "total-timesteps timesteps n-timesteps num-timesteps total-steps max-steps steps":
+        ("env-steps",),
+    "n-iterations num-iterations n-iter iters n-updates updates": ("iterations",),
+    "lr learning-rate": ("lr", "inner-lr", "max-kl"),
+    "n-envs num-envs num-worlds envs n-steps num-steps rollout-length":
+        ("tasks-per-iteration", "rollouts-per-task"),
+    "n-tasks num-tasks meta-batch-size": ("tasks", "meta-batch", "tasks-per-iteration"),
+    "batch-size minibatch-size": ("batch-size", "minibatches", "tasks-per-iteration"),
+    "n-epochs num-epochs": ("epochs",),
+    "buffer-size": ("replay-capacity",),
+    "ent-coef entropy-coef": ("entropy-weight",),
+    "vf-coef value-coef": ("value-weight",),
+    "clip-range clip-coef": ("clip",),
+    "target-kl": ("desired-kl", "max-kl"),
+    "discount": ("gamma",),
+    "lambda lam": ("gae-lambda",),
+    "tau": ("target-rate",),
+    "net-arch hidden-size hidden-sizes layers": ("hidden",),
+    "eval-freq eval-every": ("evaluate-every",),
+    "n-eval-episodes eval-episodes n-episodes num-episodes": ("episodes", "evaluate-episodes"),
+    "n-eval-tasks": ("evaluate-tasks",),
+    "save-freq save-every": ("checkpoint-every",),
+    "log-dir logdir log-folder save-path save-dir output output-dir tensorboard-log":
+        ("out",),
+    "n-jobs num-threads num-workers workers": ("threads",),
+    "gpu cuda": ("device",),
+    "verbose quiet": ("progress",),
+    "checkpoint load ckpt": ("resume",),
+}  # fmt: skip
+"""What other libraries call a flag -> our flags for it, of which a command has some or none."""
+
+WORDS = {
+    "algo algorithm agent model": "ALGORITHM",
+    "env env-id env-name environment task": "FAMILY",
+    "run path run-dir": "RUN",
+}
+"""What other libraries have a flag for -> the word for it, if the command takes that."""
 
 
-def parse(cls: type[T], argv: Sequence[str], *, prog: str, flags: Iterable[str] | None = None) -> T:
+def parse(cls: type[T], argv: Sequence[str], *, prog: str) -> T:
     """Parse `argv` into an instance of the dataclass `cls`.
 
     Args:
         cls: the docstring under each field is its help text.
         argv: the arguments after the command's name.
         prog: the command, for usage lines.
-        flags: field names that options may set, if not just those of `cls`.
 
     Raises:
         UserError: one line on the first argument that is wrong.
         SystemExit: after ``--help``, with code 0.
     """
-    refuse_unknown(argv, field_names(cls) if flags is None else flags, prog)
-    said = io.StringIO()
+    flags = flags_of(cls)
+    if {"-h", "--help"} & set(argv):
+        print(help_page(cls, flags, prog))
+        raise SystemExit(0)
+    words = _checked(argv, flags, prog)
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(cls, prog=prog, args=list(argv))
+        with contextlib.redirect_stderr(io.StringIO()):
+            return tyro.cli(cls, prog=prog, args=words)
     except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise _cause(stop) or UserError(
-            f"{_one_line(said.getvalue())}; see {prog} --help"
-        ) from None
+        raise UserError(_cause(stop) or f"invalid arguments; see {prog} --help") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,21 +111,6 @@ def check_counts(args: object, **least: int) -> None:
             raise UserError(f"{name} must be a whole number of at least {low}, not {value}")
 
 
-def refuse_unknown(argv: Sequence[str], names: Iterable[str], prog: str) -> None:
-    """Raise UserError, with the closest spelling, for the first option that is none of `names`."""
-    known = ["help"]
-    for name in names:
-        known += [name.replace("_", "-"), "no-" + name.replace("_", "-")]
-    for token in argv:
-        if token == "-h" or not re.match(r"--?[A-Za-z]", token) or _is_number(token):
-            continue
-        name = token.partition("=")[0].lstrip("-").replace("_", "-")
-        if token.startswith("--") and name in known:
-            continue
-        hint = did_you_mean("--" + name, ["--" + k for k in known if not k.startswith("no-")])
-        raise UserError(f"unknown option '{token.partition('=')[0]}'{hint}; see {prog} --help")
-
-
 def take_option(argv: Sequence[str], name: str) -> tuple[str | None, list[str]]:
     """Take ``--name VALUE`` or ``--name=VALUE`` out of the arguments.
 
@@ -109,6 +132,84 @@ def take_option(argv: Sequence[str], name: str) -> tuple[str | None, list[str]]:
     return value, rest
 
 
+def whole_number(text: str) -> int:
+    """Return the integer that `text` writes, as 300, 1_000_000 or 1e6. Raises ValueError."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("nan")
+    if not number.is_finite() or number.adjusted() > 25 or number != number.to_integral_value():
+        raise ValueError("a whole number")
+    return int(number)
+
+
+# --- every word, checked ------------------------------------------------------------------------
+
+
+def _checked(argv: Sequence[str], flags: list[Flag], prog: str) -> list[str]:
+    """Return the arguments as tyro takes them. Raises UserError on the first that is wrong."""
+    known = {flag.option: flag for flag in flags if not flag.positional}
+    negated = {"--no-" + flag.option[2:]: flag for flag in known.values() if flag.kind is bool}
+    words, options, tokens = [], [], list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        if not _is_option(token):
+            words.append(token)
+            continue
+        name, attached, value = token.partition("=")
+        option = name.replace("_", "-")
+        flag = known.get(option) or negated.get(option)
+        if flag is None:
+            hint = _hint(option, flags, prog)
+            raise UserError(f"unknown option '{name}'{hint}; see {prog} --help")
+        if flag.kind is bool:
+            if attached:
+                raise UserError(f"{option} takes no value, and '{value}' is one")
+            options.append(option)
+            continue
+        values = [value] if attached else []
+        while tokens and not attached and not _is_option(tokens[0]):
+            values.append(tokens.pop(0))
+            if not flag.many:
+                break
+        if not values:
+            raise UserError(f"{option} needs a value; see {prog} --help")
+        values = [_value(flag, value) for value in values]
+        options += [option, *values] if flag.many else [f"{option}={values[0]}"]
+    _check_positionals(words, flags, prog)
+    return [*words, *options]
+
+
+def _is_option(token: str) -> bool:
+    return bool(re.match(r"--?[A-Za-z]", token)) and not _is_number(token)
+
+
+def _check_positionals(words: list[str], flags: list[Flag], prog: str) -> None:
+    wanted = [flag for flag in flags if flag.positional]
+    missing = [flag for flag in wanted[len(words) :] if flag.default is MISSING and not flag.many]
+    if missing:
+        raise UserError(f"{missing[0].metavar} is missing; see {prog} --help")
+    if len(words) > len(wanted) and not any(flag.many for flag in wanted):
+        raise UserError(f"'{words[len(wanted)]}' is a word too many; see {prog} --help")
+
+
+def _value(flag: Flag, text: str) -> str:
+    """Return a flag's value as its type reads it. Raises UserError."""
+    if flag.optional and text == "None":
+        return text
+    try:
+        if flag.word is int:
+            return str(whole_number(text))
+        if flag.word is float and not _is_number(text):
+            raise ValueError("a number")
+        if get_origin(flag.word) is Literal and text not in map(str, get_args(flag.word)):
+            raise ValueError(f"one of {', '.join(map(str, get_args(flag.word)))}")
+    except ValueError as wanted:
+        near = did_you_mean(text, map(str, get_args(flag.word)))
+        raise UserError(f"{flag.option} must be {wanted}, not '{text}'{near}") from None
+    return text
+
+
 def _is_number(token: str) -> bool:
     try:
         float(token)
@@ -117,24 +218,30 @@ def _is_number(token: str) -> bool:
     return True
 
 
-def _cause(stop: BaseException) -> UserError | None:
-    """The UserError of a dataclass's own check, which tyro turned into an exit."""
-    error: BaseException | None = stop
-    while error is not None and not isinstance(error, UserError):
-        error = error.__context__
-    return UserError(str(error)) if error is not None else None
+def _hint(option: str, flags: list[Flag], prog: str) -> str:
+    """Return what an unknown option is called here, if that is known or close."""
+    name = option.lstrip("-")
+    names = [flag.option[2:] for flag in flags if not flag.positional]
+    usage = " ".join([prog, *(flag.metavar for flag in flags if flag.positional)])
+    for theirs, word in WORDS.items():
+        if name in theirs.split() and word in usage:
+            return f": it is {word} in `{usage}`"
+    for theirs, ours in ELSEWHERE.items():
+        here = [f"--{one}" for one in ours if one in names]
+        if name in theirs.split() and here:
+            return f": here it is {' and '.join(here[:2])}"
+    begun = [one for one in names if len(name) > 2 and one.startswith(name)]
+    close = begun if len(begun) == 1 else difflib.get_close_matches(name, names, 1, 0.75)
+    return f" (did you mean '--{close[0]}'?)" if close else ""
 
 
-def _one_line(box: str) -> str:
-    """The first section of the box that tyro draws around an error, without the box."""
-    words = []
-    for line in _ANSI.sub("", box).splitlines():
-        text = line.strip().strip("│").strip()
-        if not text or text[0] in "╭╰":
-            continue
-        if text[0] == "─" or text.startswith("Got errors"):
+def _cause(stop: BaseException) -> str:
+    """Return what a dataclass's own check, or a type that only tyro knows, said; "" if nothing."""
+    said, error = "", stop.__context__
+    while error is not None:
+        if isinstance(error, ValueError):
+            said = " ".join(str(error).split())
+        if isinstance(error, UserError):
             break
-        words.append(text)
-    line = " ".join(words)
-    line = re.sub(r"^Missing from [^:]+: (\S+) .*", r"\1 is missing", line)
-    return re.sub(r"^Error parsing ([^:]+): ", r"\1: ", line).rstrip(".") or "invalid arguments"
+        error = error.__context__
+    return said

@@ -6,18 +6,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from metarl.commands.arguments import Said, check_counts, parse
 from metarl.errors import UserError
-from metarl.family import TaskFamily, family_class
-from metarl.learner import find_learner, list_learners
 from metarl.plugins import first_line
 from metarl.progress import bar, counted, say
-from metarl.tasks import TaskDistribution, Tasks
 from metarl.train_config import MAX_WORLDS
+
+if TYPE_CHECKING:  # torch is imported when there is something to compute, not for --help
+    from metarl.family import TaskFamily
+    from metarl.tasks import Tasks
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class OnRun(Said):
     """What the commands that open a trained run share."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run folder (its newest checkpoint is used), or a checkpoint folder."""
+    """A run folder (its newest checkpoint is used), a checkpoint folder, or the name of an agent
+    that comes with metarl, such as half-cheetah-vel-pearl."""
     episodes: int = 3
     """Adaptation rounds K; the curve has K + 1 points, the first one before any data."""
     rollouts_per_task: int | None = None
@@ -96,6 +98,8 @@ class Check:
 def algorithms(argv: Sequence[str]) -> int:
     """List the algorithms."""
     args = parse(Algorithms, argv, prog="metarl algorithms")
+    from metarl.learner import find_learner, list_learners
+
     rows = []
     for name in list_learners():
         cls = find_learner(name)
@@ -115,6 +119,7 @@ def check(argv: Sequence[str]) -> int:
     """Run the conformance suite on a family."""
     args = parse(Check, argv, prog="metarl check")
     from metarl.check import check_family
+    from metarl.family import family_class
 
     # The class, not an instance: a model that does not compile is the first check's to report.
     family = family_class(args.family)
@@ -134,6 +139,7 @@ def evaluate(argv: Sequence[str]) -> int:
     args = parse(Evaluate, argv, prog="metarl evaluate")
     from metarl.evaluation import evaluate as evaluate_learner
     from metarl.launch import open_run, worlds_for, worlds_per_task
+    from metarl.tasks import TaskDistribution
 
     checkpoint, family, learner = open_run(args.run, args.device, args.threads, **args.said())
     count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
@@ -189,6 +195,8 @@ def adapt(argv: Sequence[str]) -> int:
 
 def parse_task(family: TaskFamily, settings: Sequence[str]) -> Tasks:
     """Turn ``name=value`` words into one task. Raises UserError naming the first bad one."""
+    from metarl.tasks import TaskDistribution
+
     values: dict[str, float] = {}
     for word in settings:
         name, mark, text = word.partition("=")

@@ -24,9 +24,11 @@ class Report(Said):
     """
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Run folders, checkpoint folders, or exported agents."""
+    """Run folders, checkpoint folders, exported agents, or the names of agents that come with
+    metarl."""
     out: Annotated[str | None, tyro.conf.arg(metavar="FILE.html")] = None
-    """Where to write it; the default is report.html in the (first) run's folder."""
+    """Where to write it; the default is report.html in the (first) run's folder, and for the name
+    of an agent in the working folder."""
     evaluate: bool = True
     """Evaluate where needed; --no-evaluate shows what there is."""
     tasks: int = 30
@@ -67,7 +69,8 @@ def report(argv: Sequence[str]) -> int:
         for run, source in zip(runs, args.runs, strict=True):
             said = args.said() | {kind: None for kind in KINDS if ":" not in getattr(run, kind)}
             add_reports(run, source, test, say, **said)
-    out = Path(args.out) if args.out else runs[0].path / "report.html"
+    folder = runs[0].path if Path(args.runs[0]).exists() else Path()  # an agent's name: not there
+    out = Path(args.out) if args.out else folder / "report.html"
     write_page(runs, out)
     for run in runs:
         for _, text in run.notes:

@@ -151,8 +151,7 @@ def parse_train(
         "Meta-train an algorithm on a task family. With --resume DIR instead of FAMILY ALGORITHM, "
         "go on with the run in DIR, to the same bits as if it had not stopped."
     )
-    flags = ["resume", *field_names(TrainConfig), *field_names(config)]
-    return parse(cls, argv, prog=PROG, flags=flags)
+    return parse(cls, argv, prog=PROG)
 
 
 def _word(name: str, text: str) -> Any:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import UserError
+from metarl.progress import counted
 from metarl.rollout import Rollout
 
 
@@ -72,7 +73,8 @@ class TaskReplay:
                 f"replay_capacity (now {capacities[0]}) or train_tasks (now {tasks})"
             )
         print(
-            f"replay: {tasks} tasks x {capacities[0]} transitions, {gib(need)} on {device}",
+            f"replay: {counted(tasks, 'task')} x {capacities[0]} transitions, "
+            f"{gib(need)} on {device}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
         first, second = (

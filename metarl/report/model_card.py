@@ -88,8 +88,10 @@ def _trained_on(family: TaskFamily, result: dict[str, Any]) -> str:
     )
     lines += [
         "",
-        f"{si(last['env_steps'])} env steps in {last.get('iteration', '?')} iterations of "
-        f"{train['tasks_per_iteration']} tasks × {counted(train['rollouts_per_task'], 'world')}, "
+        f"{si(last['env_steps'])} env steps in "
+        f"{counted(last.get('iteration', '?'), 'iteration')} of "
+        f"{counted(train['tasks_per_iteration'], 'task')} × "
+        f"{counted(train['rollouts_per_task'], 'world')}, "
         f"{seconds}, seed {train['seed']}, on "
         f"{counted(result['config'].get('threads') or 'all', 'thread')} of: "
         f"{machine}. Versions: {packages}.",

@@ -17,7 +17,7 @@ import numpy as np
 
 from metarl.errors import UserError
 from metarl.evaluation import Report
-from metarl.progress import si
+from metarl.progress import counted, si
 from metarl.report.run_summary import RunSummary
 from metarl.report.svg import COLOURS, Chart, number
 from metarl.report.tasks import comparison_section, task_sections, verdict
@@ -108,7 +108,8 @@ def _header(runs: Sequence[RunSummary], running: bool) -> str:
 
 
 def _cost(run: RunSummary) -> str:
-    return f"{run.iteration} iterations, {si(run.env_steps)} env steps, {duration(run.seconds)}"
+    made = counted(run.iteration, "iteration")
+    return f"{made}, {si(run.env_steps)} env steps, {duration(run.seconds)}"
 
 
 def duration(seconds: float) -> str:
@@ -140,7 +141,7 @@ def _cards(run: RunSummary) -> str:
         seen = report.experience[-1]
         cards += [
             (number(report.mean[0]), f"{split}: return before adaptation"),
-            (number(report.mean[-1]), f"{split}: after {seen} episodes of the task"),
+            (number(report.mean[-1]), f"{split}: after {counted(seen, 'episode')} of the task"),
             (
                 number(gain, signed=True),
                 f"{split}: gain (IQM), 95 % interval {number(low, True)} to {number(high, True)}",
@@ -179,7 +180,9 @@ def learning_chart(runs: Sequence[RunSummary]) -> Chart:
         steps = [entry["env_steps"] / 1e6 for entry in run.curve]
         colour = COLOURS[n] if len(runs) > 1 else "after"
         seen = run.curve[-1].get("experience")
-        after = f"after {seen[-1]} episodes" if isinstance(seen, list) and seen else "after"
+        after = "after"
+        if isinstance(seen, list) and seen:
+            after += f" {counted(seen[-1], 'episode')}"
         series = [("after", colour, f"{run.label}, {after}" if len(runs) > 1 else after)]
         if len(runs) == 1:
             series.insert(0, ("before", "before", "before adaptation (task-blind)"))
@@ -340,10 +343,10 @@ def _costs(run: RunSummary) -> dict[str, object]:
 
 def _evaluation_cost(report: Report) -> str:
     text = (
-        f"{report.distinct_tasks} tasks × {report.worlds_each()}, "
+        f"{counted(report.distinct_tasks, 'task')} × {report.worlds_each()}, "
         f"{report.env_steps:,} env steps, {report.seconds:.1f} s, seed {report.seed}"
     )
-    return text + (f", {report.diverged} episodes diverged" if report.diverged else "")
+    return text + (f", {counted(report.diverged, 'episode')} diverged" if report.diverged else "")
 
 
 def _shown(value: object) -> str:

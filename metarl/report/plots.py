@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metarl.errors import UserError
+from metarl.progress import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,7 +133,7 @@ def _draw_learning(
     steps = np.array([entry["env_steps"] for entry in curves[0][:length]]) / 1e6
     for key, colour, label in (
         ("before", BEFORE, "before adaptation (task-blind)"),
-        ("after", AFTER, f"after adaptation to {seen} episodes"),
+        ("after", AFTER, f"after adaptation to {counted(seen, 'episode')}"),
     ):
         values = np.array([[entry[key] for entry in curve[:length]] for curve in curves])
         axes.plot(steps, values.mean(0), color=colour, label=label)

@@ -16,7 +16,9 @@ from typing import Any
 from metarl import checkpoint as checkpoints
 from metarl.errors import UserError
 from metarl.evaluation import Report, evaluate
+from metarl.progress import bar, counted
 from metarl.run_folder import disk_errors, read_json, write_json
+from metarl.shipped import find_run
 from metarl.tasks import TaskDistribution
 from metarl.train_config import TrainConfig, goal
 from metarl.trust import CodeError
@@ -91,9 +93,7 @@ def read_run(path: Path | str, position: dict[str, Any] | None = None) -> RunSum
     Raises:
         UserError: there is neither a config.json nor a readable checkpoint.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise UserError(f"there is no run or checkpoint '{path}'")
+    path = find_run(path)
     inside = (path / checkpoints.HEADER).is_file() and path.resolve().parent.name == "checkpoints"
     run = RunSummary(path.resolve().parent.parent if inside else path)
     run.label = run.path.resolve().name
@@ -157,11 +157,13 @@ def add_reports(
             run.note(f"{run.family} has no tasks outside the training box, so no ood evaluation")
             continue
         tasks = distribution.split(split, test.tasks)
-        words = f"{tasks.counted(f'{split} task')}, {test.episodes} rounds"
+        words = f"{tasks.counted(f'{split} task')}, {counted(test.episodes, 'round')}"
         say(f"{run.label}: evaluating on {words}")
-        report = evaluate(
-            learner, worlds, tasks, episodes=test.episodes, seed=test.seed, split=split
-        )
+        with bar("evaluating") as show:
+            report = evaluate(
+                learner, worlds, tasks, episodes=test.episodes, seed=test.seed, split=split,
+                progress=show,
+            )  # fmt: skip
         run.reports[split] = report
         run.stale.discard(split)
         run.notes = [

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from metarl import checkpoint as checkpoints
+from metarl import progress
 from metarl.cli import main
 
 
@@ -158,3 +159,35 @@ def test_reading_commands_leave_the_run_alone(trained_run):
     assert main(["evaluate", str(trained_run), "--tasks", "2", "--episodes", "1"]) == 0
     assert main(["adapt", str(trained_run), "--episodes", "1"]) == 0
     assert {p: p.stat().st_mtime_ns for p in Path(trained_run).rglob("*")} == before
+
+
+# --- agents by name, and progress --------------------------------------------------------------
+
+
+def test_an_agent_goes_by_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name = "half-cheetah-dynamics-maml-trpo"
+    words = ["--threads", "1", "--rollouts-per-task", "1", "--episodes", "0"]
+    assert main(["evaluate", name, "--tasks", "1", *words]) == 0
+    out = capsys.readouterr().out
+    assert f"{name}: 1 heldout task, 1 world each" in out
+    assert "heldout: 1 task, 1 world each" in out
+    assert main(["report", name, "--no-evaluate"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert main(["adapt", "half-cheetah-dynamics-maml"]) == 2
+    assert f"no agent of that name (did you mean '{name}'?)" in capsys.readouterr().err
+    (tmp_path / name).mkdir()  # a folder of one's own of that name comes first
+    assert main(["evaluate", name, *words]) == 2
+    assert "holds no checkpoint" in capsys.readouterr().err
+
+
+def test_progress_is_lines_where_there_is_no_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with progress.bar("evaluating") as show:
+        for done in (1, 2, 3):
+            show(done, 3)
+    got = capsys.readouterr()
+    assert got.out == ""  # which may be a report's JSON
+    assert [line.partition(",")[0] for line in got.err.splitlines()] == [
+        "evaluating: 1 of 3", "evaluating: 2 of 3",
+    ]  # fmt: skip
