@@ -30,7 +30,7 @@ from metarl.modules.replay import TaskReplay, pack
 from metarl.modules.sac import ActorCritic
 from metarl.modules.settings import (
     Count,
-    CountOrNone,
+    CountOrZero,
     Fraction,
     Layers,
     NonNegative,
@@ -86,9 +86,9 @@ class PearlConfig(Settings):
     """Episodes of a task when it first comes up; gradient steps begin when all tasks have them."""
     prior_episodes: Count = 2
     """Episodes of each task of an iteration with z from the prior; they replace the context."""
-    posterior_episodes: CountOrNone = 3
+    posterior_episodes: CountOrZero = 3
     """Episodes of each task of an iteration with z from the posterior, for actor and critics."""
-    exploration_episodes: CountOrNone = 2
+    exploration_episodes: CountOrZero = 2
     """Episodes with z from the prior when adapting to a task, before the posterior is used."""
     replay_capacity: Count = 10_000
     """Transitions that are kept of each task."""

@@ -90,6 +90,7 @@ def flags_of(cls: type, defaults: object = None, group: str = "") -> list[Flag]:
         if get_origin(kind) in (Union, UnionType):
             others = tuple(one for one in get_args(kind) if one is not NoneType)
             plain = others[0] if len(others) == 1 else kind
+            plain = get_args(plain)[0] if get_origin(plain) is Annotated else plain
         given = {key: getattr(mark, key, None) for mark in marks for key in ("metavar", "help")}
         found.append(
             Flag(

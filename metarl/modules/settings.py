@@ -43,7 +43,7 @@ class Range:
 
 Count = Annotated[int, Range(1, 2**31 - 1)]
 """A whole number of at least 1."""
-CountOrNone = Annotated[int, Range(0, 2**31 - 1)]
+CountOrZero = Annotated[int, Range(0, 2**31 - 1)]
 """A whole number of at least 0."""
 Positive = Annotated[float, Range(0, open_low=True)]
 NonNegative = Annotated[float, Range(0)]
