@@ -81,7 +81,7 @@ def blind_constant(name: str) -> float | None:
 
 
 def episode_returns(worlds: TaskWorlds, *, random: bool) -> np.ndarray:
-    """Return the (B,) return of one episode with zero or with random actions."""
+    """Return the (B,) return of one episode with zero or random actions; NaN where it diverged."""
     worlds.seed(Key("reference lines"))
     worlds.reset()
     generator = Key("reference lines", "actions").torch()
@@ -92,10 +92,17 @@ def episode_returns(worlds: TaskWorlds, *, random: bool) -> np.ndarray:
         action = 2 * torch.rand(*size, generator=generator) - 1 if random else torch.zeros(*size)
         got = worlds.step(action)
         total += got.reward * running
+        total[got.diverged & running] = torch.nan
         running &= ~(got.terminated | got.truncated | got.diverged)
         if not running.any():
             break
     return total.numpy()
+
+
+def _mean(returns: np.ndarray) -> float:
+    """Return the mean of the returns that are not NaN; NaN if all are."""
+    known = returns[~np.isnan(returns)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def reference_lines(name: str, tasks: int, worlds_per_task: int, threads: int) -> dict[str, Any]:
@@ -107,8 +114,8 @@ def reference_lines(name: str, tasks: int, worlds_per_task: int, threads: int) -
     for split in ("heldout", "ood") if distribution.has_ood else ("heldout",):
         worlds.set_tasks(distribution.split(split, tasks), worlds_per_task)
         lines[split] = {
-            "stand_still": float(episode_returns(worlds, random=False).mean()),
-            "random": float(episode_returns(worlds, random=True).mean()),
+            name: _mean(episode_returns(worlds, random=random))
+            for name, random in (("stand_still", False), ("random", True))
         }
     return lines
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from metarl.cli import guarded
 from metarl.evaluation import Report
+from metarl.progress import ALL_DIVERGED
 from metarl.report.model_card import model_card
 from metarl.report.plots import plot_comparison
 from metarl.report.svg import number
@@ -109,7 +110,7 @@ def rows(results: Results) -> list[str]:
     for (family, algorithm), seeds in sorted(results.items()):
         steps, minutes = cost(seeds, "env_steps", 1e6), cost(seeds, "seconds", 60)
         for split, reports in splits(seeds):
-            still = np.mean([report["stand_still"] for report in reports])
+            still = np.mean(np.array([report["stand_still"] for report in reports], float))
             first = Report.from_json(reports[0])
             where = "train = held-out" if first.train_is_heldout else split
             lines.append(
@@ -147,14 +148,16 @@ def adapted(reports: list[dict[str, Any]], k: int) -> str:
 
 def spread(reports: list[dict[str, Any]], k: int) -> str:
     """Return the mean over seeds in round k, and the lowest and highest."""
-    values = [report["mean"][k] for report in reports]
+    values = np.array([report["mean"][k] for report in reports], float)
     if len(values) == 1:
         return whole(values[0])
-    return f"{whole(np.mean(values))} [{whole(min(values))}, {whole(max(values))}]"
+    return f"{whole(np.mean(values))} [{whole(values.min())}, {whole(values.max())}]"
 
 
 def whole(value: float) -> str:
-    """Return a return without decimals, and −0 as 0."""
+    """Return a return without decimals, and −0 as 0; NaN is where every episode diverged."""
+    if np.isnan(value):
+        return ALL_DIVERGED
     return f"{round(float(value))}".replace("-", "−")
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from metarl import checkpoint as checkpoints
 from metarl.errors import UserError
 from metarl.keys import Key
+from metarl.learner import nonfinite
 from metarl.reading import read_object, refusing, regular_size
-from metarl.rollout import Rollout, collect
+from metarl.rollout import Rollout, collect, mean_of_finished
 from metarl.run_folder import disk_errors, write_bytes, write_json
 from metarl.trust import admitted, located
 
@@ -38,11 +39,16 @@ class Round(NamedTuple):
     experience: int
     """Episodes of the task that the learner had seen."""
     returns: Tensor
-    """(E,) float64, the return of each world."""
+    """(E,) float64, the return of each world; NaN where it diverged."""
     state: Any
     """The learner's state that earned them."""
     diverged: int = 0
-    """Worlds whose physics diverged in a scored episode, which ended it."""
+    """Worlds whose physics diverged in a scored episode."""
+
+    @property
+    def mean(self) -> float:
+        """The mean return of the worlds that did not diverge; NaN if all did."""
+        return float(mean_of_finished(self.returns))
 
 
 @torch.no_grad()
@@ -121,9 +127,8 @@ def save_adapted(
         name: tensor.detach().cpu().contiguous()
         for name, tensor in learner.adapted_state_dict(rounds[-1].state).items()
     }
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UserError(f"the adapted '{name}' is not finite, so it is not saved")
+    if problem := nonfinite(tensors):
+        raise UserError(f"the adapted policy is not saved: {problem}")
     weights = safetensors.torch.save(tensors)
     names = {"family": checkpoint.family, "algorithm": checkpoint.algorithm}
     about = {
@@ -135,7 +140,7 @@ def save_adapted(
         "step": checkpoint.step,
         "task": task.to_json(),
         "experience": [one.experience for one in rounds],
-        "returns": [float(one.returns.mean()) for one in rounds],
+        "returns": [one.mean for one in rounds],
         "sha256": {WEIGHTS: hashlib.sha256(weights).hexdigest()},
     }
     with disk_errors(folder):
@@ -186,5 +191,7 @@ def load_adapted(
             folder, about["step"], family, algorithm, about["spec"], about["learner_config"], {},
             tensors,
         )  # fmt: skip
+        if problem := nonfinite(tensors):
+            raise UserError(f"'{folder / WEIGHTS}' cannot be used: {problem}")
         learner = checkpoints.fresh(checkpoint, device=device)
         return learner, learner.load_adapted_state_dict(tensors)

@@ -115,11 +115,7 @@ def check_finite(family: TaskFamily) -> None:
     for t, action in enumerate(random_actions(worlds, _long(family))):
         diverged = worlds.step(action).diverged
         if diverged.any():
-            label = tasks.label(int(diverged.nonzero()[0]))
-            raise CheckError(
-                f"the physics diverged at step {t} in task {label}: "
-                "lower the model's timestep, or narrow the parameters' ranges"
-            )
+            raise CheckError(f"the physics diverged at step {t}: {worlds.why_diverged()}")
 
 
 def check_repeats(family: TaskFamily) -> None:

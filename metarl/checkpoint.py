@@ -23,6 +23,7 @@ import safetensors.torch
 from torch import Tensor
 
 from metarl.errors import UserError, did_you_mean, warn
+from metarl.learner import nonfinite
 from metarl.plugins import absolute, reference
 from metarl.reading import LARGEST_HEADER, read_object, refusing, regular_size
 from metarl.shipped import find_run
@@ -107,13 +108,16 @@ def load(
         trust_code: whether files that the checkpoint names may be run, whatever they are.
 
     Raises:
-        UserError: a file is missing, truncated, changed, not ours, or of another format, or the
-            checkpoint names code that nobody said may be run; see `metarl.trust`.
+        UserError: a file is missing, truncated, changed, not ours, or of another format, a weight
+            is not finite, or the checkpoint names code that nobody said may be run; see
+            `metarl.trust`.
     """
     path = Path(path)
     body = verify(path)
     with refusing(path / WEIGHTS):
         tensors = safetensors.torch.load_file(path / WEIGHTS)
+        if problem := nonfinite(tensors):
+            raise UserError(f"'{path / WEIGHTS}' cannot be used: {problem}")
     with refusing(path / HEADER):
         family, algorithm = admitted(
             path, body, family=family, algorithm=algorithm, trust_code=trust_code

@@ -8,12 +8,13 @@ Nothing of the learner changes but the state, which is thrown away at the end.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -21,9 +22,11 @@ import torch
 from metarl.adapted import score_and_adapt
 from metarl.errors import UserError
 from metarl.keys import Key
-from metarl.progress import counted, decimals
-from metarl.run_folder import disk_errors, read_json, write_json
-from metarl.statistics import gain_interval, iqm_interval, too_few
+from metarl.progress import ALL_DIVERGED, counted, decimals, shown
+from metarl.report_fields import checked
+from metarl.rollout import mean_of_finished
+from metarl.run_folder import disk_errors, finite, read_json, write_json
+from metarl.statistics import gain_interval, iqm_interval, mean_of_tasks, too_few
 from metarl.tasks import TaskDistribution
 
 if TYPE_CHECKING:
@@ -50,12 +53,14 @@ class Report:
     tasks: list[list[float]]
     """[M][P]"""
     returns: list[list[float]]
-    """[M][K+1], the mean over the worlds of task m in round k"""
+    """[M][K+1], the mean over the worlds of task m in round k that did not diverge; NaN, which is
+    null in JSON, where all of them did. Such a task is left out of iqm, ci95, mean and the gain."""
     experience: list[int]
     """[K+1], episodes of a task that the learner had seen before round k; a horizon of a world is
     one, whatever failures began anew within it"""
     iqm: list[float]
-    """[K+1], interquartile mean over tasks; see `metarl.statistics.iqm_interval`"""
+    """[K+1], interquartile mean over tasks; see `metarl.statistics.iqm_interval`. Like ci95, mean
+    and stand_still it is NaN (null) where every world of every task diverged"""
     ci95: list[list[float]]
     """[K+1][2], bootstrap interval of the interquartile mean"""
     mean: list[float]
@@ -66,17 +71,18 @@ class Report:
     """Environment steps that the evaluation took"""
     seconds: float
     diverged: int = 0
-    """Scored episodes that the physics did not see to their end; their returns count as they are"""
+    """Scored episodes that the physics did not see to their end: left out of the returns"""
     train_is_heldout: bool = False
     """Whether these held-out tasks are the training tasks, since every parameter is a choice"""
     stand_still_by_task: list[float] = field(default_factory=list)
-    """[M], whose mean is `stand_still`; empty in files of versions that did not write it"""
+    """[M], whose mean is `stand_still`; NaN (null) where every world of a task diverged; empty in
+    files of versions that did not write it"""
     diagnostics: dict[str, Any] = field(default_factory=dict)
     """What the learner says of its state in each round: name -> [K+1][M][…], mean over worlds"""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of `metarl evaluate --json`; diagnostics if there are some."""
-        data = asdict(self) | {"distinct_tasks": self.distinct_tasks}
+        data = cast(dict[str, Any], finite(asdict(self))) | {"distinct_tasks": self.distinct_tasks}
         return data if self.diagnostics else {k: v for k, v in data.items() if k != "diagnostics"}
 
     def save(self, path: Path | str) -> None:
@@ -97,7 +103,7 @@ class Report:
         values: dict[str, Any] = {"diverged": 0, "train_is_heldout": None}
         values |= {field.name: data[field.name] for field in fields(cls) if field.name in data}
         try:
-            return cls(**values | _checked(values))
+            return cls(**values | checked(values))
         except ValueError as error:
             raise UserError(f"'{where}' is not an evaluation report: {error}") from None
 
@@ -127,7 +133,10 @@ class Report:
         return f" ({', '.join(parts)})" if parts else ""
 
     def difference(self) -> tuple[float, float, float]:
-        """Return the interquartile mean of (last round − round 0), and its 95 % interval."""
+        """Return the interquartile mean of (last round − round 0), and its 95 % interval.
+
+        A task of which every world diverged in either is left out; NaN if that leaves none.
+        """
         returns = np.asarray(self.returns)
         return gain_interval(returns[:, -1] - returns[:, 0], self.tasks, self.seed)
 
@@ -140,6 +149,8 @@ class Report:
         """Return in words what the intervals show of adapting, and against standing still."""
         if too_few(self.tasks):
             return "too few tasks for a verdict"
+        if not math.isfinite(self.lead()[0] + self.difference()[0]):
+            return "every episode diverged, so there is nothing to compare"
         words = []
         if len(self.experience) > 1:
             _, low, high = self.difference()
@@ -153,6 +164,15 @@ class Report:
             else "better than standing still"
         )  # fmt: skip
         return "; ".join(words)
+
+    def divergence(self) -> str:
+        """Return how many scored episodes diverged, and in how many tasks all of a round's did."""
+        episodes = len(self.tasks) * self.rollouts_per_task * len(self.experience)
+        whole = int(np.isnan(np.asarray(self.returns)).any(1).sum())
+        text = f"the physics diverged in {self.diverged} of {counted(episodes, 'scored episode')}"
+        text += ", which no mean holds"
+        tasks = f"; of {whole} of {counted(len(self.tasks), 'task')} a round has no return at all"
+        return text + (tasks if whole else "")
 
     def summary(self) -> list[str]:
         """Return the adaptation curve as lines of a table, with its reference lines."""
@@ -169,24 +189,22 @@ class Report:
             lines.append(
                 f"{seen:>15}{mean:>10.{digits}f}{iqm:>10.{digits}f}"
                 f"   [{low:.{digits}f}, {high:.{digits}f}]"
+                if math.isfinite(mean)
+                else f"{seen:>15}  {ALL_DIVERGED}"
             )
-        lines.append(f"{'stand still':>15}{self.stand_still:>10.{digits}f}")
+        lines.append(f"{'stand still':>15} {shown(self.stand_still, digits):>9}")
         compared = {"lead over standing still": self.lead}
         if len(self.experience) > 1:
             blind = "gain over the task-blind policy of episode 0"
             compared = {blind: self.difference, **compared}
         for words, difference in compared.items():
             centre, low, high = difference()
-            lines.append(
-                f"{words}: {centre:+.{digits}f} (IQM; 95 % interval {low:+.{digits}f} to "
-                f"{high:+.{digits}f})"
-            )
+            interval = f"(IQM; 95 % interval {low:+.{digits}f} to {high:+.{digits}f})"
+            known = f"{centre:+.{digits}f} {interval}"
+            lines.append(f"{words}: {known if math.isfinite(centre) else ALL_DIVERGED}")
         lines.append(f"verdict: {self.verdict()}")
         if self.diverged:
-            lines.append(
-                f"note: {counted(self.diverged, 'scored episode')} ended because the physics "
-                f"diverged"
-            )
+            lines.append(f"note: {self.divergence()}")
         if too_few(self.tasks):
             lines.append("note: too few tasks for 95 % intervals: these hold the truth less often")
         if self.train_is_heldout:
@@ -197,55 +215,6 @@ class Report:
 def _required(cls: type[Report]) -> list[str]:
     """Return the names of the fields that have no default."""
     return [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-
-
-_LEAST = {"seed": 0, "rollouts_per_task": 1, "env_steps": 0, "diverged": 0}
-_SHAPES = {
-    "returns": "MK", "tasks": "MP", "ci95": "K2", "experience": "K", "iqm": "K", "mean": "K",
-    "stand_still": "", "seconds": "",
-}  # fmt: skip
-
-
-def _checked(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the numbers of a report, checked. Raises ValueError naming the first bad field."""
-    for key in ("family", "algorithm", "split"):
-        if not isinstance(values[key], str):
-            raise ValueError(f"{key} must be a string")
-    for key, least in _LEAST.items():
-        if type(values[key]) is not int or values[key] < least:
-            raise ValueError(f"{key} must be a whole number of at least {least}")
-    names = values["task_names"]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("task_names must be a list of strings")
-    shapes = _SHAPES | ({"stand_still_by_task": "M"} if values.get("stand_still_by_task") else {})
-    arrays = {key: _numbers(key, values[key], len(shape)) for key, shape in shapes.items()}
-    sizes = {"M": len(arrays["tasks"]), "K": len(arrays["experience"]), "P": len(names), "2": 2}
-    for key, shape in shapes.items():
-        expected = tuple(sizes[axis] for axis in shape)
-        if arrays[key].shape != expected or 0 in expected[:1]:
-            raise ValueError(f"{key} has shape {arrays[key].shape}, expected {expected}")
-    seen = arrays["experience"]
-    if (seen != np.floor(seen)).any() or seen[0] < 0 or (np.diff(seen) < 0).any():
-        raise ValueError("experience must be whole numbers that do not fall")
-    numbers = {key: array.tolist() for key, array in arrays.items()}
-    same = values["train_is_heldout"]
-    if same is None:  # of a version that did not write it
-        same = values["split"] == "heldout" and _cycles(numbers["tasks"])
-    if type(same) is not bool:
-        raise ValueError("train_is_heldout must be true or false")
-    episodes = [int(episodes) for episodes in seen]
-    return numbers | {"experience": episodes, "train_is_heldout": same}
-
-
-def _numbers(key: str, value: object, ndim: int) -> np.ndarray:
-    try:
-        array = np.asarray(value)
-    except ValueError:  # rows of different lengths
-        array = np.asarray(None)
-    if array.ndim != ndim or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-        kind = ("a finite number", "a list of finite numbers", "a table of finite numbers")[ndim]
-        raise ValueError(f"{key} must be {kind}")
-    return array.astype(np.float64)
 
 
 @torch.no_grad()
@@ -288,11 +257,11 @@ def evaluate(
         rollouts_per_task=per_task, task_names=list(tasks.names), tasks=tasks.values.tolist(),
         returns=returns.tolist(),
         experience=[k * (per_task if learner.pools_worlds else 1) for k in range(episodes + 1)],
-        iqm=centre.tolist(), ci95=interval.tolist(), mean=returns.mean(0).tolist(),
-        stand_still=float(still.mean()), env_steps=worlds.env_steps - steps,
+        iqm=centre.tolist(), ci95=interval.tolist(), mean=mean_of_tasks(returns).tolist(),
+        stand_still=float(mean_of_finished(still.flatten())), env_steps=worlds.env_steps - steps,
         seconds=round(time.perf_counter() - started, 3), diverged=rounds.diverged,
         train_is_heldout=split == "heldout" and TaskDistribution(worlds.family).shared_split,
-        stand_still_by_task=still.mean(1).tolist(), diagnostics=rounds.diagnostics,
+        stand_still_by_task=mean_of_finished(still).tolist(), diagnostics=rounds.diagnostics,
     )  # fmt: skip
 
 
@@ -319,19 +288,22 @@ def _rounds(
         for name, values in learner.diagnostics(state).items():
             said.setdefault(name, []).append(values.unflatten(0, by_task).mean(1).tolist())
         diverged += int(scored.first_episode_diverged().sum())
-        returns.append(scored.first_episode_return().reshape(by_task).mean(1).cpu())
+        returns.append(scored.return_by_task().cpu())
         if progress is not None:
             progress(k + 1, episodes + 1)
     return _Rounds(torch.stack(returns, 1).numpy().astype(np.float64), diverged, said)
 
 
 def stand_still(worlds: TaskWorlds, tasks: Tasks, seed: int) -> float:
-    """Set the tasks and return the mean return of zero actions over one episode."""
-    return float(_stand_still(worlds, tasks, seed).mean())
+    """Set the tasks and return the mean return of zero actions over one episode.
+
+    Worlds that diverge are left out; NaN if all of them do.
+    """
+    return float(mean_of_finished(_stand_still(worlds, tasks, seed).flatten()))
 
 
 def _stand_still(worlds: TaskWorlds, tasks: Tasks, seed: int) -> torch.Tensor:
-    """Return (M, E) float64, the return of zero actions in every world."""
+    """Return (M, E) float64, the return of zero actions in every world; NaN where it diverged."""
     worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
     worlds.seed(Key(seed, "stand still"))
     worlds.reset()
@@ -341,14 +313,6 @@ def _stand_still(worlds: TaskWorlds, tasks: Tasks, seed: int) -> torch.Tensor:
     for _ in range(worlds.spec.horizon):
         got = worlds.step(action)
         total += got.reward * running
+        total[got.diverged & running] = torch.nan
         running &= ~(got.terminated | got.truncated | got.diverged)
     return total.reshape(len(tasks), -1)
-
-
-def _cycles(tasks: list[list[float]]) -> bool:
-    """Whether tasks are the same few in turns, as the combinations of choices are.
-
-    Draws from choices that are held out repeat, too, but in no order.
-    """
-    period = len({tuple(task) for task in tasks})
-    return period < len(tasks) and all(tasks[i] == tasks[i % period] for i in range(len(tasks)))

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from metarl.errors import UserError
 from metarl.keys import WorldDraws
+from metarl.model_faults import nonfinite
 from metarl.params import Param
 from metarl.plugins import load_plugin, plugin_class, plugins
 from metarl.scene import Camera, Marker, Reading, find_root, usual_markers, usual_readings
@@ -199,12 +200,8 @@ class TaskFamily:
                 f"family '{self.name}': build() must return the model that super().build(spec) "
                 f"compiles, not {type(model).__name__}"
             )
-        for field in ("opt.timestep", "opt.gravity", "body_mass", "body_inertia", "qpos0"):
-            owner = model.opt if field.startswith("opt.") else model
-            if not np.isfinite(getattr(owner, field.removeprefix("opt."))).all():
-                raise UserError(
-                    f"family '{self.name}': the model's {field} is not finite: write numbers"
-                )
+        if fault := nonfinite(model):
+            raise UserError(f"family '{self.name}': the model's {fault}: write numbers")
         if model.opt.timestep <= 0:
             raise UserError(
                 f"family '{self.name}': the model's opt.timestep must be positive, in seconds, "

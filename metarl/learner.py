@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -111,7 +111,7 @@ class Learner(Policy):
 
         Returns:
             Metrics, among them ``return_before`` and ``return_after`` (mean training return before
-            and after adaptation) and ``diverged`` (transitions left out).
+            and after adaptation, `Rollout.mean_return`) and ``diverged`` (transitions left out).
         """
         started = time.perf_counter()
         data = self.collect(worlds, tasks, key)
@@ -201,6 +201,14 @@ def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -
             f"the weights do not fit this {name}: {len(differ)} tensors differ, the first of them "
             f"'{first}': expected {mine.get(first)}, found {theirs.get(first)}"
         )
+
+
+def nonfinite(tensors: Mapping[str, Tensor]) -> str:
+    """Return which tensor is the first that holds NaN or infinity, and how many, or ''."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not (finite := torch.isfinite(tensor)).all():
+            return f"{int((~finite).sum())} of {tensor.numel()} numbers of '{name}' are not finite"
+    return ""
 
 
 def _parts(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:

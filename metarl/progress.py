@@ -65,7 +65,11 @@ class TrainingProgress:
             return
         left = clock((self._total - done) * self._pace(done))
         before, after = metrics.get("return_before"), metrics.get("return_after")
-        returns = "" if before is None or after is None else f"  return {before:.1f} → {after:.1f}"
+        returns = (
+            ""
+            if before is None or after is None
+            else f"  return {shown(before, 1)} → {shown(after, 1)}"
+        )
         text = f"iteration {iteration}  {si(steps_per_second)} env steps/s  {left} left{returns}"
         if self._bar is not None:
             self._bar.update(self._task, completed=min(done, self._total), description=text)
@@ -142,9 +146,18 @@ def counted(number: int | str, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def decimals(values: Sequence[float]) -> int:
+ALL_DIVERGED = "all diverged"
+
+
+def shown(value: float | None, digits: int) -> str:
+    """Return a return with so many decimals; `ALL_DIVERGED` if it is NaN, or null in JSON."""
+    return ALL_DIVERGED if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def decimals(values: Sequence[float | None]) -> int:
     """Return the decimals that show the largest of some returns to three digits, at least one."""
-    largest = max((abs(value) for value in values), default=0.0)
+    known = [abs(value) for value in values if value is not None and math.isfinite(value)]
+    largest = max(known, default=0.0)
     if not 0 < largest < math.inf:
         return 1
     return min(6, max(1, 2 - math.floor(math.log10(largest))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,7 +15,10 @@ from metarl.worlds import Spec, Step, TaskWorlds
 if TYPE_CHECKING:
     from metarl.policy import Policy
 
-__all__ = ["Rollout", "Step", "collect"]
+__all__ = ["LARGE_REWARD", "Rollout", "Step", "collect"]
+
+LARGE_REWARD = 1e18
+"""Rewards of this size are named if a learner stops: in float32, squares end at 3.4e38."""
 
 
 class Rollout(NamedTuple):
@@ -24,7 +27,7 @@ class Rollout(NamedTuple):
     obs: Tensor
     """(T, B, O) float32"""
     action: Tensor
-    """(T, B, A) float32, as the policy chose it, before clipping"""
+    """(T, B, A) float32, as the policy chose it, before clipping; 0 where diverged"""
     reward: Tensor
     """(T, B) float32"""
     next_obs: Tensor
@@ -88,8 +91,21 @@ class Rollout(NamedTuple):
         return values.movedim(0, 2)
 
     def first_episode_return(self) -> Tensor:
-        """Return (B,) float64: the undiscounted return of each world's first episode."""
-        return (self.reward.double() * self._in_first_episode()).sum(0)
+        """Return (B,) float64: the undiscounted return of each world's first episode.
+
+        NaN where the physics ended it: what was paid until then is no return. `mean_return` leaves
+        those worlds out.
+        """
+        total = (self.reward.double() * self._in_first_episode()).sum(0)
+        return total.masked_fill(self.first_episode_diverged(), torch.nan)
+
+    def mean_return(self) -> float:
+        """Return the mean of the first episodes that did not diverge; NaN if all of them did."""
+        return float(mean_of_finished(self.first_episode_return()))
+
+    def return_by_task(self) -> Tensor:
+        """Return (M,) float64: the same of each task."""
+        return mean_of_finished(self.first_episode_return().reshape(self.tasks, -1))
 
     def first_episode_diverged(self) -> Tensor:
         """Return (B,) bool: whether it was the physics that ended each world's first episode."""
@@ -120,6 +136,27 @@ def _empty(steps: int, worlds: int, spec: Spec, tasks: int, device: torch.device
         terminated=flags(), truncated=flags(), diverged=flags(), first=flags(),
         prev_action=floats(actions), prev_reward=floats(), tasks=tasks,
     )  # fmt: skip
+
+
+def mean_of_finished(returns: Tensor) -> Tensor:
+    """Return the mean over the last dimension of the returns that are not NaN (diverged).
+
+    NaN where all of them are. Without any, the bits are those of `Tensor.mean`.
+    """
+    return returns.nanmean(-1) if returns.isnan().any() else returns.mean(-1)
+
+
+def mean_over_tasks(returns: Tensor, sum_tasks: Callable[[Tensor], Tensor] = torch.sum) -> float:
+    """Return the mean of (M,) returns by task that are not NaN (diverged); NaN if all are.
+
+    Args:
+        returns: of the tasks of this process.
+        sum_tasks: `Learner.sum_tasks`, with which those of other processes are in the mean.
+    """
+    known = ~returns.isnan()
+    count = float(sum_tasks(known.to(returns.dtype)))
+    total = float(sum_tasks(torch.where(known, returns, 0.0)))
+    return total / count if count else float("nan")
 
 
 @torch.no_grad()
@@ -160,6 +197,13 @@ def collect(
             out.terminated[t], out.truncated[t] = got.terminated, got.truncated
             out.diverged[t] = got.diverged
             recorded.append(extras)
+    out.action.masked_fill_(out.diverged[..., None], 0.0)  # NaN times a weight of 0 is NaN
+    large = out.reward.abs() >= LARGE_REWARD
+    if not worlds.large_reward and large.any():
+        t, world = large.nonzero()[0].tolist()
+        label = worlds.tasks.label(world // worlds.worlds_per_task)
+        where = f" in task {label}" if label else ""
+        worlds.large_reward = f"reward() returned {out.reward[t, world]:.3g}{where}"
     names = recorded[0] if recorded else ()
     extras = {name: torch.stack([step[name] for step in recorded]) for name in names}
     return out._replace(extras=extras), state

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from metarl.edits import nominal_value
 from metarl.errors import UserError, did_you_mean
+from metarl.model_faults import BADQVEL, explain
 from metarl.threads import physics_threads
 
 _VEL = int(mujoco.mjtStage.mjSTAGE_VEL)
@@ -85,6 +86,8 @@ class Simulator:
         self._state = torch.from_numpy(self.batch.state)
         self._stage = _NONE
         self._expanded: set[str] = set()
+        self.blame: dict[tuple[int, int], tuple[int, int]] = {}
+        """(mjtWarning, its lastinfo) -> how many worlds it ended, and the first of them."""
         self._warnings = torch.from_numpy(self.batch.warning)[:, :, 1]
         self._remember_warnings()
 
@@ -148,6 +151,8 @@ class Simulator:
             UserError: MuJoCo cannot derive the rest, as of a body that it compiled as simple.
         """
         which = slice(None) if ids is None else ids.numpy()
+        if ids is None:
+            self.blame.clear()
         for name in self._expanded - set(fields):
             self.batch.expand(name)[which] = nominal_value(self.model, name)
         for name, values in fields.items():
@@ -197,10 +202,33 @@ class Simulator:
         diverged |= ~(torch.isfinite(self.qpos).all(1) & torch.isfinite(self.qvel).all(1))
         if failed is not None:
             diverged[failed] = True
+        self._note_blame(diverged)
         self._remember_warnings()
         return diverged
 
+    def _note_blame(self, diverged: Tensor) -> None:
+        """Count what MuJoCo blames in the diverged worlds: see `blame`."""
+        worlds = diverged.nonzero()[:, 0].numpy()
+        new = self._warnings.numpy()[worlds] > self._counts[worlds]
+        kind, warned = new.argmax(1), new.any(1)
+        info = self.batch.warning[worlds, kind, 0]
+        # What the last physics step led to, MuJoCo has not looked at.
+        dof = (~np.isfinite(self.qvel.numpy()[worlds])).argmax(1)
+        found = np.stack([np.where(warned, kind, BADQVEL), np.where(warned, info, dof)], 1)
+        causes, first, counts = np.unique(found, axis=0, return_index=True, return_counts=True)
+        for (kind, info), i, count in zip(causes.tolist(), first, counts, strict=True):
+            before, world = self.blame.get((kind, info), (0, int(worlds[i])))
+            self.blame[kind, info] = before + int(count), world
+
+    def most_blamed(self) -> tuple[int | None, str]:
+        """Return a world that diverged for the reason that most did, and the reason in words."""
+        if not self.blame:
+            return None, "an action, observe() or reward() was not finite"
+        (warning, info), (_, world) = max(self.blame.items(), key=lambda item: item[1][0])
+        return world, explain(self.world_model(world), warning, info)
+
     def _remember_warnings(self) -> None:
         """Note the warnings so far, by world and, for the quick check of every step, as bytes."""
+        self._counts = self._warnings.numpy().copy()
         self._warned = self._warnings.sum(1)
         self._warning_bytes = self.batch.warning.tobytes()

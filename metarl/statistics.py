@@ -29,17 +29,38 @@ def iqm_interval(
     would be the upper half of the worse task and the lower half of the better one.
 
     Args:
-        returns: (M, K+1), or differences of returns.
+        returns: (M, K+1), or differences of returns; of each column, tasks that are NaN in it are
+            left out, and it gives NaN if all of them are.
         tasks: (M, P), which rows are the same task; see `resampled_rows`.
         rng: of the resampling.
 
     Returns:
         (K+1,) and (K+1, 2).
     """
+    known = np.isfinite(returns)
+    if not known.all():
+        tasks = np.asarray(tasks, np.float64)
+        parts = [
+            iqm_interval(one[k, None], tasks[k], rng)
+            if k.any()
+            else (np.full(1, np.nan), np.full((1, 2), np.nan))
+            for one, k in zip(returns.T, known.T, strict=True)
+        ]
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
     label = _strata(tasks)
     resampled = _stratified_iqm(returns[resampled_rows(tasks, rng)], label, axis=1)
     low, high = np.percentile(resampled, _levels(tasks), axis=0)
     return _stratified_iqm(returns, label, axis=0), np.stack([low, high], axis=1)
+
+
+def mean_of_tasks(returns: np.ndarray) -> np.ndarray:
+    """Return the (K,) means of (M, K) returns over the tasks that have one; NaN where none has."""
+    known = np.isfinite(returns)
+    if known.all():
+        return returns.mean(0)
+    return np.array(
+        [one[k].mean() if k.any() else np.nan for one, k in zip(returns.T, known.T, strict=True)]
+    )
 
 
 def gain_interval(

@@ -105,6 +105,8 @@ class Position:
     """Wall-clock time of those iterations, over all processes of the run."""
     curve: list[dict[str, Any]] = field(default_factory=list)
     """One entry per held-out evaluation."""
+    diverged: int = 0
+    """Training transitions that diverged, of the `env_steps`."""
 
     @classmethod
     def of(cls, meta: dict[str, Any]) -> Position:
@@ -117,7 +119,7 @@ class Position:
         try:
             return cls(
                 int(meta["iteration"]), int(meta["env_steps"]), float(meta["seconds"]),
-                [dict(entry) for entry in meta["curve"]],
+                [dict(entry) for entry in meta["curve"]], int(meta.get("diverged", 0)),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"the checkpoint is not one of a training run: {error}") from None

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from metarl import checkpoint as checkpoints
+from metarl.divergence import DivergenceWatch, nonfinite_metrics, refuse_nonfinite
 from metarl.errors import UserError, quoted
 from metarl.evaluation import evaluate
 from metarl.interrupt import Left, StopSignals, TrainingStopped
 from metarl.keys import Key
 from metarl.plugins import reference
-from metarl.progress import TrainingProgress, clock, counted, decimals, si
+from metarl.progress import TrainingProgress, clock, counted, decimals, shown, si
 from metarl.run_folder import RunFolder, disk_errors, write_json
 from metarl.sampler import task_sampler
 from metarl.threads import set_threads
@@ -127,6 +128,7 @@ class _Run:
         self.learner, self.worlds, self.distribution = learner, worlds, distribution
         self.config, self.resume = config, resume
         self.position = Position() if resume is None else Position.of(resume.meta)
+        self.divergence = DivergenceWatch(self.position)
         recorded = None if resume is None else resume.meta.get("threads")
         self.threads = set_threads(config.threads or recorded)
         name = default_out(worlds.family.name, learner.name, config.seed)
@@ -210,25 +212,16 @@ class _Run:
         began, steps = time.monotonic(), self.worlds.env_steps
         with stop.may_leave(), _global_draws(key.fold("global", number), self.learner.device):
             metrics = self.learner.meta_step(self.worlds, tasks, key.fold("meta", number))
-        self.refuse_nonfinite()
         seconds, steps = time.monotonic() - began, self.worlds.env_steps - steps
+        refuse_nonfinite(self.learner, self.worlds, number + 1, self.folder.checkpoints)
+        for line in self.divergence.note(metrics.get("diverged", 0), steps, self.worlds):
+            self.progress.say(line)
         self.position.iteration += 1
         self.position.env_steps += steps
         self.position.seconds += seconds
         self.keep_good()
         self.log(metrics, steps / max(seconds, 1e-9))
         return metrics
-
-    def refuse_nonfinite(self) -> None:
-        """Stop before a NaN spreads to checkpoints: one in a weight is one in every action."""
-        for name, tensor in self.learner.state_dict().items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                count = int((~torch.isfinite(tensor)).sum())
-                raise UserError(
-                    f"iteration {self.position.iteration + 1}: {count} of {tensor.numel()} numbers "
-                    f"of '{name}' are not finite; the last good state is in "
-                    f"'{self.folder.checkpoints}'; smaller learning rates are the usual cure"
-                )
 
     def keep_good(self) -> None:
         """Copy the learner's state, so that an unfinished iteration can be undone."""
@@ -249,8 +242,7 @@ class _Run:
             self.logger.dump(position.env_steps)
         done = position.done(self.config)
         self.progress.update(position.iteration, done, steps_per_second, metrics)
-        bad = [name for name, value in metrics.items() if not abs(value) < float("inf")]
-        if bad:
+        if bad := nonfinite_metrics(metrics):
             self.progress.say(
                 f"warning: iteration {position.iteration}: not finite: {', '.join(bad)}"
             )
@@ -280,19 +272,21 @@ class _Run:
                 "seconds": round(position.seconds, 3), "before": mean[0], "after": mean[-1],
                 "before_ci": interval[0], "after_ci": interval[-1],
                 "experience": result["experience"], "mean": mean,
-                "stand_still": result["stand_still"],
+                "stand_still": result["stand_still"], "diverged": report.diverged,
             }
         )  # fmt: skip
         with disk_errors(self.folder.path, INTACT):
             write_json(self.folder.evaluation_path(position.iteration), result)
             self.folder.write_curve(position.curve)
-            self.logger.record("heldout/before", mean[0], exclude="csv")
-            self.logger.record("heldout/after", mean[-1], exclude="csv")
+            self.logger.record("heldout/before", report.mean[0], exclude="csv")
+            self.logger.record("heldout/after", report.mean[-1], exclude="csv")
             self.logger.dump(position.env_steps)
         self.show_report(running=True, latest=report)
         self.progress.say(
             f"held-out tasks at {si(position.env_steps)} env steps: "
-            f"return {mean[0]:.1f} → {mean[-1]:.1f} (stand still {result['stand_still']:.1f})"
+            f"return {shown(mean[0], 1)} → {shown(mean[-1], 1)} "
+            f"(stand still {shown(result['stand_still'], 1)})"
+            + (f"; {report.divergence()}" if report.diverged else "")
         )
         if position.iteration == 0:
             self.progress.restart_clock()
@@ -377,14 +371,15 @@ class _Run:
         setting = quoted(f"{example.names[0]}={example.values[0, 0]:.4g}") if example.names else ""
         seen = "".join(f"{episodes:>10}" for episodes in last["experience"])
         digits = decimals([*last["mean"], last["stand_still"]])
-        mean = "".join(f"{value:>10.{digits}f}" for value in last["mean"])
+        mean = "".join(f" {shown(value, digits):>9}" for value in last["mean"])
         for line in (
             f"wrote {path}: {counted(position.iteration, 'iteration')}, "
             f"{si(position.env_steps)} env steps, {clock(position.seconds)}",
             f"{self.eval_tasks.counted('held-out task')} "
-            f"(stand still {last['stand_still']:.{digits}f}):",
+            f"(stand still {shown(last['stand_still'], digits)}):",
             f"  episodes of experience {seen}",
             f"  mean return            {mean}",
+            *self.divergence.closing(),
             "next:",
             f"  metarl report {run}",
             f"  metarl evaluate {run}",

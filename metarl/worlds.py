@@ -96,6 +96,9 @@ class TaskValues(dict[str, Tensor]):
 class TaskWorlds:
     """B simulated robots of one family, each with a task of its own."""
 
+    large_reward = ""
+    """What `collect` says of the first reward that is too large for a learner."""
+
     def __init__(
         self, family: TaskFamily | str, num_worlds: int, threads: int | None = None
     ) -> None:
@@ -128,11 +131,9 @@ class TaskWorlds:
         """The clock when each world's episode began."""
         self._never = torch.zeros(num_worlds, dtype=torch.bool)
         """Shared by all transitions in which nothing failed: not to be written to."""
-        default = TaskFamily.terminated
-        self._unfailing = getattr(self.family.terminated, "__func__", None) is default
+        self._unfailing = getattr(self.family.terminated, "__func__", None) is TaskFamily.terminated
         self.seed(Key(0))
-        nominal = TaskDistribution(self.family).nominal()
-        self.set_tasks(nominal, num_worlds)
+        self.set_tasks(TaskDistribution(self.family).nominal(), num_worlds)
         obs = self.reset()
         self.spec = Spec(obs.shape[1], self.simulator.ctrl.shape[1], self.family.horizon)
 
@@ -191,6 +192,12 @@ class TaskWorlds:
         """Raise UserError for tasks that `set_tasks` would refuse, and change nothing."""
         self.check_tasks(tasks)
         self._values_and_fields(tasks.values)
+
+    def why_diverged(self) -> str:
+        """Return what ended most episodes that diverged since the tasks were set, and a task."""
+        world, words = self.simulator.most_blamed()
+        label = "" if world is None else self.tasks.label(int(self._task_index[world]))
+        return f"in task {label}, {words}" if label else words
 
     def reset(self, ids: Tensor | None = None) -> Tensor:
         """Begin a new trial in the worlds `ids`, (n,) int64 or a (B,) mask, or in all.

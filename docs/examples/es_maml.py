@@ -20,7 +20,7 @@ from metarl.keys import Key
 from metarl.learner import load_tensors
 from metarl.modules.networks import GaussianMLP
 from metarl.modules.settings import Layers, Positive, Settings
-from metarl.rollout import Rollout, Step
+from metarl.rollout import Rollout, Step, mean_of_finished, mean_over_tasks
 from metarl.worlds import Spec
 
 
@@ -83,7 +83,8 @@ class EsMaml(Learner):
 
     def adapt(self, state: State, rollout: Rollout) -> State:
         score = rollout.first_episode_return().float().reshape(state.directions.shape[:2])
-        score = score - score.mean(1, keepdim=True)
+        score = score - mean_of_finished(score)[:, None]
+        score = score.nan_to_num()  # a direction that diverged counts as the mean of the others
         score = score / (score.std(1, correction=0, keepdim=True) + 1e-8)
         gradient = (score[..., None] * state.directions).mean(1) / self.config.sigma
         params = state.params + self.config.inner_lr * gradient
@@ -101,8 +102,7 @@ class EsMaml(Learner):
                 worlds.reset()
                 explore = phase == "before"
                 rollout, _ = collect(worlds, self, state, self.spec.horizon, key, explore=explore)
-                score = rollout.first_episode_return().float().reshape(len(tasks), each).mean(1)
-                out[f"{name} {phase}"] = score
+                out[f"{name} {phase}"] = rollout.return_by_task().float()
                 out["diverged"] += rollout.per_task(rollout.diverged).sum((1, 2))
                 state = self.adapt(state, rollout) if explore else state
         return out
@@ -110,12 +110,12 @@ class EsMaml(Learner):
     def update(self, shards: Sequence[dict[str, Tensor]], key: Key) -> dict[str, float]:
         data = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
         tasks = self.sum_tasks(torch.ones_like(data["plus after"]))
-        difference = data["plus after"] - data["minus after"]
+        difference = (data["plus after"] - data["minus after"]).nan_to_num()
         scale = (self.sum_tasks(difference.square()) / tasks).sqrt() + 1e-8
         step = self.sum_tasks((difference / scale)[:, None] * data["p"]) / tasks
         self.theta = self.theta + self.config.lr * step
         names = {"return_before": "plus before", "return_after": "plus after"}
-        metrics = {k: float(self.sum_tasks(data[v]) / tasks) for k, v in names.items()}
+        metrics = {k: mean_over_tasks(data[v], self.sum_tasks) for k, v in names.items()}
         return metrics | {"diverged": float(self.sum_tasks(data["diverged"]))}
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from metarl import Learner, Tasks, TaskWorlds, collect
 from metarl.keys import Key
 from metarl.learner import load_tensors
 from metarl.modules.settings import Positive, Settings
-from metarl.rollout import Rollout, Step
+from metarl.rollout import Rollout, Step, mean_over_tasks
 from metarl.worlds import Spec
 
 
@@ -76,7 +76,7 @@ class ConstantAction(Learner):
             rollout, state = collect(
                 worlds, self, state, self.spec.horizon, key.fold(phase, "noise"), explore=True
             )
-            data[phase] = rollout.first_episode_return().reshape(len(tasks), per_task).mean(1)
+            data[phase] = rollout.return_by_task()
             data["diverged"] += rollout.per_task(rollout.diverged).flatten(1).sum(1)
             if phase == "before":
                 state = self.adapt(state, rollout)
@@ -89,8 +89,8 @@ class ConstantAction(Learner):
         tasks = self.sum_tasks(torch.ones(len(data["before"])))
         self.prior = self.prior + self.config.meta_lr * (total["adapted"] / tasks - self.prior)
         return {
-            "return_before": float(total["before"] / tasks),
-            "return_after": float(total["after"] / tasks),
+            "return_before": mean_over_tasks(data["before"], self.sum_tasks),
+            "return_after": mean_over_tasks(data["after"], self.sum_tasks),
             "diverged": float(total["diverged"]),
         }
 

@@ -18,6 +18,7 @@ from metarl.adapted import score_and_adapt
 from metarl.adapters.gymnasium_family import GymnasiumFamily
 from metarl.adapters.gymnasium_worlds import GymnasiumWorlds
 from metarl.errors import UserError
+from metarl.progress import shown
 from metarl.trace import variant
 from metarl.video.overlay import font
 
@@ -119,17 +120,16 @@ class PictureFilm:
             for k, (_, scored) in enumerate(
                 score_and_adapt(learner, worlds, len(tasks), episodes, seed)
             ):
-                by_world = scored.first_episode_return().reshape(len(tasks), -1)
-                returns.append(by_world.mean(1).cpu().numpy())
+                returns.append(scored.return_by_task().cpu().numpy())
                 rounds = [*rounds[:1], worlds.pictures]
                 progress(k + 1, episodes + 1)
         finally:
             worlds.close()
         self.returns = np.stack(returns, 1)
-        """(M, K+1), the mean return of each task in each round."""
+        """(M, K+1), the mean return of each task in each round; NaN where all worlds diverged."""
         self._cells = [(rounds[0][m], rounds[-1][m]) for m in range(len(tasks))]
         self._captions = [
-            (f"before: {row[0]:.1f}", f"after round {episodes}: {row[-1]:.1f}")
+            (f"before: {shown(row[0], 1)}", f"after round {episodes}: {shown(row[-1], 1)}")
             for row in self.returns
         ]
         self.frames = max(len(cell) for row in self._cells for cell in row)

@@ -176,6 +176,10 @@ class GymnasiumWorlds(TaskWorlds):
         self._raise({"error": [error for _, error in drawn]})
         return [picture for pictures, _ in drawn for picture in pictures]
 
+    def why_diverged(self) -> str:
+        """Return what made transitions count as diverged; there is no model to look at."""
+        return "the environment's reward or observation, or an action, was not finite"
+
     def close(self) -> None:
         """End the processes."""
         self._closed()

@@ -26,7 +26,7 @@ from metarl.keys import Key
 from metarl.learner import Learner, load_tensors
 from metarl.modules.context import ContextEncoder, Posterior, kl_from_prior, product_of_gaussians
 from metarl.modules.cuda_graph import GraphedStep, can_capture
-from metarl.modules.replay import TaskReplay, pack
+from metarl.modules.replay import TaskReplay, pack, refuse_large_rewards
 from metarl.modules.sac import ActorCritic
 from metarl.modules.settings import (
     Count,
@@ -37,7 +37,7 @@ from metarl.modules.settings import (
     Positive,
     Settings,
 )
-from metarl.rollout import Rollout, collect
+from metarl.rollout import Rollout, collect, mean_of_finished
 from metarl.tasks import Tasks
 from metarl.worlds import Spec, Step, TaskWorlds
 
@@ -233,6 +233,7 @@ class Pearl(Learner):
             worlds.seed(phase)
             worlds.reset()
             rollout, _ = collect(worlds, self, state, self.spec.horizon, phase, explore=True)
+            refuse_large_rewards(rollout, worlds.large_reward)
             rows, valid = pack(rollout)
             if k == 0:
                 context.clear(valid.any(1).nonzero()[:, 0])
@@ -265,7 +266,7 @@ class Pearl(Learner):
             for rows, valid in shard.parts:
                 replay.add(shard.ids, rows, valid)
             context.assign(shard.ids, shard.context)
-        returns = torch.cat([shard.returns for shard in shards], 1).mean(1).tolist()
+        returns = mean_of_finished(torch.cat([shard.returns for shard in shards], 1)).tolist()
         metrics = {
             "return_before": returns[0], "return_after": returns[-1],
             "diverged": float(sum(int(shard.diverged) for shard in shards)),

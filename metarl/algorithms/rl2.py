@@ -32,7 +32,7 @@ from metarl.modules.normalise import RunningMoments
 from metarl.modules.optim import ClippedAdam
 from metarl.modules.returns import generalized_advantages
 from metarl.modules.settings import Count, Fraction, NonNegative, Positive, Settings
-from metarl.rollout import Rollout, collect
+from metarl.rollout import Rollout, collect, mean_of_finished
 from metarl.tasks import Tasks
 from metarl.worlds import Spec, Step, TaskWorlds
 
@@ -262,7 +262,7 @@ class Rl2(Learner):
         losses = self._gradient_steps(batch, key)
         self.obs_moments.update(rollout.obs[rollout.valid])
         self.reward_moments.update(rollout.reward[rollout.valid][:, None])
-        returns = trials.returns.mean(1).tolist()
+        returns = mean_of_finished(trials.returns).tolist()
         return {
             "return_before": returns[0],
             "return_after": returns[-1],

@@ -13,7 +13,7 @@ import tyro
 from metarl.commands.arguments import Said, check_counts, parse
 from metarl.errors import UserError
 from metarl.plugins import first_line
-from metarl.progress import bar, counted, say
+from metarl.progress import bar, counted, say, shown
 from metarl.train_config import MAX_WORLDS
 
 if TYPE_CHECKING:  # torch is imported when there is something to compute, not for --help
@@ -182,11 +182,13 @@ def adapt(argv: Sequence[str]) -> int:
     rounds = []
     for one in adapt_to(learner, worlds, task, episodes=args.episodes, seed=args.seed):
         rounds.append(one)
-        low, high = one.returns.min(), one.returns.max()
-        spread = f"   (worlds from {low:.2f} to {high:.2f})" if len(one.returns) > 1 else ""
+        known = one.returns[~one.returns.isnan()]
+        spread = ""
+        if len(known) > 1:
+            spread = f"   (worlds from {known.min():.2f} to {known.max():.2f})"
         ill = f"   the physics diverged in {counted(one.diverged, 'world')}" if one.diverged else ""
         seen = f"{counted(one.experience, 'episode'):<13}"
-        say(f"after {seen} return {one.returns.mean():10.2f}{spread}{ill}")
+        say(f"after {seen} return {shown(one.mean, 2):>10}{spread}{ill}")
     if args.out is not None:
         path = save_adapted(Path(args.out), checkpoint, learner, task, rounds)
         say(f"wrote {path}")

@@ -16,7 +16,7 @@ import tyro
 from metarl.commands.arguments import parse
 from metarl.commands.evaluate import OnRun, parse_task
 from metarl.errors import UserError
-from metarl.progress import bar, say
+from metarl.progress import bar, say, shown
 
 if TYPE_CHECKING:
     from metarl.adapters.gymnasium_family import GymnasiumFamily
@@ -159,7 +159,7 @@ def returns_of(recording: Recording) -> Iterator[str]:
 
     for m, row in enumerate(recording.report.returns):
         words = ", ".join(described(recording.family, recording.task(m))[:6])
-        yield f"{words or recording.family.name}: return " + " → ".join(f"{r:.1f}" for r in row)
+        yield f"{words or recording.family.name}: return " + " → ".join(shown(r, 1) for r in row)
 
 
 # --- the viewer --------------------------------------------------------------------------------

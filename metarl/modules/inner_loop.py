@@ -20,7 +20,7 @@ from torch.autograd import grad
 
 from metarl.modules.networks import GaussianMLP
 from metarl.modules.returns import LinearBaseline, generalized_advantages
-from metarl.rollout import Rollout, collect
+from metarl.rollout import Rollout, collect, mean_over_tasks
 
 if TYPE_CHECKING:
     from metarl.keys import Key
@@ -61,7 +61,7 @@ class Phases(NamedTuple):
     batches: list[Batch]
     """K + 1 batches of M tasks: with the prior, and after each of K inner steps"""
     returns: list[Tensor]
-    """K + 1 times (M,), the mean return of each task"""
+    """K + 1 times (M,), the mean return of each task; NaN where all of its worlds diverged"""
     diverged: Tensor
     """(M,) diverged transitions of each task"""
 
@@ -77,10 +77,9 @@ class Phases(NamedTuple):
 
     def metrics(self, sum_tasks: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Return the mean training returns before and after adaptation, and what diverged."""
-        tasks = float(sum_tasks(torch.ones_like(self.returns[0])))
         return {
-            "return_before": float(sum_tasks(self.returns[0])) / tasks,
-            "return_after": float(sum_tasks(self.returns[-1])) / tasks,
+            "return_before": mean_over_tasks(self.returns[0], sum_tasks),
+            "return_after": mean_over_tasks(self.returns[-1], sum_tasks),
             "diverged": float(sum_tasks(self.diverged)),
         }
 
@@ -189,8 +188,7 @@ class InnerLoop:
             rollout, state = collect(
                 worlds, actor, state, worlds.spec.horizon, key.fold("noise", k), explore=True
             )
-            by_task = (len(tasks), worlds.worlds_per_task)
-            returns.append(rollout.first_episode_return().unflatten(0, by_task).mean(1))
+            returns.append(rollout.return_by_task())
             diverged += rollout.per_task(rollout.diverged).flatten(1).sum(1)
             batches.append(self.batch(rollout))
             if k < steps:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metarl.errors import UserError
 from metarl.progress import counted
-from metarl.rollout import Rollout
+from metarl.rollout import LARGE_REWARD, Rollout
 
 
 class TaskReplay:
@@ -173,6 +173,20 @@ def pack(rollout: Rollout) -> tuple[Tensor, Tensor]:
          rollout.terminated[..., None].float()), dim=-1,
     )  # fmt: skip
     return rollout.per_task(rows).flatten(1, 2), rollout.per_task(rollout.valid).flatten(1, 2)
+
+
+def refuse_large_rewards(rollout: Rollout, said: str) -> None:
+    """Raise UserError for rewards that no critic can fit, before they are in the replay for good.
+
+    Args:
+        rollout: about to be added.
+        said: what is said of the first such reward (`TaskWorlds.large_reward`).
+    """
+    if bool((rollout.reward.abs() >= LARGE_REWARD).any()):
+        raise UserError(
+            f"{said}: no critic can fit that, so scale the reward; nothing of it is in the replay, "
+            f"and the run can be resumed"
+        )
 
 
 def free_memory(device: torch.device) -> int | None:

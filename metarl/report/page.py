@@ -127,6 +127,9 @@ def _notes(runs: Sequence[RunSummary], live: bool) -> str:
             if live and split:  # what a running training has not evaluated yet is no news
                 continue
             lines.append(text if len(runs) == 1 else f"{run.label}: {text}")
+        for split, report in run.reports.items():
+            if report.diverged:
+                lines.append(f"{run.label}, {split}: {report.divergence()}.")
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f'<ul class="notes">{items}</ul>' if items else ""
 

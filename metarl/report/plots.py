@@ -93,7 +93,7 @@ def plot_comparison(results: Mapping[str, Sequence[dict[str, Any]]], path: Path 
         for n, (name, reports) in enumerate(by_name.items()):
             _draw_seeds(axes, reports, f"C{n}", name)
         still = [r["stand_still"] for reports in by_name.values() for r in reports]
-        axes.axhline(float(np.mean(still)), color=STILL, ls="--", lw=1, label="standing still")
+        axes.axhline(_mean(still), color=STILL, ls="--", lw=1, label="standing still")
         seen = sorted({k for reports in by_name.values() for k in reports[0]["experience"]})
         if seen[-1] > 8 * next((k for k in seen if k > 0), 1):
             axes.set_xscale("function", functions=(_log_from_one, np.expm1))
@@ -116,7 +116,7 @@ def _where(reports: Sequence[dict[str, Any]]) -> str:
 
 def _draw_seeds(axes: Axes, reports: Sequence[dict[str, Any]], colour: str, label: str) -> None:
     """A line for the mean over seeds, and a band from the lowest to the highest."""
-    means = np.array([report["mean"] for report in reports])
+    means = np.array([report["mean"] for report in reports], float)  # a null becomes NaN
     seen = reports[0]["experience"]
     axes.plot(seen, means.mean(0), "o-", color=colour, label=label)
     if len(means) > 1:
@@ -135,15 +135,15 @@ def _draw_learning(
         ("before", BEFORE, "before adaptation (task-blind)"),
         ("after", AFTER, f"after adaptation to {counted(seen, 'episode')}"),
     ):
-        values = np.array([[entry[key] for entry in curve[:length]] for curve in curves])
+        values = np.array([[entry[key] for entry in curve[:length]] for curve in curves], float)
         axes.plot(steps, values.mean(0), color=colour, label=label)
         low, high = values.min(0), values.max(0)
         if len(curves) == 1 and all(f"{key}_ci" in entry for entry in curves[0]):
-            low, high = np.array([entry[f"{key}_ci"] for entry in curves[0]]).T
+            low, high = np.array([entry[f"{key}_ci"] for entry in curves[0]], float).T
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
     still = [curve[-1]["stand_still"] for curve in curves if "stand_still" in curve[-1]]
     still = still or [report.stand_still for report in reports if report.split == "heldout"]
-    axes.axhline(float(np.mean(still)), color=STILL, ls="--", lw=1, label="standing still")
+    axes.axhline(_mean(still), color=STILL, ls="--", lw=1, label="standing still")
     where = "train = held-out" if reports[0].train_is_heldout else "held-out"
     axes.set(xlabel="environment steps (millions)", ylabel=f"return on {where} tasks")
     band = "lowest to highest seed" if len(curves) > 1 else "95 % interval over tasks"
@@ -164,11 +164,16 @@ def _draw_adaptation(axes: Axes, reports: Sequence[Report]) -> None:
         axes.plot(seen, centre, "o-", color=colour, label=f"{name}, IQM")
         axes.fill_between(seen, interval[:, 0], interval[:, 1], color=colour, alpha=0.2, lw=0)
         if split == "heldout" or len({report.split for report in reports}) == 1:
-            still = float(np.mean([report.stand_still for report in group]))
+            still = _mean([report.stand_still for report in group])
             axes.axhline(centre[0], color=colour, ls=":", lw=1, label="task-blind (episode 0)")
             axes.axhline(still, color=STILL, ls="--", lw=1, label="standing still")
     axes.set(xlabel="episodes of the task seen", ylabel="return")
     _finish(axes, "adaptation (band: 95 % interval over tasks)")
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """The mean; NaN, which is not drawn, if every episode diverged in one of them."""
+    return float(np.mean(np.array(values, float)))
 
 
 def _log_from_one(seen: np.ndarray) -> np.ndarray:

@@ -302,7 +302,10 @@ def _read_curve(run: RunSummary, header: dict[str, Any]) -> None:
     found, meta = _json(run, run.path / "curve.json"), header.get("meta")
     run.curve = curve_entries(found)
     if isinstance(found, list) and len(run.curve) < len(found):
-        run.note(f"curve.json: {len(found) - len(run.curve)} entries cannot be read")
+        left_out = len(found) - len(run.curve)
+        run.note(
+            f"curve.json: {left_out} entries cannot be read, or every episode diverged in them"
+        )
     other = curve_entries(meta.get("curve") if isinstance(meta, dict) else None)
     run.curve = other if len(other) > len(run.curve) else run.curve
     if run.curve and run.curve[-1]["env_steps"] > run.env_steps:

@@ -14,6 +14,8 @@ from html import escape
 
 import numpy as np
 
+from metarl.progress import ALL_DIVERGED
+
 COLOURS = ("after", "ood", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 """Classes of the lines of several runs, in order; also: before, still, muted."""
 
@@ -23,7 +25,12 @@ _DIVERGING = ("#b2182b", "#ef8a62", "#f1eeea", "#67a9cf", "#2166ac")
 
 
 def number(value: float, signed: bool = False) -> str:
-    """Return a number with about three digits, a true minus sign and no exponent up to 10 M."""
+    """Return a number with about three digits, a true minus sign and no exponent up to 10 M.
+
+    NaN is a mean over episodes of which all diverged, and is said to be that.
+    """
+    if math.isnan(value):
+        return ALL_DIVERGED
     if value != 0 and not 1e-4 <= abs(value) < 1e7:
         text = f"{value:.2g}"
     else:
@@ -43,6 +50,14 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     step = next(m * size for m in (1, 2, 2.5, 5, 10) if raw <= m * size * (1 + 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [n * step for n in range(first, last + 1)]
+
+
+def _known(xs: Sequence[float], *ys: Sequence[float]) -> tuple[Sequence[float], ...]:
+    """Leave out the points of which a y is NaN: nothing is known where all episodes diverged."""
+    if not any(math.isnan(y) for part in ys for y in part):
+        return xs, *ys
+    kept = [row for row in zip(xs, *ys, strict=True) if not any(map(math.isnan, row))]
+    return tuple(zip(*kept, strict=True)) if kept else ((), *((),) * len(ys))
 
 
 class Chart:
@@ -78,16 +93,20 @@ class Chart:
         kind: str = "line",
     ) -> None:  # fmt: skip
         """Join points by a line; kind is line, dots (a line with dots), or dash."""
+        xs, ys = _known(xs, ys)
         self._add(kind, colour, xs, ys, label, (xs, ys))
 
     def band(
         self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str
     ) -> None:
         """Fill between two lines."""
+        xs, low, high = _known(xs, low, high)
         self._add("band", colour, xs, [*low, *high], "", (xs, low, high))
 
     def rule(self, y: float, colour: str, label: str = "", kind: str = "dash") -> None:
-        """Draw a horizontal reference line; kind is dash or dot."""
+        """Draw a horizontal reference line, unless y is NaN; kind is dash or dot."""
+        if math.isnan(y):
+            return
         self._add("rule-" + kind, colour, [], [y], label, (y,))
 
     def points(

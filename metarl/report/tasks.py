@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from metarl.evaluation import Report
 from metarl.report.run_summary import RunSummary, train_ranges, units
 from metarl.report.svg import COLOURS, Chart, heat_map, number
-from metarl.statistics import gain_interval
+from metarl.statistics import gain_interval, mean_of_tasks
 
 MOST_CHARTS = 9
 """Parameters that are drawn; of more, those that the gain depends on most."""
@@ -36,15 +36,19 @@ class Scores(NamedTuple):
     """(N,)"""
     times: np.ndarray
     """(N,), how often the report has each task"""
+    left_out: int = 0
+    """Tasks without a return before or after, since every world of theirs diverged"""
 
 
 def scores(report: Report) -> Scores:
     """Return the return of each distinct task before and after adaptation."""
     values = np.asarray(report.tasks, np.float64).reshape(len(report.tasks), -1)
+    returns = np.asarray(report.returns, np.float64)
+    known = np.isfinite(returns[:, [0, -1]]).all(1)
+    values, returns = values[known], returns[known]
     tasks, group, times = np.unique(values, axis=0, return_inverse=True, return_counts=True)
-    returns = np.asarray(report.returns)
     before, after = (np.bincount(group.ravel(), returns[:, k]) / times for k in (0, -1))
-    return Scores(report.task_names, tasks, before, after, times)
+    return Scores(report.task_names, tasks, before, after, times, int((~known).sum()))
 
 
 def in_words(names: Sequence[str], values: Sequence[float], unit: dict[str, str]) -> str:
@@ -119,7 +123,7 @@ def _comparison_table(
             better = returns[:, -1] - first[:, -1]
             versus = _interval(gain_interval(better, tasks, report.seed))
         cells = (
-            number(returns[:, 0].mean()), number(returns[:, -1].mean()),
+            *(number(mean) for mean in mean_of_tasks(returns[:, [0, -1]])),
             str(report.experience[-1]), _interval(gain), versus,
         )  # fmt: skip
         out += f"<tr><td>{escape(run.label)}</td>"
@@ -155,7 +159,9 @@ def task_sections(runs: Sequence[RunSummary]) -> str:
     }
     unit = units(runs[0].family)
     names = next(iter(found.values())).names
-    found = {key: value for key, value in found.items() if value.names == names}
+    found = {key: one for key, one in found.items() if one.names == names and len(one.tasks)}
+    if not found:
+        return ""
     order = _most_telling(found, len(names))
     charts = [_scatter(runs, found, p, unit) for p in order[:MOST_CHARTS]]
     if len(names) == 2:
@@ -309,6 +315,8 @@ def task_words(by_split: dict[str, Scores]) -> list[str]:
         gain = one.after - one.before
         where = "held-out tasks" if split == "heldout" else "tasks outside the box"
         up, count = int((gain > 0).sum()), len(gain)
+        if one.left_out:
+            lines.append(f"Every episode of {one.left_out} {where} diverged: they are left out.")
         text = f"Adaptation raises the return on {up} of {count} {where}"
         text += f" and lowers it on {count - up}." if up < count else "."
         strong = [

@@ -125,7 +125,7 @@ class PanelOverlay:
         panel = self.panel
         if at == len(panel.running) - 1 and panel.ended != "time limit":
             return f"{panel.ended} at {at * self.dt:.1f} s"
-        if panel.mean is None or panel.worlds == 1:
+        if panel.mean is None or np.isnan(panel.mean) or panel.worlds == 1:
             return ""
         worlds = "" if self.unit < 0.8 else f" of {panel.worlds} worlds"  # if there is room
         return f"mean{worlds}  {signed(panel.mean)}"
