@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, find_family
-from metarl.family import list_families
 from metarl.keys import Key
+from metarl.registry import list_families
 from metarl.threads import set_threads
 
 SPLITS = ("train", "ood")

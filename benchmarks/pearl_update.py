@@ -29,7 +29,7 @@ from torch.nn.functional import mse_loss, softplus
 from metarl.algorithms.pearl import Batch, Pearl, PearlConfig
 from metarl.keys import Key
 from metarl.threads import set_threads
-from metarl.worlds import Spec
+from metarl.vector import Spec
 
 CLOCK = time.perf_counter
 

@@ -34,8 +34,8 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl import TaskDistribution, TaskWorlds, find_family
-from metarl.family import list_families
 from metarl.keys import Key
+from metarl.registry import list_families
 from metarl.threads import sampling, set_threads
 
 FAMILY = "half-cheetah-dynamics"

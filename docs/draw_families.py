@@ -22,8 +22,8 @@ import torch
 from matplotlib import pyplot as plt
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, find_family
-from metarl.family import list_families
 from metarl.keys import Key
+from metarl.registry import list_families
 from metarl.trace import endless
 from metarl.video.opengl import OffscreenBuffer
 

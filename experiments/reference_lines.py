@@ -28,8 +28,8 @@ import torch
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
 from metarl.cli import guarded
-from metarl.family import list_families
 from metarl.keys import Key
+from metarl.registry import list_families
 from metarl.threads import set_threads
 from metarl.versions import hardware, versions
 

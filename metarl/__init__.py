@@ -9,17 +9,23 @@ from metarl.adapters import registration as _registration
 
 if _TYPE_CHECKING:
     from metarl.adapted import load_adapted
-    from metarl.checkpoint import load, save
-    from metarl.composition import Variation
+    from metarl.api import Run, evaluate, load, train
+    from metarl.checkpoint import save
+    from metarl.composition import Variation, with_params
     from metarl.edits import assign, scale, shift, when
     from metarl.errors import UserError
-    from metarl.evaluation import evaluate
-    from metarl.family import TaskFamily, find_family
-    from metarl.learner import Learner, find_learner
+    from metarl.family import TaskFamily
+    from metarl.keys import Key
+    from metarl.learner import Learner
+    from metarl.make_worlds import make_worlds
     from metarl.params import Choices, Interval, Param
-    from metarl.rollout import collect
+    from metarl.policy import Policy
+    from metarl.registry import find_family, find_learner
+    from metarl.rollout import Rollout, collect
     from metarl.tasks import TaskDistribution, Tasks
+    from metarl.train_config import TrainConfig
     from metarl.training import meta_train
+    from metarl.vector import Spec, Step
     from metarl.worlds import TaskWorlds
 
 __version__ = "0.1.0"
@@ -28,17 +34,23 @@ _registration.register()
 
 _HOME = {
     "adapted": ("load_adapted",),
-    "checkpoint": ("load", "save"),
-    "composition": ("Variation",),
+    "api": ("Run", "evaluate", "load", "train"),
+    "checkpoint": ("save",),
+    "composition": ("Variation", "with_params"),
     "edits": ("assign", "scale", "shift", "when"),
     "errors": ("UserError",),
-    "evaluation": ("evaluate",),
-    "family": ("TaskFamily", "find_family"),
-    "learner": ("Learner", "find_learner"),
+    "family": ("TaskFamily",),
+    "keys": ("Key",),
+    "learner": ("Learner",),
+    "make_worlds": ("make_worlds",),
     "params": ("Choices", "Interval", "Param"),
-    "rollout": ("collect",),
+    "policy": ("Policy",),
+    "registry": ("find_family", "find_learner"),
+    "rollout": ("Rollout", "collect"),
     "tasks": ("TaskDistribution", "Tasks"),
+    "train_config": ("TrainConfig",),
     "training": ("meta_train",),
+    "vector": ("Spec", "Step"),
     "worlds": ("TaskWorlds",),
 }
 """Module -> what of it is public here. It is imported at first use, so `metarl --help` is quick."""
@@ -46,10 +58,11 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "Choices", "Interval", "Learner", "Param", "TaskDistribution", "TaskFamily", "TaskWorlds",
-    "Tasks", "UserError", "Variation", "assign", "collect", "evaluate", "find_family",
-    "find_learner", "load", "load_adapted", "meta_train", "save", "scale", "set_threads",
-    "shift", "when",
+    "Choices", "Interval", "Key", "Learner", "Param", "Policy", "Rollout", "Run", "Spec", "Step",
+    "TaskDistribution", "TaskFamily", "TaskWorlds", "Tasks", "TrainConfig", "UserError",
+    "Variation", "assign", "collect", "evaluate", "find_family", "find_learner", "load",
+    "load_adapted", "make_worlds", "meta_train", "save", "scale", "set_threads", "shift", "train",
+    "when", "with_params",
 ]  # fmt: skip
 
 

@@ -193,7 +193,7 @@ def prune(folder: Path | str, keep: int) -> None:
 
 def learner_config(checkpoint: Checkpoint) -> Any:
     """Return the algorithm's settings in a checkpoint. Raises UserError if they do not fit."""
-    from metarl.learner import find_learner
+    from metarl.registry import find_learner
 
     cls = find_learner(checkpoint.algorithm).Config
     known = {field.name: field for field in fields(cls)}
@@ -228,8 +228,8 @@ def restore(checkpoint: Checkpoint, *, device: str = "cpu") -> Learner:
 
 def fresh(checkpoint: Checkpoint, *, device: str = "cpu") -> Learner:
     """Return a learner as a checkpoint's was at its beginning. Raises UserError likewise."""
-    from metarl.learner import find_learner
-    from metarl.worlds import Spec
+    from metarl.registry import find_learner
+    from metarl.vector import Spec
 
     try:
         spec = Spec.from_json(checkpoint.spec)

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from metarl.edits import shift
-from metarl.errors import UserError, did_you_mean
+from metarl.errors import UserError, did_you_mean, one_line
 from metarl.family import TaskFamily, class_name, kebab
-from metarl.tasks import Interval, Param
+from metarl.params import Interval, Param
+from metarl.simulator import Simulator
 
 if TYPE_CHECKING:
-    from metarl.simulator import Simulator
     from metarl.tasks import Tasks
 
 
@@ -101,12 +101,16 @@ def _composed(family: type[TaskFamily], names: tuple[str, ...]) -> type[TaskFami
     return _extended(inner, name, params, variation.mixin)
 
 
-def with_params(family: type[TaskFamily], params: Sequence[Param]) -> type[TaskFamily]:
+def with_params(family: TaskFamily | type[TaskFamily], *params: Param) -> TaskFamily:
     """Return a family with further parameters, named after them.
+
+    It is a product for use in Python. To name it on the command line, and to resume runs of it,
+    put the parameters into the family's `variations`, or write a class with them.
 
     Raises:
         UserError: a parameter clashes with another, or has the name of a variation.
     """
+    family = family if isinstance(family, type) else type(family)
     for param in params:
         if not isinstance(param, Param):
             raise UserError(f"family '{class_name(family)}': with_params takes Params, not {param}")
@@ -117,7 +121,7 @@ def with_params(family: type[TaskFamily], params: Sequence[Param]) -> type[TaskF
             )
     for param in sorted(params, key=lambda param: param.name):
         family = _extended(family, kebab(param.name), (param,), None)
-    return family
+    return family()
 
 
 def _extended(
@@ -254,9 +258,13 @@ class _SensorBias(TaskFamily):
 
 def _sensor_bias(family: TaskFamily) -> tuple[Param, ...]:
     """One draw for each element of the family's observation."""
-    from metarl.worlds import TaskWorlds
-
-    size = TaskWorlds(family, 1, 1).spec.observation_size
+    sim, distribution = Simulator(family.compile(), 1, 1), family.distribution
+    values = distribution.by_param(distribution.nominal().values)
+    try:
+        size = family.observe(sim, {n: torch.from_numpy(v) for n, v in values.items()}).shape[1]
+    except Exception as error:
+        where = f"family '{family.name}': observe() failed"
+        raise UserError(f"{where}: {one_line(error, family)}") from None
     return (
         Param("sensor_bias", Interval(-0.1, 0.1), ood=(Interval(-0.2, -0.1), Interval(0.1, 0.2)),
               size=size, doc="constant error of each sensor, in units of its typical scale"),

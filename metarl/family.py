@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import gymnasium
 import mujoco
 import numpy as np
 import torch
@@ -26,14 +25,12 @@ from metarl.errors import UserError
 from metarl.keys import WorldDraws
 from metarl.model_faults import nonfinite
 from metarl.params import Param
-from metarl.plugins import load_plugin, plugin_class, plugins
 from metarl.scene import Camera, Marker, Reading, find_root, usual_markers, usual_readings
+from metarl.tasks import TaskDistribution, Tasks
 
 if TYPE_CHECKING:
     from metarl.composition import Variation
     from metarl.simulator import Simulator, State
-    from metarl.tasks import Tasks
-    from metarl.worlds import TaskWorlds
 
 
 class TaskFamily:
@@ -89,24 +86,10 @@ class TaskFamily:
         """Return the compiled nominal model; do not change it."""
         return self.compiled
 
-    def worlds(self, num_worlds: int, threads: int | None = None) -> TaskWorlds:
-        """Return worlds of this family; see `TaskWorlds`."""
-        from metarl.worlds import TaskWorlds
-
-        return TaskWorlds(self, num_worlds, threads)
-
-    def with_params(self, *params: Param) -> TaskFamily:
-        """Return a family like this one with further parameters, named after them.
-
-        It is a product for use in Python. To name it on the command line, and to resume runs of
-        it, put the parameters into the family's `variations`, or write a class with them.
-
-        Raises:
-            UserError: a parameter clashes with another.
-        """
-        from metarl.composition import with_params
-
-        return with_params(type(self), params)()
+    @functools.cached_property
+    def distribution(self) -> TaskDistribution:
+        """The tasks of this family: training draws and the frozen splits."""
+        return TaskDistribution(self)
 
     # --- what a family defines -----------------------------------------------------------------
 
@@ -259,43 +242,6 @@ class TaskFamily:
                     f"{where}: {method} must take ({', '.join(names)}), not "
                     f"{inspect.signature(getattr(type(self), method))}"
                 ) from None
-
-
-def find_family(name: str) -> TaskFamily:
-    """Return the family registered as `name`, or the one of ``file.py:Class``.
-
-    Either may be followed by variations, as in ``half-cheetah-vel+dynamics+latency``.
-
-    Raises:
-        UserError: no such family, variation or file, or it is not a TaskFamily.
-    """
-    return family_class(name)()
-
-
-def family_class(name: str) -> type[TaskFamily]:
-    """Return the class of a family; see `find_family`.
-
-    A function or class that makes gymnasium environments becomes a family of its `params`.
-    """
-    path, colon, last = name.rpartition(":")
-    last, *extra = [last] if last.endswith(".py") else last.split("+")
-    whole = path + colon + last
-    found = load_plugin(whole, "metarl.families", "family")
-    if inspect.isfunction(found) or (isinstance(found, type) and issubclass(found, gymnasium.Env)):
-        from metarl.adapters.gymnasium_family import family_of
-
-        found = family_of(found)
-    cls = plugin_class(found, whole, TaskFamily, "family")
-    if not extra:
-        return cls
-    from metarl.composition import compose
-
-    return compose(cls, extra)
-
-
-def list_families() -> list[str]:
-    """Return the names of the registered families."""
-    return sorted(plugins("metarl.families"))
 
 
 def _beside(family: type[TaskFamily]) -> str | Path | mujoco.MjSpec:

@@ -11,8 +11,10 @@ import torch
 
 from metarl import checkpoint as checkpoints
 from metarl.errors import UserError
-from metarl.family import TaskFamily, find_family
-from metarl.learner import Learner, find_learner
+from metarl.family import TaskFamily
+from metarl.learner import Learner
+from metarl.make_worlds import make_worlds
+from metarl.registry import find_family, find_learner
 from metarl.run_folder import disk_errors
 from metarl.tasks import TaskDistribution
 from metarl.threads import set_threads
@@ -147,7 +149,7 @@ def worlds_for(
     family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None
 ) -> TaskWorlds:
     """Make worlds that fit a loaded learner. Raises UserError if the family has changed."""
-    worlds = family.worlds(num_worlds, threads)
+    worlds = make_worlds(family, num_worlds, threads)
     check_spec(learner, worlds)
     return worlds
 
@@ -189,7 +191,7 @@ def _plain(value: object) -> object:
 
 def _worlds(family: TaskFamily, train: TrainConfig) -> TaskWorlds:
     count = train.tasks_per_iteration * train.rollouts_per_task
-    return family.worlds(count, train.threads)
+    return make_worlds(family, count, train.threads)
 
 
 def check_spec(learner: Learner, worlds: TaskWorlds) -> None:

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from metarl.errors import UserError
-from metarl.plugins import load_plugin, plugin_class, plugins
 from metarl.policy import Policy
 
 if TYPE_CHECKING:
     from metarl.keys import Key
     from metarl.rollout import Rollout
     from metarl.tasks import Tasks
-    from metarl.worlds import Spec, TaskWorlds
+    from metarl.vector import Spec
+    from metarl.worlds import TaskWorlds
 
 
 def sum_over_tasks(rows: Tensor) -> Tensor:
@@ -246,18 +246,3 @@ def _items(state: Any) -> list[tuple[Any, Any]]:
         f"a learner's state is made of tensors, numbers, tuples and dicts, not "
         f"{type(state).__name__}: override adapted_state_dict and load_adapted_state_dict"
     )
-
-
-def find_learner(name: str) -> type[Learner]:
-    """Return the learner class registered as `name`, or the one of ``file.py:Class``.
-
-    Raises:
-        UserError: no such algorithm or file, or it is not a Learner.
-    """
-    found = load_plugin(name, "metarl.learners", "algorithm")
-    return plugin_class(found, name, Learner, "algorithm")
-
-
-def list_learners() -> list[str]:
-    """Return the names of the registered algorithms."""
-    return sorted(plugins("metarl.learners"))

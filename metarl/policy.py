@@ -15,7 +15,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from metarl.rollout import Rollout
-    from metarl.worlds import Step
+    from metarl.vector import Step
 
 
 class Policy(ABC):

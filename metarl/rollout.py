@@ -10,7 +10,8 @@ from torch import Tensor
 
 from metarl import threads
 from metarl.keys import Key
-from metarl.worlds import Spec, Step, TaskWorlds
+from metarl.vector import Spec, Step
+from metarl.worlds import TaskWorlds
 
 if TYPE_CHECKING:
     from metarl.policy import Policy

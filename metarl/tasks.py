@@ -130,6 +130,15 @@ class TaskDistribution:
         """Whether the family has tasks outside the training box."""
         return any(param.outside for param in self.params)
 
+    def by_param(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Return a copy of the columns (n, P) by parameter: (n,), or (n, size) of a vector."""
+        by_name, at = {}, 0
+        for param in self.params:
+            size = len(param.names)
+            part = values[:, at] if size == 1 else values[:, at : at + size]
+            by_name[param.name], at = part.copy(), at + size
+        return by_name
+
     def ranges(self) -> dict[str, str]:
         """Return what each parameter is drawn from, to the last digit."""
         return {param.name: param.ranges for param in self.params}

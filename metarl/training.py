@@ -23,6 +23,7 @@ from metarl.errors import UserError, quoted
 from metarl.evaluation import evaluate
 from metarl.interrupt import Left, StopSignals, TrainingStopped
 from metarl.keys import Key
+from metarl.make_worlds import make_worlds
 from metarl.plugins import reference
 from metarl.progress import TrainingProgress, clock, counted, decimals, shown, si
 from metarl.run_folder import RunFolder, disk_errors, write_json
@@ -136,8 +137,8 @@ class _Run:
         self.good: dict[str, Tensor] | None = None
         self.warned = False
         self.eval_tasks = distribution.split("heldout", config.evaluate_tasks)
-        self.eval_worlds = worlds.family.worlds(
-            len(self.eval_tasks) * config.rollouts_per_task, config.threads
+        self.eval_worlds = make_worlds(
+            worlds.family, len(self.eval_tasks) * config.rollouts_per_task, config.threads
         )
 
     # --- opening and closing -------------------------------------------------------------------

@@ -7,8 +7,6 @@ episode ended, so `obs` is what to act on next, and `next_obs` is always the tru
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,66 +15,12 @@ from torch import Tensor
 from metarl.controls import control_range
 from metarl.edits import NEVER_NEGATIVE, nominal_value
 from metarl.errors import UserError, did_you_mean, one_line
-from metarl.family import TaskFamily, find_family
+from metarl.family import TaskFamily
 from metarl.keys import Key, WorldDraws
+from metarl.registry import find_family
 from metarl.simulator import Simulator
-from metarl.tasks import TaskDistribution, Tasks
-
-
-class Spec(NamedTuple):
-    """What a learner must know of a family: sizes and the horizon, and nothing of its tasks."""
-
-    observation_size: int
-    action_size: int
-    horizon: int
-    """Environment steps in one episode."""
-    actions: tuple[int, ...] = ()
-    """How many choices each discrete action has; () where actions are continuous. A discrete
-    action crosses one-hot: `action_size` is the sum, and the highest number of each is taken."""
-
-    @classmethod
-    def from_json(cls, sizes: Mapping[str, Any]) -> Spec:
-        """Read what `to_json` wrote. Raises ValueError if it is malformed."""
-        numbers = {name: size for name, size in sizes.items() if name != "actions"}
-        actions = tuple(map(int, sizes.get("actions", ())))
-        spec = cls(**{name: int(size) for name, size in numbers.items()}, actions=actions)
-        if min(*spec[:3], *actions) < 1 or sum(actions) not in (0, spec.action_size):
-            raise ValueError(f"sizes {dict(sizes)} cannot be")
-        return spec
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object, without `actions` where they are continuous."""
-        return {name: value for name, value in self._asdict().items() if value != ()}
-
-
-class Step(NamedTuple):
-    """All that an agent may see. There is no task in it."""
-
-    obs: Tensor
-    """(B, O) float32"""
-    prev_action: Tensor
-    """(B, A) float32, zeros at the start of a trial"""
-    prev_reward: Tensor
-    """(B,) float32, zeros at the start of a trial"""
-    first: Tensor
-    """(B,) bool, whether this is the first step of an episode"""
-
-
-class Transition(NamedTuple):
-    """What one step of every world gave. To be read: steps may share a tensor of flags."""
-
-    obs: Tensor
-    """(B, O) float32, what to act on next: of the new episode where one began"""
-    reward: Tensor
-    """(B,) float64, 0 where diverged"""
-    terminated: Tensor
-    """(B,) bool, the family's failure condition; do not bootstrap"""
-    truncated: Tensor
-    """(B,) bool, the time limit; bootstrap from next_obs"""
-    next_obs: Tensor
-    """(B, O) float32, the true successor of the observation acted on"""
-    diverged: Tensor
-    """(B,) bool, the physics failed; use the transition for nothing"""
+from metarl.tasks import Tasks
+from metarl.vector import Spec, Step, Transition, VecWorlds
 
 
 class TaskValues(dict[str, Tensor]):
@@ -93,11 +37,8 @@ class TaskValues(dict[str, Tensor]):
         )
 
 
-class TaskWorlds:
+class TaskWorlds(VecWorlds):
     """B simulated robots of one family, each with a task of its own."""
-
-    large_reward = ""
-    """What `collect` says of the first reward that is too large for a learner."""
 
     def __init__(
         self, family: TaskFamily | str, num_worlds: int, threads: int | None = None
@@ -112,17 +53,12 @@ class TaskWorlds:
         Raises:
             UserError: the family is unknown, or its methods return the wrong shapes.
         """
-        if num_worlds < 1:
-            raise UserError(f"the number of worlds must be at least 1, not {num_worlds}")
-        self.family = find_family(family) if isinstance(family, str) else family
-        self.num_worlds = num_worlds
+        super().__init__(find_family(family) if isinstance(family, str) else family, num_worlds)
         self.simulator = Simulator(self.family.compile(), num_worlds, threads)
         try:
             self.simulator.snapshot(self.family.keep)
         except UserError as error:
             raise UserError(f"family '{self.family.name}', keep: {error}") from None
-        self.env_steps = 0
-        """Environment steps taken so far, summed over worlds."""
         self._rows = [[e.rows(self.family.compile()) for e in p.edits] for p in self.family.params]
         self._action_map()
         self._clock = 0
@@ -133,7 +69,7 @@ class TaskWorlds:
         """Shared by all transitions in which nothing failed: not to be written to."""
         self._unfailing = getattr(self.family.terminated, "__func__", None) is TaskFamily.terminated
         self.seed(Key(0))
-        self.set_tasks(TaskDistribution(self.family).nominal(), num_worlds)
+        self.set_tasks(self.family.distribution.nominal(), num_worlds)
         obs = self.reset()
         self.spec = Spec(obs.shape[1], self.simulator.ctrl.shape[1], self.family.horizon)
 
@@ -150,13 +86,7 @@ class TaskWorlds:
                 set does.
             worlds_per_task: E, with M * E equal to the number of worlds.
         """
-        if len(tasks) * worlds_per_task != self.num_worlds:
-            raise UserError(
-                f"{len(tasks)} tasks x {worlds_per_task} worlds do not fill {self.num_worlds}"
-            )
-        self.check_tasks(tasks)
-        self.tasks = tasks
-        self.worlds_per_task = worlds_per_task
+        self._take_tasks(tasks, worlds_per_task)
         self._task_index = np.arange(self.num_worlds) // worlds_per_task
         self._world_index = np.arange(self.num_worlds) % worlds_per_task
         self.task, fields = self._values_and_fields(tasks.values[self._task_index])
@@ -182,11 +112,6 @@ class TaskWorlds:
         for name, value in changed.items():
             self.task[name][ids] = value
         self.simulator.set_fields(fields, ids)
-
-    def check_tasks(self, tasks: Tasks) -> None:
-        """Raise UserError for tasks of another family, or that the robot cannot have."""
-        TaskDistribution(self.family).check(tasks)
-        self.family.check_tasks(tasks)
 
     def try_tasks(self, tasks: Tasks) -> None:
         """Raise UserError for tasks that `set_tasks` would refuse, and change nothing."""
@@ -226,10 +151,7 @@ class TaskWorlds:
             action: (B, A), clipped to [-1, 1]; not finite counts as diverged.
         """
         sim = self.simulator
-        if action.shape != sim.ctrl.shape:
-            raise UserError(
-                f"action has shape {tuple(action.shape)}, expected {tuple(sim.ctrl.shape)}"
-            )
+        self._check_action(action)
         acted = action.clamp(-1.0, 1.0)
         clipped = acted.double()
         before = sim.snapshot(self.family.keep)
@@ -279,14 +201,13 @@ class TaskWorlds:
         """
         task: dict[str, Tensor] = TaskValues(self.family.name)
         fields: dict[str, np.ndarray] = {}
-        column = 0
+        by_param = self.family.distribution.by_param(values)
         for param, rows in zip(self.family.params, self._rows, strict=True):
-            value = values[:, column : column + len(param.names)]
-            column += len(param.names)
-            scalar = len(param.names) == 1
-            task[param.name] = torch.from_numpy((value[:, 0] if scalar else value).copy())
+            value = by_param[param.name]
+            task[param.name] = torch.from_numpy(value)
             for edit, which in zip(param.edits, rows, strict=True):
-                edit.apply(self._field(fields, edit.field, len(values)), which, value)
+                field = self._field(fields, edit.field, len(values))
+                edit.apply(field, which, value.reshape(len(values), -1))
         for name, field in fields.items():
             if name in NEVER_NEGATIVE and (field < 0).any():
                 self._refuse_negative(name, float(field.min()))

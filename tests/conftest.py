@@ -52,7 +52,7 @@ def recording():
     """An adaptation of two tasks of point-goal, in two rounds."""
     from filmed import recorded
 
-    from metarl.family import find_family
+    from metarl.registry import find_family
 
     return recorded(find_family("point-goal"))
 
@@ -62,7 +62,7 @@ def lift(tmp_path_factory):
     """A family of a file of its own, with ends, sizes and grounds."""
     from filmed import LIFT
 
-    from metarl.family import find_family
+    from metarl.registry import find_family
 
     path = tmp_path_factory.mktemp("lift") / "lift.py"
     path.write_text(LIFT)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from metarl import cli
-from metarl.family import find_family
+from metarl.registry import find_family
 
 FILE = '''
 from metarl import Choices, Interval, Param, TaskFamily, assign, scale

@@ -32,8 +32,8 @@ from metarl.check import (
     check_splits,
     check_successor,
 )
-from metarl.family import list_families
 from metarl.notes import notes
+from metarl.registry import list_families
 
 STATE = {"calls": 0}
 

@@ -16,7 +16,7 @@ import torch
 from metarl import checkpoint as checkpoints
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.errors import UserError
-from metarl.worlds import Spec
+from metarl.vector import Spec
 
 META = {"seed": 3, "iteration": 7, "note": "ü"}
 
@@ -306,7 +306,7 @@ import sys
 from pathlib import Path
 from metarl import checkpoint
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
-from metarl.worlds import Spec
+from metarl.vector import Spec
 learner = MamlTrpo(Spec(4, 2, 20), MamlTrpoConfig(hidden=(256, 256)))
 for step in range(10**6):
     if step == 1:

@@ -26,8 +26,8 @@ from metarl import (
 )
 from metarl.check import CHECKS
 from metarl.composition import LONGEST_LATENCY, compose, variations
-from metarl.family import family_class, list_families
 from metarl.keys import Key
+from metarl.registry import family_class, list_families
 from metarl.trace import make_worlds, run
 
 PRODUCTS = [

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from metarl import cli, find_family, find_learner
-from metarl.family import list_families
-from metarl.learner import list_learners
+from metarl.registry import list_families, list_learners
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])

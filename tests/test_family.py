@@ -20,8 +20,8 @@ from metarl import (
     shift,
     when,
 )
-from metarl.family import list_families
 from metarl.keys import Key
+from metarl.registry import list_families
 
 MJCF = """
 <mujoco><option timestep="{step}"/><worldbody><body name="cart">

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metarl import TaskDistribution
-from metarl.family import find_family
+from metarl.registry import find_family
 from metarl.report.export import export_agent
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,8 +6,9 @@ import mujoco
 import pytest
 import torch
 
-from metarl.family import TaskFamily, find_family, list_families
+from metarl.family import TaskFamily
 from metarl.model_faults import advice, explain, nonfinite
+from metarl.registry import find_family, list_families
 from metarl.simulator import Simulator
 
 ARM = """<mujoco>{extra}<worldbody><body name="link"><joint name="a" axis="0 1 0" {joint}/>

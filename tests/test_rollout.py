@@ -8,7 +8,7 @@ from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, collect, find
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.keys import Key
 from metarl.rollout import Rollout
-from metarl.worlds import Transition
+from metarl.vector import Transition
 
 PointGoal = type(find_family("point-goal"))
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from metarl import TaskDistribution, TaskWorlds, collect, evaluate, find_family, find_learner
 from metarl.keys import Key
-from metarl.learner import list_learners
 from metarl.policy import ZeroPolicy
+from metarl.registry import list_learners
 from metarl.sampler import task_sampler
 
 TASKS, WORLDS = 4, 3

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, find_family
 from metarl.keys import Key
-from metarl.worlds import Transition
+from metarl.vector import Transition
 
 PointGoal = type(find_family("point-goal"))
 

@@ -21,7 +21,7 @@ from metarl.learner import load_tensors
 from metarl.modules.networks import GaussianMLP
 from metarl.modules.settings import Layers, Positive, Settings
 from metarl.rollout import Rollout, Step, mean_of_finished, mean_over_tasks
-from metarl.worlds import Spec
+from metarl.vector import Spec
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from metarl.keys import Key
 from metarl.learner import load_tensors
 from metarl.modules.settings import Positive, Settings
 from metarl.rollout import Rollout, Step, mean_over_tasks
-from metarl.worlds import Spec
+from metarl.vector import Spec
 
 
 @dataclass(frozen=True)

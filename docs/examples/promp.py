@@ -22,7 +22,7 @@ from metarl.modules.optim import FlatAdam
 from metarl.modules.ppo import clipped_surrogate
 from metarl.modules.settings import Count, Fraction, Layers, NonNegative, Positive, Settings
 from metarl.rollout import Rollout, Step
-from metarl.worlds import Spec
+from metarl.vector import Spec
 
 
 @dataclass(frozen=True)

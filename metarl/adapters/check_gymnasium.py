@@ -19,7 +19,7 @@ from metarl.check import CheckError, check_splits
 from metarl.family import TaskFamily
 from metarl.tasks import Tasks
 from metarl.trace import KEY, STEPS, random_actions, same_bits, sample_tasks
-from metarl.worlds import Transition
+from metarl.vector import Transition
 
 
 def check_interface(family: TaskFamily) -> None:

@@ -25,9 +25,10 @@ from torch import Tensor
 from metarl.adapters.offscreen_renderer import OffscreenRenderer
 from metarl.adapters.task_sampler import Task, TaskSampler, task_options
 from metarl.errors import UserError
-from metarl.family import TaskFamily, family_class, find_family
+from metarl.family import TaskFamily
 from metarl.keys import Key
 from metarl.plugins import reference
+from metarl.registry import family_class, find_family
 from metarl.tasks import Tasks
 from metarl.trace import endless, variant
 from metarl.worlds import TaskWorlds

@@ -12,7 +12,7 @@ import functools
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import gymnasium
 import mujoco
@@ -24,9 +24,6 @@ from metarl.adapters.task_setters import call_setter, is_whole, sampled_tasks
 from metarl.errors import UserError
 from metarl.family import TaskFamily, class_name
 from metarl.tasks import Param, Tasks
-
-if TYPE_CHECKING:
-    from metarl.worlds import TaskWorlds
 
 
 class GymnasiumFamily(TaskFamily):
@@ -122,16 +119,6 @@ class GymnasiumFamily(TaskFamily):
             "be trained on, evaluated and checked, but not adapted to other interfaces"
         )
 
-    def worlds(self, num_worlds: int, threads: int | None = None) -> TaskWorlds:
-        """Return worlds that step in worker processes.
-
-        Raises:
-            UserError: a parameter changes nothing; see `probe_steps`.
-        """
-        from metarl.adapters.gymnasium_worlds import GymnasiumWorlds
-
-        return GymnasiumWorlds(self, num_worlds, threads)
-
     def make(self) -> gymnasium.Env:
         """Return an environment."""
         options: dict[str, Any] = {"render_mode": self.render_mode} if self.render_mode else {}
@@ -141,14 +128,14 @@ class GymnasiumFamily(TaskFamily):
 
     def task_dicts(self, tasks: Tasks) -> list[dict[str, Any]]:
         """Return each task as `set_task` takes it."""
-        columns: dict[str, Any] = {}
-        at = 0
-        for param in self.params:
-            value = tasks.values[:, at : at + len(param.names)]
-            at += len(param.names)
-            value = value.astype(np.int64) if is_whole(param) else value
-            columns[param.name] = (value[:, 0] if len(param.names) == 1 else value).tolist()
+        columns = {name: value.tolist() for name, value in self._by_param(tasks).items()}
         return [{n: v[m] for n, v in columns.items()} for m in range(len(tasks))]
+
+    def _by_param(self, tasks: Tasks) -> dict[str, np.ndarray]:
+        """The values of each parameter; whole-number choices are integers."""
+        values = self.distribution.by_param(tasks.values)
+        whole = {param.name for param in self.params if is_whole(param)}
+        return {n: v.astype(np.int64) if n in whole else v for n, v in values.items()}
 
     def begin_flat(self, env: gymnasium.Env, task: dict[str, Any], seed: int) -> np.ndarray:
         """Begin an episode and return its observation, (O,) float64, finite."""

@@ -25,8 +25,8 @@ from metarl.video.overlay import font
 if TYPE_CHECKING:
     from metarl.learner import Learner
     from metarl.tasks import Tasks
+    from metarl.vector import Transition
     from metarl.video.film import VideoConfig
-    from metarl.worlds import Transition
 
 
 class DrawingWorlds(GymnasiumWorlds):

@@ -25,15 +25,15 @@ from torch import Tensor
 from metarl.adapters.env_worker import FLAGS, EnvWorker
 from metarl.errors import UserError
 from metarl.keys import Key
-from metarl.tasks import TaskDistribution, Tasks
+from metarl.tasks import Tasks
 from metarl.threads import physics_threads
-from metarl.worlds import Spec, Step, TaskWorlds, Transition
+from metarl.vector import Spec, Step, Transition, VecWorlds
 
 if TYPE_CHECKING:
     from metarl.adapters.gymnasium_family import GymnasiumFamily
 
 
-class GymnasiumWorlds(TaskWorlds):
+class GymnasiumWorlds(VecWorlds):
     """B gymnasium environments behind the methods of TaskWorlds, in processes."""
 
     def __init__(
@@ -46,9 +46,7 @@ class GymnasiumWorlds(TaskWorlds):
             num_worlds: B, shared out evenly.
             threads: how many processes; None takes the process's setting of threads.
         """
-        if num_worlds < 1:
-            raise UserError(f"the number of worlds must be at least 1, not {num_worlds}")
-        self.family, self.num_worlds = family, num_worlds
+        super().__init__(family, num_worlds)
         self.per_worker = -(-num_worlds // min(threads or physics_threads(), num_worlds))
         starts = range(0, num_worlds, self.per_worker)
         workers = [
@@ -78,7 +76,7 @@ class GymnasiumWorlds(TaskWorlds):
         if not family.probed and family.probe_steps:
             self.probe()
         self.seed(Key(0))
-        self.set_tasks(TaskDistribution(family).nominal(), num_worlds)
+        self.set_tasks(family.distribution.nominal(), num_worlds)
         self.reset()
 
     def seed(self, key: Key) -> None:
@@ -87,12 +85,7 @@ class GymnasiumWorlds(TaskWorlds):
 
     def set_tasks(self, tasks: Tasks, worlds_per_task: int) -> None:
         """Give every world its task. Call `reset` next."""
-        if len(tasks) * worlds_per_task != self.num_worlds:
-            raise UserError(
-                f"{len(tasks)} tasks x {worlds_per_task} worlds do not fill {self.num_worlds}"
-            )
-        self.check_tasks(tasks)
-        self.tasks, self.worlds_per_task = tasks, worlds_per_task
+        self._take_tasks(tasks, worlds_per_task)
         self._task_dicts = self.family.task_dicts(tasks)
 
     def probe(self) -> None:
@@ -105,10 +98,6 @@ class GymnasiumWorlds(TaskWorlds):
         for note in filter(None, infos["note"]):
             _warn(str(note))
         self.family.probed = True
-
-    def change_tasks(self, ids: Tensor, tasks: Tasks) -> None:
-        """Refuse: the other interfaces are for MuJoCo families."""
-        self.family.compile()
 
     def reset(self, ids: Tensor | None = None) -> Tensor:
         """Begin a new trial in the worlds `ids`, (n,) int64 or a (B,) mask, or in all."""
@@ -144,15 +133,13 @@ class GymnasiumWorlds(TaskWorlds):
 
     def step(self, action: Tensor) -> Transition:
         """Advance every world by one step, and begin new episodes where one ended."""
-        expected = (self.num_worlds, self.spec.action_size)
-        if tuple(action.shape) != expected:
-            raise UserError(f"action has shape {tuple(action.shape)}, expected {expected}")
+        self._check_action(action)
         sane = torch.isfinite(action).all(1)
         taken = self.family.action.taken(torch.where(sane[:, None], action, 0.0).double())
         sent = torch.where(sane[:, None], taken, torch.nan)
-        padded = np.zeros((len(self._vector.env_fns) * self.per_worker, expected[1]))
+        padded = np.zeros((len(self._vector.env_fns) * self.per_worker, self.spec.action_size))
         padded[: self.num_worlds] = sent.numpy()
-        actions = padded.reshape(-1, self.per_worker, expected[1])
+        actions = padded.reshape(-1, self.per_worker, self.spec.action_size)
         with self._watched("in step()"):
             got, _, _, _, infos = self._vector.step(actions)
         self._raise(infos)

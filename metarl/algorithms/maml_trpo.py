@@ -30,7 +30,8 @@ from metarl.modules.settings import Count, Fraction, Layers, NonNegative, Positi
 from metarl.modules.trust_region import TrustRegionStep, trust_region_step
 from metarl.rollout import Rollout
 from metarl.tasks import Tasks
-from metarl.worlds import Spec, Step, TaskWorlds
+from metarl.vector import Spec, Step
+from metarl.worlds import TaskWorlds
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ class MamlTrpo(Learner):
                 policy = self.policy(adapted, last.obs)
                 kl = (old.kl(policy) * last.weight).sum(1)
                 both = torch.stack((self._surrogate(policy, old, last), kl), 1)
-                return tuple(self.sum_tasks(both) / every)
+                loss, kl = self.sum_tasks(both) / every
+                return loss, kl
 
         step = trust_region_step(
             self.theta, self.sum_tasks(by_task), self._fisher_product(batches), objective,

@@ -39,7 +39,8 @@ from metarl.modules.settings import (
 )
 from metarl.rollout import Rollout, collect, mean_of_finished
 from metarl.tasks import Tasks
-from metarl.worlds import Spec, Step, TaskWorlds
+from metarl.vector import Spec, Step
+from metarl.worlds import TaskWorlds
 
 
 @dataclass(frozen=True)

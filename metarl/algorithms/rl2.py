@@ -34,7 +34,8 @@ from metarl.modules.returns import generalized_advantages
 from metarl.modules.settings import Count, Fraction, NonNegative, Positive, Settings
 from metarl.rollout import Rollout, collect, mean_of_finished
 from metarl.tasks import Tasks
-from metarl.worlds import Spec, Step, TaskWorlds
+from metarl.vector import Spec, Step
+from metarl.worlds import TaskWorlds
 
 
 @dataclass(frozen=True)

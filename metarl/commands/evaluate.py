@@ -98,7 +98,7 @@ class Check:
 def algorithms(argv: Sequence[str]) -> int:
     """List the algorithms."""
     args = parse(Algorithms, argv, prog="metarl algorithms")
-    from metarl.learner import find_learner, list_learners
+    from metarl.registry import find_learner, list_learners
 
     rows = []
     for name in list_learners():
@@ -119,7 +119,7 @@ def check(argv: Sequence[str]) -> int:
     """Run the conformance suite on a family."""
     args = parse(Check, argv, prog="metarl check")
     from metarl.check import check_family
-    from metarl.family import family_class
+    from metarl.registry import family_class
 
     # The class, not an instance: a model that does not compile is the first check's to report.
     family = family_class(args.family)

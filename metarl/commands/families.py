@@ -20,8 +20,10 @@ from metarl.adapters.registration import ANY, env_id
 from metarl.commands.arguments import parse
 from metarl.composition import UNIVERSAL, compose, variations
 from metarl.errors import UserError, did_you_mean, shortened
-from metarl.family import TaskFamily, find_family, list_families
+from metarl.family import TaskFamily
+from metarl.make_worlds import make_worlds
 from metarl.plugins import first_line
+from metarl.registry import find_family, list_families
 from metarl.tasks import Choices, Interval, Param, TaskDistribution
 
 PIPE_WIDTH = 120
@@ -80,7 +82,7 @@ def describe_family(name: str) -> dict[str, Any]:
     """Return what `metarl families --json` says of one family; of a broken one, its error."""
     try:
         family = find_family(name)
-        spec = family.worlds(1, 1).spec
+        spec = make_worlds(family, 1, 1).spec
         varied = {key: _variation(family, key) for key in variations(type(family))}
     except UserError as error:
         return {"name": name, "error": str(error)}

@@ -11,9 +11,9 @@ import tyro
 
 from metarl.commands.arguments import field_names, parse, take_option
 from metarl.errors import UserError, quoted
-from metarl.learner import find_learner, list_learners
 from metarl.plugins import KINDS, absolute, plugin_file
 from metarl.progress import say
+from metarl.registry import find_learner, list_learners
 from metarl.train_config import TrainConfig, with_goal
 
 PROG = "metarl train"

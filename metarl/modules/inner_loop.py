@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from metarl.keys import Key
     from metarl.policy import Policy
     from metarl.tasks import Tasks
-    from metarl.worlds import Step, TaskWorlds
+    from metarl.vector import Step
+    from metarl.worlds import TaskWorlds
 
 
 class State(NamedTuple):

@@ -270,7 +270,7 @@ def _measured(
 
 def _command(summary: Any) -> str:
     """The `metarl train` command that makes such a run: every setting that is not the default."""
-    from metarl.learner import find_learner
+    from metarl.registry import find_learner
     from metarl.train_config import TrainConfig
 
     words = ["metarl train", summary.family, summary.algorithm]

@@ -8,10 +8,10 @@ import numpy as np
 
 from metarl.errors import quoted
 from metarl.evaluation import Report
-from metarl.family import TaskFamily, find_family
-from metarl.learner import find_learner
+from metarl.family import TaskFamily
 from metarl.plugins import first_line
 from metarl.progress import counted, si
+from metarl.registry import find_family, find_learner
 from metarl.report.page import duration
 from metarl.report.run_summary import units
 from metarl.report.svg import number

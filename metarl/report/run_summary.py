@@ -196,7 +196,7 @@ def units(family: str) -> dict[str, str]:
 
     A report must not make us run a file that it names.
     """
-    from metarl.family import find_family
+    from metarl.registry import find_family
 
     if ":" in family:
         return {}
@@ -208,7 +208,7 @@ def units(family: str) -> dict[str, str]:
 
 def train_ranges(family: str) -> dict[str, tuple[float, float]]:
     """Return the training interval of each parameter that has one; see `units`."""
-    from metarl.family import find_family
+    from metarl.registry import find_family
     from metarl.tasks import Interval
 
     if ":" in family:

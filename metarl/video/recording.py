@@ -18,7 +18,8 @@ from torch import Tensor
 
 from metarl.evaluation import Report, evaluate
 from metarl.keys import Key
-from metarl.worlds import TaskWorlds, Transition
+from metarl.vector import Transition
+from metarl.worlds import TaskWorlds
 
 if TYPE_CHECKING:
     from metarl.family import TaskFamily

@@ -20,7 +20,7 @@ from views import Fragile, actions, gym_key
 from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, find_family
 from metarl.adapters import GymEnv, GymVectorEnv, SB3VecEnv
 from metarl.adapters.registration import ANY, env_id
-from metarl.family import list_families
+from metarl.registry import list_families
 
 PRODUCT = "half-cheetah-vel+dynamics"
 

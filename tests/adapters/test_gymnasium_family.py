@@ -22,7 +22,8 @@ from metarl import (
 )
 from metarl.adapters import GymEnv, GymnasiumFamily
 from metarl.keys import Key, WorldDraws
-from metarl.worlds import Spec
+from metarl.make_worlds import make_worlds
+from metarl.vector import Spec
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*AsyncVectorEnv")
 
@@ -71,7 +72,7 @@ def family(file):
 def test_a_function_of_a_file_is_a_family(family) -> None:
     assert (family.name, family.horizon) == ("make-env", 8)
     assert [param.name for param in family.params] == ["goal"]
-    worlds = family.worlds(5, threads=2)
+    worlds = make_worlds(family, 5, threads=2)
     assert isinstance(worlds, TaskWorlds)
     assert worlds.spec == Spec(1, 1, 8)
     assert (worlds.num_worlds, worlds.worlds_per_task, len(worlds.tasks)) == (5, 5, 1)
@@ -109,7 +110,7 @@ def plain(family, tasks, per_task: int, key: Key, script: np.ndarray):
 def test_the_worlds_are_a_plain_loop_of_the_environment(family, threads: int) -> None:
     """However many processes share them out; the last one has fewer worlds than the others."""
     tasks = TaskDistribution(family).split("train", 3)
-    worlds = family.worlds(9, threads)
+    worlds = make_worlds(family, 9, threads)
     script = 1.4 * torch.randn(20, 9, 1, generator=Key(2).torch()) + 0.6
     expected = plain(family, tasks, 3, Key("here"), script.numpy())
     for _ in range(2):  # set_tasks and seed begin everything anew
@@ -131,7 +132,7 @@ def test_the_worlds_are_a_plain_loop_of_the_environment(family, threads: int) ->
 
 
 def test_a_reset_of_some_leaves_the_others(family) -> None:
-    worlds = family.worlds(4, 2)
+    worlds = make_worlds(family, 4, 2)
     before = worlds.step(torch.ones(4, 1)).obs
     after = worlds.reset(torch.tensor([False, True, False, False]))
     assert torch.equal(after[[0, 2, 3]], before[[0, 2, 3]])
@@ -145,7 +146,7 @@ def test_a_slice_of_a_task_set_begins_as_the_whole_set_does(family) -> None:
     tasks = TaskDistribution(family).split("train", 4)
     starts = []
     for part, count in ((tasks, 4), (tasks[2:], 2)):
-        worlds = family.worlds(count, 1)
+        worlds = make_worlds(family, count, 1)
         worlds.set_tasks(part, 1)
         worlds.seed(Key("here"))
         starts.append(worlds.reset())
@@ -162,7 +163,7 @@ def test_it_says_that_it_is_slow(file) -> None:
 
 
 def test_a_learner_evaluates_on_it(family) -> None:
-    worlds = family.worlds(6, 2)
+    worlds = make_worlds(family, 6, 2)
     cls = find_learner("maml-trpo")
     learner = cls(worlds.spec, cls.Config(), seed=1)
     tasks = TaskDistribution(family).split("heldout", 3)

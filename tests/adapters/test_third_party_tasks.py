@@ -16,6 +16,7 @@ from metarl.adapters import GymnasiumFamily, check_gymnasium
 from metarl.adapters.gymnasium_video import DrawingWorlds, PictureFilm, drawing
 from metarl.adapters.spaces import FlatAction, FlatObservation
 from metarl.check import check_family
+from metarl.make_worlds import make_worlds
 from metarl.video.encode import VideoConfig, write
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*AsyncVectorEnv")
@@ -92,7 +93,7 @@ def family(env: type, params=(Param("goal", Interval(-1, 1)),), **members) -> Gy
 def test_a_task_that_changes_nothing_is_refused(env: type, words: str) -> None:
     params = (Param("goal", Interval(-9, 9)),)
     with pytest.raises(UserError) as caught:
-        family(env, params).worlds(2, 1)
+        make_worlds(family(env, params), 2, 1)
     start = (
         f"family '{env.__name__.lower()}', parameter 'goal': -9.0 and 9.0 give the same episodes"
     )
@@ -104,7 +105,7 @@ def test_a_task_that_changes_nothing_is_refused(env: type, words: str) -> None:
 def test_each_parameter_must_change_something() -> None:
     params = (Param("goal", Interval(-1, 1)), Param("mass", Interval(1, 2), size=2))
     with pytest.raises(UserError, match=r"parameter 'mass': \[1.0, 1.0\] and \[2.0, 2.0\] give"):
-        family(Goal, params).worlds(1, 1)
+        make_worlds(family(Goal, params), 1, 1)
 
 
 def test_the_ways_out_of_a_refused_task() -> None:

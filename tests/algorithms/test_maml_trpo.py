@@ -13,7 +13,7 @@ from metarl.algorithms import maml_trpo
 from metarl.algorithms.maml_trpo import Batch, MamlTrpo, MamlTrpoConfig, State
 from metarl.errors import UserError
 from metarl.keys import Key
-from metarl.worlds import Spec
+from metarl.vector import Spec
 
 SPEC = Spec(3, 2, 10)
 

@@ -11,7 +11,7 @@ from metarl.keys import Key
 from metarl.modules.memory import MEMORIES
 from metarl.modules.ppo import parallel_gradient
 from metarl.rollout import Rollout, Step
-from metarl.worlds import Spec
+from metarl.vector import Spec
 
 SPEC = Spec(3, 2, 10)
 TASKS = 6

@@ -13,7 +13,7 @@ from metarl.commands.arguments import ELSEWHERE, WORDS, parse
 from metarl.commands.flags import GROUPS, flags_of
 from metarl.commands.train import parse_train
 from metarl.errors import UserError
-from metarl.learner import list_learners
+from metarl.registry import list_learners
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from metarl.check import CHECKS, check_family, title
-from metarl.family import TaskFamily, find_family, list_families
+from metarl.family import TaskFamily
+from metarl.registry import find_family, list_families
 
 EXAMPLE = f"{Path(__file__).parents[2] / 'docs' / 'examples' / 'my_robot.py'}:MyRobot"
 

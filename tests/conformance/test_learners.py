@@ -14,7 +14,8 @@ from metarl import (
     find_learner,
 )
 from metarl.keys import Key
-from metarl.learner import Learner, list_learners
+from metarl.learner import Learner
+from metarl.registry import list_learners
 from metarl.rollout import Step
 from metarl.sampler import task_sampler
 

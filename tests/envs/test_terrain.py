@@ -9,7 +9,8 @@ import torch
 
 from envs.terrain import GROUNDS, KINDS, SEEDS, Terrain, bank
 from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
-from metarl.family import TaskFamily, list_families
+from metarl.family import TaskFamily
+from metarl.registry import list_families
 from metarl.trace import endless
 from metarl.worlds import TaskWorlds as Worlds
 

@@ -15,8 +15,9 @@ from metarl import Choices, Param, TaskDistribution, evaluate
 from metarl.adapters import GymnasiumFamily
 from metarl.algorithms.rl2 import Rl2, Rl2Config
 from metarl.keys import Key
+from metarl.make_worlds import make_worlds
 from metarl.modules.categorical import Categorical
-from metarl.worlds import Spec
+from metarl.vector import Spec
 
 
 def test_log_prob_and_entropy_by_hand() -> None:
@@ -79,7 +80,7 @@ class HiddenArm(GymnasiumFamily):
 @pytest.mark.filterwarnings("ignore:.*AsyncVectorEnv")
 def test_rl2_finds_a_hidden_arm() -> None:
     """A policy that cannot remember is paid 5/3 an episode, one that knows the arm 5."""
-    worlds = HiddenArm().worlds(36, 1)
+    worlds = make_worlds(HiddenArm(), 36, 1)
     learner = Rl2(worlds.spec, Rl2Config(units=32, hidden=32, lr=1e-2), seed=1)
     distribution = TaskDistribution(worlds.family)
     for i in range(25):

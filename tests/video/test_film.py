@@ -11,8 +11,7 @@ from filmed import SMALL, recorded
 
 from metarl.algorithms.maml_trpo import MamlTrpo
 from metarl.errors import UserError
-from metarl.family import find_family
-from metarl.learner import find_learner
+from metarl.registry import find_family, find_learner
 from metarl.scene import (
     Marker,
     body_path,

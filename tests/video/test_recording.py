@@ -12,8 +12,7 @@ from filmed import CONFIG, recorded
 from metarl.adapted import adapt_to
 from metarl.algorithms.maml_trpo import MamlTrpo
 from metarl.evaluation import evaluate
-from metarl.family import find_family
-from metarl.learner import find_learner
+from metarl.registry import find_family, find_learner
 from metarl.tasks import TaskDistribution
 from metarl.video.recording import RecordingWorlds, record
 from metarl.worlds import TaskWorlds
@@ -71,8 +70,8 @@ def test_an_episode_that_fails_ends_there(lift):
 
 
 def test_a_state_that_is_not_finite_is_not_drawn(recording):
+    from metarl.vector import Transition
     from metarl.video.recording import _episode, _Segment
-    from metarl.worlds import Transition
 
     no, yes = torch.tensor([False]), torch.tensor([True])
     nan = torch.full((1, 2), torch.nan, dtype=torch.float64)

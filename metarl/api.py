@@ -1,0 +1,146 @@
+"""The short way in Python: `train`, `evaluate` and `load`, as the commands of those names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metarl import checkpoint as checkpoints
+from metarl import evaluation
+from metarl.errors import UserError, did_you_mean
+from metarl.launch import open_run, start, worlds_for, worlds_per_task
+from metarl.policy import as_policy
+from metarl.registry import find_learner
+from metarl.shipped import find_run
+from metarl.tasks import TaskDistribution
+from metarl.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from metarl.evaluation import Report
+    from metarl.learner import Learner
+    from metarl.policy import Policy
+    from metarl.tasks import Tasks
+    from metarl.worlds import TaskWorlds
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was trained."""
+
+    path: Path
+    """The run folder"""
+
+    @property
+    def learner(self) -> Learner:
+        """The learner of its newest checkpoint."""
+        return load(self.path)
+
+    @property
+    def report(self) -> Report:
+        """The newest report on held-out tasks that training made. Raises UserError if none."""
+        found = sorted((self.path / "evaluation").glob("heldout_step_*.json"))
+        if not found:
+            raise UserError(f"'{self.path}' has no evaluation yet")
+        return evaluation.Report.load(found[-1])
+
+
+def train(family: str, algorithm: str, **settings: Any) -> Run:
+    """Meta-train, as ``metarl train FAMILY ALGORITHM`` does.
+
+        run = metarl.train("half-cheetah-vel", "rl2", env_steps=1e6, seed=1)
+
+    Args:
+        family: a registered name, a product, or ``file.py:Class``.
+        algorithm: a registered name, or ``file.py:Class``.
+        settings: fields of `TrainConfig` and of the algorithm's Config; whole floats are taken
+            for integers.
+
+    Raises:
+        UserError: a setting does not exist or cannot be.
+    """
+    learner_config = find_learner(algorithm).Config
+    parts: list[dict[str, Any]] = []
+    known = [{field.name: field for field in fields(cls)} for cls in (TrainConfig, learner_config)]
+    for names in known:
+        chosen = {name: settings[name] for name in names if name in settings}
+        parts.append({name: _whole(value) for name, value in chosen.items()})
+    for name in settings:
+        if not any(name in names for names in known):
+            every = [*known[0], *known[1]]
+            raise UserError(f"{algorithm} has no setting '{name}'{did_you_mean(name, every)}")
+    return Run(start(family, algorithm, TrainConfig(**parts[0]), learner_config(**parts[1])))
+
+
+def _whole(value: Any) -> Any:
+    """A whole float of a thousand and more, such as 1e6, as the integer that it means."""
+    return int(value) if isinstance(value, float) and abs(value) >= 1000 else value
+
+
+def evaluate(
+    policy: Run | Path | str | Policy | Callable[[Tensor], Tensor],
+    worlds: TaskWorlds | None = None,
+    tasks: Tasks | int = 30,
+    *,
+    split: str = "heldout",
+    episodes: int = 3,
+    seed: int = 0,
+    rollouts_per_task: int | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Let a policy adapt to tasks, and score it before and after each round.
+
+        metarl.evaluate(run)                              a run, a run folder, or an agent's name
+        metarl.evaluate(learner, worlds, tasks)           a learner, in worlds of one's own
+        metarl.evaluate(lambda obs: -obs[:, :2], worlds)  a function of the observation
+
+    Args:
+        policy: a run, its folder, a shipped agent's name, a policy, or a function from (B, O)
+            observations to (B, A) actions.
+        worlds: where a policy acts; a run makes its own.
+        tasks: M tasks, or how many of the split.
+        split: heldout, ood or train.
+        episodes: K, rounds of adaptation.
+        seed: of initial states and exploration.
+        rollouts_per_task: worlds a task; None takes as many as in training.
+        threads: CPU threads of the worlds that a run makes.
+        progress: called with (rounds done, rounds in all).
+    """
+    if isinstance(policy, Run | Path | str):
+        path = find_run(policy.path if isinstance(policy, Run) else policy)
+        checkpoint, family, learner = open_run(str(path), "auto", threads)
+        chosen = TaskDistribution(family).split(split, tasks) if isinstance(tasks, int) else tasks
+        each = worlds_per_task(checkpoint, rollouts_per_task, len(chosen))
+        worlds = worlds_for(family, learner, len(chosen) * each, threads)
+    else:
+        if worlds is None:
+            raise UserError(
+                "evaluate needs worlds to let a policy act in: evaluate(policy, worlds)"
+            )
+        learner, count = as_policy(policy), tasks
+        distribution = TaskDistribution(worlds.family)
+        chosen = distribution.split(split, count) if isinstance(count, int) else count
+    return evaluation.evaluate(
+        learner, worlds, chosen, episodes=episodes, seed=seed, split=split, progress=progress
+    )
+
+
+def load(path: Path | str, *, device: str = "cpu", **trust: Any) -> Learner:
+    """Return the learner of a run folder's newest checkpoint, of a checkpoint, or of an agent.
+
+    Args:
+        path: a folder, or the name of an agent that ships.
+        device: where its weights go.
+        trust: `family`, `algorithm` or `trust_code`, see `metarl.checkpoint.load`.
+
+    Raises:
+        UserError: there is none that can be read, or it names a file that is not trusted.
+    """
+    checkpoint = checkpoints.load(checkpoints.newest(find_run(path)), **trust)
+    learner = checkpoints.restore(checkpoint, device=device)
+    learner.family = checkpoint.family
+    return learner
