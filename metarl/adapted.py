@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ from metarl.errors import UserError
 from metarl.keys import Key
 from metarl.learner import nonfinite
 from metarl.reading import read_object, refusing, regular_size
-from metarl.rollout import Rollout, collect, mean_of_finished
+from metarl.rollout import OnStep, Rollout, collect, mean_of_finished
 from metarl.run_folder import disk_errors, write_bytes, write_json
 from metarl.trust import admitted, located
 
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 FORMAT = 2
 WEIGHTS = "adapted.safetensors"
 HEADER = "adapted.json"
+
+
+Watch = Callable[[str, int], OnStep]
+"""Called as each phase of an evaluation begins; see `score_and_adapt`."""
 
 
 class Round(NamedTuple):
@@ -75,7 +79,12 @@ def adapt_to(
 
 
 def score_and_adapt(
-    learner: Learner, worlds: TaskWorlds, tasks: int, episodes: int, seed: int
+    learner: Learner,
+    worlds: TaskWorlds,
+    tasks: int,
+    episodes: int,
+    seed: int,
+    watch: Watch | None = None,
 ) -> Iterator[tuple[Any, Rollout]]:
     """Score and adapt in turns, in worlds that have their tasks: what every evaluation does.
 
@@ -85,6 +94,8 @@ def score_and_adapt(
         tasks: M.
         episodes: K, rounds of adaptation.
         seed: of initial states and exploration.
+        watch: called with the phase ("score" or "explore") and the round once its episodes have
+            begun; returns what to call with each step.
 
     Yields:
         K + 1 times the state and the rollout, without exploration, that it is scored by.
@@ -93,18 +104,21 @@ def score_and_adapt(
     each = worlds.num_worlds // tasks
     state = learner.begin_seeded(tasks, each, seed, worlds.tasks.first)
 
-    def play(phase: Key, *, explore: bool) -> tuple[Rollout, Any]:
-        worlds.seed(phase)
+    def play(phase: str, k: int, *, explore: bool) -> tuple[Rollout, Any]:
+        name = key.fold(phase, k)
+        worlds.seed(name)
         worlds.reset()
-        return collect(worlds, learner, state, worlds.spec.horizon, phase, explore=explore)
+        on_step = None if watch is None else watch(phase, k)
+        steps = worlds.spec.horizon
+        return collect(worlds, learner, state, steps, name, explore=explore, on_step=on_step)
 
     for k in range(episodes + 1):
-        data, after = play(key.fold("score", k), explore=False)
+        data, after = play("score", k, explore=False)
         yield state, data
         if k == episodes:
             return
         if learner.explores_to_adapt:
-            data, after = play(key.fold("explore", k), explore=True)
+            data, after = play("explore", k, explore=True)
         state = learner.adapt(after, data)
 
 

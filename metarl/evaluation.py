@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import torch
 
-from metarl.adapted import score_and_adapt
+from metarl.adapted import Watch, score_and_adapt
 from metarl.errors import UserError
 from metarl.keys import Key
 from metarl.progress import ALL_DIVERGED, counted, decimals, shown
@@ -227,6 +227,7 @@ def evaluate(
     seed: int,
     split: str = "heldout",
     progress: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
 ) -> Report:
     """Let a learner adapt to tasks, and score it before and after each round.
 
@@ -238,6 +239,7 @@ def evaluate(
         seed: of initial states and exploration.
         split: what to call the tasks in the report.
         progress: called with (rounds done, rounds in all).
+        watch: sees each step; see `metarl.adapted.score_and_adapt`.
 
     Returns:
         The report, whose curve has K + 1 points.
@@ -249,7 +251,7 @@ def evaluate(
         raise UserError(f"{worlds.num_worlds} worlds cannot be shared by {len(tasks)} tasks evenly")
     per_task = worlds.num_worlds // len(tasks)
     still = _stand_still(worlds, tasks, seed)
-    rounds = _rounds(learner, worlds, len(tasks), episodes, seed, progress)
+    rounds = _rounds(learner, worlds, len(tasks), episodes, seed, progress, watch)
     returns = rounds.returns
     centre, interval = iqm_interval(returns, tasks.values, Key("bootstrap", seed).numpy())
     return Report(
@@ -278,13 +280,14 @@ class _Rounds(NamedTuple):
 
 def _rounds(
     learner: Learner, worlds: TaskWorlds, count: int, episodes: int, seed: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None] | None, watch: Watch | None,
 ) -> _Rounds:  # fmt: skip
     """Score and adapt in turns, in worlds that have their `count` tasks; see `evaluate`."""
     by_task = (count, worlds.num_worlds // count)
     returns, diverged = [], 0
     said: dict[str, list[Any]] = {}
-    for k, (state, scored) in enumerate(score_and_adapt(learner, worlds, count, episodes, seed)):
+    played = score_and_adapt(learner, worlds, count, episodes, seed, watch)
+    for k, (state, scored) in enumerate(played):
         for name, values in learner.diagnostics(state).items():
             said.setdefault(name, []).append(values.unflatten(0, by_task).mean(1).tolist())
         diverged += int(scored.first_episode_diverged().sum())

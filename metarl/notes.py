@@ -8,7 +8,7 @@ import numpy as np
 from metarl.controls import holds_position
 from metarl.edits import actuator_names
 from metarl.family import TaskFamily
-from metarl.scene import find_root
+from metarl.video.scene import find_root
 
 _LISTED = 4
 """Actuators that a note names; the others are counted."""
