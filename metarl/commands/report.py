@@ -90,7 +90,7 @@ def report(argv: Sequence[str]) -> int:
     if args.evaluate and len({run.family for run in runs}) == 1:
         for run, source in zip(runs, args.runs, strict=True):
             said = args.said() | {kind: None for kind in KINDS if ":" not in getattr(run, kind)}
-            add_reports(run, source, args, **said)
+            add_reports(run, source, args, say, **said)
     folder = runs[0].path if Path(args.runs[0]).exists() else Path()  # an agent's name: not there
     out = Path(args.out) if args.out else folder / "report.html"
     write_page(runs, out)
@@ -105,7 +105,7 @@ def add_reports(
     run: RunSummary,
     source: Path | str,
     test: Protocol,
-    say: Callable[[str], None] = say,
+    say: Callable[[str], None],
     **said: Any,
 ) -> None:
     """Evaluate a run on the splits whose report is missing or was made in another way.

@@ -37,7 +37,7 @@ RUN_COLOURS = tuple(PALETTE)[:8]
 SPLITS = {"heldout": "after", "ood": "ood", "train": "before"}
 """The colour of a split in the charts of one run."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10.5, "axes.titlesize": 10, "axes.labelsize": 10.5, "legend.fontsize": 8.5,
     "legend.edgecolor": "none", "legend.framealpha": 0.8, "axes.grid": True,
     "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
@@ -98,10 +98,10 @@ def draw_learning(
         if len(curves) == 1:
             series.insert(0, ("before", "before", "before adaptation (task-blind)"))
         for key, colour, label in series:
-            values = np.array([[entry[key] for entry in seed] for seed in seeds])
+            values = np.array([[entry[key] for entry in seed] for seed in seeds], float)
             low, high = values.min(0), values.max(0)
             if len(seeds) == 1 and all(f"{key}_ci" in entry for entry in seeds[0]):
-                low, high = np.array([entry[f"{key}_ci"] for entry in seeds[0]]).T
+                low, high = np.array([entry[f"{key}_ci"] for entry in seeds[0]], float).T
             _line(axes, steps, values.mean(0), (low, high), colour, label)
     every = [seed[-1] for seeds in curves.values() for seed in seeds]
     still = [last["stand_still"] for last in every if last.get("stand_still") is not None]
@@ -123,10 +123,10 @@ def draw_adaptation(
         task_blind: also draw the first group's return before adaptation as a line.
     """
     for label, colour, reports in groups:
-        values = np.array([getattr(report, centre) for report in reports])
+        values = np.array([getattr(report, centre) for report in reports], float)
         band = values.min(0), values.max(0)
         if centre == "iqm":
-            low, high = np.mean([report.ci95 for report in reports], axis=0).T
+            low, high = np.array([report.ci95 for report in reports], float).mean(0).T
             band = low, high
         _line(axes, reports[0].experience, values.mean(0), band, colour, label)
     first = groups[0]
@@ -195,7 +195,8 @@ def _line(
 
 
 def _rule(axes: Axes, y: float, colour: str, style: str, label: str) -> None:
-    axes.axhline(y, color=PALETTE[colour], ls=style, lw=1.2, label=label)
+    if np.isfinite(y):  # it is not if every episode behind it diverged
+        axes.axhline(y, color=PALETTE[colour], ls=style, lw=1.2, label=label)
 
 
 def _log_from_one(seen: np.ndarray) -> np.ndarray:
@@ -226,7 +227,12 @@ def panel(
         note: small print under the chart.
         points: a text for each point of `draw_points` and `draw_map`, in the order of drawing.
     """
-    page = {"font.size": 12, "axes.labelsize": 12, "lines.markersize": 6, "svg.hashsalt": title}
+    page: dict[Any, Any] = {
+        "font.size": 12,
+        "axes.labelsize": 12,
+        "lines.markersize": 6,
+        "svg.hashsalt": title,
+    }
     with mpl.rc_context(_STYLE | page):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.subplots()
