@@ -16,6 +16,8 @@ _LISTED = 4
 
 def notes(family: TaskFamily) -> list[str]:
     """Return the notes on a family, each one line: on its ground, gravity and control ranges."""
+    if not family.has_model:
+        return []
     model = family.compile()
     return [*_on_the_ground(family, model), *_on_controls(model)]
 

@@ -139,7 +139,7 @@ def _render_pictures(
             episodes=args.episodes, seed=args.seed, progress=show,
         )  # fmt: skip
     for m, row in enumerate(film.returns):
-        print(f"{tasks.label(m)}: return " + " → ".join(f"{value:.1f}" for value in row))
+        print(f"{tasks.label(m)}: return " + " → ".join(shown(value, 1) for value in row))
     video.write(cast("video.Film", film), out, threads=1)
     print(f"wrote {out}: {film.width} × {film.height}, {film.frames} frames, one a step")
     return 0
