@@ -23,11 +23,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 from common import environment, interleave, write_json
 
-from metarl import TaskDistribution, find_family, find_learner
+from metarl import TaskDistribution, TaskWorlds, find_family, find_learner
 from metarl.threads import available_cores
 from metarl.video.encode import render
 from metarl.video.film import Film, VideoConfig
-from metarl.video.recording import RecordingWorlds, record
+from metarl.video.recording import record
 from metarl.video.renderer import Renderer
 
 SIZE = 480
@@ -78,7 +78,7 @@ def main() -> None:
     args = parser.parse_args()
 
     family, cls = find_family("half-cheetah-vel"), find_learner("maml-trpo")
-    worlds = RecordingWorlds(family, 20)
+    worlds = TaskWorlds(family, 20)
     learner = cls(worlds.spec, cls.Config())
     tasks = TaskDistribution(family).make(goal_velocity=2.0)
     recording = record(learner, worlds, tasks, episodes=3, seed=0)

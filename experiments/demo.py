@@ -19,7 +19,7 @@ from metarl.evaluation import Report, evaluate
 from metarl.experiment import train_or_resume
 from metarl.launch import open_run, worlds_for, worlds_per_task
 from metarl.progress import bar
-from metarl.report.plots import plot_adaptation
+from metarl.report.charts import plot_adaptation
 from metarl.tasks import TaskDistribution
 
 FAMILY, ALGORITHM, SHIPPED = "half-cheetah-vel", "maml-trpo", "half-cheetah-vel-pearl"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,20 +17,25 @@ from metarl.errors import UserError
 from metarl.keys import Key
 from metarl.learner import nonfinite
 from metarl.reading import read_object, refusing, regular_size
-from metarl.rollout import Rollout, collect, mean_of_finished
+from metarl.rollout import OnStep, Rollout, collect, mean_of_finished
 from metarl.run_folder import disk_errors, write_bytes, write_json
 from metarl.trust import admitted, located
 
 if TYPE_CHECKING:
     from metarl.checkpoint import Checkpoint
     from metarl.learner import Learner
+    from metarl.policy import Policy
     from metarl.tasks import Tasks
-    from metarl.worlds import TaskWorlds
+    from metarl.vector import VecWorlds
 
 
 FORMAT = 2
 WEIGHTS = "adapted.safetensors"
 HEADER = "adapted.json"
+
+
+Watch = Callable[[str, int], OnStep]
+"""Called as each phase of an evaluation begins; see `score_and_adapt`."""
 
 
 class Round(NamedTuple):
@@ -53,12 +58,12 @@ class Round(NamedTuple):
 
 @torch.no_grad()
 def adapt_to(
-    learner: Learner, worlds: TaskWorlds, task: Tasks, *, episodes: int, seed: int
+    policy: Policy, worlds: VecWorlds, task: Tasks, *, episodes: int, seed: int
 ) -> Iterator[Round]:
     """Adapt to one task in `episodes` rounds, by the protocol of `metarl.evaluate` to the bit.
 
     Args:
-        learner: is left as it is; what adapts is a state of its own.
+        policy: a learner or another policy; it is left as it is, and a state of its own adapts.
         worlds: E worlds, all of which run the task.
         task: one task.
         episodes: K rounds of adaptation, so K + 1 results.
@@ -68,44 +73,54 @@ def adapt_to(
         The rounds, the first of them before any data.
     """
     worlds.set_tasks(task, worlds.num_worlds)
-    per_round = worlds.num_worlds if learner.pools_worlds else 1
-    for k, (state, scored) in enumerate(score_and_adapt(learner, worlds, 1, episodes, seed)):
+    per_round = worlds.num_worlds if policy.pools_worlds else 1
+    for k, (state, scored) in enumerate(score_and_adapt(policy, worlds, 1, episodes, seed)):
         diverged = int(scored.first_episode_diverged().sum())
         yield Round(k * per_round, scored.first_episode_return().cpu(), state, diverged)
 
 
 def score_and_adapt(
-    learner: Learner, worlds: TaskWorlds, tasks: int, episodes: int, seed: int
+    policy: Policy,
+    worlds: VecWorlds,
+    tasks: int,
+    episodes: int,
+    seed: int,
+    watch: Watch | None = None,
 ) -> Iterator[tuple[Any, Rollout]]:
     """Score and adapt in turns, in worlds that have their tasks: what every evaluation does.
 
     Args:
-        learner: is left as it is.
+        policy: a learner or another policy, which is left as it is.
         worlds: E of them for each task.
         tasks: M.
         episodes: K, rounds of adaptation.
         seed: of initial states and exploration.
+        watch: called with the phase ("score" or "explore") and the round once its episodes have
+            begun; returns what to call with each step.
 
     Yields:
         K + 1 times the state and the rollout, without exploration, that it is scored by.
     """
     key = Key(seed, "evaluate")
     each = worlds.num_worlds // tasks
-    state = learner.begin_seeded(tasks, each, seed, worlds.tasks.first)
+    state = policy.begin_seeded(tasks, each, seed, worlds.tasks.first)
 
-    def play(phase: Key, *, explore: bool) -> tuple[Rollout, Any]:
-        worlds.seed(phase)
+    def play(phase: str, k: int, *, explore: bool) -> tuple[Rollout, Any]:
+        name = key.fold(phase, k)
+        worlds.seed(name)
         worlds.reset()
-        return collect(worlds, learner, state, worlds.spec.horizon, phase, explore=explore)
+        on_step = None if watch is None else watch(phase, k)
+        steps = worlds.spec.horizon
+        return collect(worlds, policy, state, steps, name, explore=explore, on_step=on_step)
 
     for k in range(episodes + 1):
-        data, after = play(key.fold("score", k), explore=False)
+        data, after = play("score", k, explore=False)
         yield state, data
         if k == episodes:
             return
-        if learner.explores_to_adapt:
-            data, after = play(key.fold("explore", k), explore=True)
-        state = learner.adapt(after, data)
+        if policy.explores_to_adapt:
+            data, after = play("explore", k, explore=True)
+        state = policy.adapt(after, data)
 
 
 def save_adapted(

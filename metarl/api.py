@@ -14,7 +14,6 @@ from metarl.launch import open_run, start, worlds_for, worlds_per_task
 from metarl.policy import as_policy
 from metarl.registry import find_learner
 from metarl.shipped import find_run
-from metarl.tasks import TaskDistribution
 from metarl.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from metarl.learner import Learner
     from metarl.policy import Policy
     from metarl.tasks import Tasks
-    from metarl.worlds import TaskWorlds
+    from metarl.vector import VecWorlds
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def _whole(value: Any) -> Any:
 
 def evaluate(
     policy: Run | Path | str | Policy | Callable[[Tensor], Tensor],
-    worlds: TaskWorlds | None = None,
+    worlds: VecWorlds | None = None,
     tasks: Tasks | int = 30,
     *,
     split: str = "heldout",
@@ -113,7 +112,7 @@ def evaluate(
     if isinstance(policy, Run | Path | str):
         path = find_run(policy.path if isinstance(policy, Run) else policy)
         checkpoint, family, learner = open_run(str(path), "auto", threads)
-        chosen = TaskDistribution(family).split(split, tasks) if isinstance(tasks, int) else tasks
+        chosen = family.distribution.split(split, tasks) if isinstance(tasks, int) else tasks
         each = worlds_per_task(checkpoint, rollouts_per_task, len(chosen))
         worlds = worlds_for(family, learner, len(chosen) * each, threads)
     else:
@@ -121,9 +120,9 @@ def evaluate(
             raise UserError(
                 "evaluate needs worlds to let a policy act in: evaluate(policy, worlds)"
             )
-        learner, count = as_policy(policy), tasks
-        distribution = TaskDistribution(worlds.family)
-        chosen = distribution.split(split, count) if isinstance(count, int) else count
+        distribution = worlds.family.distribution
+        chosen = distribution.split(split, tasks) if isinstance(tasks, int) else tasks
+        learner = as_policy(policy)
     return evaluation.evaluate(
         learner, worlds, chosen, episodes=episodes, seed=seed, split=split, progress=progress
     )

@@ -23,10 +23,7 @@ COMMANDS = {
     "adapt": ("commands.evaluate", "adapt a trained policy to one task, and save it"),
     "render": ("commands.render", "show a trained policy adapt: a video of before and after"),
     "report": ("commands.report", "write one HTML page: curves, tasks, videos; runs compared"),
-    "export": (
-        "report.export",
-        "make a small agent folder to share: weights, settings, a model card",
-    ),
+    "export": ("commands.export", "make an agent folder to share: weights, settings, a model card"),
     "check": ("commands.evaluate", "check that a task family, yours for example, is sound"),
 }
 """Subcommand -> the module it is in, and what it does. Modules are imported when needed."""

@@ -13,7 +13,7 @@ from metarl.learner import nonfinite
 if TYPE_CHECKING:
     from metarl.learner import Learner
     from metarl.train_config import Position
-    from metarl.worlds import TaskWorlds
+    from metarl.vector import VecWorlds
 
 WARN_ABOVE = 0.01
 """Share of an iteration's transitions that may diverge before it is worth a line."""
@@ -28,7 +28,7 @@ class DivergenceWatch:
         self.why = ""
         """Of the first iteration that was worth a line."""
 
-    def note(self, diverged: float, steps: int, worlds: TaskWorlds) -> Iterator[str]:
+    def note(self, diverged: float, steps: int, worlds: VecWorlds) -> Iterator[str]:
         """Count an iteration's transitions; yield a line if it is the first with too many.
 
         Args:
@@ -61,7 +61,7 @@ class DivergenceWatch:
             yield f"{percent(diverged, steps)} of the training transitions diverged{why}"
 
 
-def refuse_nonfinite(learner: Learner, worlds: TaskWorlds, iteration: int, saved: Path) -> None:
+def refuse_nonfinite(learner: Learner, worlds: VecWorlds, iteration: int, saved: Path) -> None:
     """Raise UserError before a NaN spreads to checkpoints: one in a weight is one in every action.
 
     Args:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import torch
 
-from metarl.adapted import score_and_adapt
+from metarl.adapted import Watch, score_and_adapt
 from metarl.errors import UserError
 from metarl.keys import Key
+from metarl.policy import as_policy
 from metarl.progress import ALL_DIVERGED, counted, decimals, shown
 from metarl.report_fields import checked
 from metarl.rollout import mean_of_finished
@@ -30,9 +31,11 @@ from metarl.statistics import gain_interval, iqm_interval, mean_of_tasks, too_fe
 from metarl.tasks import TaskDistribution
 
 if TYPE_CHECKING:
-    from metarl.learner import Learner
+    from torch import Tensor
+
+    from metarl.policy import Policy
     from metarl.tasks import Tasks
-    from metarl.worlds import TaskWorlds
+    from metarl.vector import VecWorlds
 
 HARDLY = 0.05
 """An adapted policy whose lead over standing still is surely below this share of what standing
@@ -219,44 +222,47 @@ def _required(cls: type[Report]) -> list[str]:
 
 @torch.no_grad()
 def evaluate(
-    learner: Learner,
-    worlds: TaskWorlds,
+    policy: Policy | Callable[[Tensor], Tensor],
+    worlds: VecWorlds,
     tasks: Tasks,
     *,
     episodes: int,
     seed: int,
     split: str = "heldout",
     progress: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
 ) -> Report:
-    """Let a learner adapt to tasks, and score it before and after each round.
+    """Let a policy adapt to tasks, and score it before and after each round.
 
     Args:
-        learner: is not changed.
+        policy: a learner, which is not changed, or another policy, or a function from (B, O)
+            observations to (B, A) actions.
         worlds: a multiple of len(tasks) worlds; E = num_worlds / M of them a task.
         tasks: M tasks.
         episodes: K, adaptation rounds; 0 scores the prior alone.
         seed: of initial states and exploration.
         split: what to call the tasks in the report.
         progress: called with (rounds done, rounds in all).
+        watch: sees each step; see `metarl.adapted.score_and_adapt`.
 
     Returns:
         The report, whose curve has K + 1 points.
     """
-    started, steps = time.perf_counter(), worlds.env_steps
+    started, steps, policy = time.perf_counter(), worlds.env_steps, as_policy(policy)
     if episodes < 0:
         raise UserError(f"episodes must be a whole number of at least 0, not {episodes}")
     if worlds.num_worlds % len(tasks):
         raise UserError(f"{worlds.num_worlds} worlds cannot be shared by {len(tasks)} tasks evenly")
     per_task = worlds.num_worlds // len(tasks)
     still = _stand_still(worlds, tasks, seed)
-    rounds = _rounds(learner, worlds, len(tasks), episodes, seed, progress)
+    rounds = _rounds(policy, worlds, len(tasks), episodes, seed, progress, watch)
     returns = rounds.returns
     centre, interval = iqm_interval(returns, tasks.values, Key("bootstrap", seed).numpy())
     return Report(
-        family=tasks.family, algorithm=learner.name, split=split, seed=seed,
+        family=tasks.family, algorithm=policy.name, split=split, seed=seed,
         rollouts_per_task=per_task, task_names=list(tasks.names), tasks=tasks.values.tolist(),
         returns=returns.tolist(),
-        experience=[k * (per_task if learner.pools_worlds else 1) for k in range(episodes + 1)],
+        experience=[k * (per_task if policy.pools_worlds else 1) for k in range(episodes + 1)],
         iqm=centre.tolist(), ci95=interval.tolist(), mean=mean_of_tasks(returns).tolist(),
         stand_still=float(mean_of_finished(still.flatten())), env_steps=worlds.env_steps - steps,
         seconds=round(time.perf_counter() - started, 3), diverged=rounds.diverged,
@@ -277,15 +283,16 @@ class _Rounds(NamedTuple):
 
 
 def _rounds(
-    learner: Learner, worlds: TaskWorlds, count: int, episodes: int, seed: int,
-    progress: Callable[[int, int], None] | None,
+    policy: Policy, worlds: VecWorlds, count: int, episodes: int, seed: int,
+    progress: Callable[[int, int], None] | None, watch: Watch | None,
 ) -> _Rounds:  # fmt: skip
     """Score and adapt in turns, in worlds that have their `count` tasks; see `evaluate`."""
     by_task = (count, worlds.num_worlds // count)
     returns, diverged = [], 0
     said: dict[str, list[Any]] = {}
-    for k, (state, scored) in enumerate(score_and_adapt(learner, worlds, count, episodes, seed)):
-        for name, values in learner.diagnostics(state).items():
+    played = score_and_adapt(policy, worlds, count, episodes, seed, watch)
+    for k, (state, scored) in enumerate(played):
+        for name, values in policy.diagnostics(state).items():
             said.setdefault(name, []).append(values.unflatten(0, by_task).mean(1).tolist())
         diverged += int(scored.first_episode_diverged().sum())
         returns.append(scored.return_by_task().cpu())
@@ -294,7 +301,7 @@ def _rounds(
     return _Rounds(torch.stack(returns, 1).numpy().astype(np.float64), diverged, said)
 
 
-def stand_still(worlds: TaskWorlds, tasks: Tasks, seed: int) -> float:
+def stand_still(worlds: VecWorlds, tasks: Tasks, seed: int) -> float:
     """Set the tasks and return the mean return of zero actions over one episode.
 
     Worlds that diverge are left out; NaN if all of them do.
@@ -302,7 +309,7 @@ def stand_still(worlds: TaskWorlds, tasks: Tasks, seed: int) -> float:
     return float(mean_of_finished(_stand_still(worlds, tasks, seed).flatten()))
 
 
-def _stand_still(worlds: TaskWorlds, tasks: Tasks, seed: int) -> torch.Tensor:
+def _stand_still(worlds: VecWorlds, tasks: Tasks, seed: int) -> torch.Tensor:
     """Return (M, E) float64, the return of zero actions in every world; NaN where it diverged."""
     worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
     worlds.seed(Key(seed, "stand still"))

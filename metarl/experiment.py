@@ -176,7 +176,7 @@ def write_result(result: dict[str, Any], folder: Path) -> Path:
     Returns:
         The path of the JSON file.
     """
-    from metarl.report.plots import plot_results
+    from metarl.report.charts import plot_results
 
     stem = f"{result['family']}-{result.get('settings', result['algorithm'])}"
     path = folder / f"{stem}-seed{result['config']['train']['seed']}.json"

@@ -25,12 +25,12 @@ from metarl.errors import UserError
 from metarl.keys import WorldDraws
 from metarl.model_faults import nonfinite
 from metarl.params import Param
-from metarl.scene import Camera, Marker, Reading, find_root, usual_markers, usual_readings
 from metarl.tasks import TaskDistribution, Tasks
 
 if TYPE_CHECKING:
     from metarl.composition import Variation
     from metarl.simulator import Simulator, State
+    from metarl.video.scene import Camera
 
 
 class TaskFamily:
@@ -143,7 +143,7 @@ class TaskFamily:
         """Return (B,) bool: which worlds ended in failure. The default: none, ever."""
         return torch.zeros(len(sim.qpos), dtype=torch.bool)
 
-    # --- what a video shows of a task; the defaults know the usual ones: scene.py ----
+    # --- words for a task; `metarl.video.scene` names the members that only videos use -----------
 
     def describe(self, task: Mapping[str, Any]) -> list[str]:
         """Return words for the parameters of one task, name -> a float or (size,), with units."""
@@ -153,17 +153,6 @@ class TaskFamily:
             for name, value in zip(param.names, values, strict=True):
                 words.append(f"{name.replace('_', ' ')} {value:.3g} {param.unit}".rstrip())
         return words
-
-    def markers(self, task: Mapping[str, Any]) -> list[Marker]:
-        """Return what to draw in the scene for one task: a goal, a velocity, a direction."""
-        return usual_markers(task, {param.name: param.unit for param in self.params})
-
-    def readings(
-        self, path: np.ndarray, velocity: np.ndarray, task: Mapping[str, Any]
-    ) -> list[Reading]:
-        """Return what to show as gauges, from the root's path (m) and velocity (m/s), (T+1, 3)."""
-        root = find_root(self.compiled, self.camera.body if self.camera else None)
-        return usual_readings(self.markers(task), path, velocity, root)
 
     # --- checks --------------------------------------------------------------------------------
 

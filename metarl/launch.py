@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from metarl.checkpoint import Checkpoint
-    from metarl.worlds import TaskWorlds
+    from metarl.vector import VecWorlds
 
 MAY_CHANGE = frozenset(
     {
@@ -147,7 +147,7 @@ def open_run(
 
 def worlds_for(
     family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None
-) -> TaskWorlds:
+) -> VecWorlds:
     """Make worlds that fit a loaded learner. Raises UserError if the family has changed."""
     worlds = make_worlds(family, num_worlds, threads)
     check_spec(learner, worlds)
@@ -189,12 +189,12 @@ def _plain(value: object) -> object:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _worlds(family: TaskFamily, train: TrainConfig) -> TaskWorlds:
+def _worlds(family: TaskFamily, train: TrainConfig) -> VecWorlds:
     count = train.tasks_per_iteration * train.rollouts_per_task
     return make_worlds(family, count, train.threads)
 
 
-def check_spec(learner: Learner, worlds: TaskWorlds) -> None:
+def check_spec(learner: Learner, worlds: VecWorlds) -> None:
     """Raise UserError if worlds have not the sizes that a loaded learner was made for."""
     if tuple(learner.spec) != tuple(worlds.spec):
         raise UserError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -19,11 +20,12 @@ from metarl.errors import UserError
 from metarl.policy import Policy
 
 if TYPE_CHECKING:
+    from metarl.family import TaskFamily
     from metarl.keys import Key
+    from metarl.predict import AdaptedPolicy
     from metarl.rollout import Rollout
     from metarl.tasks import Tasks
-    from metarl.vector import Spec
-    from metarl.worlds import TaskWorlds
+    from metarl.vector import Spec, VecWorlds
 
 
 def sum_over_tasks(rows: Tensor) -> Tensor:
@@ -38,6 +40,8 @@ class Learner(Policy):
     """The name it is registered under, kebab-case."""
     Config: ClassVar[type]
     """A frozen dataclass of its settings; the docstring under each field is its help text."""
+    family: str = ""
+    """The name of the family that it was trained on, where `metarl.load` has read it."""
     sum_tasks: Callable[[Tensor], Tensor] = staticmethod(sum_over_tasks)
     """Sums one row a task, (m, …), over all tasks of the iteration, in their order. A process that
     holds a part of the tasks replaces it by one that gathers the other rows first, so that many
@@ -85,7 +89,7 @@ class Learner(Policy):
 
     # --- the meta-update -----------------------------------------------------------------------
 
-    def collect(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> Any:
+    def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Any:
         """Return the data of one shard of an iteration, for `update`.
 
         A pure function of (weights, tasks, key), which sets the tasks, seeds and resets the
@@ -106,7 +110,7 @@ class Learner(Policy):
         """
         raise NotImplementedError(f"{type(self).__name__} must define update() or meta_step()")
 
-    def meta_step(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> dict[str, float]:
+    def meta_step(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> dict[str, float]:
         """Collect data for M tasks and make one meta-update: a function of (weights, tasks, key).
 
         Returns:
@@ -121,6 +125,20 @@ class Learner(Policy):
             "seconds_sampling": collected - started,
             "seconds_update": time.perf_counter() - collected,
         }
+
+    def adapted(
+        self, task: Tasks | Mapping[str, float], *, family: TaskFamily | None = None, **how: Any
+    ) -> AdaptedPolicy:
+        """Adapt to one task in simulation, and return what acts there; see `metarl.predict`.
+
+        Args:
+            task: one task, or the values of some parameters, the others nominal.
+            family: of the task; None is the one that it was trained on, of a learner that
+                `metarl.load` returned.
+            how: `episodes`, `num_envs`, `rollouts`, `seed`: see `metarl.predict.adapted`.
+        """
+        adapt = import_module("metarl.predict").adapted  # it stands above learners
+        return adapt(self, family or self.family, task, **how)
 
     # --- saving --------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import numpy as np
 from metarl.controls import holds_position
 from metarl.edits import actuator_names
 from metarl.family import TaskFamily
-from metarl.scene import find_root
+from metarl.video.scene import find_root
 
 _LISTED = 4
 """Actuators that a note names; the others are counted."""
@@ -16,6 +16,8 @@ _LISTED = 4
 
 def notes(family: TaskFamily) -> list[str]:
     """Return the notes on a family, each one line: on its ground, gravity and control ranges."""
+    if not family.has_model:
+        return []
     model = family.compile()
     return [*_on_the_ground(family, model), *_on_controls(model)]
 

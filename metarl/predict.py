@@ -12,7 +12,7 @@ from metarl.adapted import adapt_to
 from metarl.errors import UserError
 from metarl.make_worlds import make_worlds
 from metarl.registry import find_family
-from metarl.tasks import TaskDistribution, Tasks
+from metarl.tasks import Tasks
 from metarl.vector import Step
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def adapted(
         seed: of initial states and exploration.
     """
     found = find_family(family) if isinstance(family, str) else family
-    one = task if isinstance(task, Tasks) else TaskDistribution(found).make(**task)
+    one = task if isinstance(task, Tasks) else found.distribution.make(**task)
     worlds = make_worlds(found, rollouts if learner.pools_worlds else num_envs)
     rounds = list(adapt_to(learner, worlds, one, episodes=episodes, seed=seed))
     return AdaptedPolicy(learner, rounds[-1].state, [float(r.returns.mean()) for r in rounds])

@@ -10,16 +10,18 @@ from torch import Tensor
 
 from metarl import threads
 from metarl.keys import Key
-from metarl.vector import Spec, Step
-from metarl.worlds import TaskWorlds
+from metarl.vector import Spec, Step, Transition, VecWorlds
 
 if TYPE_CHECKING:
     from metarl.policy import Policy
 
-__all__ = ["LARGE_REWARD", "Rollout", "Step", "collect"]
+__all__ = ["LARGE_REWARD", "OnStep", "Rollout", "Step", "collect"]
 
 LARGE_REWARD = 1e18
 """Rewards of this size are named if a learner stops: in float32, squares end at 3.4e38."""
+
+OnStep = Callable[[Transition], None]
+"""Called after each step of the worlds that an episode is collected in."""
 
 
 class Rollout(NamedTuple):
@@ -162,7 +164,14 @@ def mean_over_tasks(returns: Tensor, sum_tasks: Callable[[Tensor], Tensor] = tor
 
 @torch.no_grad()
 def collect(
-    worlds: TaskWorlds, policy: Policy, state: Any, steps: int, key: Key, *, explore: bool
+    worlds: VecWorlds,
+    policy: Policy,
+    state: Any,
+    steps: int,
+    key: Key,
+    *,
+    explore: bool,
+    on_step: OnStep | None = None,
 ) -> tuple[Rollout, Any]:
     """Let a policy act in every world for `steps` environment steps.
 
@@ -175,6 +184,7 @@ def collect(
         steps: T.
         key: names the action noise.
         explore: whether to sample actions, or to take the deterministic ones.
+        on_step: called with what each step returned, such as to record it.
 
     Returns:
         The rollout, on the policy's device, and the policy's state after it.
@@ -198,6 +208,8 @@ def collect(
             out.terminated[t], out.truncated[t] = got.terminated, got.truncated
             out.diverged[t] = got.diverged
             recorded.append(extras)
+            if on_step is not None:
+                on_step(got)
     out.action.masked_fill_(out.diverged[..., None], 0.0)  # NaN times a weight of 0 is NaN
     large = out.reward.abs() >= LARGE_REWARD
     if not worlds.large_reward and large.any():

@@ -13,6 +13,7 @@ from metarl.family import TaskFamily
 from metarl.keys import Key
 from metarl.params import Choices, Interval
 from metarl.tasks import TaskDistribution, Tasks
+from metarl.vector import VecWorlds
 from metarl.worlds import TaskWorlds
 
 KEY = Key("metarl check")
@@ -64,7 +65,7 @@ def make_worlds(
     return worlds
 
 
-def random_actions(worlds: TaskWorlds, steps: int) -> Tensor:
+def random_actions(worlds: VecWorlds, steps: int) -> Tensor:
     """Return (steps, B, A) draws from U[-1, 1)."""
     generator = KEY.fold("actions").torch()
     size = (steps, worlds.num_worlds, worlds.spec.action_size)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from metarl.evaluation import Report
     from metarl.learner import Learner
     from metarl.tasks import TaskDistribution
-    from metarl.worlds import TaskWorlds
+    from metarl.vector import VecWorlds
 
 Callback = Callable[[int, "Learner", dict[str, float]], None]
 """Called after every iteration with its number (from 1), the learner and its metrics."""
@@ -53,7 +53,7 @@ INTACT = "; the checkpoints written before are intact"
 
 def meta_train(
     learner: Learner,
-    worlds: TaskWorlds,
+    worlds: VecWorlds,
     distribution: TaskDistribution,
     config: TrainConfig,
     callbacks: Sequence[Callback] = (),
@@ -113,7 +113,7 @@ class _Run:
     def __init__(
         self,
         learner: Learner,
-        worlds: TaskWorlds,
+        worlds: VecWorlds,
         distribution: TaskDistribution,
         config: TrainConfig,
         resume: checkpoints.Checkpoint | None,

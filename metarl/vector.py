@@ -135,6 +135,10 @@ class VecWorlds(ABC):
         self.family.distribution.check(tasks)
         self.family.check_tasks(tasks)
 
+    def why_diverged(self) -> str:
+        """Return what ended most episodes that diverged since the tasks were set, if it is known."""
+        return ""
+
     def _take_tasks(self, tasks: Tasks, worlds_per_task: int) -> None:
         """Check that tasks fill the worlds, and take them over."""
         if len(tasks) * worlds_per_task != self.num_worlds:

@@ -7,6 +7,7 @@ episode ended, so `obs` is what to act on next, and `next_obs` is always the tru
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -59,6 +60,9 @@ class TaskWorlds(VecWorlds):
             self.simulator.snapshot(self.family.keep)
         except UserError as error:
             raise UserError(f"family '{self.family.name}', keep: {error}") from None
+        self.on_episode_end: Callable[[], None] | None = None
+        """Called in `step` where episodes ended, before the next ones begin: `simulator` then has
+        their last states."""
         self._rows = [[e.rows(self.family.compile()) for e in p.edits] for p in self.family.params]
         self._action_map()
         self._clock = 0
@@ -251,6 +255,8 @@ class TaskWorlds(VecWorlds):
 
     def _restart(self, done: Tensor, next_obs: Tensor) -> Tensor:
         """Begin the next episode of the trial in the worlds that are done."""
+        if self.on_episode_end is not None:
+            self.on_episode_end()
         ids = None if bool(done.all()) else done.nonzero()[:, 0]
         self._begin_episodes(ids)
         obs = self._observe_start()

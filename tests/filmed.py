@@ -5,7 +5,8 @@ from __future__ import annotations
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.tasks import TaskDistribution
 from metarl.video.film import VideoConfig
-from metarl.video.recording import Recording, RecordingWorlds, record
+from metarl.video.recording import Recording, record
+from metarl.worlds import TaskWorlds
 
 CONFIG = MamlTrpoConfig(hidden=(8,), cg_iterations=2, inner_lr=0.1)
 SMALL = VideoConfig(size=160, fps=4, speed=1.0)
@@ -44,5 +45,5 @@ class Lift(TaskFamily):
 
 def recorded(family, tasks=None, worlds_per_task=3, episodes=2) -> Recording:
     tasks = TaskDistribution(family).split("heldout", 2) if tasks is None else tasks
-    worlds = RecordingWorlds(family, len(tasks) * worlds_per_task, 1)
+    worlds = TaskWorlds(family, len(tasks) * worlds_per_task, 1)
     return record(MamlTrpo(worlds.spec, CONFIG), worlds, tasks, episodes=episodes, seed=5)

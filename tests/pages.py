@@ -45,17 +45,24 @@ class Structure(HTMLParser):
         self.open: list[str] = []
         self.tags: list[str] = []
         self.links: list[str] = []
+        self.ids: list[str] = []
         self.feed(page)
         assert not self.open, f"never closed: {self.open}"
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.links += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "poster")]
+        self._collect(attrs)
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
         self.tags.append(tag)
+        self._collect(attrs)
+
+    def _collect(self, attrs):
+        names = ("src", "href", "xlink:href", "srcset", "data", "poster")
+        self.links += [value for name, value in attrs if name in names]
+        self.ids += [value for name, value in attrs if name == "id"]
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag, f"</{tag}> closes something else"
@@ -66,9 +73,12 @@ def check(page: str) -> Structure:
     found = Structure(page)
     assert "script" not in found.tags
     assert "link" not in found.tags
-    assert all(link.startswith("data:") for link in found.links), found.links
+    assert len(found.ids) == len(set(found.ids))
+    inside = {f"#{name}" for name in found.ids}
+    assert all(link.startswith("data:") or link in inside for link in found.links), found.links
+    assert {place[4:-1] for place in re.findall(r"url\([^)]*\)", page)} <= inside
     assert "@import" not in page
-    assert not re.search(r"url\(|https?://", page)
+    assert not re.search(r"https?://", page)
     assert not re.search(r"\bNaN\b|\bnan\b|\binf\b", page)
     assert 'name="viewport"' in page
     return found

@@ -10,7 +10,7 @@ import pytest
 
 from metarl.evaluation import Report
 from metarl.keys import Key
-from metarl.report.plots import plot_comparison
+from metarl.report.charts import plot_comparison
 from metarl.statistics import iqm_interval
 
 ROOT = Path(__file__).resolve().parents[1]

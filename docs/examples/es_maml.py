@@ -20,8 +20,8 @@ from metarl.keys import Key
 from metarl.learner import load_tensors
 from metarl.modules.networks import GaussianMLP
 from metarl.modules.settings import Layers, Positive, Settings
-from metarl.rollout import Rollout, Step, mean_of_finished, mean_over_tasks
-from metarl.vector import Spec
+from metarl.rollout import Rollout, mean_of_finished, mean_over_tasks
+from metarl.vector import Spec, Step
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from metarl import Learner, Tasks, TaskWorlds, collect
 from metarl.keys import Key
 from metarl.learner import load_tensors
 from metarl.modules.settings import Positive, Settings
-from metarl.rollout import Rollout, Step, mean_over_tasks
-from metarl.vector import Spec
+from metarl.rollout import Rollout, mean_over_tasks
+from metarl.vector import Spec, Step
 
 
 @dataclass(frozen=True)

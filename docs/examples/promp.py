@@ -21,8 +21,8 @@ from metarl.modules.networks import Gaussian, GaussianMLP
 from metarl.modules.optim import FlatAdam
 from metarl.modules.ppo import clipped_surrogate
 from metarl.modules.settings import Count, Fraction, Layers, NonNegative, Positive, Settings
-from metarl.rollout import Rollout, Step
-from metarl.vector import Spec
+from metarl.rollout import Rollout
+from metarl.vector import Spec, Step
 
 
 @dataclass(frozen=True)

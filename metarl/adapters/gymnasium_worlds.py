@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 
 class GymnasiumWorlds(VecWorlds):
-    """B gymnasium environments behind the methods of TaskWorlds, in processes."""
+    """B gymnasium environments behind the methods of VecWorlds, in processes."""
+
+    family: GymnasiumFamily  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self, family: GymnasiumFamily, num_worlds: int, threads: int | None = None

@@ -10,8 +10,10 @@ import mujoco
 import numpy as np
 
 from metarl.video.opengl import OffscreenBuffer
+from metarl.video.scene import tracking_camera
 
 if TYPE_CHECKING:
+    from metarl.family import TaskFamily
     from metarl.worlds import TaskWorlds
 
 MOST_GEOMS = 10_000
@@ -21,8 +23,8 @@ MOST_GEOMS = 10_000
 class OffscreenRenderer:
     """Follows the robot of any one of the worlds, and takes pictures of it.
 
-    The view is that of the model's camera named ``track``, where there is one, else from the side
-    and above. Each picture shows the world's own model: its task's sizes, ground and so on.
+    The view is that of the model's camera named ``track``, where there is one, else the one that
+    videos begin with. Each picture shows the world's own model: its task's sizes, ground and so on.
     """
 
     def __init__(self, worlds: TaskWorlds, width: int = 480, height: int = 480) -> None:
@@ -40,7 +42,7 @@ class OffscreenRenderer:
         model = copy.copy(worlds.family.compile())  # a deep copy, in MuJoCo
         self._buffer = OffscreenBuffer(model, width, height)
         self._scene = mujoco.MjvScene(model, MOST_GEOMS)
-        self._view = _view(model)
+        self._view = _view(worlds.family)
         self._closed = weakref.finalize(self, self._buffer.close)
         self._closed.atexit = False  # the buffer sees to that itself
 
@@ -62,15 +64,12 @@ class OffscreenRenderer:
         self._closed()
 
 
-def _view(model: mujoco.MjModel) -> mujoco.MjvCamera:
-    """The model's own tracking camera, or one that follows the first body that moves."""
-    view = mujoco.MjvCamera()
-    mujoco.mjv_defaultFreeCamera(model, view)
+def _view(family: TaskFamily) -> mujoco.MjvCamera:
+    """Return the model's own camera ``track``, or one that follows the robot as in videos."""
+    model = family.compile()
     own = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
-    if own >= 0:
-        view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, own
-    elif model.nbody > 1:
-        moving = np.flatnonzero(model.body_dofnum > 0)
-        view.type = mujoco.mjtCamera.mjCAMERA_TRACKING
-        view.trackbodyid = int(moving[0]) if len(moving) else 1
+    if own < 0:
+        return tracking_camera(model, family.camera)
+    view = mujoco.MjvCamera()
+    view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, own
     return view

@@ -30,8 +30,7 @@ from metarl.modules.settings import Count, Fraction, Layers, NonNegative, Positi
 from metarl.modules.trust_region import TrustRegionStep, trust_region_step
 from metarl.rollout import Rollout
 from metarl.tasks import Tasks
-from metarl.vector import Spec, Step
-from metarl.worlds import TaskWorlds
+from metarl.vector import Spec, Step, VecWorlds
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class MamlTrpo(Learner):
 
     # --- the meta-update -----------------------------------------------------------------------
 
-    def collect(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> Phases:
+    def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Phases:
         """Roll out with the prior, and after each inner step."""
         state = self.begin(len(tasks), worlds.num_worlds // len(tasks))
         return self.inner.collect(worlds, self, state, tasks, key, self.config.inner_steps)

@@ -39,8 +39,7 @@ from metarl.modules.settings import (
 )
 from metarl.rollout import Rollout, collect, mean_of_finished
 from metarl.tasks import Tasks
-from metarl.vector import Spec, Step
-from metarl.worlds import TaskWorlds
+from metarl.vector import Spec, Step, VecWorlds
 
 
 @dataclass(frozen=True)
@@ -209,7 +208,7 @@ class Pearl(Learner):
 
     # --- the meta-update -----------------------------------------------------------------------
 
-    def collect(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> Experience:
+    def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Experience:
         """Act in each task with z from the prior, then with z from the posterior given that."""
         if tasks.ids is None or tasks.ids.max() >= self.config.train_tasks:
             raise UserError(

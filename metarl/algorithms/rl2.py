@@ -34,8 +34,7 @@ from metarl.modules.returns import generalized_advantages
 from metarl.modules.settings import Count, Fraction, NonNegative, Positive, Settings
 from metarl.rollout import Rollout, collect, mean_of_finished
 from metarl.tasks import Tasks
-from metarl.vector import Spec, Step
-from metarl.worlds import TaskWorlds
+from metarl.vector import Spec, Step, VecWorlds
 
 
 @dataclass(frozen=True)
@@ -231,7 +230,7 @@ class Rl2(Learner):
             return {"entropy": float(policy.entropy().mean())}
         return {"std": float(policy.log_std.detach().exp().mean())}
 
-    def collect(self, worlds: TaskWorlds, tasks: Tasks, key: Key) -> Trials:
+    def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Trials:
         """Collect one trial in every world.
 
         Every episode starts with a reset of all worlds, as in evaluation.

@@ -76,7 +76,8 @@ def render(argv: Sequence[str]) -> int:
     from metarl.tasks import TaskDistribution
     from metarl.video import encode as video
     from metarl.video.opengl import make_context
-    from metarl.video.recording import RecordingWorlds, record
+    from metarl.video.recording import record
+    from metarl.worlds import TaskWorlds
 
     config = video.VideoConfig(size=args.size, fps=args.fps, speed=args.speed)
     if args.out is not None:
@@ -97,7 +98,7 @@ def render(argv: Sequence[str]) -> int:
     if not args.live:
         make_context(8, 8).free()  # what is missing is better said before the work than after it
     count = worlds_per_task(checkpoint, args.rollouts_per_task, len(tasks))
-    worlds = RecordingWorlds(family, len(tasks) * count, args.threads)
+    worlds = TaskWorlds(family, len(tasks) * count, args.threads)
     check_spec(learner, worlds)
     with bar("playing") as show:
         recording = record(
@@ -138,7 +139,7 @@ def _render_pictures(
             episodes=args.episodes, seed=args.seed, progress=show,
         )  # fmt: skip
     for m, row in enumerate(film.returns):
-        print(f"{tasks.label(m)}: return " + " → ".join(f"{value:.1f}" for value in row))
+        print(f"{tasks.label(m)}: return " + " → ".join(shown(value, 1) for value in row))
     video.write(cast("video.Film", film), out, threads=1)
     print(f"wrote {out}: {film.width} × {film.height}, {film.frames} frames, one a step")
     return 0
@@ -199,9 +200,9 @@ def play_live(recording: Recording, speed: float) -> None:
     import mujoco
     import mujoco.viewer
 
-    from metarl.scene import find_root
     from metarl.video.film import described, experience
     from metarl.video.renderer import brighten, extend_ground
+    from metarl.video.scene import find_root
 
     model, family = recording.models[0], recording.family
     brighten(model)

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from metarl import checkpoint as checkpoints
 from metarl.commands.arguments import Said, check_counts, parse
 from metarl.errors import UserError
+from metarl.evaluation import evaluate
+from metarl.launch import open_run, worlds_for, worlds_per_task
 from metarl.plugins import KINDS
-from metarl.progress import say
+from metarl.progress import bar, counted, say
+from metarl.run_folder import disk_errors, write_json
+from metarl.tasks import TaskDistribution
 from metarl.train_config import MAX_WORLDS
+from metarl.trust import CodeError
+from metarl.versions import versions
+
+if TYPE_CHECKING:
+    from metarl import evaluation
+    from metarl.report.run_summary import RunSummary
 
 
 @dataclass(frozen=True)
-class Report(Said):
-    """Write one self-contained HTML page: curves, tasks, settings, videos; several RUNs compared.
+class Protocol:
+    """How a run is evaluated for a report or a model card."""
 
-    Evaluations that are missing or of older weights are made, and kept in the run folder.
-    """
-
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Run folders, checkpoint folders, exported agents, or the names of agents that come with
-    metarl."""
-    out: Annotated[str | None, tyro.conf.arg(metavar="FILE.html")] = None
-    """Where to write it; the default is report.html in the (first) run's folder, and for the name
-    of an agent in the working folder."""
-    evaluate: bool = True
-    """Evaluate where needed; --no-evaluate shows what there is."""
     tasks: int = 30
     """How many tasks of each split."""
     episodes: int = 3
@@ -43,6 +43,31 @@ class Report(Said):
     """Where the learner computes."""
     threads: int | None = None
     """CPU threads; the default is every core."""
+
+    def fits(self, report: evaluation.Report) -> bool:
+        """Whether a report was made this way."""
+        asked = (self.tasks, self.episodes + 1, self.seed)
+        same = asked == (len(report.tasks), len(report.experience), report.seed)
+        return same and self.rollouts_per_task in (None, report.rollouts_per_task)
+
+
+@dataclass(frozen=True)
+class Report(Said, Protocol):
+    """Write one self-contained HTML page: curves, tasks, settings, videos; several RUNs compared.
+
+    Evaluations that are missing or of older weights are made, and kept in the run folder.
+    """
+
+    runs: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")
+    ] = ()
+    """Run folders, checkpoint folders, exported agents, or the names of agents that come with
+    metarl."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="FILE.html")] = None
+    """Where to write it; the default is report.html in the (first) run's folder, and for the name
+    of an agent in the working folder."""
+    evaluate: bool = True
+    """Evaluate where needed; --no-evaluate shows what there is."""
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises UserError."""
@@ -59,16 +84,13 @@ def report(argv: Sequence[str]) -> int:
     """Write the page."""
     args = parse(Report, argv, prog="metarl report")
     from metarl.report.page import write_page
-    from metarl.report.run_summary import Protocol, add_reports, read_run
+    from metarl.report.run_summary import read_run
 
-    test = Protocol(
-        args.tasks, args.episodes, args.seed, args.rollouts_per_task, args.device, args.threads
-    )
     runs = [read_run(path) for path in args.runs]
     if args.evaluate and len({run.family for run in runs}) == 1:
         for run, source in zip(runs, args.runs, strict=True):
             said = args.said() | {kind: None for kind in KINDS if ":" not in getattr(run, kind)}
-            add_reports(run, source, test, say, **said)
+            add_reports(run, source, args, say, **said)
     folder = runs[0].path if Path(args.runs[0]).exists() else Path()  # an agent's name: not there
     out = Path(args.out) if args.out else folder / "report.html"
     write_page(runs, out)
@@ -79,4 +101,79 @@ def report(argv: Sequence[str]) -> int:
     return 0
 
 
-__all__ = ["report"]
+def add_reports(
+    run: RunSummary,
+    source: Path | str,
+    test: Protocol,
+    say: Callable[[str], None],
+    **said: Any,
+) -> None:
+    """Evaluate a run on the splits whose report is missing or was made in another way.
+
+    The reports are kept in the run's evaluation/ for the next time. What fails becomes a note.
+
+    Args:
+        run: is given the reports.
+        source: the run or checkpoint folder to load.
+        test: how to evaluate.
+        say: called with a line before each evaluation.
+        said: family, algorithm and trust_code of `open_run`.
+
+    Raises:
+        CodeError: the run names code that nobody said may be run.
+    """
+    from metarl.report.run_summary import SPLITS
+
+    wanted = [
+        split for split in SPLITS
+        if split not in run.reports or split in run.stale or not test.fits(run.reports[split])
+    ]  # fmt: skip
+    if not wanted:
+        return
+    try:
+        checkpoint, family, learner = open_run(str(source), test.device, test.threads, **said)
+        distribution = TaskDistribution(family)
+        count = worlds_per_task(checkpoint, test.rollouts_per_task, test.tasks)
+        worlds = worlds_for(family, learner, test.tasks * count, test.threads)
+    except CodeError:
+        raise
+    except UserError as error:
+        run.note(f"It could not be evaluated: {error}")
+        return
+    for split in wanted:
+        if split == "ood" and not distribution.has_ood:
+            run.notes = [note for note in run.notes if note[0] != split]
+            run.note(f"{run.family} has no tasks outside the training box, so no ood evaluation")
+            continue
+        tasks = distribution.split(split, test.tasks)
+        words = f"{tasks.counted(f'{split} task')}, {counted(test.episodes, 'round')}"
+        say(f"{run.label}: evaluating on {words}")
+        with bar("evaluating") as show:
+            run.reports[split] = evaluate(
+                learner, worlds, tasks, episodes=test.episodes, seed=test.seed, split=split,
+                progress=show,
+            )  # fmt: skip
+        run.stale.discard(split)
+        run.notes = [
+            (about, f"{text} It was evaluated again." if about == split else text)
+            for about, text in run.notes if about != split or "cannot" in text
+        ]  # fmt: skip
+        if not checkpoint.meta.get("exported"):  # a shipped agent's folder stays as it is
+            _save_report(run, split, checkpoint)
+
+
+def _save_report(run: RunSummary, split: str, checkpoint: checkpoints.Checkpoint) -> None:
+    """Write a report into the run folder, for the next time."""
+    from metarl.report.run_summary import evaluation_path
+
+    target = evaluation_path(run.path, split, checkpoint.step)
+    about = {"step": checkpoint.step, "versions": versions()}
+    try:
+        with disk_errors(target):
+            target.parent.mkdir(exist_ok=True)
+            write_json(target, run.reports[split].to_json() | about)
+    except UserError as error:
+        run.note(f"The evaluation was not kept: {error}")
+
+
+__all__ = ["Protocol", "add_reports", "report"]

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from metarl.keys import Key
     from metarl.policy import Policy
     from metarl.tasks import Tasks
-    from metarl.vector import Step
-    from metarl.worlds import TaskWorlds
+    from metarl.vector import Step, VecWorlds
 
 
 class State(NamedTuple):
@@ -168,7 +167,7 @@ class InnerLoop:
         )
 
     def collect(
-        self, worlds: TaskWorlds, actor: Policy, state: State, tasks: Tasks, key: Key, steps: int
+        self, worlds: VecWorlds, actor: Policy, state: State, tasks: Tasks, key: Key, steps: int
     ) -> Phases:
         """Roll out and adapt in turns: with the prior, and after each of `steps` inner steps.
 

@@ -37,7 +37,7 @@ def log_figure(logger: Logger, report: Report, env_steps: int) -> str | None:
     try:
         from stable_baselines3.common.logger import Figure
 
-        from metarl.report.plots import adaptation_figure
+        from metarl.report.charts import adaptation_figure
 
         figure = Figure(adaptation_figure([report]), close=False)
         logger.record("heldout/adaptation", figure, exclude="csv")

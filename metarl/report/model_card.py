@@ -1,4 +1,7 @@
-"""The model card of a shared agent: what it was trained on, how well it adapts, where it fails."""
+"""The model card of a shared agent: what it was trained on, how well it adapts, where it fails.
+
+`templates/card.md` is the card; this module has its numbers and sentences.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,15 @@ from metarl.family import TaskFamily
 from metarl.plugins import first_line
 from metarl.progress import counted, si
 from metarl.registry import find_family, find_learner
-from metarl.report.page import duration
-from metarl.report.run_summary import units
-from metarl.report.svg import number
-from metarl.report.tasks import RANKED, Scores, in_words, scores, task_words, verdict
+from metarl.report.page import TEMPLATES
+from metarl.report.tasks import (
+    RANKED,
+    per_task_scores,
+    ranked_tasks,
+    task_words,
+    verdict,
+)
+from metarl.report.text import duration, number, param_units
 from metarl.tasks import TaskDistribution
 
 
@@ -28,95 +36,55 @@ def model_card(result: dict[str, Any], folder: str, note: str = "") -> str:
         folder: how commands name the agent.
         note: a sentence to add to the limits.
     """
-    family, algorithm = find_family(result["family"]), find_learner(result["algorithm"])
-    heldout = Report.from_json(result, "result")
-    reports = {"heldout": heldout}
+    family = find_family(result["family"])
+    reports = {"heldout": Report.from_json(result, "result")}
     if result.get("ood") is not None:
         reports["ood"] = Report.from_json(result["ood"], "result, ood")
-    title = f"{heldout.family}, {heldout.algorithm}"
+    scores = {split: per_task_scores(report) for split, report in reports.items()}
+    worst = ranked_tasks(scores, param_units(family.name))[::-1]
     what = first_line(type(family))
-    parts = [
-        f"# {title}",
-        f"{first_line(algorithm)} Trained on `{heldout.family}`: {what[:1].lower()}{what[1:]}",
-        _use(family, folder),
-        "## Trained on",
-        _trained_on(family, result),
-        "## Results",
-        _results(reports, result),
-        "![Learning and adaptation](curve.png)",
-        "## Where it fails",
-        _failures(reports),
-        "## Limits",
-        _limits(family, reports, result, note),
-    ]
-    return "\n\n".join(parts) + "\n"
+    return TEMPLATES.get_template("card.md").render(
+        heldout=reports["heldout"], reports=reports, family=family, folder=quoted(folder),
+        algorithm=first_line(find_learner(result["algorithm"])),
+        what=what[:1].lower() + what[1:], setting=_setting(family),
+        split="ood" if any(param.ood for param in family.params) else "heldout",
+        training=_training(result), command=result["command"], gains=_gains(reports),
+        protocol=_protocol(reports["heldout"]), words=" ".join(task_words(scores)),
+        worst=worst[: min(RANKED, (len(worst) + 1) // 2)],
+        limits=[*_limits(family, reports, result), *([note] if note else [])],
+    )  # fmt: skip
 
 
-def _use(family: TaskFamily, folder: str) -> str:
+def _setting(family: TaskFamily) -> str:
+    """Return the flag that sets the first parameter to a value towards its upper end."""
     nominal = TaskDistribution(family).nominal()
-    setting = ""
-    if nominal.names:
-        first = family.params[0].train.at(np.asarray(_NEARLY_TOP))
-        setting = f" --set {quoted(f'{nominal.names[0]}={float(first):.2g}')}"
-    split = "ood" if any(param.ood for param in family.params) else "heldout"
-    folder = quoted(folder)
-    return "\n".join(
-        [
-            "```sh",
-            f"metarl adapt {folder}{setting}",
-            f"metarl render {folder} --split {split} --out adapts.mp4",
-            f"metarl evaluate {folder} --split {split}",
-            f"metarl report {folder} --out report.html",
-            "```",
-        ]
-    )
+    if not nominal.names:
+        return ""
+    value = float(family.params[0].train.at(np.asarray(0.7)))
+    return f" --set {quoted(f'{nominal.names[0]}={value:.2g}')}"
 
 
-def _trained_on(family: TaskFamily, result: dict[str, Any]) -> str:
-    lines = ["| parameter | unit | trained on | tested outside, on |", "|---|---|---|---|"]
-    for param in family.params:
-        ood = ", ".join(map(str, param.ood)) or "—"
-        lines.append(f"| `{param.name}` | {param.unit or '1'} | {param.train} | {ood} |")
+def _training(result: dict[str, Any]) -> str:
     last, train = result["curve"][-1], result["config"]["train"]
     hardware = result["hardware"]
     seconds = duration(float(last["seconds"])) if "seconds" in last else "?"
     packages = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    machine = ", ".join(
-        str(part)
-        for part in (hardware.get("cpu"), f"{hardware.get('cores')} cores", hardware.get("gpu"))
-        if part
-    )
-    lines += [
-        "",
+    cores = f"{hardware.get('cores')} cores"
+    machine = ", ".join(filter(None, (hardware.get("cpu"), cores, hardware.get("gpu"))))
+    return (
         f"{si(last['env_steps'])} env steps in "
         f"{counted(last.get('iteration', '?'), 'iteration')} of "
         f"{counted(train['tasks_per_iteration'], 'task')} × "
         f"{counted(train['rollouts_per_task'], 'world')}, "
         f"{seconds}, seed {train['seed']}, on "
         f"{counted(result['config'].get('threads') or 'all', 'thread')} of: "
-        f"{machine}. Versions: {packages}.",
-        "",
-        "```sh",
-        result["command"],
-        "```",
-    ]
-    return "\n".join(lines)
+        f"{machine}. Versions: {packages}."
+    )
 
 
-def _results(reports: dict[str, Report], result: dict[str, Any]) -> str:
-    lines = [
-        "| tasks | episodes seen | mean return | interquartile mean, 95 % interval |",
-        "|---|---|---|---|",
-    ]
-    for split, report in reports.items():
-        table = zip(report.experience, report.mean, report.iqm, report.ci95, strict=True)
-        for seen, mean, centre, (low, high) in table:
-            lines.append(
-                f"| {split} | {seen} | {number(mean)} | {number(centre)} "
-                f"[{number(low)}, {number(high)}] |"
-            )
-        lines.append(f"| {split} | standing still | {number(report.stand_still)} | |")
-    lines.append("")
+def _gains(reports: dict[str, Report]) -> list[str]:
+    """Return a sentence for each split on what adaptation gains, and one on shared tasks."""
+    lines = []
     for split, report in reports.items():
         gain, low, high = report.difference()
         lines.append(
@@ -126,58 +94,33 @@ def _results(reports: dict[str, Report], result: dict[str, Any]) -> str:
         )
     if reports["heldout"].train_is_heldout:
         lines.append("The held-out tasks of this family are its training tasks.")
-    worlds, seed = reports["heldout"].rollouts_per_task, reports["heldout"].seed
-    lines.append(
-        f"Actions are deterministic, {counted(worlds, 'world')} a task, evaluation seed {seed}; "
-        f"the raw numbers are in `result.json`."
+    return lines
+
+
+def _protocol(report: Report) -> str:
+    return (
+        f"Actions are deterministic, {counted(report.rollouts_per_task, 'world')} a task, "
+        f"evaluation seed {report.seed}; the raw numbers are in `result.json`."
     )
-    return "\n".join(lines)
 
 
-def _failures(reports: dict[str, Report]) -> str:
-    found: dict[str, Scores] = {split: scores(report) for split, report in reports.items()}
-    unit = units(reports["heldout"].family)
-    lines = [" ".join(task_words(found)), ""]
-    rows = sorted(
-        (float(one.after[i] - one.before[i]), split, i)
-        for split, one in found.items()
-        for i in range(len(one.tasks))
-    )
-    lines += ["| adaptation helps least on | before | after | gain |", "|---|---|---|---|"]
-    for gain, split, i in rows[: min(RANKED, (len(rows) + 1) // 2)]:
-        one = found[split]
-        words = in_words(one.names, one.tasks[i].tolist(), unit)
-        lines.append(
-            f"| {words} ({split}) | {number(one.before[i])} | {number(one.after[i])} "
-            f"| {number(gain, True)} |"
-        )
-    return "\n".join(lines)
-
-
-def _limits(
-    family: TaskFamily, reports: dict[str, Report], result: dict[str, Any], note: str
-) -> str:
-    heldout = reports["heldout"]
+def _limits(family: TaskFamily, reports: dict[str, Report], result: dict[str, Any]) -> list[str]:
+    heldout, ood = reports["heldout"], reports.get("ood")
     seen = heldout.experience
     lines = [
-        f"- Trained and tested in simulation only, with episodes of {family.horizon} steps "
+        f"Trained and tested in simulation only, with episodes of {family.horizon} steps "
         f"({family.horizon * family.dt:g} s).",
-        f"- Each round of adaptation takes {counted(seen[1] - seen[0], 'episode')} of the task."
+        f"Each round of adaptation takes {counted(seen[1] - seen[0], 'episode')} of the task."
         if len(seen) > 1
-        else "- It was tested without adaptation.",
-        f"- One training seed ({result['config']['train']['seed']}) out of many possible ones; "
+        else "It was tested without adaptation.",
+        f"One training seed ({result['config']['train']['seed']}) out of many possible ones; "
         f"another seed gives another policy.",
     ]
-    ood = reports.get("ood")
-    if ood is not None:
-        lines.append(
-            f"- Outside the training box the return after adaptation is {number(ood.mean[-1])}, "
-            f"within it {number(heldout.mean[-1])}; standing still scores "
-            f"{number(ood.stand_still)} and {number(heldout.stand_still)} on those tasks."
-        )
-    else:
-        lines.append("- Nothing is known of tasks outside the training box.")
-    return "\n".join([*lines, f"- {note}"] if note else lines)
-
-
-_NEARLY_TOP = 0.7
+    if ood is None:
+        return [*lines, "Nothing is known of tasks outside the training box."]
+    return [
+        *lines,
+        f"Outside the training box the return after adaptation is {number(ood.mean[-1])}, "
+        f"within it {number(heldout.mean[-1])}; standing still scores {number(ood.stand_still)} "
+        f"and {number(heldout.stand_still)} on those tasks.",
+    ]

@@ -1,7 +1,8 @@
 """The report of one or several runs: one HTML page that needs nothing but itself.
 
-No scripts, no network, no fonts from elsewhere: style, charts (`metarl.report.svg`) and videos
-are in the page. What a run lacks is said in a line at the top, and the rest is shown.
+The page has no scripts and loads nothing: style, charts and videos are in it. What a run lacks is
+named in a line at the top, and the rest is shown. `templates/page.html` has the markup, and escapes
+every text; this module has the numbers and the sentences.
 """
 
 from __future__ import annotations
@@ -9,25 +10,49 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
-from html import escape
-from importlib.resources import files
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
+import jinja2
 
 from metarl.errors import UserError
 from metarl.evaluation import Report
 from metarl.progress import counted, si
+from metarl.report.charts import (
+    RUN_COLOURS,
+    SPLITS,
+    Group,
+    Panel,
+    draw_adaptation,
+    draw_learning,
+    panel,
+)
 from metarl.report.run_summary import RunSummary
-from metarl.report.svg import COLOURS, Chart, number
-from metarl.report.tasks import comparison_section, task_sections, verdict
+from metarl.report.tasks import (
+    MOST_CHARTS,
+    best_and_worst,
+    compare,
+    ranked_tasks,
+    scores_of,
+    task_charts,
+    task_words,
+    verdict,
+)
+from metarl.report.text import duration, number, param_units
 from metarl.run_folder import disk_errors, write_bytes
 
 LARGEST_VIDEO = 16 * 2**20
 """Bytes of a video that is put into the page; a larger one is named in a line."""
 LARGEST_PAGE = 48 * 2**20
-"""Bytes of all of them together."""
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
+"""Bytes of all videos in the page together."""
+
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("metarl.report"), autoescape=jinja2.select_autoescape(),
+    undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+)  # fmt: skip
+"""The templates; those named ``*.html`` escape what they are given."""
+TEMPLATES.globals |= {"number": number}
 
 
 def write_page(
@@ -54,26 +79,26 @@ def render(runs: Sequence[RunSummary], *, live: bool = False, running: bool = Fa
     if len({run.family for run in runs}) > 1:
         names = ", ".join(f"{run.label} ({run.family})" for run in runs)
         raise UserError(f"runs of different families cannot be compared: {names}")
-    if len(runs) > len(COLOURS):
-        raise UserError(f"a report compares at most {len(COLOURS)} runs, not {len(runs)}")
+    if len(runs) > len(RUN_COLOURS):
+        raise UserError(f"a report compares at most {len(RUN_COLOURS)} runs, not {len(runs)}")
     _tell_apart(runs)
-    sections = [
-        _header(runs, running), _notes(runs, live), _cards(runs[0]) if len(runs) == 1 else "",
-        comparison_section(runs), _learning_section(runs), task_sections(runs),
-        _videos(runs, live), _settings(runs),
-    ]  # fmt: skip
-    style = files("metarl.report").joinpath("page.css").read_text(encoding="utf-8")
-    head = [
-        '<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        "" if live else f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-        '<meta http-equiv="refresh" content="30">' if running else "",
-        f"<title>{escape(_title(runs))}</title><style>{style}</style>",
-    ]
-    return (
-        f'<!doctype html><html lang="en"><head>{"".join(head)}</head>'
-        f"<body><main>{''.join(sections)}</main></body></html>\n"
-    )
+    one = runs[0] if len(runs) == 1 else None
+    found, units = scores_of(runs), param_units(runs[0].family)
+    parameters = len(next(iter(found.values())).names) if found else 0
+    ranked = []
+    for n, run in enumerate(runs):
+        by_split = {split: scores for (m, split), scores in found.items() if m == n}
+        lists = best_and_worst(ranked_tasks(by_split, units))
+        ranked += [(run.label, task_words(by_split), lists)] if by_split else []
+    return TEMPLATES.get_template("page.html").render(
+        runs=runs, one=one, live=live, running=running,
+        title=f"{runs[0].family}: {', '.join(dict.fromkeys(run.algorithm for run in runs))}",
+        cost=_cost(runs[0]), notes=_notes(runs, live), cards=_cards(runs[0]) if one else [],
+        comparisons=compare(runs), curves=_curves(runs),
+        words=adaptation_words(runs[0]) if one else [], task_charts=task_charts(runs, found),
+        most=MOST_CHARTS, parameters=parameters, ranked=ranked, videos=_videos(runs, live),
+        tables=_settings(runs),
+    )  # fmt: skip
 
 
 def _tell_apart(runs: Sequence[RunSummary]) -> None:
@@ -88,143 +113,65 @@ def _tell_apart(runs: Sequence[RunSummary]) -> None:
         seen.add(run.label)
 
 
-def _title(runs: Sequence[RunSummary]) -> str:
-    algorithms = ", ".join(dict.fromkeys(run.algorithm for run in runs))
-    return f"{runs[0].family}: {algorithms}"
-
-
-def _header(runs: Sequence[RunSummary], running: bool) -> str:
-    if len(runs) > 1:
-        text = f"{len(runs)} runs, compared on the same tasks: " + ", ".join(
-            f"<strong>{escape(run.label)}</strong> ({escape(run.algorithm)})" for run in runs
-        )
-    else:
-        run = runs[0]
-        seed = "" if run.seed is None else f", seed {run.seed}"
-        text = f"Run <strong>{escape(run.label)}</strong>{seed}: {_cost(run)}"
-        if running:
-            text += "; training goes on, and this page is written anew at each evaluation"
-    return f'<h1>{escape(_title(runs))}</h1><p class="soft">{text}.</p>'
-
-
 def _cost(run: RunSummary) -> str:
     made = counted(run.iteration, "iteration")
     return f"{made}, {si(run.env_steps)} env steps, {duration(run.seconds)}"
 
 
-def duration(seconds: float) -> str:
-    """Return a time in words: 7 min, 2 h 5 min."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
-def _notes(runs: Sequence[RunSummary], live: bool) -> str:
+def _notes(runs: Sequence[RunSummary], live: bool) -> list[str]:
+    """Return what is missing, though not what a running training has yet to evaluate."""
     lines = []
     for run in runs:
-        for split, text in run.notes:
-            if live and split:  # what a running training has not evaluated yet is no news
-                continue
-            lines.append(text if len(runs) == 1 else f"{run.label}: {text}")
-        for split, report in run.reports.items():
-            if report.diverged:
-                lines.append(f"{run.label}, {split}: {report.divergence()}.")
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<ul class="notes">{items}</ul>' if items else ""
+        of = "" if len(runs) == 1 else f"{run.label}: "
+        lines += [of + text for split, text in run.notes if not (live and split)]
+        lines += [
+            f"{run.label}, {split}: {report.divergence()}."
+            for split, report in run.reports.items() if report.diverged
+        ]  # fmt: skip
+    return lines
 
 
-def _cards(run: RunSummary) -> str:
+def _cards(run: RunSummary) -> list[tuple[str, str]]:
+    """Return (number, what it is) of the main results."""
     cards = []
-    for split in ("heldout", "ood"):
-        report = run.reports.get(split)
-        if report is None:
-            continue
+    for split, report in run.reports.items():
         gain, low, high = report.difference()
+        interval = f"95 % interval {number(low, True)} to {number(high, True)}"
         seen = report.experience[-1]
         cards += [
             (number(report.mean[0]), f"{split}: return before adaptation"),
             (number(report.mean[-1]), f"{split}: after {counted(seen, 'episode')} of the task"),
-            (
-                number(gain, signed=True),
-                f"{split}: gain (IQM), 95 % interval {number(low, True)} to {number(high, True)}",
-            ),
+            (number(gain, signed=True), f"{split}: gain (IQM), {interval}"),
             (number(report.stand_still), f"{split}: standing still"),
         ]
-    body = "".join(
-        f'<div class="card"><b>{value}</b><span>{escape(what)}</span></div>'
-        for value, what in cards
-    )
-    return f'<div class="cards">{body}</div>' if body else ""
+    return cards
 
 
 # --- learning and adaptation -------------------------------------------------------------------
 
 
-def _learning_section(runs: Sequence[RunSummary]) -> str:
-    charts = [learning_chart(runs)] if any(run.curve for run in runs) else []
-    charts += [
-        adaptation_chart(runs, split)
-        for split in ("heldout", "ood")
-        if any(split in run.reports for run in runs)
-    ]
-    if not charts:
-        return "<h2>Learning and adaptation</h2><p>There is no evaluation to draw yet.</p>"
-    lines = adaptation_words(runs[0]) if len(runs) == 1 else []
-    words = "".join(f"<p>{escape(line)}</p>" for line in lines)
-    body = "".join(chart.html() for chart in charts)
-    return f'<h2>Learning and adaptation</h2>{words}<div class="grid2">{body}</div>'
-
-
-def learning_chart(runs: Sequence[RunSummary]) -> Chart:
-    """Return the held-out return over training, with 95 % intervals where the curve has them."""
-    chart = Chart("Learning", "environment steps (millions)", "return on held-out tasks")
-    for n, run in enumerate(run for run in runs if run.curve):
-        steps = [entry["env_steps"] / 1e6 for entry in run.curve]
-        colour = COLOURS[n] if len(runs) > 1 else "after"
-        seen = run.curve[-1].get("experience")
-        after = "after"
-        if isinstance(seen, list) and seen:
-            after += f" {counted(seen[-1], 'episode')}"
-        series = [("after", colour, f"{run.label}, {after}" if len(runs) > 1 else after)]
-        if len(runs) == 1:
-            series.insert(0, ("before", "before", "before adaptation (task-blind)"))
-        for key, css, label in series:
-            ends = np.array([entry[f"{key}_ci"] for entry in run.curve])
-            chart.band(steps, ends[:, 0].tolist(), ends[:, 1].tolist(), css)
-            chart.line(steps, [entry[key] for entry in run.curve], css, label, "dots")
-    still = [run.curve[-1]["stand_still"] for run in runs if _has_still(run)]
-    if still:
-        chart.rule(float(np.mean(still)), "still", "standing still")
-    chart.note = "Bands: 95 % intervals of the interquartile mean over tasks; lines: means."
-    return chart
-
-
-def _has_still(run: RunSummary) -> bool:
-    return bool(run.curve) and isinstance(run.curve[-1].get("stand_still"), float | int)
-
-
-def adaptation_chart(runs: Sequence[RunSummary], split: str) -> Chart:
-    """Return the curve over the episodes seen, beside standing still and not adapting."""
-    shown = [(n, run.reports[split]) for n, run in enumerate(runs) if split in run.reports]
-    seen = sorted({k for _, report in shown for k in report.experience})
-    spread = seen[-1] > 8 * next((k for k in seen if k > 0), 1) and len(runs) > 1
-    title = {"heldout": "Adaptation to held-out tasks", "ood": "Adaptation outside the box (ood)"}
-    same = " (train = held-out)" if shown[0][1].train_is_heldout else ""
-    chart = Chart(title[split] + same, "episodes of the task seen", "return", log=spread)
-    chart.xticks = [float(k) for k in seen]
-    for n, report in shown:
-        colour = COLOURS[n] if len(runs) > 1 else {"heldout": "after", "ood": "ood"}[split]
-        label = runs[n].label if len(runs) > 1 else "interquartile mean over tasks"
-        ends = np.array(report.ci95)
-        chart.band(report.experience, ends[:, 0].tolist(), ends[:, 1].tolist(), colour)
-        chart.line(report.experience, report.iqm, colour, label, "dots")
-        if len(runs) == 1:
-            chart.rule(report.iqm[0], "before", "task-blind (before adaptation)", "dot")
-    still = float(np.mean([report.stand_still for _, report in shown]))
-    chart.rule(still, "still", "standing still")
-    chart.note = "Bands: 95 % intervals over tasks."
-    return chart
+def _curves(runs: Sequence[RunSummary]) -> list[Panel]:
+    """Return the learning curve, and an adaptation curve for each split."""
+    panels = []
+    if curves := {run.label: [run.curve] for run in runs if run.curve}:
+        note = "Bands: 95 % intervals of the interquartile mean over tasks; lines: means."
+        panels.append(panel("Learning", lambda axes: draw_learning(axes, curves), note))
+    one = len(runs) == 1
+    for split, title in (
+        ("heldout", "Adaptation to held-out tasks"),
+        ("ood", "Adaptation outside the box (ood)"),
+    ):
+        groups = [
+            Group("interquartile mean over tasks" if one else run.label,
+                  SPLITS[split] if one else RUN_COLOURS[n], [run.reports[split]])
+            for n, run in enumerate(runs) if split in run.reports
+        ]  # fmt: skip
+        if groups:
+            same = groups[0].reports[0].train_is_heldout
+            title += " (train = held-out)" if same else ""
+            draw = partial(draw_adaptation, groups=groups, task_blind=one)
+            panels.append(panel(title, draw, "Bands: 95 % intervals over tasks."))
+    return panels
 
 
 def adaptation_words(run: RunSummary) -> list[str]:
@@ -252,83 +199,55 @@ def adaptation_words(run: RunSummary) -> list[str]:
     return lines
 
 
-# --- videos ------------------------------------------------------------------------------------
+# --- videos and settings -----------------------------------------------------------------------
 
 
-def _videos(runs: Sequence[RunSummary], live: bool) -> str:
+@dataclass
+class _Video:
+    """A video of the page, or why it is not there."""
+
+    label: str
+    source: str = ""
+    missing: str = ""
+
+
+def _videos(runs: Sequence[RunSummary], live: bool) -> list[_Video]:
     shown, left = [], LARGEST_PAGE
     for run in runs:
         for path in run.videos:
             name = re.sub(r"^step_0*(\d+)$", r"iteration \1", path.stem)
-            label = name if len(runs) == 1 else f"{run.label}: {name}"
+            video = _Video(name if len(runs) == 1 else f"{run.label}: {name}")
+            shown.append(video)
             try:
                 size = path.stat().st_size
                 if live:
-                    source = f"videos/{path.name}"
+                    video.source = f"videos/{path.name}"
                 elif size > min(LARGEST_VIDEO, left):
-                    shown.append(
-                        f'<p class="small">{escape(label)}: too large for this page '
-                        f"({size / 2**20:.0f} MiB); see {escape(f'videos/{path.name}')}.</p>"
-                    )
-                    continue
+                    mib = f"{size / 2**20:.0f} MiB"
+                    video.missing = f"too large for this page ({mib}); see videos/{path.name}"
                 else:
                     kind = "video/mp4" if path.suffix == ".mp4" else "image/gif"
                     data = base64.b64encode(path.read_bytes()).decode()
-                    source, left = f"data:{kind};base64,{data}", left - size
+                    video.source, left = f"data:{kind};base64,{data}", left - size
             except OSError as error:
-                reason = error.strerror or str(error)
-                shown.append(f'<p class="small">{escape(f"{label}: {reason}")}.</p>')
-                continue
-            shown.append(_player(escape(source), escape(label), path.suffix))
-    if not shown:
-        return ""
-    return f'<h2>Before and after, seen</h2><div class="grid2">{"".join(shown)}</div>'
+                video.missing = error.strerror or str(error)
+    return shown
 
 
-def _player(source: str, label: str, suffix: str) -> str:
-    if suffix == ".gif":
-        body = f'<img src="{source}" alt="{label}">'
-    else:
-        body = f'<video src="{source}" controls loop muted playsinline preload="metadata"></video>'
-    return f"<figure><figcaption>{label}</figcaption>{body}</figure>"
-
-
-# --- settings ----------------------------------------------------------------------------------
-
-
-def _settings(runs: Sequence[RunSummary]) -> str:
-    """Settings, versions and cost, a column a run; a row that differs is bold."""
-    tables = [
-        ("Cost", [_costs(run) for run in runs]),
-        ("Training", [{k: v for k, v in run.train.items() if k not in _UNSHOWN} for run in runs]),
-        ("Algorithm", [{"algorithm": run.algorithm} | run.learner for run in runs]),
-        ("Versions and machine", [run.versions | run.machine for run in runs]),
-    ]
-    body = ""
-    for title, columns in tables:
-        rows = ""
-        for name in dict.fromkeys(name for column in columns for name in column):
-            values = [_shown(column.get(name)) for column in columns]
-            cells = "".join(f"<td>{escape(value)}</td>" for value in values)
-            css = ' class="differs"' if len(set(values)) > 1 else ""
-            rows += f"<tr{css}><td>{escape(name)}</td>{cells}</tr>"
-        heads = "".join(f"<th>{escape(run.label)}</th>" for run in runs)
-        head = f"<tr><th></th>{heads}</tr>" if len(runs) > 1 else ""
-        opened = " open" if title == "Cost" else ""
-        body += (
-            f"<details{opened}><summary>{title}</summary>"
-            f'<div class="scroll"><table>{head}{rows}</table></div></details>'
-        )
-    commands = "".join(
-        f"<p>{escape(run.label if len(runs) > 1 else 'Made')} by "
-        f"<code>{escape(run.command)}</code></p>"
-        for run in runs
-        if run.command
-    )
-    return f"<h2>Settings, versions and cost</h2>{commands}{body}"
-
-
-_UNSHOWN = ("out", "progress", "print_every")
+def _settings(runs: Sequence[RunSummary]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """Return tables of settings, versions and cost: a title, and (name, a value for each run)."""
+    unshown = ("out", "progress", "print_every")
+    tables = {
+        "Cost": [_costs(run) for run in runs],
+        "Training": [{k: v for k, v in run.train.items() if k not in unshown} for run in runs],
+        "Algorithm": [{"algorithm": run.algorithm} | run.learner for run in runs],
+        "Versions and machine": [run.versions | run.machine for run in runs],
+    }
+    return [
+        (title, [(name, [_plain(column.get(name)) for column in columns])
+                 for name in dict.fromkeys(name for column in columns for name in column)])
+        for title, columns in tables.items()
+    ]  # fmt: skip
 
 
 def _costs(run: RunSummary) -> dict[str, object]:
@@ -352,12 +271,10 @@ def _evaluation_cost(report: Report) -> str:
     return text + (f", {counted(report.diverged, 'episode')} diverged" if report.diverged else "")
 
 
-def _shown(value: object) -> str:
+def _plain(value: object) -> str:
+    """Return a setting as text."""
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "—" if value is None else str(value)
-
-
-__all__ = ["adaptation_chart", "duration", "learning_chart", "render", "write_page"]

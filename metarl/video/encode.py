@@ -6,14 +6,15 @@ encoder in its turn. Nothing runs the learner or the physics here: see `metarl.v
 
 from __future__ import annotations
 
+import contextlib
 import os
-import queue
 import subprocess
 import tempfile
-import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from metarl.errors import UserError
 from metarl.run_folder import disk_errors
 from metarl.threads import available_cores
 from metarl.video.film import Film, VideoConfig
+from metarl.video.renderer import Renderer
 
 if TYPE_CHECKING:
     from metarl.video.recording import Recording
@@ -35,57 +37,39 @@ GIF_WIDTH, GIF_FPS = 800, 12.5
 
 
 def draw_frames(film: Film, threads: int | None = None) -> Iterator[np.ndarray]:
-    """Yield all frames in order, drawn by several threads ahead of time.
+    """Yield all frames in order, drawn by several threads at most a few frames ahead.
+
+    A renderer belongs to the thread that made it, so each worker is a pool of one thread.
 
     Raises:
         UserError: there is no headless OpenGL.
     """
     count = min(threads or available_cores(), film.frames)
-    stop = threading.Event()
-    queues: list[queue.Queue[Any]] = [queue.Queue(maxsize=2) for _ in range(count)]
-    workers = [
-        threading.Thread(target=_draw_some, args=(film, k, count, queues[k], stop), daemon=True)
-        for k in range(count)
-    ]
-    for worker in workers:
-        worker.start()
-    try:
-        for number in range(film.frames):
-            got = queues[number % count].get()
-            if isinstance(got, BaseException):
-                raise got
-            yield got
-    finally:
-        stop.set()
-        for worker in workers:
-            worker.join()
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(count)]
+        renderers = [worker.submit(film.renderer) for worker in workers]
+        for worker, renderer in zip(workers, renderers, strict=True):
+            stack.callback(lambda w=worker, r=renderer: w.submit(_close, r))
 
+        def draw(number: int) -> Future[np.ndarray]:
+            at = number % count
+            return workers[at].submit(lambda: film.frame(number, renderers[at].result()))
 
-def _draw_some(
-    film: Film, first: int, every: int, out: queue.Queue[Any], stop: threading.Event
-) -> None:
-    """Draw frames first, first + every, … into a queue; an error is the last thing in it."""
-    try:
-        renderer = film.renderer()
+        ahead = deque(draw(number) for number in range(min(2 * count, film.frames)))
         try:
-            for number in range(first, film.frames, every):
-                if not _put(out, film.frame(number, renderer), stop):
-                    return
+            for number in range(film.frames):
+                frame = ahead.popleft().result()
+                if number + 2 * count < film.frames:
+                    ahead.append(draw(number + 2 * count))
+                yield frame
         finally:
-            renderer.close()
-    except BaseException as error:
-        _put(out, error, stop)
+            for pending in ahead:
+                pending.cancel()
 
 
-def _put(out: queue.Queue[Any], item: object, stop: threading.Event) -> bool:
-    """Put an item in the queue unless nobody wants it any more."""
-    while not stop.is_set():
-        try:
-            out.put(item, timeout=0.1)
-            return True
-        except queue.Full:
-            continue
-    return False
+def _close(renderer: Future[Renderer]) -> None:
+    if renderer.exception() is None:
+        renderer.result().close()
 
 
 # --- encoding ----------------------------------------------------------------------------------
@@ -147,7 +131,10 @@ def _encode(
     film: Film, path: Path, suffix: str, threads: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> None:  # fmt: skip
-    """Pipe the frames into FFmpeg."""
+    """Pipe the frames into FFmpeg.
+
+    `imageio_ffmpeg.write_frames` would not say that FFmpeg failed, as on a full disk.
+    """
     from imageio_ffmpeg import get_ffmpeg_exe
 
     fps, size = film.config.fps, f"{film.width}x{film.height}"

@@ -16,18 +16,6 @@ import numpy as np
 from PIL import Image
 
 from metarl.errors import UserError, one_line
-from metarl.scene import (
-    Camera,
-    Marker,
-    Reading,
-    Root,
-    Shot,
-    body_path,
-    find_root,
-    plan_shots,
-    robot_size,
-    velocity_of,
-)
 from metarl.video.overlay import COLOURS, DARK, Header, Panel, PanelOverlay, Strip, gauge_spans
 from metarl.video.renderer import (
     Marks,
@@ -37,6 +25,20 @@ from metarl.video.renderer import (
     extend_ground,
     needs_ticks,
     trail_of,
+)
+from metarl.video.scene import (
+    Camera,
+    Marker,
+    Reading,
+    Root,
+    Shot,
+    body_path,
+    find_root,
+    markers_of,
+    plan_shots,
+    readings_of,
+    robot_size,
+    velocity_of,
 )
 
 if TYPE_CHECKING:
@@ -142,7 +144,7 @@ class Film:
         root = asked(family, "camera", lambda: find_root(model, (family.camera or Camera()).body))
         paths = [body_path(model, episode.qpos, root.body) for _, _, episode, _ in chosen]
         speeds = [velocity_of(path, dt) for path in paths]
-        markers = _listed(family, "markers()", lambda: family.markers(task), Marker)
+        markers = _listed(family, "markers()", lambda: markers_of(family, task), Marker)
         worlds = recording.report.rollouts_per_task
         panels = []
         for (phase, title, episode, mean), path, speed in zip(chosen, paths, speeds, strict=True):
@@ -240,7 +242,7 @@ def _listed(
 def _readings(
     family: TaskFamily, path: np.ndarray, speed: np.ndarray, task: Mapping[str, Any]
 ) -> list[Reading]:
-    got = _listed(family, "readings()", lambda: family.readings(path, speed, task), Reading)
+    got = _listed(family, "readings()", lambda: readings_of(family, path, speed, task), Reading)
     for reading in got:
         if np.shape(reading.values) != (len(path),):
             raise UserError(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from metarl.scene import Reading
+from metarl.video.scene import Reading
 
 COLOURS = {"before": (150, 156, 166), "during": (236, 168, 52), "after": (52, 146, 232)}
 """Of the episodes before, during and after adaptation."""

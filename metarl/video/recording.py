@@ -1,8 +1,8 @@
-"""Recording: `metarl.evaluate` itself, watched, with the states of one world of each task kept.
+"""Records an evaluation: the states of one world of each task, as `metarl.evaluate` plays them.
 
-Nothing is played again for a video: the rounds are those of the evaluation, to the bit, and so are
-the returns. What is kept is enough to draw them afterwards: positions, rewards, and each watched
-world's own model.
+Nothing is simulated again for a video: the rounds are those of the evaluation, to the bit, and so
+are the returns. What is kept is enough to draw them afterwards: positions, rewards, and the model
+of each recorded world.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from metarl.evaluation import Report, evaluate
-from metarl.keys import Key
+from metarl.rollout import OnStep
 from metarl.vector import Transition
 from metarl.worlds import TaskWorlds
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from metarl.family import TaskFamily
     from metarl.learner import Learner
     from metarl.tasks import Tasks
-
-WATCHED = ("score", "explore")
-"""The episodes of an evaluation that are kept, by the word in their key."""
 
 
 @dataclass
@@ -75,78 +72,56 @@ class Recording:
 
 @dataclass
 class _Segment:
-    """One `seed` … `reset` … `step` … of all worlds."""
+    """What the watched worlds did since a reset: T+1 states and T steps."""
 
     qpos: list[Tensor] = field(default_factory=list)
+    """Each (M, nq)"""
     mocap: list[Tensor] = field(default_factory=list)
+    """Each (M, nmocap, 7)"""
     steps: list[Transition] = field(default_factory=list)
 
 
-class RecordingWorlds(TaskWorlds):
-    """Task worlds that keep what happens in the first world of each task."""
+class _Recorder:
+    """Keeps the states of the first world of each task while an evaluation plays."""
 
-    def __init__(
-        self, family: TaskFamily | str, num_worlds: int, threads: int | None = None
-    ) -> None:
+    def __init__(self, worlds: TaskWorlds, tasks: int) -> None:
+        self.worlds = worlds
+        self.watched = torch.arange(tasks) * (worlds.num_worlds // tasks)
         self.segments: dict[tuple[str, int], _Segment] = {}
-        self._segment: _Segment | None = None
-        self._ended: tuple[Tensor, Tensor] | None = None
-        super().__init__(family, num_worlds, threads)
+        self._last: tuple[Tensor, Tensor] | None = None
+        worlds.on_episode_end = self._keep_last
 
-    def set_tasks(self, tasks: Tasks, worlds_per_task: int) -> None:
-        """Give every world its task; watch the first world of each."""
-        super().set_tasks(tasks, worlds_per_task)
-        self.watched = torch.arange(len(tasks)) * worlds_per_task
-        self.segments.clear()
-        self._segment = None
+    def __call__(self, phase: str, k: int) -> OnStep:
+        """Begin a segment in the state that the worlds are in; see `metarl.adapted.Watch`."""
+        segment = self.segments[phase, k] = _Segment()
+        self._last = None  # of an episode that nobody recorded
+        self._add(segment, self._positions())
 
-    def seed(self, key: Key) -> None:
-        """Start the randomness of resets anew, and a segment if the key is of one to keep."""
-        super().seed(key)
-        self._segment = None
-        if len(key.words) >= 2 and key.words[-2] in WATCHED:
-            self._segment = _Segment()
-            self.segments[str(key.words[-2]), int(key.words[-1])] = self._segment
+        def on_step(got: Transition) -> None:
+            self._add(segment, self._last or self._positions())
+            self._last = None
+            segment.steps.append(Transition(*(part[self.watched].clone() for part in got)))
 
-    def reset(self, ids: Tensor | None = None) -> Tensor:
-        """Begin a new trial, and note the state that it begins in."""
-        obs = super().reset(ids)
-        if self._segment is not None:
-            self._keep(*self._positions())
-        return obs
+        return on_step
 
-    def step(self, action: Tensor) -> Transition:
-        """Advance every world, and note the state after it, before any reset."""
-        self._ended = None
-        got = super().step(action)
-        if self._segment is not None:
-            self._keep(*(self._ended or self._positions()))
-            w = self.watched
-            self._segment.steps.append(Transition(*(part[w].clone() for part in got)))
-        return got
-
-    def _restart(self, done: Tensor, next_obs: Tensor) -> Tensor:
-        if self._segment is not None:
-            self._ended = self._positions()
-        return super()._restart(done, next_obs)
+    def _keep_last(self) -> None:
+        self._last = self._positions()
 
     def _positions(self) -> tuple[Tensor, Tensor]:
         """Return (M, nq) and (M, nmocap, 7) of the watched worlds."""
-        sim, w = self.simulator, self.watched
+        sim, w = self.worlds.simulator, self.watched
         if not sim.model.nmocap:
             return sim.qpos[w], torch.zeros(len(w), 0, 7, dtype=torch.float64)
         parts = [sim.bind(name)[w] for name in ("mocap_pos", "mocap_quat")]
-        size = sim.model.nmocap
-        return sim.qpos[w], torch.cat([p.reshape(len(w), size, -1) for p in parts], 2)
+        return sim.qpos[w], torch.cat([p.reshape(len(w), sim.model.nmocap, -1) for p in parts], 2)
 
-    def _keep(self, qpos: Tensor, mocap: Tensor) -> None:
-        assert self._segment is not None
-        self._segment.qpos.append(qpos)
-        self._segment.mocap.append(mocap)
+    def _add(self, segment: _Segment, positions: tuple[Tensor, Tensor]) -> None:
+        segment.qpos.append(positions[0])
+        segment.mocap.append(positions[1])
 
 
 def record(
-    learner: Learner, worlds: RecordingWorlds, tasks: Tasks, *, episodes: int, seed: int,
+    learner: Learner, worlds: TaskWorlds, tasks: Tasks, *, episodes: int, seed: int,
     split: str = "heldout", progress: Callable[[int, int], None] | None = None,
 ) -> Recording:  # fmt: skip
     """Evaluate a learner and keep what its first world of each task did.
@@ -160,33 +135,41 @@ def record(
         split: what to call the tasks.
         progress: called with (rounds done, rounds in all).
     """
-    report = evaluate(
-        learner, worlds, tasks, episodes=episodes, seed=seed, split=split, progress=progress
-    )
-    models = [worlds.simulator.world_model(int(world)) for world in worlds.watched]
+    recorder = _Recorder(worlds, len(tasks))
+    try:
+        report = evaluate(
+            learner, worlds, tasks, episodes=episodes, seed=seed, split=split, progress=progress,
+            watch=recorder,
+        )  # fmt: skip
+    finally:
+        worlds.on_episode_end = None
+    models = [worlds.simulator.world_model(int(world)) for world in recorder.watched]
     kept = {
         name: [_episode(segment, m) for m in range(len(tasks))]
-        for name, segment in worlds.segments.items()
+        for name, segment in recorder.segments.items()
     }
     return Recording(worlds.family, tasks, report, models, kept, learner.explores_to_adapt)
 
 
 def _episode(segment: _Segment, m: int) -> Episode:
     """Return the first episode of task m in a segment."""
-    qpos = torch.stack([row[m] for row in segment.qpos]).numpy()
-    mocap = torch.stack([row[m] for row in segment.mocap]).numpy()
     ended, steps = "time limit", len(segment.steps)
     for t, got in enumerate(segment.steps):
-        for name in ("terminated", "diverged", "truncated"):
-            if bool(getattr(got, name)[m]):
-                ended, steps = "time limit" if name == "truncated" else name, t + 1
-                break
-        else:
-            continue
-        break
+        flags = {
+            "terminated": got.terminated,
+            "diverged": got.diverged,
+            "time limit": got.truncated,
+        }
+        if reasons := [reason for reason, flag in flags.items() if bool(flag[m])]:
+            ended, steps = reasons[0], t + 1
+            break
     reward = np.array([float(got.reward[m]) for got in segment.steps[:steps]], np.float32)
-    qpos, mocap = qpos[: steps + 1], mocap[: steps + 1]
-    bad = ~np.isfinite(qpos).all(1)
-    for t in np.flatnonzero(bad):  # a state that is not finite cannot be drawn: hold the last one
-        qpos[t] = qpos[t - 1]
+    qpos = torch.stack([row[m] for row in segment.qpos[: steps + 1]]).numpy()
+    mocap = torch.stack([row[m] for row in segment.mocap[: steps + 1]]).numpy()
+    for t in np.flatnonzero(~np.isfinite(qpos).all(1)):
+        qpos[t] = qpos[t - 1]  # a state that is not finite cannot be drawn: hold the last one
     return Episode(qpos, mocap, reward, ended)
+
+
+RecordingWorlds = TaskWorlds
+"""Deprecated: `record` takes any worlds of a family."""

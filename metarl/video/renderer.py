@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import mujoco
 import numpy as np
 
-from metarl.scene import Marker, Root, robot_geoms
 from metarl.video.opengl import OffscreenBuffer
+from metarl.video.scene import Marker, Root, robot_geoms
 
 SHADOW_SIZE, SAMPLES = 1024, 4
 """Resolution of shadows (MuJoCo's 4096 takes a CPU twice the time), and samples in a pixel."""

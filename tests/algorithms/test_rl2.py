@@ -10,8 +10,8 @@ from metarl.algorithms.rl2 import Batch, Rl2, Rl2Config, State, Trials
 from metarl.keys import Key
 from metarl.modules.memory import MEMORIES
 from metarl.modules.ppo import parallel_gradient
-from metarl.rollout import Rollout, Step
-from metarl.vector import Spec
+from metarl.rollout import Rollout
+from metarl.vector import Spec, Step
 
 SPEC = Spec(3, 2, 10)
 TASKS = 6

@@ -16,8 +16,8 @@ from metarl import (
 from metarl.keys import Key
 from metarl.learner import Learner
 from metarl.registry import list_learners
-from metarl.rollout import Step
 from metarl.sampler import task_sampler
+from metarl.vector import Step
 
 TASKS, WORLDS = 3, 4
 VARIANTS = [("rl2", {"memory": memory}) for memory in ("lstm", "transformer", "snail")]

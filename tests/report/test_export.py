@@ -14,10 +14,10 @@ import torch
 
 from metarl import UserError, cli
 from metarl import checkpoint as checkpoints
+from metarl.commands.export import export_agent
 from metarl.experiment import Measure, measure
 from metarl.launch import train_config
 from metarl.learner import Learner
-from metarl.report.export import export_agent
 from metarl.report.run_summary import read_run
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,21 +12,23 @@ from filmed import SMALL, recorded
 from metarl.algorithms.maml_trpo import MamlTrpo
 from metarl.errors import UserError
 from metarl.registry import find_family, find_learner
-from metarl.scene import (
+from metarl.tasks import TaskDistribution
+from metarl.video import renderer as renderers
+from metarl.video.film import Film, VideoConfig, between, experience
+from metarl.video.overlay import first_that_fits, fitted, font, signed, spread
+from metarl.video.recording import record
+from metarl.video.scene import (
     Marker,
     body_path,
     find_root,
+    markers_of,
     plan_shots,
     smooth,
     usual_markers,
     usual_readings,
     velocity_of,
 )
-from metarl.tasks import TaskDistribution
-from metarl.video import renderer as renderers
-from metarl.video.film import Film, VideoConfig, between, experience
-from metarl.video.overlay import first_that_fits, fitted, font, signed, spread
-from metarl.video.recording import RecordingWorlds, record
+from metarl.worlds import TaskWorlds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,7 +99,7 @@ def test_readings_by_hand():
 def test_the_robot_and_the_goal_are_in_view(name):
     """At every step the camera sees the root, and the goal if there is one in space."""
     got = recorded(find_family(name), worlds_per_task=1, episodes=1)
-    model, markers = got.models[0], got.family.markers(got.task(0))
+    model, markers = got.models[0], markers_of(got.family, got.task(0))
     episodes = [row[0] for row in got.episodes.values()]
     paths = [body_path(model, e.qpos, find_root(model).body) for e in episodes]
     tall = np.tan(np.radians(float(model.vis.global_.fovy)) / 2)
@@ -160,7 +162,7 @@ def test_numbers_and_experience_in_words():
 
 
 def test_a_camera_on_no_body_is_an_error(recording, monkeypatch):
-    from metarl.scene import Camera
+    from metarl.video.scene import Camera
 
     monkeypatch.setattr(type(recording.family), "camera", Camera(body="robto"))
     with pytest.raises(UserError, match=r"point-goal.*'robto'.*did you mean 'robot'"):
@@ -171,7 +173,7 @@ def test_a_hook_that_fails_is_one_line(recording, monkeypatch):
     def broken(self, task):
         return task["nothing"]
 
-    monkeypatch.setattr(type(recording.family), "markers", broken)
+    monkeypatch.setattr(type(recording.family), "markers", broken, raising=False)
     with pytest.raises(UserError, match=r"family 'point-goal', markers\(\): KeyError: 'nothing'"):
         Film(recording, SMALL)
 
@@ -184,7 +186,7 @@ def test_a_hook_that_fails_is_one_line(recording, monkeypatch):
 def test_a_hook_that_answers_something_else_is_one_line(
     recording, monkeypatch, member, answer, kind
 ):
-    monkeypatch.setattr(type(recording.family), member, lambda *_: answer)
+    monkeypatch.setattr(type(recording.family), member, lambda *_: answer, raising=False)
     expected = rf"family 'point-goal', {member}\(\): must return a list of {kind}, not "
     with pytest.raises(UserError, match=expected) as caught:
         Film(recording, SMALL)
@@ -296,7 +298,7 @@ def test_phases(episodes, explores, phases):
     cls = (
         MamlTrpo if explores else find_learner(f"{ROOT}/docs/examples/my_learner.py:ConstantAction")
     )
-    worlds = RecordingWorlds("point-goal", 1, 1)
+    worlds = TaskWorlds("point-goal", 1, 1)
     learner = cls(worlds.spec, cls.Config())
     if learner.explores_to_adapt != explores:
         learner.explores_to_adapt = explores

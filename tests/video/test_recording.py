@@ -14,7 +14,7 @@ from metarl.algorithms.maml_trpo import MamlTrpo
 from metarl.evaluation import evaluate
 from metarl.registry import find_family, find_learner
 from metarl.tasks import TaskDistribution
-from metarl.video.recording import RecordingWorlds, record
+from metarl.video.recording import record
 from metarl.worlds import TaskWorlds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ def test_returns_are_those_of_evaluate(algorithm):
     family = find_family("point-goal")
     tasks = TaskDistribution(family).split("heldout", 2)
     cls = find_learner(algorithm + (":ConstantAction" if algorithm.endswith(".py") else ""))
-    plain, watched = TaskWorlds(family, 6, 1), RecordingWorlds(family, 6, 1)
+    plain, watched = TaskWorlds(family, 6, 1), TaskWorlds(family, 6, 1)
     learner = cls(plain.spec, cls.Config())
     expected = evaluate(learner, plain, tasks, episodes=2, seed=3)
     got = record(learner, watched, tasks, episodes=2, seed=3)

@@ -1,0 +1,64 @@
+"""Numbers, durations and tasks as text, for pages, model cards and tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from metarl.errors import UserError
+from metarl.params import Param
+from metarl.progress import ALL_DIVERGED
+
+
+def number(value: float, signed: bool = False) -> str:
+    """Return a number with about three digits, a true minus sign and no exponent up to 10 M.
+
+    NaN is a mean over episodes of which all diverged, and is said to be that.
+    """
+    if math.isnan(value):
+        return ALL_DIVERGED
+    if value != 0 and not 1e-4 <= abs(value) < 1e7:
+        text = f"{value:.2g}"
+    else:
+        digits = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+        text = f"{value:,.{min(digits, 6)}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+    text = "0" if text in ("-0", "") else text
+    return ("+" if signed and value > 0 and text != "0" else "") + text.replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: 7 min, 2 h 5 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def format_task(names: Sequence[str], values: Sequence[float], units: dict[str, str]) -> str:
+    """Return a task as text, such as ``goal_velocity 1.7 m/s``."""
+    parts = (
+        f"{name} {number(value)} {units.get(name, '')}".rstrip()
+        for name, value in zip(names, values, strict=True)
+    )
+    return ", ".join(parts) or "the one task"
+
+
+def family_params(family: str) -> dict[str, Param]:
+    """Return the parameter of each parameter name of a registered family; else nothing.
+
+    A family in a file has none here: a report must not run a file that a run folder names.
+    """
+    from metarl.registry import find_family
+
+    if ":" in family:
+        return {}
+    try:
+        return {name: param for param in find_family(family).params for name in param.names}
+    except UserError:
+        return {}
+
+
+def param_units(family: str) -> dict[str, str]:
+    """Return the unit of each parameter name of a registered family."""
+    return {name: param.unit for name, param in family_params(family).items()}

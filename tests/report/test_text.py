@@ -1,0 +1,21 @@
+"""Numbers and durations in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from metarl.report.text import duration, number
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (-0.0, "0"), (3, "3"), (-308.46, "−308"), (0.4249, "0.425"), (12.34, "12.3"),
+     (1234567, "1,234,567"), (0.00123, "0.00123"), (1e-7, "1e−07"), (2.0, "2"), (100, "100")],
+)  # fmt: skip
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+def test_signed_numbers_and_durations():
+    assert [number(v, signed=True) for v in (5, -5, 0)] == ["+5", "−5", "0"]
+    assert [duration(s) for s in (7, 99, 600, 7500)] == ["7 s", "99 s", "10 min", "2 h 5 min"]
