@@ -41,6 +41,9 @@ class TaskValues(dict[str, Tensor]):
 class TaskWorlds(VecWorlds):
     """B simulated robots of one family, each with a task of its own."""
 
+    on_episode_end: Callable[[], object] = staticmethod(lambda: None)
+    """Called where episodes ended, before the next begin: `simulator` has the last states then."""
+
     def __init__(
         self, family: TaskFamily | str, num_worlds: int, threads: int | None = None
     ) -> None:
@@ -60,9 +63,6 @@ class TaskWorlds(VecWorlds):
             self.simulator.snapshot(self.family.keep)
         except UserError as error:
             raise UserError(f"family '{self.family.name}', keep: {error}") from None
-        self.on_episode_end: Callable[[], None] | None = None
-        """Called in `step` where episodes ended, before the next ones begin: `simulator` then has
-        their last states."""
         self._rows = [[e.rows(self.family.compile()) for e in p.edits] for p in self.family.params]
         self._action_map()
         self._clock = 0
@@ -233,20 +233,15 @@ class TaskWorlds(VecWorlds):
     def _field(self, fields: dict[str, np.ndarray], name: str, count: int) -> np.ndarray:
         """The (count, …) values of a model field being edited, nominal at first."""
         if name not in fields:
-            nominal = nominal_value(self.family.compile(), name)
-            fields[name] = np.repeat(nominal[None], count, axis=0)
+            fields[name] = np.repeat(nominal_value(self.family.compile(), name)[None], count, 0)
         return fields[name]
 
     def _begin_episodes(self, ids: Tensor | None) -> None:
         every = torch.arange(self.num_worlds) if ids is None else ids
         which = every.numpy()
         self.simulator.reset(ids)
-        rng = WorldDraws(
-            self._key,
-            self.tasks.first + self._task_index[which],
-            self._world_index[which],
-            self._episode[which],
-        )
+        task = self.tasks.first + self._task_index[which]
+        rng = WorldDraws(self._key, task, self._world_index[which], self._episode[which])
         self._ask("initial_state", self.simulator, every, rng)
         self.simulator.refresh(ids)
         self._episode[which] += 1
@@ -255,8 +250,7 @@ class TaskWorlds(VecWorlds):
 
     def _restart(self, done: Tensor, next_obs: Tensor) -> Tensor:
         """Begin the next episode of the trial in the worlds that are done."""
-        if self.on_episode_end is not None:
-            self.on_episode_end()
+        self.on_episode_end()
         ids = None if bool(done.all()) else done.nonzero()[:, 0]
         self._begin_episodes(ids)
         obs = self._observe_start()

@@ -9,21 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from metarl import checkpoint as checkpoints
 from metarl.commands.arguments import Said, check_counts, parse
 from metarl.errors import UserError
-from metarl.evaluation import evaluate
-from metarl.launch import open_run, worlds_for, worlds_per_task
 from metarl.plugins import KINDS
 from metarl.progress import bar, counted, say
-from metarl.run_folder import disk_errors, write_json
-from metarl.tasks import TaskDistribution
 from metarl.train_config import MAX_WORLDS
-from metarl.trust import CodeError
-from metarl.versions import versions
 
 if TYPE_CHECKING:
     from metarl import evaluation
+    from metarl.checkpoint import Checkpoint
     from metarl.report.run_summary import RunSummary
 
 
@@ -122,7 +116,11 @@ def add_reports(
     Raises:
         CodeError: the run names code that nobody said may be run.
     """
+    from metarl.evaluation import evaluate
+    from metarl.launch import open_run, worlds_for, worlds_per_task
     from metarl.report.run_summary import SPLITS
+    from metarl.tasks import TaskDistribution
+    from metarl.trust import CodeError
 
     wanted = [
         split for split in SPLITS
@@ -162,9 +160,11 @@ def add_reports(
             _save_report(run, split, checkpoint)
 
 
-def _save_report(run: RunSummary, split: str, checkpoint: checkpoints.Checkpoint) -> None:
+def _save_report(run: RunSummary, split: str, checkpoint: Checkpoint) -> None:
     """Write a report into the run folder, for the next time."""
     from metarl.report.run_summary import evaluation_path
+    from metarl.run_folder import disk_errors, write_json
+    from metarl.versions import versions
 
     target = evaluation_path(run.path, split, checkpoint.step)
     about = {"step": checkpoint.step, "versions": versions()}

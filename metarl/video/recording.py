@@ -142,7 +142,7 @@ def record(
             watch=recorder,
         )  # fmt: skip
     finally:
-        worlds.on_episode_end = None
+        del worlds.on_episode_end
     models = [worlds.simulator.world_model(int(world)) for world in recorder.watched]
     kept = {
         name: [_episode(segment, m) for m in range(len(tasks))]
