@@ -17,7 +17,6 @@ if _TYPE_CHECKING:
     from metarl.family import TaskFamily
     from metarl.keys import Key
     from metarl.learner import Learner
-    from metarl.make_worlds import make_worlds
     from metarl.params import Choices, Interval, Param
     from metarl.policy import Policy
     from metarl.registry import find_family, find_learner
@@ -26,6 +25,7 @@ if _TYPE_CHECKING:
     from metarl.train_config import TrainConfig
     from metarl.training import meta_train
     from metarl.vector import Spec, Step
+    from metarl.world_factory import make_worlds
     from metarl.worlds import TaskWorlds
 
 __version__ = "0.1.0"
@@ -42,7 +42,7 @@ _HOME = {
     "family": ("TaskFamily",),
     "keys": ("Key",),
     "learner": ("Learner",),
-    "make_worlds": ("make_worlds",),
+    "world_factory": ("make_worlds",),
     "params": ("Choices", "Interval", "Param"),
     "policy": ("Policy",),
     "registry": ("find_family", "find_learner"),

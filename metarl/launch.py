@@ -13,13 +13,13 @@ from metarl import checkpoint as checkpoints
 from metarl.errors import UserError
 from metarl.family import TaskFamily
 from metarl.learner import Learner
-from metarl.make_worlds import make_worlds
 from metarl.registry import find_family, find_learner
 from metarl.run_folder import disk_errors
 from metarl.tasks import TaskDistribution
 from metarl.threads import set_threads
 from metarl.train_config import MAX_WORLDS, TrainConfig
 from metarl.training import Callback, meta_train
+from metarl.world_factory import make_worlds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,10 +10,10 @@ import torch
 
 from metarl.adapted import adapt_to
 from metarl.errors import UserError
-from metarl.make_worlds import make_worlds
 from metarl.registry import find_family
 from metarl.tasks import Tasks
 from metarl.vector import Step
+from metarl.world_factory import make_worlds
 
 if TYPE_CHECKING:
     from metarl.family import TaskFamily

@@ -23,7 +23,6 @@ from metarl.errors import UserError, quoted
 from metarl.evaluation import evaluate
 from metarl.interrupt import Left, StopSignals, TrainingStopped
 from metarl.keys import Key
-from metarl.make_worlds import make_worlds
 from metarl.plugins import reference
 from metarl.progress import TrainingProgress, clock, counted, decimals, shown, si
 from metarl.run_folder import RunFolder, disk_errors, write_json
@@ -32,6 +31,7 @@ from metarl.threads import set_threads
 from metarl.train_config import Position, TrainConfig, default_out, goal
 from metarl.trust import remember
 from metarl.versions import versions
+from metarl.world_factory import make_worlds
 
 __all__ = ["Callback", "TrainConfig", "meta_train"]
 

@@ -136,7 +136,7 @@ class VecWorlds(ABC):
         self.family.check_tasks(tasks)
 
     def why_diverged(self) -> str:
-        """Return what ended most episodes that diverged since the tasks were set, if it is known."""
+        """Return what ended most episodes that diverged since `set_tasks`, where it is known."""
         return ""
 
     def _take_tasks(self, tasks: Tasks, worlds_per_task: int) -> None:

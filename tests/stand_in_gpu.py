@@ -258,7 +258,7 @@ def stand_in_gpu(patch: pytest.MonkeyPatch) -> Iterator[str]:
     patch.setattr(torch.cuda, "CUDAGraph", Graph)
     patch.setattr(torch.cuda, "graph", capture)
     patch.setattr("metarl.launch.resolve_device", lambda name: GPU.type if name == "cuda" else name)
-    for module in ("metarl.algorithms.pearl", "metarl.modules.sac"):
+    for module in ("metarl.algorithms.pearl", "metarl.modules.optim"):
         patch.setattr(f"{module}.can_capture", on_gpu)
     patch.setattr("metarl.modules.ppo.ThreadPoolExecutor", _Inline)
     with _Everywhere(), _Indexed():

@@ -23,6 +23,7 @@ from metarl import (
     find_family,
     scale,
     shift,
+    with_params,
 )
 from metarl.check import CHECKS
 from metarl.composition import LONGEST_LATENCY, compose, variations
@@ -250,7 +251,7 @@ def test_with_params() -> None:
     cart = Cart()
     gravity = Param("gravity", Interval(-11.0, -8.0), edit=assign("opt.gravity", index=2))
     wind = Param("head_wind", Interval(0.0, 1.0))
-    one, two = cart.with_params(wind, gravity), cart.with_params(gravity).with_params(wind)
+    one, two = with_params(cart, wind, gravity), with_params(with_params(cart, gravity), wind)
     assert one.name == two.name == "cart+gravity+head-wind"
     assert [param.name for param in one.params] == ["goal", "gravity", "head_wind"]
     assert TaskDistribution(one).split("train", 3) == TaskDistribution(two).split("train", 3)
@@ -279,12 +280,12 @@ def test_a_family_of_a_file_takes_variations(tmp_path: Path) -> None:
          "'half-cheetah-dynamics+dynamics': it has a parameter 'mass' already, with range [0.5"),
         (lambda: compose(Cart, ["drag", "rail"]),
          "'cart+drag+rail': parameters 'drag' and 'rail' both change dof_damping"),
-        (lambda: Cart().with_params(Param("goal", Interval(0, 1))),
+        (lambda: with_params(Cart(), Param("goal", Interval(0, 1))),
          "'cart+goal': it has a parameter 'goal' already"),
-        (lambda: Cart().with_params(Param("latency", Interval(0, 1))),
+        (lambda: with_params(Cart(), Param("latency", Interval(0, 1))),
          "'latency' is one of its variations: use find_family('cart+latency')"),
-        (lambda: Cart().with_params("payload"), "with_params takes Params, not payload"),
-        (lambda: Cart().with_params(Param("mass", Interval(0, 1), edit=scale("body_mass", "kart"))),
+        (lambda: with_params(Cart(), "payload"), "with_params takes Params, not payload"),
+        (lambda: with_params(Cart, Param("mass", Interval(0, 1), edit=scale("body_mass", "kart"))),
          "'cart+mass', parameter 'mass': the model has no body 'kart' (did you mean 'cart'?)"),
     ],
 )  # fmt: skip

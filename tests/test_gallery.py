@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from metarl import TaskDistribution
+from metarl.commands.export import export_agent
 from metarl.registry import find_family
-from metarl.report.export import export_agent
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = importlib.util.spec_from_file_location("gallery", ROOT / "videos" / "render_gallery.py")

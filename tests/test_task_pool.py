@@ -78,8 +78,7 @@ def test_a_pool_that_is_too_small_leaves_no_run_behind(tmp_path: Path) -> None:
 
 
 def test_a_run_with_a_pool_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    from metarl import load
-    from metarl.checkpoint import newest, restore
+    from metarl.checkpoint import load, newest, restore
 
     cls = find_learner("pearl")
     config = cls.Config(

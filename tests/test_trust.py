@@ -14,8 +14,9 @@ import pytest
 import torch
 from small_runs import SMALL, TRAIN
 
-from metarl import UserError, load, load_adapted, trust
+from metarl import UserError, load_adapted, trust
 from metarl import checkpoint as checkpoints
+from metarl.checkpoint import load
 from metarl.cli import main
 from metarl.launch import start
 

@@ -21,10 +21,10 @@ from metarl.commands.arguments import parse
 from metarl.composition import UNIVERSAL, compose, variations
 from metarl.errors import UserError, did_you_mean, shortened
 from metarl.family import TaskFamily
-from metarl.make_worlds import make_worlds
 from metarl.plugins import first_line
 from metarl.registry import find_family, list_families
 from metarl.tasks import Choices, Interval, Param, TaskDistribution
+from metarl.world_factory import make_worlds
 
 PIPE_WIDTH = 120
 """Columns of the tables where the output is no terminal."""

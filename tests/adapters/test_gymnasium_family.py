@@ -12,7 +12,6 @@ from metarl import (
     Interval,
     Param,
     TaskDistribution,
-    TaskWorlds,
     UserError,
     cli,
     evaluate,
@@ -22,8 +21,8 @@ from metarl import (
 )
 from metarl.adapters import GymEnv, GymnasiumFamily
 from metarl.keys import Key, WorldDraws
-from metarl.make_worlds import make_worlds
-from metarl.vector import Spec
+from metarl.vector import Spec, VecWorlds
+from metarl.world_factory import make_worlds
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*AsyncVectorEnv")
 
@@ -73,7 +72,7 @@ def test_a_function_of_a_file_is_a_family(family) -> None:
     assert (family.name, family.horizon) == ("make-env", 8)
     assert [param.name for param in family.params] == ["goal"]
     worlds = make_worlds(family, 5, threads=2)
-    assert isinstance(worlds, TaskWorlds)
+    assert isinstance(worlds, VecWorlds)
     assert worlds.spec == Spec(1, 1, 8)
     assert (worlds.num_worlds, worlds.worlds_per_task, len(worlds.tasks)) == (5, 5, 1)
     worlds.close()
@@ -159,7 +158,7 @@ def test_it_says_that_it_is_slow(file) -> None:
         name = "slow-walk"
 
     with pytest.warns(UserWarning, match="'slow-walk' is a gymnasium environment: .* slower"):
-        Slow().worlds(2, 1).close()
+        make_worlds(Slow(), 2, 1).close()
 
 
 def test_a_learner_evaluates_on_it(family) -> None:
@@ -216,7 +215,7 @@ class Options(GymnasiumFamily):
 
 @pytest.fixture
 def options():
-    worlds = Options().worlds(4, 2)
+    worlds = make_worlds(Options(), 4, 2)
     yield worlds
     worlds.close()
 
@@ -281,9 +280,9 @@ class Unknown(Taskless):
         (Timeless, "'timeless': set `horizon`"),
         (Edits, "'edits', parameter 'mass': an edit changes a MuJoCo model"),
         (Unknown, "'unknown': making it failed: NameNotFound: Environment `Pendulumm` doesn't"),
-        (lambda: Taskless().worlds(1, 1), "env.unwrapped"),
+        (lambda: make_worlds(Taskless(), 1, 1), "env.unwrapped"),
         (lambda: GymEnv(Options()), "'options' is a gymnasium environment, without a model"),
-        (lambda: Options().worlds(2, 1).simulator, "without a model"),
+        (lambda: make_worlds(Options(), 2, 1).simulator, "without a model"),
     ],
 )
 def test_refusals_are_one_line(make, words: str) -> None:

@@ -16,8 +16,8 @@ from metarl.adapters import GymnasiumFamily, check_gymnasium
 from metarl.adapters.gymnasium_video import DrawingWorlds, PictureFilm, drawing
 from metarl.adapters.spaces import FlatAction, FlatObservation
 from metarl.check import check_family
-from metarl.make_worlds import make_worlds
 from metarl.video.encode import VideoConfig, write
+from metarl.world_factory import make_worlds
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*AsyncVectorEnv")
 
@@ -109,18 +109,18 @@ def test_each_parameter_must_change_something() -> None:
 
 
 def test_the_ways_out_of_a_refused_task() -> None:
-    worlds = family(Redraws, task_after_reset=True).worlds(2, 1)
+    worlds = make_worlds(family(Redraws, task_after_reset=True), 2, 1)
     worlds.set_tasks(TaskDistribution(worlds.family).make(goal=0.5), 2)
     obs = worlds.reset()
     got = worlds.step(torch.zeros(2, 1))
     torch.testing.assert_close(got.reward, -(obs[:, 0].double() - 0.5).abs(), rtol=1e-6, atol=1e-7)
     worlds.close()
-    family(Distant, probe_steps=0).worlds(1, 1).close()
+    make_worlds(family(Distant, probe_steps=0), 1, 1).close()
 
 
 def test_episodes_that_do_not_repeat_are_named() -> None:
     with pytest.warns(UserWarning, match="'noisy': two episodes of one task with one seed .* draw"):
-        family(Noisy).worlds(1, 1).close()
+        make_worlds(family(Noisy), 1, 1).close()
 
 
 class Leaves(Goal):
@@ -204,7 +204,7 @@ def test_tasks_are_set_as_public_environments_take_them(env, params, tasks: int)
     again = family(env, params).make()
     family(env, params).set_task(again, {params[0].name: 2 if tasks else 1})
     assert again.goal == goals[-1]
-    made.worlds(1, 1).close()
+    make_worlds(made, 1, 1).close()
 
 
 def test_whole_choices_are_ints_and_others_are_not() -> None:
@@ -257,7 +257,7 @@ def silent(self, action):
 )  # fmt: skip
 def test_the_message_names_what_to_write(make, words: str) -> None:
     with pytest.raises(UserError) as caught:
-        make().worlds(2, 2)
+        make_worlds(make(), 2, 2)
     assert words in str(caught.value)
     assert str(caught.value).startswith("family '")
     assert "\n" not in str(caught.value)
@@ -285,7 +285,7 @@ def test_a_film_shows_the_rounds_of_the_evaluation(tmp_path) -> None:
     made = family(Drawn)
     tasks = TaskDistribution(made).split("heldout", 2)
     cls = find_learner("rl2")
-    worlds = made.worlds(4, 1)
+    worlds = make_worlds(made, 4, 1)
     learner = cls(worlds.spec, cls.Config(units=8, hidden=8))
     report = evaluate(learner, worlds, tasks, episodes=1, seed=3)
     worlds.close()
@@ -345,8 +345,8 @@ def test_a_goal_in_the_observation_is_said_and_can_be_hidden() -> None:
             return {"desired_goal": np.array([self.goal]), "x": obs}, *rest
 
     with pytest.warns(UserWarning, match="'reach': the agent observes 'desired_goal'"):
-        told = family(Reach).worlds(1, 1)
-    hidden = family(Reach, hide=("desired_goal",)).worlds(1, 1)
+        told = make_worlds(family(Reach), 1, 1)
+    hidden = make_worlds(family(Reach, hide=("desired_goal",)), 1, 1)
     assert (told.spec.observation_size, hidden.spec.observation_size) == (2, 1)
     told.close()
     hidden.close()
@@ -395,7 +395,7 @@ ARMS = (Param("arm", Choices((0, 1, 2))),)
 
 
 def test_discrete_actions_cross_one_hot() -> None:
-    worlds = family(Bandit, ARMS).worlds(3, 1)
+    worlds = make_worlds(family(Bandit, ARMS), 3, 1)
     assert worlds.spec.actions == (3,)
     worlds.set_tasks(TaskDistribution(worlds.family).split("train", 3), 1)
     worlds.reset()
@@ -407,7 +407,7 @@ def test_discrete_actions_cross_one_hot() -> None:
 
 @pytest.mark.parametrize("name", ["pearl", "maml-trpo"])
 def test_learners_of_continuous_actions_say_so(name: str) -> None:
-    worlds = family(Bandit, ARMS).worlds(1, 1)
+    worlds = make_worlds(family(Bandit, ARMS), 1, 1)
     cls = find_learner(name)
     with pytest.raises(UserError, match=f"{name} takes continuous actions, .* 3 choices: use rl2"):
         cls(worlds.spec, cls.Config())

@@ -15,9 +15,9 @@ from metarl import Choices, Param, TaskDistribution, evaluate
 from metarl.adapters import GymnasiumFamily
 from metarl.algorithms.rl2 import Rl2, Rl2Config
 from metarl.keys import Key
-from metarl.make_worlds import make_worlds
 from metarl.modules.categorical import Categorical
 from metarl.vector import Spec
+from metarl.world_factory import make_worlds
 
 
 def test_log_prob_and_entropy_by_hand() -> None:

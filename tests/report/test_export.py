@@ -198,7 +198,7 @@ class Hoarder(Learner):
 def test_only_what_acting_needs_is_shipped(run, tmp_path, monkeypatch):
     from metarl.worlds import TaskWorlds
 
-    monkeypatch.setattr("metarl.learner.find_learner", lambda name: Hoarder)
+    monkeypatch.setattr("metarl.registry.find_learner", lambda name: Hoarder)
     monkeypatch.setattr("metarl.report.model_card.find_learner", lambda name: Hoarder)
     monkeypatch.setattr("metarl.checkpoint.reference", lambda plugin: "hoarder")
     spec = TaskWorlds("point-goal", 1, 1).spec

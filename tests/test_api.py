@@ -1,0 +1,103 @@
+"""The short way in Python."""
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.evaluation import evaluate_policy
+
+import metarl
+from metarl import UserError
+from metarl.adapters import SB3VecEnv
+from metarl.algorithms import MamlTrpo, MamlTrpoConfig, Pearl, Rl2, Rl2Config
+from metarl.registry import find_learner
+
+SMALL = {
+    "tasks_per_iteration": 2, "rollouts_per_task": 2, "evaluate_tasks": 2, "evaluate_episodes": 1,
+    "threads": 1, "device": "cpu", "progress": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> metarl.Run:
+    out = str(tmp_path_factory.mktemp("api") / "run")
+    return metarl.train(
+        "point-goal", "maml-trpo", iterations=2, env_steps=None, hidden=(8,), out=out, **SMALL
+    )
+
+
+def test_a_run_has_its_learner_and_its_report(run) -> None:
+    assert isinstance(run.learner, MamlTrpo)
+    assert run.learner.config.hidden == (8,)
+    assert run.learner.family == "point-goal"
+    assert len(run.report.mean) == 2
+    assert (run.path / "checkpoints" / "step_00000002").is_dir()
+
+
+def test_a_number_of_steps_may_be_written_as_a_float(tmp_path) -> None:
+    run = metarl.train(
+        "point-goal", "maml-trpo", env_steps=1e3, hidden=(8,), out=str(tmp_path / "run"), **SMALL
+    )
+    assert len(run.report.mean) == 2
+
+
+def test_a_setting_that_does_not_exist_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"maml-trpo has no setting 'iner_lr' \(did you mean"):
+        metarl.train("point-goal", "maml-trpo", iner_lr=0.1)
+
+
+def test_a_run_a_folder_and_an_agent_are_evaluated_alike(run) -> None:
+    one = metarl.evaluate(run, tasks=3, episodes=1, threads=1)
+    two = metarl.evaluate(str(run.path), tasks=3, episodes=1, threads=1)
+    assert one.returns == two.returns
+    assert (one.split, len(one.tasks), one.rollouts_per_task) == ("heldout", 3, 2)
+    shipped = metarl.evaluate(
+        "half-cheetah-vel-rl2", tasks=1, episodes=0, rollouts_per_task=1, split="ood", threads=1
+    )
+    assert (shipped.algorithm, shipped.split) == ("rl2", "ood")
+
+
+def test_a_function_is_evaluated_in_worlds_of_ones_own() -> None:
+    worlds = metarl.make_worlds("point-goal", 4, 1)
+    report = metarl.evaluate(lambda obs: torch.zeros(len(obs), 2), worlds, 2, episodes=1)
+    assert report.mean == pytest.approx([report.stand_still] * 2, abs=0.5)
+    with pytest.raises(UserError, match="needs worlds"):
+        metarl.evaluate(lambda obs: obs)
+
+
+def test_what_load_returns_adapts_and_predicts(run) -> None:
+    learner = metarl.load(run.path)
+    policy = learner.adapted({"goal_x": 0.5}, episodes=2, rollouts=4)
+    assert len(policy.returns) == 3
+    action, state = policy.predict(np.zeros(policy.learner.spec.observation_size))
+    assert action.shape == (2,)
+    assert state is None
+    assert policy.predict(np.zeros((3, learner.spec.observation_size)))[0].shape == (3, 2)
+    with pytest.raises(UserError, match="deterministic"):
+        policy.predict(np.zeros(learner.spec.observation_size), deterministic=False)
+
+
+@pytest.mark.parametrize("name", ["maml-trpo", "rl2", "pearl"])
+def test_an_adapted_policy_acts_in_sb3_as_in_its_own_worlds(name: str) -> None:
+    cls = find_learner(name)
+    learner = cls(metarl.make_worlds("point-goal", 1, 1).spec, cls.Config(), seed=0)
+    task = {"goal_x": 0.5, "goal_y": -0.5}
+    policy = learner.adapted(task, family="point-goal", episodes=1, num_envs=2, rollouts=2)
+    env = SB3VecEnv("point-goal", 2, task=task, threads=1)
+    env.seed(3)
+    mean, _ = evaluate_policy(policy, env, n_eval_episodes=2, callback=policy.sb3_callback)
+    again = learner.adapted(task, family="point-goal", episodes=1, num_envs=2, rollouts=2)
+    env = SB3VecEnv("point-goal", 2, task=task, threads=1)
+    env.seed(3)
+    obs, reward, done, total = env.reset(), None, None, np.zeros(2)
+    for _ in range(learner.spec.horizon):
+        action, _ = again.predict(obs, reward, done)
+        obs, reward, done, _ = env.step(action)
+        total += reward
+        if done.all():
+            break
+    assert mean == pytest.approx(float(total.mean()), rel=1e-5)
+
+
+def test_algorithms_are_imported_by_their_class() -> None:
+    assert (MamlTrpo.Config, Rl2.Config) == (MamlTrpoConfig, Rl2Config)
+    assert Pearl.name == "pearl"
