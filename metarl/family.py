@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.errors import UserError
+from metarl.errors import UserError, user_code
 from metarl.keys import WorldDraws
 from metarl.model_faults import nonfinite
 from metarl.params import Param
@@ -88,6 +88,11 @@ class TaskFamily:
     def compile(self) -> mujoco.MjModel:
         """Return the compiled nominal model; do not change it."""
         return self.compiled
+
+    @functools.cached_property
+    def compiled_apart(self) -> mujoco.MjModel:
+        """The nominal model compiled a second time, which nothing changes: `metarl check`'s own."""
+        return self._compile()
 
     def worlds(self, num_worlds: int, threads: int | None = None) -> TaskWorlds:
         """Return worlds of this family; see `TaskWorlds`."""
@@ -258,7 +263,9 @@ def find_family(name: str) -> TaskFamily:
     Raises:
         UserError: no such family, variation or file, or it is not a TaskFamily.
     """
-    return family_class(name)()
+    cls = family_class(name)
+    with user_code(f"family '{class_name(cls)}': making it", cls):
+        return cls()
 
 
 def family_class(name: str) -> type[TaskFamily]:

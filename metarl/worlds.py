@@ -16,11 +16,12 @@ from torch import Tensor
 
 from metarl.controls import control_range
 from metarl.edits import NEVER_NEGATIVE, nominal_value
-from metarl.errors import UserError, did_you_mean, one_line
+from metarl.errors import UserError, did_you_mean, user_code
 from metarl.family import TaskFamily, find_family
 from metarl.keys import Key, WorldDraws
 from metarl.simulator import Simulator
 from metarl.tasks import TaskDistribution, Tasks
+from metarl.threads import check_defaults
 
 
 class Spec(NamedTuple):
@@ -114,6 +115,7 @@ class TaskWorlds:
         Raises:
             UserError: the family is unknown, or its methods return the wrong shapes.
         """
+        check_defaults(float32=False)
         if num_worlds < 1:
             raise UserError(f"the number of worlds must be at least 1, not {num_worlds}")
         self.family = find_family(family) if isinstance(family, str) else family
@@ -347,19 +349,16 @@ class TaskWorlds:
 
     def _ask(self, method: str, *args: object) -> Tensor:
         """Call a method of the family: whatever it raises, or returns instead, is one line."""
-        try:
+        with user_code(f"family '{self.family.name}': {method}()", self.family):
             value = getattr(self.family, method)(*args)
-        except (AssertionError, MemoryError):
-            raise
-        except Exception as error:
-            text = one_line(error, self.family)
-            if isinstance(error, UserError) and f"family '{self.family.name}'" in text:
-                raise
-            raise UserError(f"family '{self.family.name}': {method}() failed: {text}") from error
-        if not isinstance(value, Tensor) and method != "initial_state":
+        dense = isinstance(value, Tensor) and value.layout is torch.strided
+        if method != "initial_state" and not (dense and value.is_cpu and not value.is_complex()):
+            what = type(value).__name__
+            if isinstance(value, Tensor):
+                what = f"a tensor of {value.dtype}, {value.layout} on {value.device}"
             raise UserError(
-                f"family '{self.family.name}': {method}() returned {type(value).__name__}, "
-                f"expected a tensor of {self.num_worlds} rows"
+                f"family '{self.family.name}': {method}() returned {what}, "
+                f"expected a tensor of {self.num_worlds} rows: dense, real and on the CPU"
             )
         return value
 
