@@ -223,7 +223,7 @@ BAD = {
     ),
     "mass: zero": (
         {"param": 'Param("mass", Interval(-1.0, 1.0), edit=assign("body_mass", "cart"))'},
-        "MuJoCo refuses the model of a task",
+        "MuJoCo refuses an edit of body_mass",
     ),
     # numbers
     "frame_skip": ({"more": "frame_skip = 0"}, "frame_skip must be a positive integer, not 0"),

@@ -337,6 +337,6 @@ def test_a_model_is_compiled_twice_whatever_the_tasks(monkeypatch) -> None:
     """Once for the family, and once for the plain loop that it is compared with."""
     build, calls, begun = PointGoal.build, [], []
     monkeypatch.setattr(PointGoal, "build", lambda self, spec: calls.append(1) or build(self, spec))
-    assert check_family(broken(), lambda line: None, begun.append) == 0
+    assert check_family(broken(), lambda line: None, begin=begun.append) == 0
     assert len(calls) == 2
     assert len(begun) == len(CHECKS)
