@@ -14,11 +14,12 @@ from torch import Tensor
 
 from metarl import checkpoint as checkpoints
 from metarl.errors import UserError
+from metarl.files import file_errors, standing, whole_folder
 from metarl.keys import Key
 from metarl.learner import nonfinite
 from metarl.reading import read_object, refusing, regular_size
 from metarl.rollout import OnStep, Rollout, collect, mean_of_finished
-from metarl.run_folder import disk_errors, write_bytes, write_json
+from metarl.run_folder import write_json
 from metarl.trust import admitted, located
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def save_adapted(
     """Write the policy of the last round: adapted.safetensors, and adapted.json which describes it.
 
     Args:
-        folder: where to; made if needed.
+        folder: where to; a policy that is there already is replaced.
         checkpoint: what was adapted.
         learner: likewise.
         task: to which task.
@@ -158,10 +159,12 @@ def save_adapted(
         "returns": [one.mean for one in rounds],
         "sha256": {WEIGHTS: hashlib.sha256(weights).hexdigest()},
     }
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / WEIGHTS, weights)
-        write_json(folder / HEADER, about)
+    with file_errors(folder):
+        if folder.exists() and {path.name for path in folder.iterdir()} - {WEIGHTS, HEADER}:
+            raise UserError(f"'{folder}' holds something else than a policy: choose another --out")
+        with whole_folder(folder.resolve()) as draft:
+            (draft / WEIGHTS).write_bytes(weights)
+            write_json(draft / HEADER, about)
     return folder
 
 
@@ -190,7 +193,7 @@ def load_adapted(
         UserError: a file is missing, changed, not ours, or of another version of its algorithm, or
             the policy names code that nobody said may be run.
     """
-    folder = Path(folder)
+    folder = standing(Path(folder))
     with refusing(folder / WEIGHTS, "policy"):
         regular_size(folder / WEIGHTS)
         weights = (folder / WEIGHTS).read_bytes()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from metarl.errors import UserError
-from metarl.run_folder import disk_errors
+from metarl.files import file_errors
 
 if TYPE_CHECKING:
     from stable_baselines3.common.logger import Logger
@@ -134,7 +134,7 @@ class VideoCallback(Callback):
             except UserError as error:
                 run.say(f"warning: no video of iteration {at.iteration}: {error}")
                 return
-        with disk_errors(run.folder.path):
+        with file_errors(run.folder.path):
             run.folder.log_gif("heldout/video", path, at.env_steps)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metarl.controls import control_range
-from metarl.errors import one_line
+from metarl.errors import CheckError, one_line
 from metarl.family import TaskFamily
 from metarl.notes import notes
 from metarl.plain_physics import PlainWorld, edited_model, first_difference
@@ -44,10 +44,6 @@ from metarl.worlds import TaskWorlds
 LONGEST = 1000
 """Environment steps of a check that goes by the horizon, at most."""
 _STATELESS = "keep nothing in the family, set states in initial_state(), edit models by Param"
-
-
-class CheckError(AssertionError):
-    """A family breaks its contract: one line that says why, and how to mend it."""
 
 
 # --- the checks that the others build on -------------------------------------------------------
@@ -344,6 +340,7 @@ CHECKS: Checks = (
 def check_family(
     family: TaskFamily | type[TaskFamily], report: Callable[[str], None] = print,
     checks: Checks = CHECKS, gates: Checks = GATES,
+    begin: Callable[[str], None] = lambda title: None,
 ) -> int:  # fmt: skip
     """Run every check on a family, report a line for each, and return how many failed.
 
@@ -352,6 +349,7 @@ def check_family(
         report: takes the lines ``ok    …``, ``FAIL  …: why``, ``skip  …`` and ``note  …``.
         checks: which checks, in order.
         gates: those after whose failure the rest is skipped.
+        begin: takes the title of each check that runs, before it does.
 
     Returns:
         The number of checks that failed.
@@ -361,10 +359,11 @@ def check_family(
         if stopped:
             report(f"skip  {title(check)}: it needs '{stopped}'")
             continue
+        begin(title(check))
         try:
             family = family() if isinstance(family, type) else family
             check(family)
-        except Exception as error:  # whatever a stranger's code raises becomes one line
+        except (Exception, SystemExit) as error:  # whatever a stranger's code raises
             failures += 1
             report(f"FAIL  {title(check)}: {one_line(error, family)}")
             stopped = title(check) if check in gates else ""

@@ -4,16 +4,15 @@
         weights.safetensors    the learner's tensors
         checkpoint.json        everything else, and the sha256 of both files
 
-A checkpoint is written to a temporary folder, synced to the disk and renamed, so a kill at any
-moment leaves either all of it or none. One that is written again sets the old one aside first: it
-counts until the new one is in its place. A file that was changed by one bit is refused.
+A checkpoint is written whole (`metarl.files`), so a kill at any moment leaves either all of it or
+none, or the one that it replaces. A file that was changed by one bit is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,6 +22,7 @@ import safetensors.torch
 from torch import Tensor
 
 from metarl.errors import UserError, did_you_mean, warn
+from metarl.files import clean_up, set_aside, standing, whole_folder
 from metarl.learner import nonfinite
 from metarl.plugins import absolute, reference
 from metarl.reading import LARGEST_HEADER, read_object, refusing, regular_size
@@ -76,19 +76,13 @@ def save(
     """
     folder = Path(folder)
     final = folder / f"step_{step:08d}"
-    temporary = folder / f".writing-{os.getpid()}-{final.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _put_back(folder)
-        _remove_stale(folder)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        write_files(temporary, learner, family, step, meta)
-        _publish(temporary, final)
+        clean_up(folder)
+        with whole_folder(final) as draft:
+            write_files(draft, learner, family, step, meta)
     except OSError as error:
         raise UserError(f"cannot write checkpoint '{final}': {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return final
 
 
@@ -158,7 +152,7 @@ def newest(path: Path | str) -> Path:
     Raises:
         UserError: there is no such folder, or no readable checkpoint in it.
     """
-    path = find_run(path)
+    path = find_run(standing(Path(path)))
     if (path / HEADER).is_file():
         return path
     found = checkpoints(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
@@ -177,7 +171,11 @@ def newest(path: Path | str) -> Path:
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoint folders in `folder`, oldest first, without looking into them."""
     found = [p for p in folder.glob("step_*") if p.is_dir() and _number(p).isdecimal()]
-    found += [aside for aside, name in _set_aside(folder) if not (folder / name).exists()]
+    found += [
+        aside
+        for aside, name in set_aside(folder)
+        if re.fullmatch(r"step_\d+", name) and not (folder / name).exists()
+    ]
     return sorted(found, key=lambda p: int(_number(p)))
 
 
@@ -267,41 +265,8 @@ def write_files(
     }
     body = json.loads(json.dumps(body))  # as it will be read: with strings for keys, say
     body["self_sha256"] = _digest(body)
-    _write_synced(folder / WEIGHTS, weights)
-    _write_synced(folder / HEADER, json.dumps(body, indent=1).encode())
-    _sync_folder(folder)
-
-
-def _publish(temporary: Path, final: Path) -> None:
-    """Rename into place; a checkpoint of the same step makes way first, and counts until then."""
-    aside = final.with_name(f"{_ASIDE}{os.getpid()}-{final.name}")
-    replaces = final.exists()
-    if replaces:
-        os.rename(final, aside)
-    try:
-        os.rename(temporary, final)
-    except OSError:
-        if replaces:
-            os.rename(aside, final)
-        raise
-    _sync_folder(final.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-_ASIDE = ".replaced-"
-
-
-def _set_aside(folder: Path) -> list[tuple[Path, str]]:
-    """The checkpoints that made way for a new one, each with the name that it had."""
-    found = [(path, path.name.split("-", 2)[-1]) for path in folder.glob(f"{_ASIDE}*-step_*")]
-    return [(path, name) for path, name in found if name[5:].isdecimal() and path.is_dir()]
-
-
-def _put_back(folder: Path) -> None:
-    """Undo a replacement that a kill cut short."""
-    for aside, name in _set_aside(folder):
-        if not (folder / name).exists():
-            os.rename(aside, folder / name)
+    (folder / WEIGHTS).write_bytes(weights)
+    (folder / HEADER).write_text(json.dumps(body, indent=1), encoding="utf-8")
 
 
 def _number(path: Path) -> str:
@@ -315,37 +280,6 @@ def _problem(path: Path) -> str:
     except UserError as error:
         return str(error)
     return ""
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove what a killed process left half-written."""
-    for left in (*folder.glob(".writing-*"), *folder.glob(f"{_ASIDE}*")):
-        owner = left.name.split("-")[1]
-        if owner.isdigit() and not _alive(int(owner)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)  # it is somebody else's
-    return True
 
 
 # --- reading -----------------------------------------------------------------------------------

@@ -1,19 +1,23 @@
 """The `metarl` command: which subcommand it is, and how errors become one line.
 
 Exit codes: 0 done; 1 a check failed; 2 bad input, or a file that cannot be read or written;
-130 stopped by Ctrl-C and 143 by SIGTERM, both after saving what a running training needs to go on.
+129 stopped by a closed terminal (SIGHUP), 130 by Ctrl-C and 143 by SIGTERM, each after saving what
+a running training needs to go on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO, cast
 
 from metarl.errors import UserError, did_you_mean, shortened
+from metarl.output import Output
+from metarl.plugins import plugin_error
 
 COMMANDS = {
     "families": ("commands.families", "list the task families, or show one in full"),
@@ -48,14 +52,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments after ``metarl``; None takes them from `sys.argv`.
     """
-    return guarded(_dispatch, sys.argv[1:] if argv is None else list(argv))
+    words = sys.argv[1:] if argv is None else list(argv)
+    trains = words[:1] == ["train"] and not {"-h", "--help"} & set(words)
+    return guarded(_dispatch, words, unheard=trains)
 
 
-def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
+def guarded(command: Callable[[list[str]], int], argv: list[str], *, unheard: bool = True) -> int:
     """Call ``command(argv)``; turn what a user may cause into one line and an exit code.
 
     Warnings are a line, too.
+
+    Args:
+        command: what to call.
+        argv: its arguments.
+        unheard: whether its work is worth the same where the standard output cannot be written.
+            If not, a full or closed one is an error; a reader that has gone (`| head`) is none.
     """
+    out, err = Output(sys.stdout), Output(sys.stderr)
 
     def say(message: Warning | str, category: type[Warning], *where: Any) -> None:
         if issubclass(category, UserWarning):
@@ -63,30 +76,61 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
         else:
             _say(f"{category.__name__}: {message}")
 
+    with contextlib.ExitStack() as stack:
+        for number in range(3):  # or the next file to be opened becomes the standard output
+            if not _is_open(number):
+                os.open(os.devnull, os.O_RDWR)
+        stack.enter_context(contextlib.redirect_stdout(cast("TextIO", out)))
+        stack.enter_context(contextlib.redirect_stderr(cast("TextIO", err)))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.showwarning = say
+        code = _code(command, argv)
+        out.flush()
+        if out.lost and not unheard and not isinstance(out.lost, BrokenPipeError):
+            _say(f"metarl: error: cannot write to the standard output: {out.lost.strerror}")
+            code = code or 2
+        return code
+
+
+def _code(command: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Call the command, and return its exit code or that of what it raised, which is printed."""
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = say
-            return command(argv)
+        return command(argv)
     except UserError as error:
-        _say(f"metarl: error: {error}")
-        return 2
+        return _refuse(str(error))
     except MemoryError as error:
-        _say(f"metarl: error: out of memory: {error or 'use fewer tasks or rollouts'}")
-        return 2
-    except RuntimeError as error:
-        if "tried to allocate" not in str(error).lower():  # torch's words on a CPU and on a GPU
-            raise
-        _say(f"metarl: error: out of memory: use fewer tasks or rollouts ({error})")
-        return 2
+        return _refuse(f"out of memory: {error or 'use fewer tasks or rollouts'}")
     except KeyboardInterrupt as stop:
         _say(f"metarl: {stop if str(stop) else 'interrupted'}")
         return getattr(stop, "exit_code", 130)
-    except BrokenPipeError:
-        # The reader of a pipe (`| head`) has gone. Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except SystemExit as stop:  # --help
-        return stop.code if isinstance(stop.code, int) else 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _refuse(f"cannot use '{error.filename!s:.200}': {error.strerror}")
+    except Warning as warning:  # python -W error
+        kind = type(warning).__name__
+        return _refuse(f"a warning, and Python was told to stop at warnings: {kind}: {warning}")
+    except (Exception, SystemExit) as error:
+        if "tried to allocate" in str(error).lower():  # torch's words on a CPU and on a GPU
+            return _refuse(f"out of memory: use fewer tasks or rollouts ({error})")
+        if words := plugin_error(error):
+            return _refuse(words)
+        if not isinstance(error, SystemExit):
+            raise
+        return error.code if isinstance(error.code, int) else 0  # --help
+
+
+def _refuse(line: str) -> int:
+    _say(f"metarl: error: {line}")
+    return 2
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from metarl.edits import shift
-from metarl.errors import UserError, did_you_mean, one_line
+from metarl.errors import UserError, did_you_mean, user_code
 from metarl.family import TaskFamily, class_name, kebab
 from metarl.params import Interval, Param
 from metarl.simulator import Simulator
@@ -260,11 +260,8 @@ def _sensor_bias(family: TaskFamily) -> tuple[Param, ...]:
     """One draw for each element of the family's observation."""
     sim, distribution = Simulator(family.compile(), 1, 1), family.distribution
     values = distribution.by_param(distribution.nominal().values)
-    try:
+    with user_code(f"family '{family.name}': observe()", family):
         size = family.observe(sim, {n: torch.from_numpy(v) for n, v in values.items()}).shape[1]
-    except Exception as error:
-        where = f"family '{family.name}': observe() failed"
-        raise UserError(f"{where}: {one_line(error, family)}") from None
     return (
         Param("sensor_bias", Interval(-0.1, 0.1), ood=(Interval(-0.2, -0.1), Interval(0.1, 0.2)),
               size=size, doc="constant error of each sensor, in units of its typical scale"),

@@ -116,6 +116,16 @@ class Edit:
     to: float = 0.0
     """The number that this edit applies where the parameter equals `case`."""
 
+    def __post_init__(self) -> None:
+        for word in (self.field, *self.names):
+            if not isinstance(word, str):
+                raise UserError(
+                    f"{self.kind}({self.field!r}, …): {word!r:.80} is no name of an object; the "
+                    f"range of numbers is the Param's"
+                )
+        if self.index is not None and type(self.index) is not int:
+            raise UserError(f"{self.kind}('{self.field}'): index must be an int")
+
     def rows(self, model: mujoco.MjModel) -> np.ndarray | None:
         """Return the rows of the field that this edits, None for an option field.
 

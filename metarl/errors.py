@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import re
 import shlex
 import traceback
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 LONGEST_WORDS = 200
@@ -82,21 +83,48 @@ def _middle_out(found: re.Match[str]) -> str:
     return f"{found[0][:half]}…{found[0][1 - half :]}"
 
 
-def one_line(error: Exception, source: object) -> str:
+class CheckError(AssertionError):
+    """A family breaks its contract: one line that says why, and how to mend it."""
+
+
+@contextlib.contextmanager
+def user_code(what: str, source: object) -> Iterator[None]:
+    """Turn whatever a user's class raises, SystemExit included, into one line.
+
+    Args:
+        what: says whose code it is, as in ``family 'ant': reward()``.
+        source: the object, or its class.
+
+    Raises:
+        UserError: as above. One that names the same owner, a CheckError and a MemoryError pass.
+    """
+    try:
+        yield
+    except (CheckError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, UserError) and what.partition(":")[0] in str(error):
+            raise
+        raise UserError(f"{what} failed: {one_line(error, source)}") from error
+
+
+def worded(error: BaseException) -> str:
+    """Return the type and the text of an exception in one line."""
+    text = printable(" ".join(str(error).split()), LONGEST_WORDS)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def one_line(error: BaseException, source: object) -> str:
     """Return an exception as one line, with its type and place if it is a stranger's own.
 
     Args:
-        error: what was raised; the text of a UserError or an AssertionError stands for itself.
+        error: what was raised; the text of a UserError or a CheckError stands for itself.
         source: the plug-in, or its class, whose file the place is looked for in.
     """
-    text = " ".join(str(error).split())
-    if isinstance(error, UserError):
-        return text
-    text = printable(text, LONGEST_WORDS)
-    if isinstance(error, AssertionError):
-        return text
+    if isinstance(error, UserError | CheckError):
+        return " ".join(str(error).split())
     file = inspect.getsourcefile(source if isinstance(source, type) else type(source))
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == file]
     where = f" (line {lines[-1]} of {Path(str(file)).name})" if lines else ""
-    return f"{type(error).__name__}: {text}{where}"
+    return worded(error) + where

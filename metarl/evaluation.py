@@ -21,12 +21,13 @@ import torch
 
 from metarl.adapted import Watch, score_and_adapt
 from metarl.errors import UserError
+from metarl.files import file_errors
 from metarl.keys import Key
 from metarl.policy import as_policy
 from metarl.progress import ALL_DIVERGED, counted, decimals, shown
 from metarl.report_fields import checked
 from metarl.rollout import mean_of_finished
-from metarl.run_folder import disk_errors, finite, read_json, write_json
+from metarl.run_folder import finite, read_json, write_json
 from metarl.statistics import gain_interval, iqm_interval, mean_of_tasks, too_few
 from metarl.tasks import TaskDistribution
 
@@ -91,7 +92,7 @@ class Report:
     def save(self, path: Path | str) -> None:
         """Write the JSON, whole or not at all; folders are made. Raises UserError."""
         path = Path(path)
-        with disk_errors(path):
+        with file_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, self.to_json())
 

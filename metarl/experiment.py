@@ -25,12 +25,20 @@ from metarl.cli import guarded
 from metarl.commands.arguments import parse
 from metarl.errors import UserError, did_you_mean
 from metarl.evaluation import evaluate
+from metarl.files import file_errors
 from metarl.launch import open_run, refuse_changes, resume, start, train_config, worlds_for
 from metarl.plugins import plugin_file
 from metarl.progress import say
-from metarl.run_folder import disk_errors, read_json, write_json
+from metarl.run_folder import has_trained, read_json, write_json
 from metarl.tasks import TaskDistribution
-from metarl.train_config import TrainConfig, default_out, finished, with_goal
+from metarl.train_config import (
+    MAX_EPISODES,
+    MAX_WORLDS,
+    TrainConfig,
+    default_out,
+    finished,
+    with_goal,
+)
 from metarl.versions import hardware, versions
 
 
@@ -64,6 +72,9 @@ class Measure:
         for name, low in (("test_tasks", 1), ("test_episodes", 0), ("test_seed", 0)):
             if getattr(self, name) < low:
                 raise UserError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        for name, high in (("test_tasks", MAX_WORLDS), ("test_episodes", MAX_EPISODES)):
+            if getattr(self, name) > high:
+                raise UserError(f"{name} must be at most {high}, not {getattr(self, name)}")
         if not self.results.strip():
             raise UserError("results must be the name of a folder")
 
@@ -122,7 +133,7 @@ def train_or_resume(family: str, algorithm: str, train: TrainConfig, learner: ob
     """Train, or go on with the run of these settings if there is one. Returns the run folder."""
     run = Path(train.out or default_out(_short(family), algorithm, train.seed))
     train = replace(train, out=str(run))
-    if not any((run / "checkpoints").glob("step_*")):
+    if not has_trained(run):
         return start(family, algorithm, train, learner)
     checkpoint = checkpoints.load(
         checkpoints.newest(run),
@@ -130,7 +141,7 @@ def train_or_resume(family: str, algorithm: str, train: TrainConfig, learner: ob
         algorithm=algorithm if plugin_file(algorithm) else None,
     )
     refuse_changes(checkpoint, train, learner)
-    if finished(checkpoint.meta, train):
+    if finished(checkpoint, train):
         say(f"{run} has finished training; testing it")
         return run
     say(f"going on with {run} from iteration {checkpoint.step}")
@@ -180,7 +191,7 @@ def write_result(result: dict[str, Any], folder: Path) -> Path:
 
     stem = f"{result['family']}-{result.get('settings', result['algorithm'])}"
     path = folder / f"{stem}-seed{result['config']['train']['seed']}.json"
-    with disk_errors(folder):
+    with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, result)
         seeds = [read_json(one) for one in sorted(folder.glob(f"{stem}-seed*.json"))]

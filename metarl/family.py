@@ -87,6 +87,11 @@ class TaskFamily:
         return self.compiled
 
     @functools.cached_property
+    def compiled_apart(self) -> mujoco.MjModel:
+        """The nominal model compiled a second time, which nothing changes: `metarl check`'s own."""
+        return self._compile()
+
+    @functools.cached_property
     def distribution(self) -> TaskDistribution:
         """The tasks of this family: training draws and the frozen splits."""
         return TaskDistribution(self)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during training: finish the iteration if that is quick, else leave it.
+"""SIGINT, SIGTERM and SIGHUP during training: finish the iteration if that is quick, else leave it.
 
 An iteration that was left half-way is run again after a resume, from the same state and the same
 keys, so it comes out the same to the bit. So nothing is lost but its time.
@@ -16,7 +16,11 @@ from types import FrameType
 GRACE = 2.5
 """Seconds that an iteration may take to finish after a signal; the save comes after that."""
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+EXIT_CODES = {
+    getattr(signal, name): 128 + number
+    for name, number in (("SIGHUP", 1), ("SIGINT", 2), ("SIGTERM", 15))
+    if hasattr(signal, name)
+}
 """Exit code of a run that a signal stopped: 128 plus the signal's number, as shells have it."""
 
 
@@ -41,7 +45,7 @@ class TrainingStopped(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Context in which the first SIGINT or SIGTERM sets `signum` instead of ending the process.
+    """Context in which the first such signal sets `signum` instead of ending the process.
 
     A block under `may_leave` is left by `Left` when it goes on for `GRACE` seconds after that, or
     on a second signal. Signals only reach Python's main thread: elsewhere this does nothing.
@@ -59,6 +63,10 @@ class StopSignals:
         """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
             for signum in EXIT_CODES:
+                if signum == getattr(signal, "SIGHUP", 0) and (
+                    signal.getsignal(signum) is signal.SIG_IGN
+                ):
+                    continue  # under nohup, a run outlives its terminal
                 self._previous[signum] = signal.signal(signum, self._on_signal)
         return self
 

@@ -12,9 +12,9 @@ import torch
 from metarl import checkpoint as checkpoints
 from metarl.errors import UserError
 from metarl.family import TaskFamily
+from metarl.files import file_errors
 from metarl.learner import Learner
 from metarl.registry import find_family, find_learner
-from metarl.run_folder import disk_errors
 from metarl.tasks import TaskDistribution
 from metarl.threads import set_threads
 from metarl.train_config import MAX_WORLDS, TrainConfig
@@ -233,9 +233,10 @@ def _prepare_folder(checkpoint: Checkpoint, out: Path) -> None:
         return
     if any((out / "checkpoints").glob("step_*")):
         raise UserError(f"'{out}' already holds a run: choose another --out")
-    with disk_errors(out):
+    with file_errors(out):
         (out / "evaluation").mkdir(parents=True, exist_ok=True)
-        if (run / "metrics.csv").is_file():
-            shutil.copy(run / "metrics.csv", out / "metrics.csv")
+        for name in ("metrics.csv", "curve.json"):
+            if (run / name).is_file():
+                shutil.copy(run / name, out / name)
         for report in (run / "evaluation").glob("heldout_step_*.json"):
             shutil.copy(report, out / "evaluation" / report.name)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metarl.errors import UserError
 from metarl.policy import Policy
+from metarl.threads import check_defaults
 
 if TYPE_CHECKING:
     from metarl.family import TaskFamily
@@ -66,6 +67,11 @@ class Learner(Policy):
                 f"{self.name} takes continuous actions, and these are discrete, with "
                 f"{' × '.join(map(str, spec.actions))} choices: use rl2"
             )
+        check_defaults()
+        for name, value in getattr(config, "__dict__", {}).items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(n, int) and abs(n) >= 2**31 for n in numbers):
+                raise UserError(f"{name} must be less than 2^31, not {value}")
         self.spec = spec
         self.config = config
         self.seed = seed

@@ -1,11 +1,12 @@
 """The specification that the worlds are held to: one MjModel, one MjData and mj_step in a loop.
 
-It applies a task's edits in its own way, an element at a time to a freshly compiled model, and
+It applies a task's edits in its own way, an element at a time to a model compiled apart, and
 shares no code with `metarl.edits` or `metarl.simulator`. Slow, and meant to be read.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import mujoco
@@ -54,13 +55,13 @@ class PlainWorld:
 
 
 def edited_model(family: TaskFamily, values: Sequence[float] | np.ndarray) -> mujoco.MjModel:
-    """Return a freshly compiled model with the edits of one task.
+    """Return a model, compiled apart from the family's own, with the edits of one task.
 
     Args:
         family: whose model and parameters.
         values: (P,) the task.
     """
-    model = family._compile()
+    model = copy.copy(family.compiled_apart)
     column = 0
     for param in family.params:
         size = len(param.names)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from metarl.errors import LONGEST_WORDS, UserError, did_you_mean, printable, quoted
+from metarl.errors import UserError, did_you_mean, quoted, worded
 
 KINDS = ("family", "algorithm")
 """What a run has of plug-ins."""
@@ -141,13 +141,13 @@ def _import(file: Path, kind: str) -> ModuleType:
             exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
     except UserError as error:
         raise UserError(f"{_place(error, file)}: {error}") from error
-    except Exception as error:  # whatever a stranger's file raises becomes one line
-        text = printable(" ".join(str(error).split()), LONGEST_WORDS)
+    except (Exception, SystemExit) as error:  # whatever a stranger's file raises is one line
+        text = worded(error)
         if isinstance(error, ModuleNotFoundError) and file in _ALONE:
             text += f"; for modules beside it, name the file: --{kind} {quoted(file)}:CLASS"
         last = _frame(error, file)
         line = f", line {last.lineno}" if last else ""  # a syntax error names its line itself
-        raise UserError(f"{kind} file {file}{line}: {type(error).__name__}: {text}") from error
+        raise UserError(f"{kind} file {file}{line}: {text}") from error
     return module
 
 
@@ -165,7 +165,17 @@ def _importable(folder: str) -> Iterator[None]:
                 sys.path.remove(folder)
 
 
-def _place(error: Exception, file: Path) -> str:
+def plugin_error(error: BaseException) -> str:
+    """Return, in one line, what a plug-in's file raised and where, or '' if none of them did."""
+    files = {str(getattr(module, "__file__", "")) for name, module in list(sys.modules.items())
+             if name.startswith("metarl_plugin_")}  # fmt: skip
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename in files:
+            return f"{Path(frame.filename).name}, line {frame.lineno}: {worded(error)}"
+    return ""
+
+
+def _place(error: BaseException, file: Path) -> str:
     """Return where in a plug-in's file an error arose: its line, and the class if in one."""
     last = _frame(error, file)
     if last is None:
@@ -174,7 +184,7 @@ def _place(error: Exception, file: Path) -> str:
     return f"{file.name}, line {last.lineno}{inside}"
 
 
-def _frame(error: Exception, file: Path) -> traceback.FrameSummary | None:
+def _frame(error: BaseException, file: Path) -> traceback.FrameSummary | None:
     """Return the innermost frame of an error in a plug-in's file, if there is one."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
     return frames[-1] if frames else None

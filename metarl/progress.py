@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO, cast
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -17,7 +20,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from metarl.errors import printable, shortened
+from metarl.errors import printable, quoted, shortened
+from metarl.output import Output
+
+if TYPE_CHECKING:
+    from metarl.train_config import Position
 
 SECONDS_BETWEEN_LINES = 5.0
 """Of `bar`, where there is no terminal."""
@@ -37,9 +44,11 @@ class TrainingProgress:
         self._print_every = print_every
         self._show = show
         self._bar: Progress | None = None
-        if show and sys.stdout.isatty():
+        self._out = Output(sys.stdout)
+        if show and self._out.isatty():
             columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
-            self._bar = Progress(*columns, console=Console(), refresh_per_second=4)
+            console = Console(file=cast("TextIO", self._out))
+            self._bar = Progress(*columns, console=console, refresh_per_second=4)
             self._task = self._bar.add_task("starting", total=total, completed=done)
 
     def __enter__(self) -> TrainingProgress:
@@ -84,7 +93,7 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(line, flush=True)
+            print(line, file=self._out, flush=True)
 
     def _pace(self, done: int) -> float:
         """Seconds per unit so far, evaluations and checkpoints included."""
@@ -125,6 +134,52 @@ def _lines(what: str) -> Callable[[int, int], None]:
             print(f"{what}: {done} of {total}, {left} left", file=sys.stderr, flush=True)
 
     return show
+
+
+@contextmanager
+def under_way() -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
+    """Give a function that prints a line, and one that shows what is under way until then.
+
+    Without a terminal, only the lines are printed.
+    """
+    if not Output(sys.stdout).isatty():
+        yield lambda line: print(line, flush=True), lambda what: None
+        return
+    console = Console(highlight=False)
+    with console.status("") as status:
+        yield (
+            lambda line: console.print(line, markup=False, soft_wrap=True),
+            lambda what: status.update(escape(f"{what} …")),
+        )
+
+
+def closing_lines(
+    run: Path, position: Position, tasks: str, setting: str, notes: Iterable[str]
+) -> Iterator[str]:
+    """Yield where a finished run is, its last adaptation curve, and what to try next.
+
+    Args:
+        run: its folder.
+        position: how far it came.
+        tasks: how many it was evaluated on, in words.
+        setting: NAME=VALUE of a task to adapt to, or ''.
+        notes: what else is to be said of it.
+    """
+    last, name = position.curve[-1], quoted(run)
+    digits = decimals([*last["mean"], last["stand_still"]])
+    yield (
+        f"wrote {run}: {counted(position.iteration, 'iteration')}, "
+        f"{si(position.env_steps)} env steps, {clock(position.seconds)}"
+    )
+    yield f"{tasks} (stand still {shown(last['stand_still'], digits)}):"
+    yield "  episodes of experience " + "".join(f"{seen:>10}" for seen in last["experience"])
+    mean = "".join(f" {shown(value, digits):>9}" for value in last["mean"])
+    yield f"  mean return            {mean}"
+    yield from notes
+    yield "next:"
+    for words in ("report", "evaluate", "adapt"):
+        chosen = f" --set {quoted(setting)}" if setting and words == "adapt" else ""
+        yield f"  metarl {words} {name}{chosen}"
 
 
 def clock(seconds: float) -> str:

@@ -8,7 +8,8 @@ import gymnasium
 
 from metarl.adapters.gymnasium_family import family_of
 from metarl.composition import compose
-from metarl.family import TaskFamily
+from metarl.errors import user_code
+from metarl.family import TaskFamily, class_name
 from metarl.learner import Learner
 from metarl.plugins import load_plugin, plugin_class, plugins
 
@@ -21,7 +22,9 @@ def find_family(name: str) -> TaskFamily:
     Raises:
         UserError: no such family, variation or file, or it is not a TaskFamily.
     """
-    return family_class(name)()
+    cls = family_class(name)
+    with user_code(f"family '{class_name(cls)}': making it", cls):
+        return cls()
 
 
 def family_class(name: str) -> type[TaskFamily]:

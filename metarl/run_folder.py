@@ -21,10 +21,8 @@ import csv
 import io
 import json
 import math
-import os
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,33 +34,7 @@ from stable_baselines3.common.logger import (
 )
 
 from metarl.errors import UserError
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path, note: str = "") -> Iterator[None]:
-    """Turn an OSError (disk full, read-only, no permission) into one line about `path`."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
-        raise UserError(f"cannot write '{error.filename or path}': {reason}{note}") from error
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole: to a temporary name beside it, synced, then renamed over it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            error.filename = str(path)  # what the user knows, not the temporary name
-        raise
+from metarl.files import file_errors, write_bytes
 
 
 def finite(value: object) -> object:
@@ -159,6 +131,11 @@ class _Events(TensorBoardOutputFormat):
         super().close()
 
 
+def has_trained(run: Path) -> bool:
+    """Whether a run folder holds more than the beginning of a run: a checkpoint after step 0."""
+    return any(path.name != "step_00000000" for path in (run / "checkpoints").glob("step_*"))
+
+
 class RunFolder:
     """One run's folder, locked for as long as the context is open."""
 
@@ -172,7 +149,7 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         """Make the folders and take the lock. Raises UserError if another process trains here."""
-        with disk_errors(self.path):
+        with file_errors(self.path):
             for folder in (self.path, self.checkpoints, self.evaluation):
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "w", encoding="utf-8")
@@ -215,6 +192,13 @@ class RunFolder:
     def evaluation_path(self, iteration: int) -> Path:
         """Return where the held-out report of one iteration goes."""
         return self.evaluation / f"heldout_step_{iteration:08d}.json"
+
+    def clear(self) -> None:
+        """Remove what a run left that ended before its first iteration did."""
+        for name in ("events.out.tfevents.*", "checkpoints/step_00000000"):
+            for path in self.path.glob(name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.drop_after(-1)
 
     def drop_after(self, iteration: int) -> None:
         """Remove what a run resumed at `iteration` makes again: reports, unreadable checkpoints."""

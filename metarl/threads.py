@@ -26,10 +26,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from metarl.errors import UserError
+
 _SPINS = "torch" in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _threads: int | None = None
+MOST = 4096
 _KEEP = {-4: 0, -1: -1, -2: 64 << 20}
 """M_MMAP_MAX: none from mmap; M_TRIM_THRESHOLD: give nothing back; M_TOP_PAD: grow by 64 MiB."""
 _DEFAULT = {-4: 65536, -1: 128 << 10, -2: 128 << 10}
@@ -71,6 +74,27 @@ def hold_openmp_team() -> threading.Thread | None:
     return thread
 
 
+def check_defaults(*, float32: bool = True) -> None:
+    """Refuse a default device or type of torch's in which metarl's tensors would not fit together.
+
+    Args:
+        float32: whether the default type matters, as it does to networks.
+    """
+    import torch
+
+    device, kind = torch.empty(0).device, torch.get_default_dtype()
+    if device.type != "cpu":
+        raise UserError(
+            f"torch's default device is {device}, and the physics is on the CPU: call "
+            f"torch.set_default_device('cpu'), and choose the learner's device with --device"
+        )
+    if float32 and kind != torch.float32:
+        raise UserError(
+            f"torch's default type is {kind}, and learners compute in float32: call "
+            f"torch.set_default_dtype(torch.float32)"
+        )
+
+
 def set_threads(threads: int | None = None) -> int:
     """Give `threads` threads to the physics and to torch; None means every core.
 
@@ -79,9 +103,14 @@ def set_threads(threads: int | None = None) -> int:
 
     Returns:
         The number that both now use.
+
+    Raises:
+        UserError: it is more than any machine has.
     """
     import torch
 
+    if threads is not None and threads > MOST:
+        raise UserError(f"threads must be at most {MOST}, not {threads}")
     global _threads
     _threads = available_cores() if threads is None else max(1, int(threads))
     torch.set_num_threads(_threads)

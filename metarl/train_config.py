@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from metarl.errors import UserError, did_you_mean
 
+if TYPE_CHECKING:
+    from metarl.checkpoint import Checkpoint
+
+MAX_EPISODES = 10_000
+"""Adaptation rounds beyond this are a slip of the hand, too."""
 MAX_WORLDS = 1_000_000
 """Beyond this, a count is a slip of the hand: the worlds of one process need gigabytes by then."""
 
@@ -65,6 +72,10 @@ class TrainConfig:
                 raise UserError(
                     f"{one} x rollouts_per_task is {worlds} worlds; the limit is {MAX_WORLDS}"
                 )
+        if self.evaluate_episodes > MAX_EPISODES:
+            raise UserError(
+                f"evaluate_episodes must be at most {MAX_EPISODES}, not {self.evaluate_episodes}"
+            )
         if self.device not in ("auto", "cpu", "cuda"):
             raise UserError(f"device must be auto, cpu or cuda, not {self.device!r}")
         if self.out is not None and (not isinstance(self.out, str) or not self.out.strip()):
@@ -107,6 +118,8 @@ class Position:
     """One entry per held-out evaluation."""
     diverged: int = 0
     """Training transitions that diverged, of the `env_steps`."""
+    ends: list[int] = field(default_factory=list)
+    """Iterations at which the run was once to end: each has an evaluation, as the last one has."""
 
     @classmethod
     def of(cls, meta: dict[str, Any]) -> Position:
@@ -120,13 +133,48 @@ class Position:
             return cls(
                 int(meta["iteration"]), int(meta["env_steps"]), float(meta["seconds"]),
                 [dict(entry) for entry in meta["curve"]], int(meta.get("diverged", 0)),
+                [int(i) for i in meta.get("ends", ())],
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"the checkpoint is not one of a training run: {error}") from None
 
+    @classmethod
+    def to_resume(cls, checkpoint: Checkpoint) -> Position:
+        """Read a checkpoint, and the evaluations that its run made after writing it. Likewise."""
+        found = cls.of(checkpoint.meta)
+        entries = {entry.get("iteration"): entry for entry in found.curve}
+        for entry in _evaluated(checkpoint.path.parent.parent / "curve.json"):
+            if entry["iteration"] <= found.iteration:
+                entries.setdefault(entry["iteration"], entry)
+        found.curve = sorted(entries.values(), key=lambda entry: entry.get("iteration", 0))
+        saved = TrainConfig.from_json(checkpoint.meta.get("train"), checkpoint.path)
+        if found.done(saved) >= goal(saved) and found.iteration not in found.ends:
+            found.ends.append(found.iteration)
+        return found
+
+    def evaluated(self) -> bool:
+        """Whether the weights of this iteration have been evaluated."""
+        return any(entry["iteration"] == self.iteration for entry in self.curve)
+
     def done(self, config: TrainConfig) -> int:
         """Progress in the unit of `goal`."""
         return self.iteration if config.env_steps is None else self.env_steps
+
+
+_ENTRY = {"iteration", "env_steps", "before", "after", "experience", "mean", "stand_still"}
+
+
+def _evaluated(path: Path) -> list[dict[str, Any]]:
+    """Return the whole entries of a curve.json; none if it cannot be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [
+        entry
+        for entry in (found if isinstance(found, list) else ())
+        if isinstance(entry, dict) and entry.keys() >= _ENTRY and type(entry["iteration"]) is int
+    ]
 
 
 def goal(config: TrainConfig) -> int:
@@ -143,9 +191,10 @@ def with_goal(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
     return replace(config, env_steps=None) if "--iterations" in named else config
 
 
-def finished(meta: dict[str, Any], config: TrainConfig) -> bool:
-    """Whether a checkpoint with this meta has come to the end of `config`."""
-    return Position.of(meta).done(config) >= goal(config)
+def finished(checkpoint: Checkpoint, config: TrainConfig) -> bool:
+    """Whether the run of a checkpoint has come to the end of `config`, evaluations included."""
+    position = Position.to_resume(checkpoint)
+    return position.done(config) >= goal(config) and position.evaluated()
 
 
 def default_out(family: str, algorithm: str, seed: int) -> str:

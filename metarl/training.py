@@ -21,11 +21,12 @@ from metarl import checkpoint as checkpoints
 from metarl.divergence import DivergenceWatch, nonfinite_metrics, refuse_nonfinite
 from metarl.errors import UserError, quoted
 from metarl.evaluation import evaluate
+from metarl.files import file_errors
 from metarl.interrupt import Left, StopSignals, TrainingStopped
 from metarl.keys import Key
 from metarl.plugins import reference
-from metarl.progress import TrainingProgress, clock, counted, decimals, shown, si
-from metarl.run_folder import RunFolder, disk_errors, write_json
+from metarl.progress import TrainingProgress, closing_lines, counted, shown, si
+from metarl.run_folder import RunFolder, has_trained, write_json
 from metarl.sampler import task_sampler
 from metarl.threads import set_threads
 from metarl.train_config import Position, TrainConfig, default_out, goal
@@ -76,7 +77,7 @@ def meta_train(
     Raises:
         UserError: the folder holds another run or cannot be written, the worlds do not fit, or
             the weights stop being finite. The newest checkpoint is good in each case.
-        TrainingStopped: SIGINT or SIGTERM; the state is saved.
+        TrainingStopped: SIGINT, SIGTERM or SIGHUP; the state is saved.
     """
     run = _Run(learner, worlds, distribution, config, resume)
     with run.folder, StopSignals() as stop, run.open():
@@ -85,7 +86,7 @@ def meta_train(
             run.save()
         except Left:
             run.save_good()
-        except Exception:
+        except (Exception, SystemExit):
             with contextlib.suppress(UserError):  # a full disk must not hide what went wrong
                 run.save_good()
             raise
@@ -128,7 +129,7 @@ class _Run:
         self.sampler = task_sampler(distribution, count, learner.task_pool)
         self.learner, self.worlds, self.distribution = learner, worlds, distribution
         self.config, self.resume = config, resume
-        self.position = Position() if resume is None else Position.of(resume.meta)
+        self.position = Position() if resume is None else Position.to_resume(resume)
         self.divergence = DivergenceWatch(self.position)
         recorded = None if resume is None else resume.meta.get("threads")
         self.threads = set_threads(config.threads or recorded)
@@ -145,8 +146,7 @@ class _Run:
 
     def open(self) -> TrainingProgress:
         """Take over the resumed state, and make the logger, the first checkpoint and the bar."""
-        taken = any(self.folder.checkpoints.glob("step_*"))
-        if self.resume is None and taken:
+        if self.resume is None and has_trained(self.folder.path):
             raise UserError(
                 f"'{self.folder.path}' already holds a run: go on with "
                 f"`metarl train --resume {quoted(self.folder.path)}`, or choose another --out"
@@ -155,13 +155,17 @@ class _Run:
         if self.resume is not None:
             self.learner.load_state_dict(self.resume.tensors)
         self.keep_good()
-        position = self.position
-        with disk_errors(self.folder.path, INTACT):
+        position, config = self.position, self.config
+        with file_errors(self.folder.path, INTACT):
+            if self.resume is None:
+                self.folder.clear()
             self.folder.write_config(self.describe())
             self.folder.drop_after(position.iteration)
             self.folder.write_curve(position.curve)
             self.logger = self.folder.logger(upto=position.iteration, env_steps=position.env_steps)
-        self.save()
+        had = TrainConfig(**self.resume.meta["train"]) if self.resume else config
+        # A kill must not lose a new goal, which a resume reads from the checkpoint.
+        self.save(again=(had.iterations, had.env_steps) != (config.iterations, config.env_steps))
         self.progress = TrainingProgress(
             total=goal(self.config), done=position.done(self.config),
             print_every=self.config.print_every, show=self.config.progress,
@@ -237,7 +241,7 @@ class _Run:
             "iteration": position.iteration, "env_steps": position.env_steps,
             "seconds": round(position.seconds, 3), "env_steps_per_second": round(steps_per_second),
         }  # fmt: skip
-        with disk_errors(self.folder.path, INTACT):
+        with file_errors(self.folder.path, INTACT):
             for name, value in (row | metrics).items():
                 self.logger.record(name, value)
             self.logger.dump(position.env_steps)
@@ -255,7 +259,7 @@ class _Run:
         position, config = self.position, self.config
         last = position.done(config) >= goal(config)
         due = position.iteration % config.evaluate_every == 0 or last
-        return due and all(entry["iteration"] != position.iteration for entry in position.curve)
+        return (due or position.iteration in position.ends) and not position.evaluated()
 
     def evaluate(self, stop: StopSignals) -> None:
         """Evaluate on held-out tasks, in worlds of their own; append to the curve."""
@@ -276,7 +280,7 @@ class _Run:
                 "stand_still": result["stand_still"], "diverged": report.diverged,
             }
         )  # fmt: skip
-        with disk_errors(self.folder.path, INTACT):
+        with file_errors(self.folder.path, INTACT):
             write_json(self.folder.evaluation_path(position.iteration), result)
             self.folder.write_curve(position.curve)
             self.logger.record("heldout/before", report.mean[0], exclude="csv")
@@ -314,7 +318,7 @@ class _Run:
             except UserError as error:
                 self.progress.say(f"warning: no video of iteration {position.iteration}: {error}")
                 return
-        with disk_errors(self.folder.path, INTACT):
+        with file_errors(self.folder.path, INTACT):
             self.folder.log_gif("heldout/video", path, position.env_steps)
 
     def show_report(self, *, running: bool, latest: Report | None = None) -> None:
@@ -332,16 +336,17 @@ class _Run:
             self.progress.say(f"warning: {problem}; the training goes on")
             self.warned = True
 
-    def save(self) -> None:
-        """Write a checkpoint of the present state, unless there is one."""
+    def save(self, *, again: bool = False) -> None:
+        """Write a checkpoint of the present state, unless there is one or it is to be replaced."""
         position = self.position
-        if (self.folder.checkpoints / f"step_{position.iteration:08d}").exists():
+        there = (self.folder.checkpoints / f"step_{position.iteration:08d}").exists()
+        if there and not again:
             return
         meta = asdict(position) | {
             "seed": self.config.seed, "train": asdict(self.config), "threads": self.threads,
             "device": str(self.learner.device), "ranges": self.distribution.ranges(),
         }  # fmt: skip
-        with disk_errors(self.folder.path, INTACT):
+        with file_errors(self.folder.path, INTACT):
             checkpoints.save(
                 self.folder.checkpoints, self.learner, family=reference(self.worlds.family),
                 step=position.iteration, meta=meta,
@@ -366,24 +371,8 @@ class _Run:
 
     def summarise(self) -> None:
         """Print where everything is, the adaptation curve, and what to try next."""
-        position, path = self.position, self.folder.path
-        last = position.curve[-1]
-        run, example = quoted(path), self.distribution.nominal()
-        setting = quoted(f"{example.names[0]}={example.values[0, 0]:.4g}") if example.names else ""
-        seen = "".join(f"{episodes:>10}" for episodes in last["experience"])
-        digits = decimals([*last["mean"], last["stand_still"]])
-        mean = "".join(f" {shown(value, digits):>9}" for value in last["mean"])
-        for line in (
-            f"wrote {path}: {counted(position.iteration, 'iteration')}, "
-            f"{si(position.env_steps)} env steps, {clock(position.seconds)}",
-            f"{self.eval_tasks.counted('held-out task')} "
-            f"(stand still {shown(last['stand_still'], digits)}):",
-            f"  episodes of experience {seen}",
-            f"  mean return            {mean}",
-            *self.divergence.closing(),
-            "next:",
-            f"  metarl report {run}",
-            f"  metarl evaluate {run}",
-            f"  metarl adapt {run} --set {setting}" if setting else f"  metarl adapt {run}",
-        ):
+        nominal, tasks = self.distribution.nominal(), self.eval_tasks.counted("held-out task")
+        named = f"{nominal.names[0]}={nominal.values[0, 0]:.4g}" if nominal.names else ""
+        notes = self.divergence.closing()
+        for line in closing_lines(self.folder.path, self.position, tasks, named, notes):
             self.progress.say(line)

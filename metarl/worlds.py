@@ -15,12 +15,13 @@ from torch import Tensor
 
 from metarl.controls import control_range
 from metarl.edits import NEVER_NEGATIVE, nominal_value
-from metarl.errors import UserError, did_you_mean, one_line
+from metarl.errors import UserError, did_you_mean, user_code
 from metarl.family import TaskFamily
 from metarl.keys import Key, WorldDraws
 from metarl.registry import find_family
 from metarl.simulator import Simulator
 from metarl.tasks import Tasks
+from metarl.threads import check_defaults
 from metarl.vector import Spec, Step, Transition, VecWorlds
 
 
@@ -57,6 +58,7 @@ class TaskWorlds(VecWorlds):
         Raises:
             UserError: the family is unknown, or its methods return the wrong shapes.
         """
+        check_defaults(float32=False)
         super().__init__(find_family(family) if isinstance(family, str) else family, num_worlds)
         self.simulator = Simulator(self.family.compile(), num_worlds, threads)
         try:
@@ -270,19 +272,16 @@ class TaskWorlds(VecWorlds):
 
     def _ask(self, method: str, *args: object) -> Tensor:
         """Call a method of the family: whatever it raises, or returns instead, is one line."""
-        try:
+        with user_code(f"family '{self.family.name}': {method}()", self.family):
             value = getattr(self.family, method)(*args)
-        except (AssertionError, MemoryError):
-            raise
-        except Exception as error:
-            text = one_line(error, self.family)
-            if isinstance(error, UserError) and f"family '{self.family.name}'" in text:
-                raise
-            raise UserError(f"family '{self.family.name}': {method}() failed: {text}") from error
-        if not isinstance(value, Tensor) and method != "initial_state":
+        dense = isinstance(value, Tensor) and value.layout is torch.strided
+        if method != "initial_state" and not (dense and value.is_cpu and not value.is_complex()):
+            what = type(value).__name__
+            if isinstance(value, Tensor):
+                what = f"a tensor of {value.dtype}, {value.layout} on {value.device}"
             raise UserError(
-                f"family '{self.family.name}': {method}() returned {type(value).__name__}, "
-                f"expected a tensor of {self.num_worlds} rows"
+                f"family '{self.family.name}': {method}() returned {what}, "
+                f"expected a tensor of {self.num_worlds} rows: dense, real and on the CPU"
             )
         return value
 

@@ -193,6 +193,38 @@ BAD = {
         {"more": 'model = MJCF.replace(\'step="0.01"\', \'step="0.01" gravity="0 0 nan"\')'},
         "'robot': the model's opt.gravity is not finite",
     ),
+    # what no tensor of rewards is, and what else user code raises
+    "reward: sparse": ({"reward": "sim.qpos[:, 0].to_sparse()"}, "dense, real and on the CPU"),
+    "reward: meta": (
+        {"reward": 'sim.qpos[:, 0].to("meta")'}, "reward() returned a tensor of torch.float64",
+    ),
+    "reward: complex": ({"reward": "sim.qpos[:, 0] * 1j"}, "torch.complex128"),
+    "reward: exit": ({"reward": "exit(3)"}, "reward() failed: SystemExit: 3"),
+    "observe: assert": (
+        {"more": "def observe(self, sim, task):\n        assert len(task) == 5, 'five'"},
+        "observe() failed: AssertionError: five (line 30 of robot.py)",
+    ),
+    "assert without words": (
+        {"more": "def initial_state(self, sim, ids, rng):\n        assert not len(ids)"},
+        "initial_state() failed: AssertionError (line 30 of robot.py)",
+    ),
+    "build: exit": (
+        {"more": "def build(self, spec):\n        raise SystemExit('no')"},
+        "family 'robot': making it failed: SystemExit: no",
+    ),
+    "file: exit": ({"more": "exit('no')"}, "SystemExit: no"),
+    "edit: range": (
+        {"param": 'Param("mass", Interval(0.5, 2.0), edit=scale("body_mass", "cart", 0.5))'},
+        "scale('body_mass', …): 0.5 is no name of an object",
+    ),
+    "edit: index": (
+        {"param": 'Param("mass", Interval(0.5, 2.0), edit=scale("body_mass", index="x"))'},
+        "scale('body_mass'): index must be an int",
+    ),
+    "mass: zero": (
+        {"param": 'Param("mass", Interval(-1.0, 1.0), edit=assign("body_mass", "cart"))'},
+        "MuJoCo refuses an edit of body_mass",
+    ),
     # numbers
     "frame_skip": ({"more": "frame_skip = 0"}, "frame_skip must be a positive integer, not 0"),
     "horizon": ({"more": "horizon = 1.5"}, "'robot': horizon must be a positive integer, not 1.5"),

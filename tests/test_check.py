@@ -20,6 +20,7 @@ from metarl import (
     when,
 )
 from metarl.check import (
+    CHECKS,
     CheckError,
     check_clipping,
     check_divergence,
@@ -330,3 +331,12 @@ def test_mistakes_in_the_worlds_are_found(monkeypatch, check, owner, method, mis
     monkeypatch.setattr(owner, method, mistake)
     with pytest.raises(CheckError):
         check(family)
+
+
+def test_a_model_is_compiled_twice_whatever_the_tasks(monkeypatch) -> None:
+    """Once for the family, and once for the plain loop that it is compared with."""
+    build, calls, begun = PointGoal.build, [], []
+    monkeypatch.setattr(PointGoal, "build", lambda self, spec: calls.append(1) or build(self, spec))
+    assert check_family(broken(), lambda line: None, begin=begun.append) == 0
+    assert len(calls) == 2
+    assert len(begun) == len(CHECKS)

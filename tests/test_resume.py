@@ -95,7 +95,9 @@ def test_the_thread_count_is_recorded_and_restored(tmp_path):
 # --- signals -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
 def test_a_signal_finishes_the_iteration_and_saves_it(whole, tmp_path, number, code):
     before = signal.getsignal(number)
     with pytest.raises(TrainingStopped, match="metarl train --resume") as stopped:
@@ -139,6 +141,16 @@ def test_a_learner_too_large_to_copy_keeps_its_last_checkpoint(whole, tmp_path, 
     assert checkpoints.newest(tmp_path / "run").name == "step_00000002"
     go_on(tmp_path / "run")
     assert digest(tmp_path / "run") == digest(whole)
+
+
+def test_a_closed_terminal_is_ignored_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.signum is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_signal_does_not_wait():

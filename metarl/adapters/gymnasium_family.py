@@ -195,7 +195,7 @@ class GymnasiumFamily(TaskFamily):
             if f"family '{self.name}'" in str(error):
                 raise
             raise UserError(f"family '{self.name}': {error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"family '{self.name}': {what} failed: {_described(error)}") from error
 
     def _own_horizon(self, env: gymnasium.Env) -> int:
@@ -217,7 +217,7 @@ def _kind(value: Any) -> str:
     return f"an array of shape {np.shape(value)}" if np.ndim(value) else type(value).__name__
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     """Return an exception in one line: its type, its text, and the line of code that raised it."""
     text = " ".join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)

@@ -15,6 +15,7 @@ import tyro
 
 from metarl.commands.flags import Flag, flags_of, help_page
 from metarl.errors import UserError, did_you_mean
+from metarl.train_config import MAX_EPISODES
 
 T = TypeVar("T")
 
@@ -107,8 +108,11 @@ def check_counts(args: object, **least: int) -> None:
     """Raise UserError for a field that is set, but is no count of at least `least`."""
     for name, low in least.items():
         value = getattr(args, name)
-        if value is not None and not low <= value < 2**31:
-            raise UserError(f"{name} must be a whole number of at least {low}, not {value}")
+        high = MAX_EPISODES if name == "episodes" else 2**31 - 1
+        if value is not None and not low <= value <= high:
+            raise UserError(
+                f"{name} must be a whole number of at least {low} and at most {high}, not {value}"
+            )
 
 
 def take_option(argv: Sequence[str], name: str) -> tuple[str | None, list[str]]:

@@ -13,7 +13,7 @@ import tyro
 from metarl.commands.arguments import Said, check_counts, parse
 from metarl.errors import UserError
 from metarl.plugins import first_line
-from metarl.progress import bar, counted, say, shown
+from metarl.progress import bar, counted, say, shown, under_way
 from metarl.train_config import MAX_WORLDS
 
 if TYPE_CHECKING:  # torch is imported when there is something to compute, not for --help
@@ -128,7 +128,8 @@ def check(argv: Sequence[str]) -> int:
         from metarl.adapters import check_gymnasium
 
         suite = {"checks": check_gymnasium.CHECKS, "gates": check_gymnasium.GATES}
-    return 1 if check_family(family, say, **suite) else 0
+    with under_way() as (report, begin):
+        return 1 if check_family(family, report, **suite, begin=begin) else 0
 
 
 # --- evaluate and adapt ------------------------------------------------------------------------

@@ -149,6 +149,11 @@ def _measure(run: Path | str, weights: Path | str, threads: int | None, say: Say
     from metarl.versions import hardware, versions
 
     summary = read_run(run)
+    if not summary.curve:
+        raise UserError(
+            f"'{run}' has no held-out evaluation yet, which every training begins with: go on with "
+            f"`metarl train --resume {quoted(run)}`, then export"
+        )
     if weights != run:
         summary.reports.clear()
     add_reports(summary, weights, Protocol(threads=threads), say)

@@ -11,6 +11,7 @@ import tyro
 
 from metarl.commands.arguments import Said, check_counts, parse
 from metarl.errors import UserError
+from metarl.files import file_errors
 from metarl.plugins import KINDS
 from metarl.progress import bar, counted, say
 from metarl.train_config import MAX_WORLDS
@@ -163,13 +164,13 @@ def add_reports(
 def _save_report(run: RunSummary, split: str, checkpoint: Checkpoint) -> None:
     """Write a report into the run folder, for the next time."""
     from metarl.report.run_summary import evaluation_path
-    from metarl.run_folder import disk_errors, write_json
+    from metarl.run_folder import write_json
     from metarl.versions import versions
 
     target = evaluation_path(run.path, split, checkpoint.step)
     about = {"step": checkpoint.step, "versions": versions()}
     try:
-        with disk_errors(target):
+        with file_errors(target):
             target.parent.mkdir(exist_ok=True)
             write_json(target, run.reports[split].to_json() | about)
     except UserError as error:

@@ -69,7 +69,7 @@ def _resume(run: str, argv: list[str]) -> int:
         if old not in (new, absolute(new)):
             raise UserError(f"{what} cannot change when a run goes on: it is {old}, not {new}")
     refuse_changes(checkpoint, got.train, got.learner)
-    if finished(checkpoint.meta, got.train):
+    if finished(checkpoint, got.train):
         where = run_of(checkpoint)
         say(
             f"{where} has already finished, at iteration {checkpoint.step}; give a larger "

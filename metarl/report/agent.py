@@ -11,8 +11,6 @@ It is a checkpoint folder, so `metarl adapt`, `evaluate`, `render` and `report` 
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,11 @@ from typing import Any
 from metarl import checkpoint as checkpoints
 from metarl.checkpoint import Checkpoint
 from metarl.errors import UserError
+from metarl.files import file_errors, whole_folder
 from metarl.report.charts import plot_results
 from metarl.report.model_card import model_card
 from metarl.report.run_summary import RESULT
-from metarl.run_folder import disk_errors, write_json
+from metarl.run_folder import write_json
 
 LARGEST = 10**6
 """Bytes: an agent folder is there to be cloned with a repository."""
@@ -49,23 +48,15 @@ def write_agent(
     Raises:
         UserError: it would be larger than 1 MB, or cannot be written.
     """
-    temporary = final.with_name(f".{final.name}.{os.getpid()}")
-    with disk_errors(final):
-        try:
-            temporary.mkdir(parents=True)
-            learner, meta = checkpoints.restore(checkpoint), _meta(checkpoint.meta, half)
-            checkpoints.write_files(temporary, learner, checkpoint.family, checkpoint.step, meta)
-            measured = result(temporary)
-            write_json(temporary / RESULT, measured)
-            plot_results([measured], temporary / "curve.png")
-            name = final.name if final.is_absolute() else final.as_posix()
-            (temporary / "README.md").write_text(model_card(measured, name, note), encoding="utf-8")
-            _check_size(temporary)
-            if final.exists():
-                shutil.rmtree(final)
-            temporary.rename(final)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with file_errors(final), whole_folder(final) as draft:
+        learner, meta = checkpoints.restore(checkpoint), _meta(checkpoint.meta, half)
+        checkpoints.write_files(draft, learner, checkpoint.family, checkpoint.step, meta)
+        measured = result(draft)
+        write_json(draft / RESULT, measured)
+        plot_results([measured], draft / "curve.png")
+        name = final.name if final.is_absolute() else final.as_posix()
+        (draft / "README.md").write_text(model_card(measured, name, note), encoding="utf-8")
+        _check_size(draft)
 
 
 def shareable(run: Path | str) -> Checkpoint:

@@ -18,6 +18,7 @@ import jinja2
 
 from metarl.errors import UserError
 from metarl.evaluation import Report
+from metarl.files import file_errors, write_bytes
 from metarl.progress import counted, si
 from metarl.report.charts import (
     RUN_COLOURS,
@@ -40,7 +41,6 @@ from metarl.report.tasks import (
     verdict,
 )
 from metarl.report.text import duration, number, param_units
-from metarl.run_folder import disk_errors, write_bytes
 
 LARGEST_VIDEO = 16 * 2**20
 """Bytes of a video that is put into the page; a larger one is named in a line."""
@@ -60,7 +60,7 @@ def write_page(
 ) -> Path:
     """Write the page, whole or not at all; see `render`. Raises UserError if it cannot."""
     page = render(runs, live=live, running=running).encode()
-    with disk_errors(out):
+    with file_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(out, page)
     return out

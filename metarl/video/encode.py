@@ -7,7 +7,6 @@ encoder in its turn. Nothing runs the learner or the physics here: see `metarl.v
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import tempfile
 from collections import deque
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metarl.errors import UserError
-from metarl.run_folder import disk_errors
+from metarl.files import file_errors, whole_file
 from metarl.threads import available_cores
 from metarl.video.film import Film, VideoConfig
 from metarl.video.renderer import Renderer
@@ -115,16 +114,11 @@ def write(
 ) -> None:  # fmt: skip
     """Write a film, or what draws frames as one does; the arguments are those of `render`."""
     path = check_out(out)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk_errors(path):
+    with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-    try:
-        _encode(film, temporary, path.suffix.lower(), threads, progress)
-        with disk_errors(path):
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with whole_file(path) as draft:
+            draft.touch()  # what cannot be written is better said before the work than after it
+            _encode(film, draft, path.suffix.lower(), threads, progress)
 
 
 def _encode(

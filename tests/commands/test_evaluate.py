@@ -95,6 +95,17 @@ def adapted(trained_run, tmp_path) -> Path:
     return out
 
 
+def test_a_policy_is_replaced_whole_and_nothing_else_is(trained_run, adapted, tmp_path, capsys):
+    argv = ["adapt", str(trained_run), "--episodes", "0", "--rollouts-per-task", "2", "--out"]
+    assert main([*argv, str(adapted)]) == 0
+    assert json.loads((adapted / "adapted.json").read_text())["experience"] == [0]
+    assert [path.name for path in tmp_path.iterdir()] == ["adapted"]
+    (adapted / "diary.txt").write_text("dear")
+    assert main([*argv, str(adapted)]) == 2
+    assert "holds something else than a policy" in capsys.readouterr().err
+    assert (adapted / "diary.txt").is_file()
+
+
 def test_a_saved_policy_earns_what_the_last_round_did(adapted):
     from metarl import TaskDistribution, TaskWorlds, collect, load_adapted
     from metarl.keys import Key

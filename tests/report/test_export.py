@@ -250,3 +250,17 @@ def test_an_agent_is_replaced_only_by_name(run, agent, tmp_path, monkeypatch) ->
     assert (there / "README.md").read_text() == "an older one"
     export_agent(run, there, result=agent / "result.json", threads=1)
     assert (there / "README.md").read_text() != "an older one"
+
+
+def test_a_run_without_an_evaluation_is_refused(run, tmp_path) -> None:
+    bare = Path(shutil.copytree(run, tmp_path / "bare"))
+    (bare / "curve.json").unlink()
+    step = checkpoints.newest(bare)
+    body = json.loads((step / "checkpoint.json").read_text())
+    body["meta"]["curve"] = []
+    body.pop("self_sha256")
+    body["self_sha256"] = checkpoints._digest(body)
+    (step / "checkpoint.json").write_text(json.dumps(body))
+    with pytest.raises(UserError, match="has no held-out evaluation yet"):
+        export_agent(bare, tmp_path / "agent", threads=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["bare"]
