@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import inspect
 import re
 import shlex
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 LONGEST_WORDS = 200
@@ -87,25 +86,32 @@ class CheckError(AssertionError):
     """A family breaks its contract: one line that says why, and how to mend it."""
 
 
-@contextlib.contextmanager
-def user_code(what: str, source: object) -> Iterator[None]:
-    """Turn whatever a user's class raises, SystemExit included, into one line.
+class user_code:  # noqa: N801  (a context manager, used as a function is)
+    """Turns whatever a user's class raises, SystemExit included, into one line.
 
-    Args:
-        what: says whose code it is, as in ``family 'ant': reward()``.
-        source: the object, or its class.
-
-    Raises:
-        UserError: as above. One that names the same owner, a CheckError and a MemoryError pass.
+    A UserError that names the same owner, a CheckError and a MemoryError pass.
     """
-    try:
-        yield
-    except (CheckError, MemoryError):
-        raise
-    except (Exception, SystemExit) as error:
-        if isinstance(error, UserError) and what.partition(":")[0] in str(error):
-            raise
-        raise UserError(f"{what} failed: {one_line(error, source)}") from error
+
+    def __init__(self, what: str, source: object) -> None:
+        """Say whose code it is.
+
+        Args:
+            what: as in ``family 'ant': reward()``.
+            source: the object, or its class.
+        """
+        self.what, self.source = what, source
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, place: object) -> None:
+        """Raise UserError for what was raised."""
+        if error is None or isinstance(error, CheckError | MemoryError):
+            return
+        if isinstance(error, UserError) and self.what.partition(":")[0] in str(error):
+            return
+        if isinstance(error, Exception | SystemExit):
+            raise UserError(f"{self.what} failed: {one_line(error, self.source)}") from error
 
 
 def worded(error: BaseException) -> str:

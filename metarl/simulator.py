@@ -182,13 +182,12 @@ class Simulator:
         if self._stage != _NONE:
             self.batch.forward(None if ids is None else ids.numpy(), stage=self._stage)
 
-    def step(self, frame_skip: int) -> Tensor | None:
+    def step(self, frame_skip: int) -> Tensor:
         """Advance every world by `frame_skip` physics steps.
 
         Returns:
             (B,) bool, the worlds that diverged: MuJoCo raised or warned in them, or their state
-            is not finite. None if all is well, which is the usual case. The other worlds are
-            untouched to the bit.
+            is not finite. The other worlds are untouched to the bit.
         """
         failed = None
         try:
@@ -197,7 +196,7 @@ class Simulator:
             failed = torch.from_numpy(np.asarray(error.ids, np.int64))
         finite = math.isfinite(self._state.sum().item())
         if finite and failed is None and self.batch.warning.tobytes() == self._warning_bytes:
-            return None
+            return torch.zeros(self.num_worlds, dtype=torch.bool)
         diverged = self._warnings.sum(1) != self._warned
         diverged |= ~(torch.isfinite(self.qpos).all(1) & torch.isfinite(self.qvel).all(1))
         if failed is not None:

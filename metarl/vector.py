@@ -60,7 +60,7 @@ class Step(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """What one step of every world gave. To be read: steps may share a tensor of flags."""
+    """What one step of every world gave."""
 
     obs: Tensor
     """(B, O) float32, what to act on next: of the new episode where one began"""

@@ -19,7 +19,7 @@ from metarl.errors import UserError, did_you_mean, user_code
 from metarl.family import TaskFamily
 from metarl.keys import Key, WorldDraws
 from metarl.registry import find_family
-from metarl.simulator import Simulator
+from metarl.simulator import Simulator, State
 from metarl.tasks import Tasks
 from metarl.threads import check_defaults
 from metarl.vector import Spec, Step, Transition, VecWorlds
@@ -71,9 +71,6 @@ class TaskWorlds(VecWorlds):
         """Steps taken, of all worlds at once."""
         self._began = torch.zeros(num_worlds, dtype=torch.int64)
         """The clock when each world's episode began."""
-        self._never = torch.zeros(num_worlds, dtype=torch.bool)
-        """Shared by all transitions in which nothing failed: not to be written to."""
-        self._unfailing = getattr(self.family.terminated, "__func__", None) is TaskFamily.terminated
         self.seed(Key(0))
         self.set_tasks(self.family.distribution.nominal(), num_worlds)
         obs = self.reset()
@@ -156,46 +153,66 @@ class TaskWorlds(VecWorlds):
         Args:
             action: (B, A), clipped to [-1, 1]; not finite counts as diverged.
         """
-        sim = self.simulator
         self._check_action(action)
         acted = action.clamp(-1.0, 1.0)
-        clipped = acted.double()
-        before = sim.snapshot(self.family.keep)
-        torch.addcmul(self._ctrl_mid, clipped, self._ctrl_half, out=sim.ctrl)
-        diverged = sim.step(self.family.frame_skip)
+        control, before = acted.double(), self.simulator.snapshot(self.family.keep)
+        failed = self._advance(control)
+        reward, terminated, next_obs = self._outcome(before, control)
+        truncated = self._at_time_limit(terminated)
+        diverged = self._diverged(failed, reward, next_obs, action)
+        done = terminated | truncated | diverged
+        obs = next_obs
+        if done.any():
+            next_obs = torch.where(diverged[:, None], self.current.obs, next_obs)
+            acted, reward = acted.where(~diverged[:, None], 0.0), reward.where(~diverged, 0.0)
+            terminated, truncated = terminated & ~diverged, truncated & ~diverged
+            obs = self._restart(done, next_obs)
+        self.current = Step(obs, acted.float(), reward.float(), done)
+        return Transition(obs, reward, terminated, truncated, next_obs, diverged)
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _advance(self, action: Tensor) -> Tensor:
+        """Let the physics follow actions (B, A) in [-1, 1]; return (B,) bool, where it failed."""
+        torch.addcmul(self._ctrl_mid, action, self._ctrl_half, out=self.simulator.ctrl)
+        failed = self.simulator.step(self.family.frame_skip)
         self._clock += 1
         self.env_steps += self.num_worlds
-        reward = self._ask("reward", sim, before, clipped, self.task).double().clone()
-        terminated = self._never if self._unfailing else self._ask("terminated", sim)
+        return failed
+
+    def _outcome(self, before: State, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return reward (B,) float64, terminated (B,) bool and observation (B, O) of a step."""
+        sim = self.simulator
+        reward = self._ask("reward", sim, before, action, self.task).to(torch.float64, copy=True)
+        terminated = self._ask("terminated", sim)
         next_obs = self._observe()
         one_each = reward.shape == terminated.shape == (self.num_worlds,)
         if not one_each or terminated.dtype is not torch.bool:
             self._refuse(reward, terminated)
-        paid = reward.float()
-        total = paid.sum().item() + next_obs.sum().item() + action.sum().item()
-        sane = math.isfinite(total)
-        truncated = self._never
-        if self._clock >= self._first_limit:
-            truncated = (self._clock - self._began >= self.family.horizon) & ~terminated
-        if diverged is None and sane:
-            diverged = self._never
-            done = truncated if self._unfailing else terminated | truncated
-        else:
-            diverged = self._mark_diverged(diverged, paid, next_obs)
-            diverged |= ~torch.isfinite(action).all(1)
-            acted = torch.where(diverged[:, None], 0.0, acted)
-            reward = torch.where(diverged, 0.0, reward)
-            next_obs = torch.where(diverged[:, None], self.current.obs, next_obs)
-            terminated = terminated & ~diverged
-            truncated = truncated & ~diverged
-            done = terminated | truncated | diverged
-        over = done is not self._never and bool(done.any())
-        obs = self._restart(done, next_obs) if over else next_obs
-        paid = paid if diverged is self._never else reward.float()
-        self.current = Step(obs, acted.float(), paid, done)
-        return Transition(obs, reward, terminated, truncated, next_obs, diverged)
+        return reward, terminated, next_obs
 
-    # --- inside --------------------------------------------------------------------------------
+    def _at_time_limit(self, terminated: Tensor) -> Tensor:
+        """Return (B,) bool: whose episode has reached the horizon without a failure."""
+        if self._clock < self._first_limit:
+            return torch.zeros_like(terminated)
+        return (self._clock - self._began >= self.family.horizon) & ~terminated
+
+    def _diverged(self, failed: Tensor, reward: Tensor, obs: Tensor, action: Tensor) -> Tensor:
+        """Return (B,) bool: where the physics failed, or a result or an action is not finite.
+
+        Raises UserError where the family returns nothing finite although the physics is sane.
+        """
+        reward = reward.float()  # what a learner would get
+        if math.isfinite(reward.sum().item() + obs.sum().item() + action.sum().item()):
+            return failed
+        sane = torch.isfinite(reward) & torch.isfinite(obs).all(1)
+        if not sane.any() and not failed.any():
+            what = "reward()" if torch.isfinite(obs).all() else "observe()"
+            raise UserError(
+                f"family '{self.family.name}': {what} is not finite in any world, such as that of "
+                f"task {self.tasks.label(0)}: guard its arithmetic"
+            )
+        return failed | ~(sane & torch.isfinite(action).all(1))
 
     def _values_and_fields(
         self, values: np.ndarray
@@ -293,18 +310,6 @@ class TaskWorlds(VecWorlds):
                 f"expected ({self.num_worlds}, O)"
             )
         return obs.to(torch.float32)
-
-    def _mark_diverged(self, diverged: Tensor | None, reward: Tensor, obs: Tensor) -> Tensor:
-        """Add to the worlds whose physics failed those with a NaN or infinite result."""
-        broken = ~(torch.isfinite(reward) & torch.isfinite(obs).all(1))
-        physics = torch.zeros_like(broken) if diverged is None else diverged
-        if bool(broken.all()) and not bool(physics.any()):
-            what = "observe()" if not torch.isfinite(obs).all() else "reward()"
-            raise UserError(
-                f"family '{self.family.name}': {what} is not finite in any world, such as that of "
-                f"task {self.tasks.label(0)}: guard its arithmetic"
-            )
-        return physics | broken
 
     def _refuse(self, reward: Tensor, terminated: Tensor) -> None:
         """Raise UserError for what is wrong with the shape or the type of either."""
