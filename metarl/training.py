@@ -21,13 +21,14 @@ from metarl import checkpoint as checkpoints
 from metarl.divergence import DivergenceWatch, nonfinite_metrics, refuse_nonfinite
 from metarl.errors import UserError, quoted
 from metarl.evaluation import evaluate
-from metarl.files import file_errors
+from metarl.files import file_errors, write_json
 from metarl.interrupt import Left, StopSignals, TrainingStopped
 from metarl.keys import Key
 from metarl.plugins import reference
-from metarl.progress import TrainingProgress, closing_lines, counted, shown, si
-from metarl.run_folder import RunFolder, has_trained, write_json
+from metarl.progress import TrainingProgress, closing_lines
+from metarl.run_folder import RunFolder, has_trained
 from metarl.sampler import task_sampler
+from metarl.text import counted, shown, si
 from metarl.threads import set_threads
 from metarl.train_config import Position, TrainConfig, default_out, goal
 from metarl.trust import remember

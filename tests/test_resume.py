@@ -19,9 +19,9 @@ from small_runs import SMALL, TRAIN, curve, digest, go_on, rows, steer, train
 from metarl import UserError, plugins
 from metarl import checkpoint as checkpoints
 from metarl import interrupt as interrupts
+from metarl.files import write_json
 from metarl.interrupt import StopSignals, TrainingStopped
 from metarl.launch import resume, start, train_config
-from metarl.run_folder import write_json
 
 # --- going on ----------------------------------------------------------------------------------
 
