@@ -20,11 +20,11 @@ import torch
 from metarl.algorithms.pearl import Pearl
 from metarl.cli import guarded
 from metarl.errors import UserError
+from metarl.files import write_json
 from metarl.keys import Key
 from metarl.launch import open_run
 from metarl.modules.context import Posterior
 from metarl.rollout import collect
-from metarl.run_folder import write_json
 from metarl.tasks import TaskDistribution
 from metarl.worlds import TaskWorlds
 

@@ -18,10 +18,10 @@ from metarl.algorithms.rl2 import Rl2, State
 from metarl.cli import guarded
 from metarl.errors import UserError
 from metarl.evaluation import stand_still
+from metarl.files import write_json
 from metarl.keys import Key
 from metarl.launch import open_run, worlds_for
 from metarl.rollout import collect
-from metarl.run_folder import write_json
 from metarl.tasks import TaskDistribution
 
 WORLDS_PER_TASK = 2

@@ -15,10 +15,10 @@ import numpy as np
 
 from metarl.cli import guarded
 from metarl.evaluation import Report
-from metarl.progress import ALL_DIVERGED
 from metarl.report.charts import plot_comparison
 from metarl.report.model_card import model_card
 from metarl.report.text import number
+from metarl.text import ALL_DIVERGED
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

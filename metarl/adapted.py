@@ -14,12 +14,11 @@ from torch import Tensor
 
 from metarl import checkpoint as checkpoints
 from metarl.errors import UserError
-from metarl.files import file_errors, standing, whole_folder
+from metarl.files import file_errors, standing, whole_folder, write_json
 from metarl.keys import Key
 from metarl.learner import nonfinite
 from metarl.reading import read_object, refusing, regular_size
 from metarl.rollout import OnStep, Rollout, collect, mean_of_finished
-from metarl.run_folder import write_json
 from metarl.trust import admitted, located
 
 if TYPE_CHECKING:

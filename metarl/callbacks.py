@@ -51,7 +51,7 @@ class Callback:
     """Does nothing: override what is needed."""
 
     def on_iteration(self, run: Run, metrics: dict[str, float]) -> None:
-        """Called after each meta-update, with its metrics."""
+        """Called after each meta-update and its checkpoint, unless a signal has come."""
 
     def on_evaluation(self, run: Run, report: Report) -> None:
         """Called after each held-out evaluation, when its files are written."""
@@ -112,9 +112,13 @@ class VideoCallback(Callback):
         self.every = every
 
     def on_iteration(self, run: Run, metrics: dict[str, float]) -> None:
-        """Make a video, if one is due. A machine that cannot render is warned about each time."""
-        if self.every and run.position.iteration % self.every == 0:
-            self._film(run)
+        """Make a video, if one is due. Where none can be made, a warning says so each time."""
+        at = run.position.iteration
+        if self.every and at % self.every == 0:
+            try:
+                self._film(run)
+            except UserError as error:
+                run.say(f"warning: no video of iteration {at}: {error}")
 
     def _film(self, run: Run) -> None:
         from metarl.video.encode import VideoConfig, render
@@ -129,11 +133,7 @@ class VideoCallback(Callback):
                 run.learner, worlds, run.eval_tasks[:1], episodes=config.evaluate_episodes,
                 seed=config.seed,
             )  # fmt: skip
-            try:
-                render(recording, path, VideoConfig(size=240, fps=10), threads=run.threads)
-            except UserError as error:
-                run.say(f"warning: no video of iteration {at.iteration}: {error}")
-                return
+            render(recording, path, VideoConfig(size=240, fps=10), threads=run.threads)
         with file_errors(run.folder.path):
             run.folder.log_gif("heldout/video", path, at.env_steps)
 

@@ -21,15 +21,14 @@ import torch
 
 from metarl.adapted import Watch, score_and_adapt
 from metarl.errors import UserError
-from metarl.files import file_errors
+from metarl.files import file_errors, finite, read_json, write_json
 from metarl.keys import Key
 from metarl.policy import as_policy
-from metarl.progress import ALL_DIVERGED, counted, decimals, shown
 from metarl.report_fields import checked
 from metarl.rollout import mean_of_finished
-from metarl.run_folder import finite, read_json, write_json
 from metarl.statistics import gain_interval, iqm_interval, mean_of_tasks, too_few
 from metarl.tasks import TaskDistribution
+from metarl.text import ALL_DIVERGED, counted, decimals, shown
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -25,11 +25,11 @@ from metarl.cli import guarded
 from metarl.commands.arguments import parse
 from metarl.errors import UserError, did_you_mean
 from metarl.evaluation import evaluate
-from metarl.files import file_errors
+from metarl.files import file_errors, read_json, write_json
 from metarl.launch import open_run, refuse_changes, resume, start, train_config, worlds_for
 from metarl.plugins import plugin_file
 from metarl.progress import say
-from metarl.run_folder import has_trained, read_json, write_json
+from metarl.run_folder import has_trained
 from metarl.tasks import TaskDistribution
 from metarl.train_config import (
     MAX_EPISODES,

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from metarl.errors import UserError
 
@@ -33,6 +36,32 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole."""
     with whole_file(path) as draft:
         draft.write_bytes(data)
+
+
+def finite(value: object) -> object:
+    """Return `value` with every NaN and infinity replaced by None: JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    write_bytes(path, (json.dumps(finite(value), indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises UserError, one line, if it is missing or malformed."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"cannot read '{path}': it is not JSON: {error}") from None
 
 
 @contextlib.contextmanager

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from metarl import checkpoint as checkpoints
+from metarl.callbacks import Callback, default_callbacks
 from metarl.errors import UserError
 from metarl.family import TaskFamily
 from metarl.files import file_errors
 from metarl.learner import Learner
 from metarl.registry import find_family, find_learner
 from metarl.tasks import TaskDistribution
-from metarl.threads import set_threads
+from metarl.threads import set_threads, using
 from metarl.train_config import MAX_WORLDS, TrainConfig
-from metarl.training import Callback, meta_train
+from metarl.training import IterationFunction, meta_train
 from metarl.world_factory import make_worlds
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def start(
     algorithm: str,
     train: TrainConfig,
     learner_config: object,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback | IterationFunction] = (),
 ) -> Path:
     """Begin a run.
 
@@ -59,23 +60,24 @@ def start(
         algorithm: likewise.
         train: how long, how often, where to.
         learner_config: an instance of the algorithm's Config.
-        callbacks: passed on to `meta_train`.
+        callbacks: passed on to `meta_train`, after those that `default_callbacks` returns.
 
     Returns:
         The run folder.
     """
-    set_threads(train.threads)
-    cls, found = find_learner(algorithm), find_family(family)
-    worlds = _worlds(found, train)
-    learner = cls(worlds.spec, learner_config, seed=train.seed, device=resolve_device(train.device))
-    return meta_train(learner, worlds, TaskDistribution(found), train, callbacks)
+    with using(train.threads):
+        cls, found = find_learner(algorithm), find_family(family)
+        worlds, device = _worlds(found, train), resolve_device(train.device)
+        learner = cls(worlds.spec, learner_config, seed=train.seed, device=device)
+        all_callbacks = (*default_callbacks(train), *callbacks)
+        return meta_train(learner, worlds, TaskDistribution(found), train, all_callbacks)
 
 
 def resume(
     checkpoint: Checkpoint,
     train: TrainConfig,
     learner_config: Any = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback | IterationFunction] = (),
 ) -> Path:
     """Go on with a run from one of its checkpoints, to the same bits as if it had not stopped.
 
@@ -84,7 +86,7 @@ def resume(
         train: `train_config(checkpoint)`, or a copy with fields of `MAY_CHANGE` changed. With
             another `out`, the run goes on there, and the old folder stays as it is.
         learner_config: what the learner's settings are believed to be, if they are to be checked.
-        callbacks: passed on to `meta_train`.
+        callbacks: passed on to `meta_train`, after those that `default_callbacks` returns.
 
     Returns:
         The run folder.
@@ -94,14 +96,15 @@ def resume(
     device = train.device
     if device == "auto":
         device = str(checkpoint.meta.get("device", "auto"))
-    set_threads(train.threads or checkpoint.meta.get("threads"))
-    learner = checkpoints.restore(checkpoint, device=resolve_device(device))
-    family = find_family(checkpoint.family)
-    worlds = _worlds(family, train)
-    check_spec(learner, worlds)
-    distribution = TaskDistribution(family)
-    _check_ranges(checkpoint, distribution)
-    return meta_train(learner, worlds, distribution, train, callbacks, resume=checkpoint)
+    with using(train.threads or checkpoint.meta.get("threads")):
+        learner = checkpoints.restore(checkpoint, device=resolve_device(device))
+        family = find_family(checkpoint.family)
+        worlds = _worlds(family, train)
+        check_spec(learner, worlds)
+        distribution = TaskDistribution(family)
+        _check_ranges(checkpoint, distribution)
+        all_callbacks = (*default_callbacks(train), *callbacks)
+        return meta_train(learner, worlds, distribution, train, all_callbacks, resume=checkpoint)
 
 
 def train_config(checkpoint: Checkpoint) -> TrainConfig:

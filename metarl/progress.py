@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-
 from metarl.errors import printable, quoted, shortened
 from metarl.output import Output
+from metarl.text import clock, counted, decimals, shown, si
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from metarl.callbacks import Run
+    from metarl.evaluation import Report
     from metarl.train_config import Position
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -46,13 +40,17 @@ class TrainingProgress:
         self._bar: Progress | None = None
         self._out = Output(sys.stdout)
         if show and self._out.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
             columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
             console = Console(file=cast("TextIO", self._out))
             self._bar = Progress(*columns, console=console, refresh_per_second=4)
             self._task = self._bar.add_task("starting", total=total, completed=done)
 
     def __enter__(self) -> TrainingProgress:
-        """Show the bar, if there is one."""
+        """Start the clock, and show the bar if there is one."""
+        self.restart_clock()
         if self._bar is not None:
             self._bar.start()
         return self
@@ -115,9 +113,12 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
     if not sys.stderr.isatty():
         yield _lines(what)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    from rich import progress as rich
+    from rich.console import Console
+
+    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.TaskProgressColumn(),
+               rich.TimeRemainingColumn())  # fmt: skip
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -145,12 +146,46 @@ def under_way() -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]
     if not Output(sys.stdout).isatty():
         yield lambda line: print(line, flush=True), lambda what: None
         return
+    from rich.console import Console
+    from rich.markup import escape
+
     console = Console(highlight=False)
     with console.status("") as status:
         yield (
             lambda line: console.print(line, markup=False, soft_wrap=True),
             lambda what: status.update(escape(f"{what} …")),
         )
+
+
+def opening_line(run: Run, num_worlds: int, resumed_at: int | None) -> str:
+    """Return the first line of a run: what is trained, with what, and where.
+
+    Args:
+        run: that begins.
+        num_worlds: that it trains in.
+        resumed_at: the iteration from which it goes on; None for a new run.
+    """
+    return (
+        f"{run.family.name}  {run.learner.name}  seed {run.config.seed}  "
+        f"{counted(num_worlds, 'world')}  {counted(run.threads, 'thread')}  {run.learner.device}  "
+        f"→ {run.folder.path}" + ("" if resumed_at is None else f", from iteration {resumed_at}")
+    )
+
+
+def evaluation_line(env_steps: int, report: Report) -> str:
+    """Return the line on a held-out evaluation during training.
+
+    Args:
+        env_steps: of training so far.
+        report: of the evaluation.
+    """
+    result = report.to_json()
+    before, after, still = result["mean"][0], result["mean"][-1], result["stand_still"]
+    return (
+        f"held-out tasks at {si(env_steps)} env steps: return {shown(before, 1)} → "
+        f"{shown(after, 1)} (stand still {shown(still, 1)})"
+        + (f"; {report.divergence()}" if report.diverged else "")
+    )
 
 
 def closing_lines(
@@ -180,39 +215,3 @@ def closing_lines(
     for words in ("report", "evaluate", "adapt"):
         chosen = f" --set {quoted(setting)}" if setting and words == "adapt" else ""
         yield f"  metarl {words} {name}{chosen}"
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as h:mm:ss."""
-    whole = max(0, round(seconds))
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-
-
-def si(value: float) -> str:
-    """Return a number with three digits and k, M or G: 132500 -> '132k'."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
-
-
-def counted(number: int | str, noun: str) -> str:
-    """Return a number of things: '1 world', '20 worlds'."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-ALL_DIVERGED = "all diverged"
-
-
-def shown(value: float | None, digits: int) -> str:
-    """Return a return with so many decimals; `ALL_DIVERGED` if it is NaN, or null in JSON."""
-    return ALL_DIVERGED if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def decimals(values: Sequence[float | None]) -> int:
-    """Return the decimals that show the largest of some returns to three digits, at least one."""
-    known = [abs(value) for value in values if value is not None and math.isfinite(value)]
-    largest = max(known, default=0.0)
-    if not 0 < largest < math.inf:
-        return 1
-    return min(6, max(1, 2 - math.floor(math.log10(largest))))

@@ -19,8 +19,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
-import math
 import shutil
 import threading
 from pathlib import Path
@@ -34,33 +32,7 @@ from stable_baselines3.common.logger import (
 )
 
 from metarl.errors import UserError
-from metarl.files import file_errors, write_bytes
-
-
-def finite(value: object) -> object:
-    """Return `value` with every NaN and infinity replaced by None: JSON has neither."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
-    write_bytes(path, (json.dumps(finite(value), indent=1, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises UserError, one line, if it is missing or malformed."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"cannot read '{path}': it is not JSON: {error}") from None
+from metarl.files import file_errors, write_bytes, write_json
 
 
 class MetricsCsv(CSVOutputFormat):

@@ -18,7 +18,7 @@ import numpy as np
 from metarl.errors import UserError, did_you_mean
 from metarl.keys import Key
 from metarl.params import Choices, Interval, Param
-from metarl.progress import counted
+from metarl.text import counted
 
 if TYPE_CHECKING:
     from metarl.family import TaskFamily

@@ -12,6 +12,7 @@ from metarl.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from metarl.checkpoint import Checkpoint
+    from metarl.evaluation import Report
 
 MAX_EPISODES = 10_000
 """Adaptation rounds beyond this are a slip of the hand, too."""
@@ -155,6 +156,20 @@ class Position:
     def evaluated(self) -> bool:
         """Whether the weights of this iteration have been evaluated."""
         return any(entry["iteration"] == self.iteration for entry in self.curve)
+
+    def record(self, report: Report) -> None:
+        """Append the held-out evaluation of this iteration's weights to the curve."""
+        result = report.to_json()
+        mean, interval = result["mean"], result["ci95"]
+        self.curve.append(
+            {
+                "iteration": self.iteration, "env_steps": self.env_steps,
+                "seconds": round(self.seconds, 3), "before": mean[0], "after": mean[-1],
+                "before_ci": interval[0], "after_ci": interval[-1],
+                "experience": result["experience"], "mean": mean,
+                "stand_still": result["stand_still"], "diverged": report.diverged,
+            }
+        )  # fmt: skip
 
     def done(self, config: TrainConfig) -> int:
         """Progress in the unit of `goal`."""

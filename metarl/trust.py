@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl.errors import UserError, quoted, warn
+from metarl.files import write_bytes
 from metarl.plugins import KINDS, absolute, digest, plugin_file, run_alone, run_freely
-from metarl.run_folder import write_bytes
 
 MOST_VERSIONS = 50
 """How many contents of one file are remembered."""

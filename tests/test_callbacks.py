@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from filmed import CONFIG
+from small_runs import SMALL, TRAIN
 
 from metarl.algorithms.maml_trpo import MamlTrpo
-from metarl.callbacks import ReportCallback, TensorBoardCallback, VideoCallback, default_callbacks
+from metarl.callbacks import (
+    Callback,
+    ReportCallback,
+    TensorBoardCallback,
+    VideoCallback,
+    default_callbacks,
+)
 from metarl.errors import UserError
 from metarl.evaluation import Report
+from metarl.interrupt import TrainingStopped
 from metarl.registry import find_family
 from metarl.run_folder import RunFolder
 from metarl.tasks import TaskDistribution
 from metarl.train_config import Position, TrainConfig
+from metarl.training import meta_train
 from metarl.worlds import TaskWorlds
+
+PENDULUM = Path(__file__).parents[1] / "docs" / "examples" / "my_env.py"
 
 
 @pytest.fixture
@@ -95,6 +109,67 @@ def test_a_machine_that_cannot_render_is_warned_of(run, monkeypatch):
     monkeypatch.setattr("metarl.video.film.Film.renderer", no_gl)
     VideoCallback(2).on_iteration(run, {})
     assert run.said == ["warning: no video of iteration 2: cannot render without a display"]
+
+
+def test_a_third_party_environment_is_not_filmed_and_ends_no_training(run):
+    run.family = find_family(f"{PENDULUM}:MyPendulum")
+    VideoCallback(2).on_iteration(run, {})
+    (line,) = run.said
+    assert line.startswith("warning: no video of iteration 2: family 'my-pendulum' is a gymnasium")
+
+
+class Diary(Callback):
+    """Notes what is called, and at which iteration."""
+
+    def __init__(self):
+        self.notes: list[tuple[str, int]] = []
+
+    def on_iteration(self, run, metrics):
+        assert "return_after" in metrics
+        self.notes.append(("iteration", run.position.iteration))
+
+    def on_evaluation(self, run, report):
+        assert run.folder.evaluation_path(run.position.iteration).is_file()
+        self.notes.append(("evaluation", run.position.iteration))
+
+    def on_checkpoint(self, run, path):
+        assert path == run.folder.checkpoints / f"step_{run.position.iteration:08d}"
+        self.notes.append(("checkpoint", run.position.iteration))
+
+    def on_end(self, run):
+        self.notes.append(("end", run.position.iteration))
+
+
+BEGINNING = [("checkpoint", 0), ("evaluation", 0), ("function", 1), ("iteration", 1)]
+
+
+@pytest.mark.parametrize(
+    ("stopped_at", "rest"),
+    [
+        (None, [("function", 2), ("checkpoint", 2), ("iteration", 2), ("function", 3),
+                ("iteration", 3), ("evaluation", 3), ("checkpoint", 3), ("end", 3)]),
+        (2, [("function", 2), ("checkpoint", 2), ("end", 2)]),
+    ],
+    ids=["to the end", "a signal"],
+)  # fmt: skip
+def test_when_each_is_called(tmp_path, stopped_at, rest):
+    family, diary = find_family("point-goal"), Diary()
+    worlds = TaskWorlds(family, 4, 1)
+
+    def function(iteration, learner, metrics):
+        diary.notes.append(("function", iteration))
+        if iteration == stopped_at:
+            signal.raise_signal(signal.SIGTERM)
+
+    config = replace(TRAIN, out=str(tmp_path / "run"), iterations=3)
+    ends = contextlib.nullcontext() if stopped_at is None else pytest.raises(TrainingStopped)
+    with ends:
+        meta_train(
+            MamlTrpo(worlds.spec, SMALL), worlds, TaskDistribution(family), config,
+            [diary, function],
+        )  # fmt: skip
+    assert diary.notes == BEGINNING + rest
+    assert not (tmp_path / "run" / "report.html").exists()  # which is a callback's
 
 
 def test_the_callbacks_of_the_command_film_as_often_as_it_is_asked():

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 import pytest
 from small_runs import curve, digest, go_on, train
 
-from metarl import UserError, training
+from metarl import UserError
 from metarl import checkpoint as checkpoints
+from metarl.callbacks import ReportCallback
 from metarl.launch import train_config
 from metarl.train_config import finished
+from metarl.training import Runner
 
 
 class Killed(BaseException):
@@ -21,15 +23,17 @@ class Killed(BaseException):
 @contextmanager
 def killed_in(method: str, at: int, monkeypatch) -> Iterator[None]:
     """Have a run killed as it begins `method` at iteration `at`."""
-    original = getattr(training._Run, method)
+    owner = Runner if hasattr(Runner, method) else ReportCallback
+    original = getattr(owner, method)
 
     def dying(self, *args, **more):
-        if self.position.iteration == at:
+        run = self if owner is Runner else args[0]
+        if run.position.iteration == at:
             raise Killed
         return original(self, *args, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, method, dying)
+        patch.setattr(owner, method, dying)
         with pytest.raises(Killed):
             yield
 
@@ -42,7 +46,7 @@ GOALS = {"iterations": {"iterations": 4}, "env steps": {"iterations": 9, "env_st
     [{"iterations": 4}, {"iterations": 9, "env_steps": 4 * 160}],
     ids=["iterations", "steps"],
 )
-@pytest.mark.parametrize(("at", "method"), [(4, "evaluate"), (3, "evaluate"), (4, "show_report")])
+@pytest.mark.parametrize(("at", "method"), [(4, "evaluate"), (3, "evaluate"), (4, "on_evaluation")])
 def test_the_last_evaluations_are_made_on_resume(tmp_path, monkeypatch, goal, at, method):
     whole = train(tmp_path / "whole", **goal)
     with killed_in(method, at, monkeypatch):
@@ -63,7 +67,7 @@ def test_an_extended_run_keeps_the_point_at_its_earlier_end(tmp_path, monkeypatc
     else:
         train(run, iterations=4)
     last = curve(run)[-1]
-    with killed_in("iterate", 4, monkeypatch):
+    with killed_in("update", 4, monkeypatch):
         go_on(run, iterations=7)
     go_on(run)  # it still knows how far it was to go
     assert [entry["iteration"] for entry in curve(run)] == [0, 3, 4, 6, 7]
@@ -82,7 +86,7 @@ def test_a_damaged_curve_is_made_again(tmp_path, text):
     assert curve(run) == before
 
 
-@pytest.mark.parametrize("method", ["evaluate", "iterate"])
+@pytest.mark.parametrize("method", ["evaluate", "update"])
 def test_a_run_that_never_began_makes_way(tmp_path, monkeypatch, method):
     """As after a mistake in a reward: the corrected command works, with any settings."""
     with killed_in(method, 0, monkeypatch):

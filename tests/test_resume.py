@@ -19,9 +19,9 @@ from small_runs import SMALL, TRAIN, curve, digest, go_on, rows, steer, train
 from metarl import UserError, plugins
 from metarl import checkpoint as checkpoints
 from metarl import interrupt as interrupts
+from metarl.files import write_json
 from metarl.interrupt import StopSignals, TrainingStopped
 from metarl.launch import resume, start, train_config
-from metarl.run_folder import write_json
 
 # --- going on ----------------------------------------------------------------------------------
 
@@ -87,8 +87,11 @@ def test_an_older_checkpoint_goes_on_in_a_folder_of_its_own(whole, tmp_path):
 def test_the_thread_count_is_recorded_and_restored(tmp_path):
     run = train(tmp_path / "run", iterations=1, threads=2)
     torch.set_num_threads(1)
-    go_on(run, iterations=2, threads=None)
-    assert torch.get_num_threads() == 2
+    checkpoint, used = checkpoints.load(checkpoints.newest(run)), []
+    goal = replace(train_config(checkpoint), iterations=2, threads=None)
+    resume(checkpoint, goal, SMALL, [lambda *_: used.append(torch.get_num_threads())])
+    assert used == [2]
+    assert torch.get_num_threads() == 1  # as the process had it
     assert json.loads((run / "config.json").read_text())["threads"] == 2
 
 

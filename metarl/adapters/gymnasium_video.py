@@ -18,7 +18,7 @@ from metarl.adapted import score_and_adapt
 from metarl.adapters.gymnasium_family import GymnasiumFamily
 from metarl.adapters.gymnasium_worlds import GymnasiumWorlds
 from metarl.errors import UserError
-from metarl.progress import shown
+from metarl.text import shown
 from metarl.trace import variant
 from metarl.video.overlay import font
 

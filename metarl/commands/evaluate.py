@@ -13,7 +13,8 @@ import tyro
 from metarl.commands.arguments import Said, check_counts, parse
 from metarl.errors import UserError
 from metarl.plugins import first_line
-from metarl.progress import bar, counted, say, shown, under_way
+from metarl.progress import bar, say, under_way
+from metarl.text import counted, shown
 from metarl.train_config import MAX_WORLDS
 
 if TYPE_CHECKING:  # torch is imported when there is something to compute, not for --help

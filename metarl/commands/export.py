@@ -103,7 +103,7 @@ def _result_file(
     checkpoint: Checkpoint, run: Path | str, given: Path | str | None, say: Say
 ) -> dict[str, Any] | None:
     """Return the result file of the run, or None if there is none. Raises UserError."""
-    from metarl.run_folder import read_json
+    from metarl.files import read_json
 
     name = f"{checkpoint.family}-{checkpoint.algorithm}-seed{checkpoint.meta.get('seed')}.json"
     path = Path("experiments/results") / name if given is None else Path(given)

@@ -16,7 +16,8 @@ import tyro
 from metarl.commands.arguments import parse
 from metarl.commands.evaluate import OnRun, parse_task
 from metarl.errors import UserError
-from metarl.progress import bar, say, shown
+from metarl.progress import bar, say
+from metarl.text import shown
 
 if TYPE_CHECKING:
     from metarl.adapters.gymnasium_family import GymnasiumFamily

@@ -13,7 +13,8 @@ from metarl.commands.arguments import Said, check_counts, parse
 from metarl.errors import UserError
 from metarl.files import file_errors
 from metarl.plugins import KINDS
-from metarl.progress import bar, counted, say
+from metarl.progress import bar, say
+from metarl.text import counted
 from metarl.train_config import MAX_WORLDS
 
 if TYPE_CHECKING:
@@ -163,8 +164,8 @@ def add_reports(
 
 def _save_report(run: RunSummary, split: str, checkpoint: Checkpoint) -> None:
     """Write a report into the run folder, for the next time."""
+    from metarl.files import write_json
     from metarl.report.run_summary import evaluation_path
-    from metarl.run_folder import write_json
     from metarl.versions import versions
 
     target = evaluation_path(run.path, split, checkpoint.step)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from metarl.errors import UserError
-from metarl.progress import counted
 from metarl.rollout import LARGE_REWARD, Rollout
+from metarl.text import counted
 
 
 class TaskReplay:

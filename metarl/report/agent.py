@@ -18,11 +18,10 @@ from typing import Any
 from metarl import checkpoint as checkpoints
 from metarl.checkpoint import Checkpoint
 from metarl.errors import UserError
-from metarl.files import file_errors, whole_folder
+from metarl.files import file_errors, whole_folder, write_json
 from metarl.report.charts import plot_results
 from metarl.report.model_card import model_card
 from metarl.report.run_summary import RESULT
-from metarl.run_folder import write_json
 
 LARGEST = 10**6
 """Bytes: an agent folder is there to be cloned with a repository."""

@@ -23,7 +23,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 
 from metarl.errors import UserError
 from metarl.evaluation import Report
-from metarl.progress import counted
+from metarl.text import counted
 
 PALETTE = {
     "after": "#1f6fb2", "ood": "#c8641b", "third": "#2f8f5b", "fourth": "#8a4fb0",

@@ -13,7 +13,6 @@ from metarl.errors import quoted
 from metarl.evaluation import Report
 from metarl.family import TaskFamily
 from metarl.plugins import first_line
-from metarl.progress import counted, si
 from metarl.registry import find_family, find_learner
 from metarl.report.page import TEMPLATES
 from metarl.report.tasks import (
@@ -25,6 +24,7 @@ from metarl.report.tasks import (
 )
 from metarl.report.text import duration, number, param_units
 from metarl.tasks import TaskDistribution
+from metarl.text import counted, si
 
 
 def model_card(result: dict[str, Any], folder: str, note: str = "") -> str:

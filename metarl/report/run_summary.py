@@ -15,7 +15,7 @@ from typing import Any
 from metarl import checkpoint as checkpoints
 from metarl.errors import UserError
 from metarl.evaluation import Report
-from metarl.run_folder import read_json
+from metarl.files import read_json
 from metarl.shipped import find_run
 from metarl.train_config import Position, TrainConfig, goal
 from metarl.versions import versions

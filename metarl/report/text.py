@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from metarl.errors import UserError
 from metarl.params import Param
-from metarl.progress import ALL_DIVERGED
+from metarl.text import ALL_DIVERGED
 
 
 def number(value: float, signed: bool = False) -> str:
