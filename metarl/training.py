@@ -278,6 +278,7 @@ class _Run:
                 "before_ci": interval[0], "after_ci": interval[-1],
                 "experience": result["experience"], "mean": mean,
                 "stand_still": result["stand_still"], "diverged": report.diverged,
+                "verdict": report.verdict(),
             }
         )  # fmt: skip
         with file_errors(self.folder.path, INTACT):
