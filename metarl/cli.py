@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, TextIO, cast
 
-from metarl.errors import UserError, did_you_mean, shortened
+from metarl.errors import UserError, did_you_mean, printable, shortened
 from metarl.output import Output
 from metarl.plugins import plugin_error
 
@@ -105,7 +106,7 @@ def _code(command: Callable[[list[str]], int], argv: list[str]) -> int:
         return getattr(stop, "exit_code", 130)
     except OSError as error:
         if error.filename is None:
-            raise
+            return _confess(error)
         return _refuse(f"cannot use '{error.filename!s:.200}': {error.strerror}")
     except Warning as warning:  # python -W error
         kind = type(warning).__name__
@@ -116,13 +117,22 @@ def _code(command: Callable[[list[str]], int], argv: list[str]) -> int:
         if words := plugin_error(error):
             return _refuse(words)
         if not isinstance(error, SystemExit):
-            raise
+            return _confess(error)
         return error.code if isinstance(error.code, int) else 0  # --help
 
 
 def _refuse(line: str) -> int:
     _say(f"metarl: error: {line}")
     return 2
+
+
+def _confess(error: Exception) -> int:
+    """Print the traceback of an error of metarl's own, without control characters."""
+    sys.stdout.flush()
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        print(printable(line), file=sys.stderr)
+    _say("metarl: this is an error of metarl's own: please report it, with the lines above")
+    return 1
 
 
 def _is_open(descriptor: int) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from metarl.adapted import Watch, score_and_adapt
+from metarl.divergence import WARN_ABOVE
 from metarl.errors import UserError
 from metarl.files import file_errors, finite, read_json, write_json
 from metarl.keys import Key
@@ -57,7 +58,8 @@ class Report:
     """[M][P]"""
     returns: list[list[float]]
     """[M][K+1], the mean over the worlds of task m in round k that did not diverge; NaN, which is
-    null in JSON, where all of them did. Such a task is left out of iqm, ci95, mean and the gain."""
+    null in JSON, where all of them did. Such a task is left out of iqm, ci95, mean and stand_still
+    in every round, so that these compare the same tasks, and of the gain."""
     experience: list[int]
     """[K+1], episodes of a task that the learner had seen before round k; a horizon of a world is
     one, whatever failures began anew within it"""
@@ -78,8 +80,8 @@ class Report:
     train_is_heldout: bool = False
     """Whether these held-out tasks are the training tasks, since every parameter is a choice"""
     stand_still_by_task: list[float] = field(default_factory=list)
-    """[M], whose mean is `stand_still`; NaN (null) where every world of a task diverged; empty in
-    files of versions that did not write it"""
+    """[M], whose mean is `stand_still` where no task is left out; NaN (null) where every world of a
+    task diverged; empty in files of versions that did not write it"""
     diagnostics: dict[str, Any] = field(default_factory=dict)
     """What the learner says of its state in each round: name -> [K+1][M][…], mean over worlds"""
 
@@ -152,8 +154,12 @@ class Report:
         """Return in words what the intervals show of adapting, and against standing still."""
         if too_few(self.tasks):
             return "too few tasks for a verdict"
-        if not math.isfinite(self.lead()[0] + self.difference()[0]):
+        compared = np.isfinite(np.asarray(self.returns)[:, [0, -1]]).all(1)
+        compared &= np.isfinite(self.stand_still_by_task or self.stand_still)
+        if not compared.any():
             return "every episode diverged, so there is nothing to compare"
+        if too_few(np.asarray(self.tasks)[compared]):
+            return "too few tasks for a verdict that did not diverge"
         words = []
         if len(self.experience) > 1:
             _, low, high = self.difference()
@@ -166,14 +172,18 @@ class Report:
             else "hardly better than standing still" if high < HARDLY * abs(self.stand_still)
             else "better than standing still"
         )  # fmt: skip
+        if self.diverged > WARN_ABOVE * self._episodes():
+            words.append(f"{self.diverged} of {self._episodes()} episodes diverged")
         return "; ".join(words)
+
+    def _episodes(self) -> int:
+        return len(self.tasks) * self.rollouts_per_task * len(self.experience)
 
     def divergence(self) -> str:
         """Return how many scored episodes diverged, and in how many tasks all of a round's did."""
-        episodes = len(self.tasks) * self.rollouts_per_task * len(self.experience)
         whole = int(np.isnan(np.asarray(self.returns)).any(1).sum())
-        text = f"the physics diverged in {self.diverged} of {counted(episodes, 'scored episode')}"
-        text += ", which no mean holds"
+        scored = counted(self._episodes(), "scored episode")
+        text = f"the physics diverged in {self.diverged} of {scored}, which no mean holds"
         tasks = f"; of {whole} of {counted(len(self.tasks), 'task')} a round has no return at all"
         return text + (tasks if whole else "")
 
@@ -257,15 +267,20 @@ def evaluate(
     still = _stand_still(worlds, tasks, seed)
     rounds = _rounds(policy, worlds, len(tasks), episodes, seed, progress, watch)
     returns = rounds.returns
-    centre, interval = iqm_interval(returns, tasks.values, Key("bootstrap", seed).numpy())
+    whole = np.isfinite(returns).all(1)  # or a round would gain by losing its worst tasks
+    whole |= not whole.any()
+    centre, interval = iqm_interval(
+        returns[whole], tasks.values[whole], Key("bootstrap", seed).numpy()
+    )
     return Report(
         family=tasks.family, algorithm=policy.name, split=split, seed=seed,
         rollouts_per_task=per_task, task_names=list(tasks.names), tasks=tasks.values.tolist(),
         returns=returns.tolist(),
         experience=[k * (per_task if policy.pools_worlds else 1) for k in range(episodes + 1)],
-        iqm=centre.tolist(), ci95=interval.tolist(), mean=mean_of_tasks(returns).tolist(),
-        stand_still=float(mean_of_finished(still.flatten())), env_steps=worlds.env_steps - steps,
-        seconds=round(time.perf_counter() - started, 3), diverged=rounds.diverged,
+        iqm=centre.tolist(), ci95=interval.tolist(), mean=mean_of_tasks(returns[whole]).tolist(),
+        stand_still=float(mean_of_finished(still[whole].flatten())),
+        env_steps=worlds.env_steps - steps, seconds=round(time.perf_counter() - started, 3),
+        diverged=rounds.diverged,
         train_is_heldout=split == "heldout" and TaskDistribution(worlds.family).shared_split,
         stand_still_by_task=mean_of_finished(still).tolist(), diagnostics=rounds.diagnostics,
     )  # fmt: skip

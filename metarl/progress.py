@@ -210,6 +210,8 @@ def closing_lines(
     yield "  episodes of experience " + "".join(f"{seen:>10}" for seen in last["experience"])
     mean = "".join(f" {shown(value, digits):>9}" for value in last["mean"])
     yield f"  mean return            {mean}"
+    if verdict := last.get("verdict"):
+        yield f"verdict: {verdict}"
     yield from notes
     yield "next:"
     for words in ("report", "evaluate", "adapt"):

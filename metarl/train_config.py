@@ -168,6 +168,7 @@ class Position:
                 "before_ci": interval[0], "after_ci": interval[-1],
                 "experience": result["experience"], "mean": mean,
                 "stand_still": result["stand_still"], "diverged": report.diverged,
+                "verdict": report.verdict(),
             }
         )  # fmt: skip
 

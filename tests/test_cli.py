@@ -195,13 +195,18 @@ def test_too_little_memory_for_torch_is_one_line(monkeypatch, capsys):
     assert len(error.splitlines()) == 1
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError, OSError])
+def test_a_bug_keeps_its_traceback_without_control_characters(monkeypatch, capsys, error):
     def buggy(argv):
-        raise RuntimeError("a bug")
+        raise error("a bug \x1b]0;title\x07")
 
     monkeypatch.setattr("metarl.commands.families.families", buggy)
-    with pytest.raises(RuntimeError, match="a bug"):
-        main(["families"])
+    assert main(["families"]) == 1
+    said = capsys.readouterr().err
+    assert "in buggy" in said
+    assert f"{error.__name__}: a bug \\x1b]0;title\\x07" in said
+    assert said.splitlines()[-1].endswith("please report it, with the lines above")
+    assert "\x1b" not in said
 
 
 def test_a_reader_that_goes_away_is_no_error():

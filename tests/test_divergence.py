@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from envs.point import PointGoal
-from metarl import TaskDistribution, TaskWorlds, UserError, collect, evaluate
+from metarl import TaskDistribution, TaskWorlds, UserError, collect, evaluate, evaluation
 from metarl import checkpoint as checkpoints
 from metarl.adapted import adapt_to, load_adapted, save_adapted
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
@@ -69,6 +69,41 @@ def test_a_diverged_episode_is_in_no_mean() -> None:
     said = "\n".join(report.summary())
     assert "diverged in 6 of 12 scored episodes" in said
     assert "of 1 of 3 tasks a round has no return" in said
+
+
+def test_no_round_gains_by_losing_its_worst_tasks(monkeypatch) -> None:
+    """The worse of two tasks diverges after adaptation: it is in no round's mean, nor in what
+    standing still scores; where that leaves no task, each round has what it has."""
+    returns = np.array([[-1.0, -1.0], [-9.0, NAN]])
+    monkeypatch.setattr(evaluation, "_rounds", lambda *_: evaluation._Rounds(returns, 2, {}))
+    monkeypatch.setattr(
+        evaluation, "_stand_still", lambda *_: torch.tensor([[-2.0, -2.0], [-9.0, -9.0]])
+    )
+    report = report_of([False] * 4)
+    assert (report.mean, report.iqm, report.stand_still) == ([-1.0] * 2, [-1.0] * 2, -2.0)
+    returns[0, 0] = NAN
+    assert report_of([False] * 4).mean == [-9.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (10, "adaptation gains; better than standing still"),
+        (8, "adaptation gains; better than standing still; 2 of 20 episodes diverged"),
+        (5, "too few tasks for a verdict that did not diverge"),
+        (0, "every episode diverged, so there is nothing to compare"),
+    ],
+)
+def test_a_verdict_counts_the_tasks_that_are_left(left: int, words: str) -> None:
+    """Ten tasks of one world, some of which diverge after adaptation."""
+    returns = np.stack([-9.0 + np.linspace(-1.0, 1.0, 10), np.linspace(-3.0, -2.0, 10)], 1)
+    returns[left:, 1] = NAN
+    report = Report(
+        "f", "a", "heldout", 0, 1, ["x"], np.arange(10.0)[:, None].tolist(), returns.tolist(),
+        [0, 1], [0, 0], [[0, 0]] * 2, [0, 0], -9.0, 1, 1.0, diverged=10 - left,
+        stand_still_by_task=[-9.0] * 10,
+    )  # fmt: skip
+    assert report.verdict() == words
 
 
 def test_a_report_of_which_everything_diverged_says_so() -> None:
@@ -204,6 +239,7 @@ def test_many_divergences_are_one_warning_and_a_closing_line(tmp_path, capsys) -
     assert "reward() was not finite" in warning
     assert any(line.startswith("1.2 % of the training transitions diverged") for line in lines)
     assert "diverged in 2 of 8 scored episodes" in said
+    assert "verdict: too few tasks for a verdict" in lines
     for command in ("evaluate", "adapt"):
         words = ["--tasks", "2"] if command == "evaluate" else ["--set", "goal=0.5"]
         assert main([command, str(tmp_path / "run"), *words, "--episodes", "1"]) == 0
