@@ -14,6 +14,7 @@ from metarl.launch import open_run, start, worlds_for, worlds_per_task
 from metarl.policy import as_policy
 from metarl.registry import find_learner
 from metarl.shipped import find_run
+from metarl.threads import using
 from metarl.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def train(family: str, algorithm: str, **settings: Any) -> Run:
         if not any(name in names for names in known):
             every = [*known[0], *known[1]]
             raise UserError(f"{algorithm} has no setting '{name}'{did_you_mean(name, every)}")
-    return Run(start(family, algorithm, TrainConfig(**parts[0]), learner_config(**parts[1])))
+    config, learner_settings = TrainConfig(**parts[0]), learner_config(**parts[1])
+    with using(config.threads):
+        return Run(start(family, algorithm, config, learner_settings))
 
 
 def _whole(value: Any) -> Any:
@@ -111,21 +114,23 @@ def evaluate(
     """
     if isinstance(policy, Run | Path | str):
         path = find_run(policy.path if isinstance(policy, Run) else policy)
-        checkpoint, family, learner = open_run(str(path), "auto", threads)
-        chosen = family.distribution.split(split, tasks) if isinstance(tasks, int) else tasks
-        each = worlds_per_task(checkpoint, rollouts_per_task, len(chosen))
-        worlds = worlds_for(family, learner, len(chosen) * each, threads)
-    else:
-        if worlds is None:
-            raise UserError(
-                "evaluate needs worlds to let a policy act in: evaluate(policy, worlds)"
-            )
-        distribution = worlds.family.distribution
-        chosen = distribution.split(split, tasks) if isinstance(tasks, int) else tasks
-        learner = as_policy(policy)
+        with using(threads):
+            checkpoint, family, learner = open_run(str(path), "auto", threads)
+            chosen = family.distribution.split(split, tasks) if isinstance(tasks, int) else tasks
+            each = worlds_per_task(checkpoint, rollouts_per_task, len(chosen))
+            worlds = worlds_for(family, learner, len(chosen) * each, threads)
+            return evaluation.evaluate(
+                learner, worlds, chosen, episodes=episodes, seed=seed, split=split,
+                progress=progress,
+            )  # fmt: skip
+    if worlds is None:
+        raise UserError("evaluate needs worlds to let a policy act in: evaluate(policy, worlds)")
+    distribution = worlds.family.distribution
+    chosen = distribution.split(split, tasks) if isinstance(tasks, int) else tasks
     return evaluation.evaluate(
-        learner, worlds, chosen, episodes=episodes, seed=seed, split=split, progress=progress
-    )
+        as_policy(policy), worlds, chosen, episodes=episodes, seed=seed, split=split,
+        progress=progress,
+    )  # fmt: skip
 
 
 def load(path: Path | str, *, device: str = "cpu", **trust: Any) -> Learner:

@@ -267,8 +267,10 @@ def evaluate(
     still = _stand_still(worlds, tasks, seed)
     rounds = _rounds(policy, worlds, len(tasks), episodes, seed, progress, watch)
     returns = rounds.returns
-    whole = np.isfinite(returns).all(1)  # or a round would gain by losing its worst tasks
-    whole |= not whole.any()
+    whole = np.asarray(
+        np.isfinite(returns).all(1)
+    )  # or a round would gain by losing its worst tasks
+    whole = np.asarray(whole | (not whole.any()))
     centre, interval = iqm_interval(
         returns[whole], tasks.values[whole], Key("bootstrap", seed).numpy()
     )

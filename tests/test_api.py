@@ -6,7 +6,7 @@ import torch
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import metarl
-from metarl import UserError
+from metarl import UserError, threads
 from metarl.adapters import SB3VecEnv
 from metarl.algorithms import MamlTrpo, MamlTrpoConfig, Pearl, Rl2, Rl2Config
 from metarl.registry import find_learner
@@ -54,6 +54,20 @@ def test_a_run_a_folder_and_an_agent_are_evaluated_alike(run) -> None:
         "half-cheetah-vel-rl2", tasks=1, episodes=0, rollouts_per_task=1, split="ood", threads=1
     )
     assert (shipped.algorithm, shipped.split) == ("rl2", "ood")
+
+
+def test_training_and_evaluating_give_the_thread_counts_back(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(threads, "_threads", None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        metarl.evaluate(run, tasks=1, episodes=0, threads=1)
+        out = str(tmp_path / "run")
+        metarl.train("point-goal", "maml-trpo", iterations=1, hidden=(8,), out=out, **SMALL)
+        assert torch.get_num_threads() == 3
+        assert threads.physics_threads() == threads.available_cores()
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_function_is_evaluated_in_worlds_of_ones_own() -> None:
