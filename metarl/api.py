@@ -73,8 +73,7 @@ def train(family: str, algorithm: str, **settings: Any) -> Run:
             every = [*known[0], *known[1]]
             raise UserError(f"{algorithm} has no setting '{name}'{did_you_mean(name, every)}")
     config, learner_settings = TrainConfig(**parts[0]), learner_config(**parts[1])
-    with using(config.threads):
-        return Run(start(family, algorithm, config, learner_settings))
+    return Run(start(family, algorithm, config, learner_settings))
 
 
 def _whole(value: Any) -> Any:

@@ -267,10 +267,9 @@ def evaluate(
     still = _stand_still(worlds, tasks, seed)
     rounds = _rounds(policy, worlds, len(tasks), episodes, seed, progress, watch)
     returns = rounds.returns
-    whole = np.asarray(
-        np.isfinite(returns).all(1)
-    )  # or a round would gain by losing its worst tasks
-    whole = np.asarray(whole | (not whole.any()))
+    finished = np.isfinite(returns).all(1)
+    # the same tasks in every round, or a round would gain by losing its worst
+    whole = np.flatnonzero(finished | (not finished.any()))
     centre, interval = iqm_interval(
         returns[whole], tasks.values[whole], Key("bootstrap", seed).numpy()
     )
