@@ -15,13 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metarl import Learner, Tasks, TaskWorlds, collect
-from metarl.keys import Key
+from metarl import Key, Learner, Spec, Step, Tasks, TaskWorlds, collect
 from metarl.learner import load_tensors
 from metarl.modules.networks import GaussianMLP
 from metarl.modules.settings import Layers, Positive, Settings
 from metarl.rollout import Rollout, mean_of_finished, mean_over_tasks
-from metarl.vector import Spec, Step
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,8 @@ class EsMaml(Learner):
         return self._state(self.theta.expand(tasks, -1), worlds, 0)
 
     def _state(self, params: Tensor, worlds: int, rounds: int) -> State:
-        half = (
-            Key("queries", rounds)
-            .normal(1, -(-worlds // 2), 1, params.shape[1])[:, 0]
-            .to(self.device)
-        )
+        key, count = Key("queries", rounds), -(-worlds // 2)
+        half = key.normal(1, count, 1, params.shape[1])[:, 0].to(params.device)
         directions = torch.cat((half, -half))[:worlds]
         return State(params, directions.expand(len(params), -1, -1), rounds)
 
@@ -100,8 +95,8 @@ class EsMaml(Learner):
             for phase in ("before", "after"):
                 worlds.seed(key.fold(phase))
                 worlds.reset()
-                explore = phase == "before"
-                rollout, _ = collect(worlds, self, state, self.spec.horizon, key, explore=explore)
+                explore, steps = phase == "before", self.spec.horizon
+                rollout, _ = collect(worlds, self, state, steps, key, explore=explore)
                 out[f"{name} {phase}"] = rollout.return_by_task().float()
                 out["diverged"] += rollout.per_task(rollout.diverged).sum((1, 2))
                 state = self.adapt(state, rollout) if explore else state
