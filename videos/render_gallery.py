@@ -28,10 +28,10 @@ from metarl import checkpoint as checkpoints
 from metarl.cli import guarded
 from metarl.errors import UserError
 from metarl.evaluation import Report
+from metarl.files import read_json
 from metarl.launch import open_run, worlds_per_task
 from metarl.registry import find_family
 from metarl.report.run_summary import RESULT
-from metarl.run_folder import read_json
 from metarl.video.encode import VideoConfig, render
 from metarl.video.recording import Recording, RecordingWorlds, record
 
