@@ -78,7 +78,8 @@ def train(family: str, algorithm: str, **settings: Any) -> Run:
 
 def _whole(value: Any) -> Any:
     """A whole float of a thousand and more, such as 1e6, as the integer that it means."""
-    return int(value) if isinstance(value, float) and abs(value) >= 1000 else value
+    whole = isinstance(value, float) and value.is_integer() and abs(value) >= 1000
+    return int(value) if whole else value
 
 
 def evaluate(

@@ -118,4 +118,4 @@ def adapted(
     one = task if isinstance(task, Tasks) else found.distribution.make(**task)
     worlds = make_worlds(found, rollouts if learner.pools_worlds else num_envs)
     rounds = list(adapt_to(learner, worlds, one, episodes=episodes, seed=seed))
-    return AdaptedPolicy(learner, rounds[-1].state, [float(r.returns.mean()) for r in rounds])
+    return AdaptedPolicy(learner, rounds[-1].state, [one.mean for one in rounds])
