@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl.versions import hardware, versions
+from metarl.base.versions import hardware, versions
 
 EXTRA_PACKAGES = ("envpool",)
 

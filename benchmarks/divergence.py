@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, find_family
-from metarl.keys import Key
-from metarl.registry import list_families
-from metarl.threads import set_threads
+from metarl.base.keys import Key
+from metarl.base.threads import set_threads
+from metarl.tasks.registry import list_families
 
 SPLITS = ("train", "ood")
 EXAMPLES = 5  # tasks of diverged worlds that are written down

@@ -35,8 +35,8 @@ MIB = 2**20
 def measure(tasks: int, args: argparse.Namespace) -> dict[str, Any]:
     """Measure one number of tasks, in this process."""
     from metarl import TaskDistribution, TaskWorlds, find_family, find_learner
-    from metarl.keys import Key
-    from metarl.threads import set_threads
+    from metarl.base.keys import Key
+    from metarl.base.threads import set_threads
 
     threads = set_threads(args.threads)
     family = find_family(args.family)

@@ -22,11 +22,11 @@ from common import environment, interleave, paired_ratio, write_json
 
 from metarl import TaskDistribution, TaskWorlds, find_family
 from metarl.algorithms.pearl import Pearl, PearlConfig
-from metarl.keys import Key
+from metarl.base.keys import Key
+from metarl.base.threads import set_threads
 from metarl.modules.replay import pack
-from metarl.rollout import collect
-from metarl.sampler import PooledTasks
-from metarl.threads import set_threads
+from metarl.tasks.sampler import PooledTasks
+from metarl.worlds.rollout import collect
 
 
 def batched(learner: Pearl, tasks: int, rollouts: int, threads: int):

@@ -27,9 +27,9 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import mse_loss, softplus
 
 from metarl.algorithms.pearl import Batch, Pearl, PearlConfig
-from metarl.keys import Key
-from metarl.threads import set_threads
-from metarl.vector import Spec
+from metarl.base.keys import Key
+from metarl.base.threads import set_threads
+from metarl.worlds.vector import Spec
 
 CLOCK = time.perf_counter
 

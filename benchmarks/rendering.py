@@ -24,7 +24,7 @@ import numpy as np
 from common import environment, interleave, write_json
 
 from metarl import TaskDistribution, TaskWorlds, find_family, find_learner
-from metarl.threads import available_cores
+from metarl.base.threads import available_cores
 from metarl.video.encode import render
 from metarl.video.film import Film, VideoConfig
 from metarl.video.recording import record

@@ -34,9 +34,9 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl import TaskDistribution, TaskWorlds, find_family
-from metarl.keys import Key
-from metarl.registry import list_families
-from metarl.threads import sampling, set_threads
+from metarl.base.keys import Key
+from metarl.base.threads import sampling, set_threads
+from metarl.tasks.registry import list_families
 
 FAMILY = "half-cheetah-dynamics"
 GYMNASIUM = "HalfCheetah-v5"

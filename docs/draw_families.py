@@ -22,9 +22,9 @@ import torch
 from matplotlib import pyplot as plt
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, find_family
-from metarl.keys import Key
-from metarl.registry import list_families
-from metarl.trace import endless
+from metarl.base.keys import Key
+from metarl.tasks.family import endless
+from metarl.tasks.registry import list_families
 from metarl.video.opengl import OffscreenBuffer
 
 IMAGES = Path(__file__).parent / "images"

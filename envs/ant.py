@@ -17,7 +17,7 @@ from torch import Tensor
 
 from envs.variations import dynamics, faults, gymnasium_model
 from metarl import Choices, Interval, Param, TaskFamily, Variation
-from metarl.simulator import Simulator, State
+from metarl.simulation.simulator import Simulator, State
 
 CONTROL_COST = 0.5
 """Weight of the squared norm of the action."""

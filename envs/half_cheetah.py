@@ -14,7 +14,7 @@ from torch import Tensor
 
 from envs.variations import gymnasium_model
 from metarl import Choices, Interval, Param, TaskFamily, Variation, scale
-from metarl.simulator import Simulator, State
+from metarl.simulation.simulator import Simulator, State
 
 CONTROL_COST = 0.05
 """Weight of the squared norm of the action, as in the literature of meta-RL (gymnasium: 0.1)."""

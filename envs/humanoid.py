@@ -15,8 +15,8 @@ from torch import Tensor
 
 from envs.variations import dynamics, gymnasium_model
 from metarl import Interval, Param, TaskFamily, Variation
-from metarl.keys import WorldDraws
-from metarl.simulator import Simulator, State
+from metarl.base.keys import WorldDraws
+from metarl.simulation.simulator import Simulator, State
 
 PROGRESS = 0.25
 """Weight of the displacement of the centre of mass, in m, over one timestep of the physics."""

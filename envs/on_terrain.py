@@ -22,7 +22,7 @@ from envs.walker2d import HEALTHY_PITCH, _Walker2d
 from envs.walker2d import HEALTHY_Z as WALKER_Z
 from envs.walker2d import OBSERVATION_SCALE as WALKER_SCALE
 from metarl import Variation
-from metarl.simulator import Simulator, State
+from metarl.simulation.simulator import Simulator, State
 
 SCAN_SCALE = 0.2
 """Typical height of the ground, in m: the unit of the scan's sensor bias."""

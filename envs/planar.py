@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from metarl import TaskFamily
-from metarl.keys import WorldDraws
-from metarl.simulator import Simulator, State
+from metarl.base.keys import WorldDraws
+from metarl.simulation.simulator import Simulator, State
 
 CONTROL_COST = 1e-3
 """Weight of the squared norm of the action."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from metarl import Interval, Param, TaskFamily
-from metarl.keys import WorldDraws
-from metarl.simulator import Simulator, State
+from metarl.base.keys import WorldDraws
+from metarl.simulation.simulator import Simulator, State
 
 MJCF = """
 <mujoco model="point">

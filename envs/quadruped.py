@@ -17,8 +17,8 @@ from torch import Tensor
 
 from envs.terrain import OnTerrain, Terrain
 from metarl import Interval, Param, assign, scale, shift
-from metarl.keys import WorldDraws
-from metarl.simulator import Simulator, State
+from metarl.base.keys import WorldDraws
+from metarl.simulation.simulator import Simulator, State
 
 STANCE = (0.0, 0.9, -1.8) * 4
 """Abduction, hip pitch and knee of each leg when standing, in rad."""

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from metarl import Choices, Interval, Param, TaskFamily, assign, scale
-from metarl.keys import Key
-from metarl.simulator import Simulator
+from metarl.base.keys import Key
+from metarl.simulation.simulator import Simulator
 
 KINDS = ("slope", "roughness", "steps", "gaps")
 SEEDS = {"train": range(8), "heldout": range(8, 12), "ood": range(12, 16)}

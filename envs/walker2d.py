@@ -13,7 +13,7 @@ from torch import Tensor
 from envs.planar import PlanarWalker
 from envs.variations import dynamics, gymnasium_model, random_params
 from metarl import Variation
-from metarl.simulator import Simulator
+from metarl.simulation.simulator import Simulator
 
 HEALTHY_Z = (0.8, 2.0)
 """Heights of the torso, in m, between which an episode goes on."""

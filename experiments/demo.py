@@ -12,15 +12,15 @@ from pathlib import Path
 
 from half_cheetah_vel import SETTINGS
 
+from metarl.base.errors import UserError
 from metarl.cli import guarded
+from metarl.commands.experiment import train_or_resume
 from metarl.commands.render import render
-from metarl.errors import UserError
-from metarl.evaluation import Report, evaluate
-from metarl.experiment import train_or_resume
-from metarl.launch import open_run, worlds_for, worlds_per_task
-from metarl.progress import bar
+from metarl.learning.evaluation import Report, evaluate
 from metarl.report.charts import plot_adaptation
-from metarl.tasks import TaskDistribution
+from metarl.run import open_run, worlds_for, worlds_per_task
+from metarl.runs.progress import bar
+from metarl.tasks.distribution import TaskDistribution
 
 FAMILY, ALGORITHM, SHIPPED = "half-cheetah-vel", "maml-trpo", "half-cheetah-vel-pearl"
 TASKS = 20

@@ -4,8 +4,8 @@ import sys
 
 from metarl.algorithms.maml_trpo import MamlTrpoConfig
 from metarl.algorithms.rl2 import Rl2Config
-from metarl.experiment import Settings, main
-from metarl.train_config import TrainConfig
+from metarl.commands.experiment import Settings, main
+from metarl.runs.config import TrainConfig
 
 SETTINGS = {
     "maml-trpo": Settings(

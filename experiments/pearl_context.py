@@ -18,15 +18,15 @@ import numpy as np
 import torch
 
 from metarl.algorithms.pearl import Pearl
+from metarl.base.errors import UserError
+from metarl.base.files import write_json
+from metarl.base.keys import Key
 from metarl.cli import guarded
-from metarl.errors import UserError
-from metarl.files import write_json
-from metarl.keys import Key
-from metarl.launch import open_run
 from metarl.modules.context import Posterior
-from metarl.rollout import collect
-from metarl.tasks import TaskDistribution
-from metarl.worlds import TaskWorlds
+from metarl.run import open_run
+from metarl.tasks.distribution import TaskDistribution
+from metarl.worlds.rollout import collect
+from metarl.worlds.task_worlds import TaskWorlds
 
 
 @dataclass(frozen=True)

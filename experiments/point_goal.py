@@ -3,8 +3,8 @@
 import sys
 
 from metarl.algorithms.pearl import PearlConfig
-from metarl.experiment import Settings, main
-from metarl.train_config import TrainConfig
+from metarl.commands.experiment import Settings, main
+from metarl.runs.config import TrainConfig
 
 SETTINGS = {
     "pearl": Settings(

@@ -27,11 +27,11 @@ import numpy as np
 import torch
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
+from metarl.base.keys import Key
+from metarl.base.threads import set_threads
+from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
-from metarl.keys import Key
-from metarl.registry import list_families
-from metarl.threads import set_threads
-from metarl.versions import hardware, versions
+from metarl.tasks.registry import list_families
 
 RESULTS = Path(__file__).parent / "results" / "reference-lines.json"
 DRAWS = 100_000

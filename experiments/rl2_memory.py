@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from metarl.algorithms.rl2 import Rl2, State
+from metarl.base.errors import UserError
+from metarl.base.files import write_json
+from metarl.base.keys import Key
 from metarl.cli import guarded
-from metarl.errors import UserError
-from metarl.evaluation import stand_still
-from metarl.files import write_json
-from metarl.keys import Key
-from metarl.launch import open_run, worlds_for
-from metarl.rollout import collect
-from metarl.tasks import TaskDistribution
+from metarl.learning.evaluation import stand_still
+from metarl.run import open_run, worlds_for
+from metarl.tasks.distribution import TaskDistribution
+from metarl.worlds.rollout import collect
 
 WORLDS_PER_TASK = 2
 COLOURS = {"first episode": "#8a8f98", "kept": "#1f6fb2", "zeroed": "#dd8452", "swapped": "#c44e52"}

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from metarl.base.text import ALL_DIVERGED
 from metarl.cli import guarded
-from metarl.evaluation import Report
+from metarl.learning.evaluation import Report
 from metarl.report.charts import plot_comparison
 from metarl.report.model_card import model_card
 from metarl.report.text import number
-from metarl.text import ALL_DIVERGED
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

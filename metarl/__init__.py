@@ -1,61 +1,38 @@
 """metarl: robot policies that adapt to new dynamics, terrains and goals within a few rollouts."""
 
-from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
 
-from metarl import threads as _threads  # before torch loads: it sets OpenMP's wait policy
+from metarl import _moved
 from metarl.adapters import registration as _registration
+from metarl.base import lazy as _lazy
+from metarl.base import threads as _threads  # before torch loads: it sets OpenMP's wait policy
 
 if _TYPE_CHECKING:
-    from metarl.adapted import load_adapted
     from metarl.api import Run, evaluate, load, train
-    from metarl.checkpoint import save
-    from metarl.composition import Variation, with_params
-    from metarl.edits import assign, scale, shift, when
-    from metarl.errors import UserError
-    from metarl.family import TaskFamily
-    from metarl.keys import Key
-    from metarl.learner import Learner
-    from metarl.params import Choices, Interval, Param
-    from metarl.policy import Policy
-    from metarl.registry import find_family, find_learner
-    from metarl.rollout import Rollout, collect
-    from metarl.tasks import TaskDistribution, Tasks
-    from metarl.train_config import TrainConfig
-    from metarl.training import meta_train
-    from metarl.vector import Spec, Step
-    from metarl.world_factory import make_worlds
-    from metarl.worlds import TaskWorlds
+    from metarl.base.errors import UserError
+    from metarl.base.keys import Key
+    from metarl.learning.adaptation import load_adapted
+    from metarl.learning.checkpoint import save
+    from metarl.learning.learner import Learner
+    from metarl.learning.registry import find_learner
+    from metarl.runs.config import TrainConfig
+    from metarl.runs.runner import meta_train
+    from metarl.simulation.edits import assign, scale, shift, when
+    from metarl.tasks.composition import Variation, with_params
+    from metarl.tasks.distribution import TaskDistribution, Tasks
+    from metarl.tasks.family import TaskFamily
+    from metarl.tasks.params import Choices, Interval, Param
+    from metarl.tasks.registry import find_family
+    from metarl.worlds.factory import make_worlds
+    from metarl.worlds.policy import Policy
+    from metarl.worlds.rollout import Rollout, collect
+    from metarl.worlds.task_worlds import TaskWorlds
+    from metarl.worlds.vector import Spec, Step
 
 __version__ = "0.1.0"
 set_threads = _threads.set_threads
 _registration.register()
-
-_HOME = {
-    "adapted": ("load_adapted",),
-    "api": ("Run", "evaluate", "load", "train"),
-    "checkpoint": ("save",),
-    "composition": ("Variation", "with_params"),
-    "edits": ("assign", "scale", "shift", "when"),
-    "errors": ("UserError",),
-    "family": ("TaskFamily",),
-    "keys": ("Key",),
-    "learner": ("Learner",),
-    "world_factory": ("make_worlds",),
-    "params": ("Choices", "Interval", "Param"),
-    "policy": ("Policy",),
-    "registry": ("find_family", "find_learner"),
-    "rollout": ("Rollout", "collect"),
-    "tasks": ("TaskDistribution", "Tasks"),
-    "train_config": ("TrainConfig",),
-    "training": ("meta_train",),
-    "vector": ("Spec", "Step"),
-    "worlds": ("TaskWorlds",),
-}
-"""Module -> what of it is public here. It is imported at first use, so `metarl --help` is quick."""
-
-_MODULE = {name: module for module, names in _HOME.items() for name in names}
+_moved.install()
 
 __all__ = [
     "Choices", "Interval", "Key", "Learner", "Param", "Policy", "Rollout", "Run", "Spec", "Step",
@@ -65,12 +42,31 @@ __all__ = [
     "when", "with_params",
 ]  # fmt: skip
 
-
-def __getattr__(name: str) -> _Any:
-    """Import a public name when it is first used."""
-    if name in _MODULE:
-        return getattr(_import_module(f"metarl.{_MODULE[name]}"), name)
-    raise AttributeError(f"module 'metarl' has no attribute '{name}'")
+__getattr__ = _lazy.lazy(
+    __name__,
+    {
+        "learning.adaptation": "load_adapted",
+        "api": "Run evaluate load train",
+        "learning.checkpoint": "save",
+        "tasks.composition": "Variation with_params",
+        "simulation.edits": "assign scale shift when",
+        "base.errors": "UserError",
+        "tasks.family": "TaskFamily",
+        "base.keys": "Key",
+        "learning.learner": "Learner",
+        "worlds.factory": "make_worlds",
+        "tasks.params": "Choices Interval Param",
+        "worlds.policy": "Policy",
+        "tasks.registry": "find_family",
+        "learning.registry": "find_learner",
+        "worlds.rollout": "Rollout collect",
+        "tasks.distribution": "TaskDistribution Tasks",
+        "runs.config": "TrainConfig",
+        "runs.runner": "meta_train",
+        "worlds.vector": "Spec Step",
+        "worlds.task_worlds": "TaskWorlds",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -7,24 +7,24 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl import checkpoint as checkpoints
-from metarl import evaluation
-from metarl.errors import UserError, did_you_mean
-from metarl.launch import open_run, start, worlds_for, worlds_per_task
-from metarl.policy import as_policy
-from metarl.registry import find_learner
-from metarl.shipped import find_run
-from metarl.threads import using
-from metarl.train_config import TrainConfig
+from metarl.base.errors import UserError, did_you_mean
+from metarl.base.threads import using
+from metarl.learning import checkpoint as checkpoints
+from metarl.learning import evaluation
+from metarl.learning.agents import find_run
+from metarl.learning.registry import find_learner
+from metarl.run import open_run, start, worlds_for, worlds_per_task
+from metarl.runs.config import TrainConfig
+from metarl.worlds.policy import as_policy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from metarl.evaluation import Report
-    from metarl.learner import Learner
-    from metarl.policy import Policy
-    from metarl.tasks import Tasks
-    from metarl.vector import VecWorlds
+    from metarl.learning.evaluation import Report
+    from metarl.learning.learner import Learner
+    from metarl.tasks.distribution import Tasks
+    from metarl.worlds.policy import Policy
+    from metarl.worlds.vector import VecWorlds
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def load(path: Path | str, *, device: str = "cpu", **trust: Any) -> Learner:
     Args:
         path: a folder, or the name of an agent that ships.
         device: where its weights go.
-        trust: `family`, `algorithm` or `trust_code`, see `metarl.checkpoint.load`.
+        trust: `family`, `algorithm` or `trust_code`, see `metarl.learning.checkpoint.load`.
 
     Raises:
         UserError: there is none that can be read, or it names a file that is not trusted.

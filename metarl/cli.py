@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, TextIO, cast
 
-from metarl.errors import UserError, did_you_mean, printable, shortened
-from metarl.output import Output
-from metarl.plugins import plugin_error
+from metarl.base.errors import UserError, did_you_mean, printable, shortened
+from metarl.base.output import Output
+from metarl.base.plugins import plugin_error
 
 COMMANDS = {
     "families": ("commands.families", "list the task families, or show one in full"),

@@ -35,8 +35,8 @@ def _torch_as_found():
 def trained_run(tmp_path_factory) -> Path:
     """A run of two iterations on point-goal, evaluated at 0, 1 and 2; copy it to change it."""
     from metarl.algorithms.maml_trpo import MamlTrpoConfig
-    from metarl.launch import start
-    from metarl.train_config import TrainConfig
+    from metarl.run import start
+    from metarl.runs.config import TrainConfig
 
     train = TrainConfig(
         tasks_per_iteration=2, rollouts_per_task=2, iterations=2, evaluate_every=1,
@@ -50,9 +50,9 @@ def trained_run(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def recording():
     """An adaptation of two tasks of point-goal, in two rounds."""
-    from filmed import recorded
+    from helpers.recording import recorded
 
-    from metarl.registry import find_family
+    from metarl.tasks.registry import find_family
 
     return recorded(find_family("point-goal"))
 
@@ -60,9 +60,9 @@ def recording():
 @pytest.fixture(scope="session")
 def lift(tmp_path_factory):
     """A family of a file of its own, with ends, sizes and grounds."""
-    from filmed import LIFT
+    from helpers.recording import LIFT
 
-    from metarl.registry import find_family
+    from metarl.tasks.registry import find_family
 
     path = tmp_path_factory.mktemp("lift") / "lift.py"
     path.write_text(LIFT)
@@ -72,7 +72,7 @@ def lift(tmp_path_factory):
 @pytest.fixture(scope="session")
 def _gl() -> None:
     """Skip where there is no headless OpenGL at all."""
-    from metarl.errors import UserError
+    from metarl.base.errors import UserError
     from metarl.video.opengl import make_context
 
     try:
@@ -84,7 +84,7 @@ def _gl() -> None:
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory) -> Path:
     """The tiny run of `small_runs.train`, which nothing interrupted; copy it to change it."""
-    from small_runs import train
+    from helpers.runs import train
 
     torch.set_num_threads(1)
     return train(tmp_path_factory.mktemp("whole") / "run")

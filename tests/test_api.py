@@ -6,10 +6,11 @@ import torch
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import metarl
-from metarl import UserError, threads
+from metarl import UserError
 from metarl.adapters import SB3VecEnv
 from metarl.algorithms import MamlTrpo, MamlTrpoConfig, Pearl, Rl2, Rl2Config
-from metarl.registry import find_learner
+from metarl.base import threads
+from metarl.learning.registry import find_learner
 
 SMALL = {
     "tasks_per_iteration": 2, "rollouts_per_task": 2, "evaluate_tasks": 2, "evaluate_episodes": 1,

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from metarl import cli, find_family, find_learner
-from metarl.registry import list_families, list_learners
+from metarl.learning.registry import list_learners
+from metarl.tasks.registry import list_families
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])

@@ -10,7 +10,7 @@ import torch
 
 from metarl import TaskDistribution
 from metarl.commands.export import export_agent
-from metarl.registry import find_family
+from metarl.tasks.registry import find_family
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = importlib.util.spec_from_file_location("gallery", ROOT / "videos" / "render_gallery.py")

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.mark.parametrize("which", ["learns and rl2", "learns and not rl2", "not learns"])
 def test_on_a_gpu_or_its_stand_in(which: str) -> None:
-    file = Path(__file__).with_name("on_gpu.py")
+    file = Path(__file__).parent / "helpers" / "on_gpu.py"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", which, file]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarl.evaluation import Report
-from metarl.keys import Key
+from metarl.base.keys import Key
+from metarl.learning.evaluation import Report
+from metarl.learning.statistics import iqm_interval
 from metarl.report.charts import plot_comparison
-from metarl.statistics import iqm_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -24,14 +24,14 @@ import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from metarl import TaskDistribution, Tasks
-from metarl import checkpoint as checkpoints
+from metarl.base.errors import UserError
+from metarl.base.files import read_json
 from metarl.cli import guarded
-from metarl.errors import UserError
-from metarl.evaluation import Report
-from metarl.files import read_json
-from metarl.launch import open_run, worlds_per_task
-from metarl.registry import find_family
+from metarl.learning import checkpoint as checkpoints
+from metarl.learning.evaluation import Report
 from metarl.report.run_summary import RESULT
+from metarl.run import open_run, worlds_per_task
+from metarl.tasks.registry import find_family
 from metarl.video.encode import VideoConfig, render
 from metarl.video.recording import Recording, RecordingWorlds, record
 

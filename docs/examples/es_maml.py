@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from metarl import Key, Learner, Spec, Step, Tasks, TaskWorlds, collect
-from metarl.learner import load_tensors
-from metarl.modules.networks import GaussianMLP
+from metarl.learning.learner import load_tensors
 from metarl.modules.settings import Layers, Positive, Settings
-from metarl.rollout import Rollout, mean_of_finished, mean_over_tasks
+from metarl.networks.task_mlp import GaussianMLP
+from metarl.worlds.rollout import Rollout, mean_of_finished, mean_over_tasks
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from metarl import Learner, Tasks, TaskWorlds, collect
-from metarl.keys import Key
-from metarl.learner import load_tensors
+from metarl.base.keys import Key
+from metarl.learning.learner import load_tensors
 from metarl.modules.settings import Positive, Settings
-from metarl.rollout import Rollout, mean_over_tasks
-from metarl.vector import Spec, Step
+from metarl.worlds.rollout import Rollout, mean_over_tasks
+from metarl.worlds.vector import Spec, Step
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.autograd import grad
 
 from metarl import Learner, Tasks, TaskWorlds
-from metarl.keys import Key
-from metarl.learner import load_tensors
+from metarl.base.keys import Key
+from metarl.learning.learner import load_tensors
 from metarl.modules.inner_loop import Batch, InnerLoop, Phases, State
-from metarl.modules.networks import Gaussian, GaussianMLP
 from metarl.modules.optim import FlatAdam
 from metarl.modules.ppo import clipped_surrogate
 from metarl.modules.settings import Count, Fraction, Layers, NonNegative, Positive, Settings
-from metarl.rollout import Rollout
-from metarl.vector import Spec, Step
+from metarl.networks.task_mlp import Gaussian, GaussianMLP
+from metarl.worlds.rollout import Rollout
+from metarl.worlds.vector import Spec, Step
 
 
 @dataclass(frozen=True)

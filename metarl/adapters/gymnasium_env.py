@@ -24,14 +24,13 @@ from torch import Tensor
 
 from metarl.adapters.offscreen_renderer import OffscreenRenderer
 from metarl.adapters.task_sampler import Task, TaskSampler, task_options
-from metarl.errors import UserError
-from metarl.family import TaskFamily
-from metarl.keys import Key
-from metarl.plugins import reference
-from metarl.registry import family_class, find_family
-from metarl.tasks import Tasks
-from metarl.trace import endless, variant
-from metarl.worlds import TaskWorlds
+from metarl.base.errors import UserError
+from metarl.base.keys import Key
+from metarl.base.plugins import reference
+from metarl.tasks.distribution import Tasks
+from metarl.tasks.family import TaskFamily, endless, variant
+from metarl.tasks.registry import family_class, find_family
+from metarl.worlds.task_worlds import TaskWorlds
 
 
 def family_for_view(family: TaskFamily | str, max_episode_steps: int | None) -> TaskFamily:

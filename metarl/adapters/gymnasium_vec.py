@@ -21,11 +21,11 @@ from metarl.adapters.gymnasium_env import (
 )
 from metarl.adapters.offscreen_renderer import OffscreenRenderer
 from metarl.adapters.task_sampler import Task, TaskSampler, task_options
-from metarl.errors import UserError
-from metarl.family import TaskFamily
-from metarl.keys import Key
-from metarl.tasks import Tasks
-from metarl.worlds import TaskWorlds
+from metarl.base.errors import UserError
+from metarl.base.keys import Key
+from metarl.tasks.distribution import Tasks
+from metarl.tasks.family import TaskFamily
+from metarl.worlds.task_worlds import TaskWorlds
 
 
 def _autoreset_mode(name: AutoresetMode | str) -> AutoresetMode:

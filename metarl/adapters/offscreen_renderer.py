@@ -13,8 +13,8 @@ from metarl.video.opengl import OffscreenBuffer
 from metarl.video.scene import tracking_camera
 
 if TYPE_CHECKING:
-    from metarl.family import TaskFamily
-    from metarl.worlds import TaskWorlds
+    from metarl.tasks.family import TaskFamily
+    from metarl.worlds.task_worlds import TaskWorlds
 
 MOST_GEOMS = 10_000
 """In a scene, as in MuJoCo's own renderer."""

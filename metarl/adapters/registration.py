@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gymnasium
 
-from metarl.plugins import plugins
+from metarl.base.plugins import plugins
 
 ANY = "metarl/TaskFamily-v0"
 """The id that takes the family as an argument."""

@@ -11,8 +11,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from metarl.adapters.gymnasium_vec import GymVectorEnv
 from metarl.adapters.task_sampler import Task
-from metarl.errors import UserError
-from metarl.family import TaskFamily
+from metarl.base.errors import UserError
+from metarl.tasks.family import TaskFamily
 
 
 class SB3VecEnv(VecEnv):

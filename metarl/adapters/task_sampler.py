@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metarl.errors import UserError, did_you_mean
-from metarl.family import TaskFamily
-from metarl.tasks import SPLITS, TaskDistribution, Tasks
+from metarl.base.errors import UserError, did_you_mean
+from metarl.tasks.distribution import SPLITS, TaskDistribution, Tasks
+from metarl.tasks.family import TaskFamily
 
 Task = Mapping[str, Any] | Tasks | None
 """A task by hand: the values of some parameters (the others are nominal), or Tasks; None: draw."""

@@ -1,8 +1,8 @@
 """The algorithms, one a file: each is a `Learner` with a Config."""
 
-from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
+
+from metarl.base.lazy import lazy as _lazy
 
 if _TYPE_CHECKING:
     from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
@@ -11,12 +11,7 @@ if _TYPE_CHECKING:
 
 __all__ = ["MamlTrpo", "MamlTrpoConfig", "Pearl", "PearlConfig", "Rl2", "Rl2Config"]
 
-_HOME = {"MamlTrpo": "maml_trpo", "Pearl": "pearl", "Rl2": "rl2"}
-
-
-def __getattr__(name: str) -> _Any:
-    """Import a learner or its Config when it is first used."""
-    home = _HOME.get(name.removesuffix("Config"))
-    if home is None:
-        raise AttributeError(f"module 'metarl.algorithms' has no attribute '{name}'")
-    return getattr(_import_module(f"metarl.algorithms.{home}"), name)
+__getattr__ = _lazy(
+    __name__,
+    {"maml_trpo": "MamlTrpo MamlTrpoConfig", "pearl": "Pearl PearlConfig", "rl2": "Rl2 Rl2Config"},
+)

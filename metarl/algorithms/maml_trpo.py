@@ -21,16 +21,16 @@ import torch
 from torch import Tensor
 from torch.autograd import grad
 
-from metarl.errors import UserError
-from metarl.keys import Key
-from metarl.learner import Learner, load_tensors
+from metarl.base.errors import UserError
+from metarl.base.keys import Key
+from metarl.learning.learner import Learner, load_tensors
 from metarl.modules.inner_loop import Batch, InnerLoop, Phases, State
-from metarl.modules.networks import Gaussian, GaussianMLP
 from metarl.modules.settings import Count, Fraction, Layers, NonNegative, Positive, Settings
 from metarl.modules.trust_region import TrustRegionStep, trust_region_step
-from metarl.rollout import Rollout
-from metarl.tasks import Tasks
-from metarl.vector import Spec, Step, VecWorlds
+from metarl.networks.task_mlp import Gaussian, GaussianMLP
+from metarl.tasks.distribution import Tasks
+from metarl.worlds.rollout import Rollout
+from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
 @dataclass(frozen=True)

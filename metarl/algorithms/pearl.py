@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.autograd import grad
 
-from metarl.errors import UserError
-from metarl.keys import Key
-from metarl.learner import Learner, load_tensors
+from metarl.base.errors import UserError
+from metarl.base.keys import Key
+from metarl.learning.learner import Learner, load_tensors
 from metarl.modules.context import ContextEncoder, Posterior, kl_from_prior, product_of_gaussians
 from metarl.modules.cuda_graph import GraphedStep, can_capture
 from metarl.modules.replay import TaskReplay, pack, refuse_large_rewards
@@ -37,9 +37,9 @@ from metarl.modules.settings import (
     Positive,
     Settings,
 )
-from metarl.rollout import Rollout, collect, mean_of_finished
-from metarl.tasks import Tasks
-from metarl.vector import Spec, Step, VecWorlds
+from metarl.tasks.distribution import Tasks
+from metarl.worlds.rollout import Rollout, collect, mean_of_finished
+from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
 @dataclass(frozen=True)

@@ -21,20 +21,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metarl.errors import UserError
-from metarl.keys import Key
-from metarl.learner import Learner, refuse_misfit
+from metarl.base.errors import UserError
+from metarl.base.keys import Key
+from metarl.learning.learner import Learner, refuse_misfit
 from metarl.modules import ppo
-from metarl.modules.actor_critic import MemoryActorCritic
-from metarl.modules.categorical import Categorical, DiscreteActorCritic
-from metarl.modules.memory import MemoryState, make_memory
-from metarl.modules.normalise import RunningMoments
 from metarl.modules.optim import ClippedAdam
 from metarl.modules.returns import generalized_advantages
 from metarl.modules.settings import Count, Fraction, NonNegative, Positive, Settings
-from metarl.rollout import Rollout, collect, mean_of_finished
-from metarl.tasks import Tasks
-from metarl.vector import Spec, Step, VecWorlds
+from metarl.networks.actor_critic import MemoryActorCritic
+from metarl.networks.categorical import Categorical, DiscreteActorCritic
+from metarl.networks.memory import MemoryState, make_memory
+from metarl.networks.normalise import RunningMoments
+from metarl.tasks.distribution import Tasks
+from metarl.worlds.rollout import Rollout, collect, mean_of_finished
+from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
 @dataclass(frozen=True)

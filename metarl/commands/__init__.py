@@ -1,1 +1,4 @@
-"""The subcommands of `metarl`, a file for those of a kind. `metarl.cli` says which is where."""
+"""The subcommands of `metarl`, one a file: words in, an exit code out.
+
+arguments, flags: parsing and its errors.  experiment: a script of tuned settings as a command.
+"""

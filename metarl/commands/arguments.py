@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
+from metarl.base.errors import UserError, did_you_mean
 from metarl.commands.flags import Flag, flags_of, help_page
-from metarl.errors import UserError, did_you_mean
-from metarl.train_config import MAX_EPISODES
+from metarl.runs.config import MAX_EPISODES
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str) -> T:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What the user says of plug-in files that a run names: see `metarl.trust`."""
+    """What the user says of plug-in files that a run names: see `metarl.base.trust`."""
 
     family: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:CLASS")] = None
     """The family's file, if a RUN that names one comes from elsewhere, or the file was moved."""
@@ -95,7 +95,7 @@ class Said:
     """Run the files that a RUN names, whoever wrote them."""
 
     def said(self) -> dict[str, Any]:
-        """Return what was said, as arguments of `metarl.launch.open_run`."""
+        """Return what was said, as arguments of `metarl.run.open_run`."""
         return {item.name: getattr(self, item.name) for item in fields(Said)}
 
 

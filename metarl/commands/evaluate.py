@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from metarl.base.errors import UserError
+from metarl.base.plugins import first_line
+from metarl.base.text import counted, shown
 from metarl.commands.arguments import Said, check_counts, parse
-from metarl.errors import UserError
-from metarl.plugins import first_line
-from metarl.progress import bar, say, under_way
-from metarl.text import counted, shown
-from metarl.train_config import MAX_WORLDS
+from metarl.runs.config import MAX_WORLDS
+from metarl.runs.progress import bar, say, under_way
 
 if TYPE_CHECKING:  # torch is imported when there is something to compute, not for --help
-    from metarl.family import TaskFamily
-    from metarl.tasks import Tasks
+    from metarl.tasks.distribution import Tasks
+    from metarl.tasks.family import TaskFamily
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Check:
 def algorithms(argv: Sequence[str]) -> int:
     """List the algorithms."""
     args = parse(Algorithms, argv, prog="metarl algorithms")
-    from metarl.registry import find_learner, list_learners
+    from metarl.learning.registry import find_learner, list_learners
 
     rows = []
     for name in list_learners():
@@ -119,16 +119,16 @@ def algorithms(argv: Sequence[str]) -> int:
 def check(argv: Sequence[str]) -> int:
     """Run the conformance suite on a family."""
     args = parse(Check, argv, prog="metarl check")
-    from metarl.check import check_family
-    from metarl.registry import family_class
+    from metarl.check.suite import check_family
+    from metarl.tasks.registry import family_class
 
     # The class, not an instance: a model that does not compile is the first check's to report.
     family = family_class(args.family)
     suite = {}
     if not family.has_model:
-        from metarl.adapters import check_gymnasium
+        from metarl.check import gymnasium_suite
 
-        suite = {"checks": check_gymnasium.CHECKS, "gates": check_gymnasium.GATES}
+        suite = {"checks": gymnasium_suite.CHECKS, "gates": gymnasium_suite.GATES}
     with under_way() as (report, begin):
         return 1 if check_family(family, report, **suite, begin=begin) else 0
 
@@ -139,9 +139,9 @@ def check(argv: Sequence[str]) -> int:
 def evaluate(argv: Sequence[str]) -> int:
     """Evaluate a run."""
     args = parse(Evaluate, argv, prog="metarl evaluate")
-    from metarl.evaluation import evaluate as evaluate_learner
-    from metarl.launch import open_run, worlds_for, worlds_per_task
-    from metarl.tasks import TaskDistribution
+    from metarl.learning.evaluation import evaluate as evaluate_learner
+    from metarl.run import open_run, worlds_for, worlds_per_task
+    from metarl.tasks.distribution import TaskDistribution
 
     checkpoint, family, learner = open_run(args.run, args.device, args.threads, **args.said())
     count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
@@ -169,8 +169,8 @@ def evaluate(argv: Sequence[str]) -> int:
 def adapt(argv: Sequence[str]) -> int:
     """Adapt to one task."""
     args = parse(Adapt, argv, prog="metarl adapt")
-    from metarl.adapted import adapt_to, save_adapted
-    from metarl.launch import open_run, worlds_for, worlds_per_task
+    from metarl.learning.adaptation import adapt_to, save_adapted
+    from metarl.run import open_run, worlds_for, worlds_per_task
 
     checkpoint, family, learner = open_run(args.run, args.device, args.threads, **args.said())
     task = parse_task(family, args.set)
@@ -199,7 +199,7 @@ def adapt(argv: Sequence[str]) -> int:
 
 def parse_task(family: TaskFamily, settings: Sequence[str]) -> Tasks:
     """Turn ``name=value`` words into one task. Raises UserError naming the first bad one."""
-    from metarl.tasks import TaskDistribution
+    from metarl.tasks.distribution import TaskDistribution
 
     values: dict[str, float] = {}
     for word in settings:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from metarl.base.errors import UserError, quoted
 from metarl.commands.arguments import check_counts, parse
-from metarl.errors import UserError, quoted
-from metarl.progress import say
+from metarl.runs.progress import say
 
 if TYPE_CHECKING:
-    from metarl.checkpoint import Checkpoint
+    from metarl.learning.checkpoint import Checkpoint
     from metarl.report.run_summary import RunSummary
 
 Say = Callable[[str], None]
@@ -103,7 +103,7 @@ def _result_file(
     checkpoint: Checkpoint, run: Path | str, given: Path | str | None, say: Say
 ) -> dict[str, Any] | None:
     """Return the result file of the run, or None if there is none. Raises UserError."""
-    from metarl.files import read_json
+    from metarl.base.files import read_json
 
     name = f"{checkpoint.family}-{checkpoint.algorithm}-seed{checkpoint.meta.get('seed')}.json"
     path = Path("experiments/results") / name if given is None else Path(given)
@@ -121,7 +121,7 @@ def _result_file(
 
 def _difference(result: Any, checkpoint: Checkpoint) -> str | None:
     """Return in which way a result is not of this checkpoint; None if it is."""
-    from metarl.launch import MAY_CHANGE
+    from metarl.run import MAY_CHANGE
 
     try:
         train, learner = result["config"]["train"], result["config"]["learner"]
@@ -144,9 +144,9 @@ def _difference(result: Any, checkpoint: Checkpoint) -> str | None:
 
 def _measure(run: Path | str, weights: Path | str, threads: int | None, say: Say) -> dict[str, Any]:
     """Return the result of evaluating some weights; curve and settings are those of the run."""
+    from metarl.base.versions import hardware, versions
     from metarl.commands.report import Protocol, add_reports
     from metarl.report.run_summary import read_run
-    from metarl.versions import hardware, versions
 
     summary = read_run(run)
     if not summary.curve:
@@ -178,8 +178,8 @@ def _command(run: RunSummary) -> str:
     A run folder does not keep its command: a run may be started from Python, and resumed with
     other settings.
     """
-    from metarl.registry import find_learner
-    from metarl.train_config import TrainConfig
+    from metarl.learning.registry import find_learner
+    from metarl.runs.config import TrainConfig
 
     words = ["metarl train", run.family, run.algorithm]
     defaults = asdict(TrainConfig()) | asdict(find_learner(run.algorithm).Config())

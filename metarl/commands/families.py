@@ -17,14 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from metarl.adapters.registration import ANY, env_id
+from metarl.base.errors import UserError, did_you_mean, shortened
+from metarl.base.plugins import first_line
 from metarl.commands.arguments import parse
-from metarl.composition import UNIVERSAL, compose, variations
-from metarl.errors import UserError, did_you_mean, shortened
-from metarl.family import TaskFamily
-from metarl.plugins import first_line
-from metarl.registry import find_family, list_families
-from metarl.tasks import Choices, Interval, Param, TaskDistribution
-from metarl.world_factory import make_worlds
+from metarl.tasks.composition import UNIVERSAL, compose, variations
+from metarl.tasks.distribution import Choices, Interval, Param, TaskDistribution
+from metarl.tasks.family import TaskFamily
+from metarl.tasks.registry import find_family, list_families
+from metarl.worlds.factory import make_worlds
 
 PIPE_WIDTH = 120
 """Columns of the tables where the output is no terminal."""

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import tyro
 
+from metarl.base.errors import UserError
+from metarl.base.text import shown
 from metarl.commands.arguments import parse
 from metarl.commands.evaluate import OnRun, parse_task
-from metarl.errors import UserError
-from metarl.progress import bar, say
-from metarl.text import shown
+from metarl.runs.progress import bar, say
 
 if TYPE_CHECKING:
-    from metarl.adapters.gymnasium_family import GymnasiumFamily
-    from metarl.checkpoint import Checkpoint
-    from metarl.family import TaskFamily
-    from metarl.learner import Learner
-    from metarl.tasks import Tasks
+    from metarl.learning.checkpoint import Checkpoint
+    from metarl.learning.learner import Learner
+    from metarl.tasks.distribution import Tasks
+    from metarl.tasks.family import TaskFamily
+    from metarl.tasks.gymnasium_family import GymnasiumFamily
     from metarl.video.recording import Recording
 
 MOST_TASKS = 16
@@ -73,12 +73,12 @@ class Render(OnRun):
 def render(argv: Sequence[str]) -> int:
     """Render a run."""
     args = parse(Render, argv, prog="metarl render")
-    from metarl.launch import check_spec, open_run, worlds_per_task
-    from metarl.tasks import TaskDistribution
+    from metarl.run import check_spec, open_run, worlds_per_task
+    from metarl.tasks.distribution import TaskDistribution
     from metarl.video import encode as video
     from metarl.video.opengl import make_context
     from metarl.video.recording import record
-    from metarl.worlds import TaskWorlds
+    from metarl.worlds.task_worlds import TaskWorlds
 
     config = video.VideoConfig(size=args.size, fps=args.fps, speed=args.speed)
     if args.out is not None:
@@ -128,8 +128,8 @@ def _render_pictures(
     args: Render, learner: Learner, family: TaskFamily, tasks: Tasks, count: int, out: Path
 ) -> int:
     """Render a third-party environment, which draws itself."""
-    from metarl.adapters.gymnasium_video import PictureFilm
     from metarl.video import encode as video
+    from metarl.video.gymnasium import PictureFilm
 
     if args.live:
         raise UserError(f"--live: '{family.name}' is no MuJoCo model of ours: leave it out")

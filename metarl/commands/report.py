@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from metarl.base.errors import UserError
+from metarl.base.files import file_errors
+from metarl.base.plugins import KINDS
+from metarl.base.text import counted
 from metarl.commands.arguments import Said, check_counts, parse
-from metarl.errors import UserError
-from metarl.files import file_errors
-from metarl.plugins import KINDS
-from metarl.progress import bar, say
-from metarl.text import counted
-from metarl.train_config import MAX_WORLDS
+from metarl.runs.config import MAX_WORLDS
+from metarl.runs.progress import bar, say
 
 if TYPE_CHECKING:
-    from metarl import evaluation
-    from metarl.checkpoint import Checkpoint
+    from metarl.learning import evaluation
+    from metarl.learning.checkpoint import Checkpoint
     from metarl.report.run_summary import RunSummary
 
 
@@ -118,11 +118,11 @@ def add_reports(
     Raises:
         CodeError: the run names code that nobody said may be run.
     """
-    from metarl.evaluation import evaluate
-    from metarl.launch import open_run, worlds_for, worlds_per_task
+    from metarl.base.trust import CodeError
+    from metarl.learning.evaluation import evaluate
     from metarl.report.run_summary import SPLITS
-    from metarl.tasks import TaskDistribution
-    from metarl.trust import CodeError
+    from metarl.run import open_run, worlds_for, worlds_per_task
+    from metarl.tasks.distribution import TaskDistribution
 
     wanted = [
         split for split in SPLITS
@@ -164,9 +164,9 @@ def add_reports(
 
 def _save_report(run: RunSummary, split: str, checkpoint: Checkpoint) -> None:
     """Write a report into the run folder, for the next time."""
-    from metarl.files import write_json
+    from metarl.base.files import write_json
+    from metarl.base.versions import versions
     from metarl.report.run_summary import evaluation_path
-    from metarl.versions import versions
 
     target = evaluation_path(run.path, split, checkpoint.step)
     about = {"step": checkpoint.step, "versions": versions()}

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import tyro
 
+from metarl.base.errors import UserError, quoted
+from metarl.base.plugins import KINDS, absolute, plugin_file
 from metarl.commands.arguments import field_names, parse, take_option
-from metarl.errors import UserError, quoted
-from metarl.plugins import KINDS, absolute, plugin_file
-from metarl.progress import say
-from metarl.registry import find_learner, list_learners
-from metarl.train_config import TrainConfig, with_goal
+from metarl.learning.registry import find_learner, list_learners
+from metarl.runs.config import TrainConfig, with_goal
+from metarl.runs.progress import say
 
 PROG = "metarl train"
 
@@ -44,16 +44,16 @@ def train(argv: list[str]) -> int:
     got = parse_train(rest, algorithm)
     if got.algorithm != algorithm:
         got = parse_train(rest, got.algorithm)
-    from metarl.launch import start
+    from metarl.run import start
 
     start(got.family, got.algorithm, got.train, got.learner)
     return 0
 
 
 def _resume(run: str, argv: list[str]) -> int:
-    from metarl import checkpoint as checkpoints
-    from metarl.launch import refuse_changes, resume, run_of, train_config
-    from metarl.train_config import finished
+    from metarl.learning import checkpoint as checkpoints
+    from metarl.run import refuse_changes, resume, run_of, train_config
+    from metarl.runs.config import finished
 
     said, argv = _take_said(argv)
     checkpoint = checkpoints.load(checkpoints.newest(Path(run)), **said)

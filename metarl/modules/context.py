@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from metarl.keys import Key
-from metarl.modules.mlp import Mlp
+from metarl.base.keys import Key
 from metarl.modules.optim import FlatAdam
+from metarl.networks.relu_mlp import Mlp
 
 NOISE_EPISODES = 8
 """Episodes of a world that have a draw of z each, before draws come up again."""

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from torch.autograd import grad
 
-from metarl.modules.networks import GaussianMLP
 from metarl.modules.returns import LinearBaseline, generalized_advantages
-from metarl.rollout import Rollout, collect, mean_over_tasks
+from metarl.networks.task_mlp import GaussianMLP
+from metarl.worlds.rollout import Rollout, collect, mean_over_tasks
 
 if TYPE_CHECKING:
-    from metarl.keys import Key
-    from metarl.policy import Policy
-    from metarl.tasks import Tasks
-    from metarl.vector import Step, VecWorlds
+    from metarl.base.keys import Key
+    from metarl.tasks.distribution import Tasks
+    from metarl.worlds.policy import Policy
+    from metarl.worlds.vector import Step, VecWorlds
 
 
 class State(NamedTuple):

@@ -13,9 +13,9 @@ import sys
 import torch
 from torch import Tensor
 
-from metarl.errors import UserError
-from metarl.rollout import LARGE_REWARD, Rollout
-from metarl.text import counted
+from metarl.base.errors import UserError
+from metarl.base.text import counted
+from metarl.worlds.rollout import LARGE_REWARD, Rollout
 
 
 class TaskReplay:

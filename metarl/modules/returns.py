@@ -11,9 +11,9 @@ import sys
 import torch
 from torch import Tensor
 
-from metarl.errors import UserError
+from metarl.base.errors import UserError
 from metarl.modules.replay import free_memory, gib
-from metarl.rollout import Rollout
+from metarl.worlds.rollout import Rollout
 
 MOST_FEATURES = 1024
 """More than this and `LinearBaseline` fits otherwise, in memory that grows with F and not F²."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from metarl.modules.mlp import Mlp
 from metarl.modules.optim import FlatAdam
+from metarl.networks.relu_mlp import Mlp
 
 LOG_STD_RANGE = (-20.0, 2.0)
 
@@ -57,7 +57,7 @@ class ActorCritic:
             temperature: α to begin with.
             generator: of the weights.
             device: where they live.
-            compute_dtype: see `metarl.modules.mlp.Mlp`.
+            compute_dtype: see `metarl.networks.relu_mlp.Mlp`.
         """
         self.actions = actions
         self.policy_net = Mlp(features, 2 * actions, hidden, compute_dtype=compute_dtype)

@@ -16,7 +16,7 @@ import types
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from metarl.errors import UserError, did_you_mean
+from metarl.base.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""What a run has to say: pages, plots, tables, model cards and agents to share.
+"""From the files of runs to pages, charts, tables, model cards and agents to share.
 
-run_summary: what a folder holds.   page, tasks, svg: `metarl report`.   plots: PNGs.
-live: while a run trains.           export, model_card: `metarl export`.
+run_summary: what a folder holds.  page, tasks, charts: `metarl report`.  model_card, agent:
+`metarl export`.  callbacks: the page and the figures of a run that trains.  text: sentences.
 """

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from metarl import checkpoint as checkpoints
-from metarl.checkpoint import Checkpoint
-from metarl.errors import UserError
-from metarl.files import file_errors, whole_folder, write_json
+from metarl.base.errors import UserError
+from metarl.base.files import file_errors, whole_folder, write_json
+from metarl.learning import checkpoint as checkpoints
+from metarl.learning.checkpoint import Checkpoint
 from metarl.report.charts import plot_results
 from metarl.report.model_card import model_card
 from metarl.report.run_summary import RESULT

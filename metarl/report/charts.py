@@ -21,9 +21,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 
-from metarl.errors import UserError
-from metarl.evaluation import Report
-from metarl.text import counted
+from metarl.base.errors import UserError
+from metarl.base.text import counted
+from metarl.learning.evaluation import Report
 
 PALETTE = {
     "after": "#1f6fb2", "ood": "#c8641b", "third": "#2f8f5b", "fourth": "#8a4fb0",

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from metarl.errors import quoted
-from metarl.evaluation import Report
-from metarl.family import TaskFamily
-from metarl.plugins import first_line
-from metarl.registry import find_family, find_learner
+from metarl.base.errors import quoted
+from metarl.base.plugins import first_line
+from metarl.base.text import counted, si
+from metarl.learning.evaluation import Report
+from metarl.learning.registry import find_learner
 from metarl.report.page import TEMPLATES
 from metarl.report.tasks import (
     RANKED,
@@ -23,8 +23,9 @@ from metarl.report.tasks import (
     verdict,
 )
 from metarl.report.text import duration, number, param_units
-from metarl.tasks import TaskDistribution
-from metarl.text import counted, si
+from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.family import TaskFamily
+from metarl.tasks.registry import find_family
 
 
 def model_card(result: dict[str, Any], folder: str, note: str = "") -> str:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import jinja2
 
-from metarl.errors import UserError
-from metarl.evaluation import Report
-from metarl.files import file_errors, write_bytes
+from metarl.base.errors import UserError
+from metarl.base.files import file_errors, write_bytes
+from metarl.base.text import counted, si
+from metarl.learning.evaluation import Report
 from metarl.report.charts import (
     RUN_COLOURS,
     SPLITS,
@@ -40,7 +41,6 @@ from metarl.report.tasks import (
     verdict,
 )
 from metarl.report.text import duration, number, param_units
-from metarl.text import counted, si
 
 LARGEST_VIDEO = 16 * 2**20
 """Bytes of a video that is put into the page; a larger one is named in a line."""

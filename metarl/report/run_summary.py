@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metarl import checkpoint as checkpoints
-from metarl.errors import UserError
-from metarl.evaluation import Report
-from metarl.files import read_json
-from metarl.shipped import find_run
-from metarl.train_config import Position, TrainConfig, goal
-from metarl.versions import versions
+from metarl.base.errors import UserError
+from metarl.base.files import read_json
+from metarl.base.versions import versions
+from metarl.learning import checkpoint as checkpoints
+from metarl.learning.agents import find_run
+from metarl.learning.evaluation import Report
+from metarl.runs.config import Position, TrainConfig, goal
 
 SPLITS = ("heldout", "ood")
 RESULT = "result.json"
-"""In an exported agent's folder: its result, as `metarl.experiment.measure` returned it."""
+"""In an exported agent's folder: its result, as `experiment.measure` returned it."""
 
 
 @dataclass

@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy.stats import spearmanr
 
-from metarl.evaluation import Report
+from metarl.learning.evaluation import Report
+from metarl.learning.statistics import gain_interval, mean_of_tasks
 from metarl.report.charts import (
     PALETTE,
     RUN_COLOURS,
@@ -25,8 +26,7 @@ from metarl.report.charts import (
 )
 from metarl.report.run_summary import RunSummary
 from metarl.report.text import family_params, format_task, number, param_units
-from metarl.statistics import gain_interval, mean_of_tasks
-from metarl.tasks import Interval
+from metarl.tasks.distribution import Interval
 
 MOST_CHARTS = 9
 """Parameters that are drawn; of more, those that the gain depends on most."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from metarl.errors import UserError
-from metarl.params import Param
-from metarl.text import ALL_DIVERGED
+from metarl.base.errors import UserError
+from metarl.base.text import ALL_DIVERGED
+from metarl.tasks.params import Param
 
 
 def number(value: float, signed: bool = False) -> str:
@@ -49,7 +49,7 @@ def family_params(family: str) -> dict[str, Param]:
 
     A family in a file has none here: a report must not run a file that a run folder names.
     """
-    from metarl.registry import find_family
+    from metarl.tasks.registry import find_family
 
     if ":" in family:
         return {}

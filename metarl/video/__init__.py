@@ -1,5 +1,6 @@
-"""Adaptation videos, from the worlds to the file.
+"""From an evaluation that is watched to a video file.
 
-recording: `evaluate`, watched.   film: what each frame shows.   renderer: one world's picture.
-overlay: words and curves.        encode: frames to mp4 or GIF.  opengl: a context of its own.
+recording: keeps the states.  scene: cameras and markers.  film: what each frame shows.
+renderer, opengl: one world's picture.  overlay: words and curves.  encode: mp4 or GIF.
+gymnasium: third-party environments.  callback: videos while a run trains.
 """

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metarl.errors import UserError
-from metarl.files import file_errors, whole_file
-from metarl.threads import available_cores
+from metarl.base.errors import UserError
+from metarl.base.files import file_errors, whole_file
+from metarl.base.threads import available_cores
 from metarl.video.film import Film, VideoConfig
 from metarl.video.renderer import Renderer
 

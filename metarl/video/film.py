@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 from PIL import Image
 
-from metarl.errors import UserError, one_line
+from metarl.base.errors import UserError, one_line
 from metarl.video.overlay import COLOURS, DARK, Header, Panel, PanelOverlay, Strip, gauge_spans
 from metarl.video.renderer import (
     Marks,
@@ -42,7 +42,7 @@ from metarl.video.scene import (
 )
 
 if TYPE_CHECKING:
-    from metarl.family import TaskFamily
+    from metarl.tasks.family import TaskFamily
     from metarl.video.recording import Episode, Recording
 
 T = TypeVar("T")

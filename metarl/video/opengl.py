@@ -22,7 +22,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from metarl.errors import UserError
+from metarl.base.errors import UserError
 
 _LOCK = threading.Lock()
 

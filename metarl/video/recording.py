@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.evaluation import Report, evaluate
-from metarl.rollout import OnStep
-from metarl.vector import Transition
-from metarl.worlds import TaskWorlds
+from metarl.learning.evaluation import Report, evaluate
+from metarl.worlds.rollout import OnStep
+from metarl.worlds.task_worlds import TaskWorlds
+from metarl.worlds.vector import Transition
 
 if TYPE_CHECKING:
-    from metarl.family import TaskFamily
-    from metarl.learner import Learner
-    from metarl.tasks import Tasks
+    from metarl.learning.learner import Learner
+    from metarl.tasks.distribution import Tasks
+    from metarl.tasks.family import TaskFamily
 
 
 @dataclass
@@ -92,7 +92,7 @@ class _Recorder:
         worlds.on_episode_end = self._keep_last
 
     def __call__(self, phase: str, k: int) -> OnStep:
-        """Begin a segment in the state that the worlds are in; see `metarl.adapted.Watch`."""
+        """Begin a segment in the state that the worlds are in; see `adaptation.Watch`."""
         segment = self.segments[phase, k] = _Segment()
         self._last = None  # of an episode that nobody recorded
         self._add(segment, self._positions())

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import mujoco
 import numpy as np
 
-from metarl.edits import names_of
-from metarl.errors import UserError, did_you_mean
+from metarl.base.errors import UserError, did_you_mean
+from metarl.simulation.edits import names_of
 
 if TYPE_CHECKING:
-    from metarl.family import TaskFamily
+    from metarl.tasks.family import TaskFamily
 
 SMOOTH = 0.4
 """Seconds over which the velocity on show, and the camera's path, are averaged."""

@@ -14,13 +14,13 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from gymnasium.vector import AutoresetMode
+from helpers.gym_views import Fragile, actions, gym_key
 from stable_baselines3.common.env_checker import check_env as sb3_check
-from views import Fragile, actions, gym_key
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, find_family
 from metarl.adapters import GymEnv, GymVectorEnv, SB3VecEnv
 from metarl.adapters.registration import ANY, env_id
-from metarl.registry import list_families
+from metarl.tasks.registry import list_families
 
 PRODUCT = "half-cheetah-vel+dynamics"
 

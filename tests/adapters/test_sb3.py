@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.gym_views import Fragile, actions
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
-from views import Fragile, actions
 
 from metarl import UserError
 from metarl.adapters import GymVectorEnv, SB3VecEnv

@@ -3,7 +3,7 @@
 import torch
 
 from metarl.algorithms.pearl import Batch, Pearl, PearlConfig
-from metarl.vector import Spec
+from metarl.worlds.vector import Spec
 
 SPEC = Spec(observation_size=4, action_size=2, horizon=20)
 SMALL = PearlConfig(

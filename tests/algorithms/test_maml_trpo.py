@@ -11,9 +11,9 @@ from torch.distributions import Independent, Normal, kl_divergence
 from metarl import TaskDistribution, TaskWorlds, evaluate
 from metarl.algorithms import maml_trpo
 from metarl.algorithms.maml_trpo import Batch, MamlTrpo, MamlTrpoConfig, State
-from metarl.errors import UserError
-from metarl.keys import Key
-from metarl.vector import Spec
+from metarl.base.errors import UserError
+from metarl.base.keys import Key
+from metarl.worlds.vector import Spec
 
 SPEC = Spec(3, 2, 10)
 

@@ -7,7 +7,7 @@ import torch
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, collect
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
-from metarl.keys import Key
+from metarl.base.keys import Key
 from metarl.modules import inner_loop
 
 

@@ -10,12 +10,12 @@ from torch.distributions import Normal, kl_divergence
 
 from envs.point import PointGoal
 from metarl import Choices, Param, TaskDistribution, TaskWorlds, UserError, collect, evaluate
-from metarl.adapted import adapt_to
 from metarl.algorithms.pearl import METRICS, Pearl, PearlConfig
-from metarl.evaluation import Report
-from metarl.keys import Key
+from metarl.base.keys import Key
+from metarl.learning.adaptation import adapt_to
+from metarl.learning.evaluation import Report
 from metarl.modules.context import NOISE_EPISODES, Posterior, kl_from_prior, product_of_gaussians
-from metarl.sampler import task_sampler
+from metarl.tasks.sampler import task_sampler
 
 # --- the posterior -----------------------------------------------------------------------------
 

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from metarl import TaskDistribution, TaskWorlds, UserError, collect, evaluate
 from metarl.algorithms.rl2 import Batch, Rl2, Rl2Config, State, Trials
-from metarl.keys import Key
-from metarl.modules.memory import MEMORIES
+from metarl.base.keys import Key
 from metarl.modules.ppo import parallel_gradient
-from metarl.rollout import Rollout
-from metarl.vector import Spec, Step
+from metarl.networks.memory import MEMORIES
+from metarl.worlds.rollout import Rollout
+from metarl.worlds.vector import Spec, Step
 
 SPEC = Spec(3, 2, 10)
 TASKS = 6

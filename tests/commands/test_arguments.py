@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import pytest
 import tyro
 
+from metarl.base.errors import UserError
 from metarl.cli import main
 from metarl.commands.arguments import ELSEWHERE, WORDS, parse
 from metarl.commands.flags import GROUPS, flags_of
 from metarl.commands.train import parse_train
-from metarl.errors import UserError
-from metarl.registry import list_learners
+from metarl.learning.registry import list_learners
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from metarl import checkpoint as checkpoints
-from metarl import progress
 from metarl.cli import main
+from metarl.learning import checkpoint as checkpoints
+from metarl.runs import progress
 
 
 def test_evaluate_prints_json_alone_on_a_dash(trained_run, capsys):
@@ -58,7 +58,7 @@ def test_evaluate_writes_a_file_and_takes_a_checkpoint(trained_run, tmp_path, ca
 
 def test_adapt_agrees_with_evaluate_to_the_bit(trained_run, tmp_path, capsys):
     from metarl import TaskDistribution, TaskWorlds, evaluate, find_family
-    from metarl.adapted import adapt_to
+    from metarl.learning.adaptation import adapt_to
 
     learner = checkpoints.restore(checkpoints.load(checkpoints.newest(Path(trained_run))))
     family = find_family("point-goal")
@@ -108,7 +108,7 @@ def test_a_policy_is_replaced_whole_and_nothing_else_is(trained_run, adapted, tm
 
 def test_a_saved_policy_earns_what_the_last_round_did(adapted):
     from metarl import TaskDistribution, TaskWorlds, collect, load_adapted
-    from metarl.keys import Key
+    from metarl.base.keys import Key
 
     learner, state = load_adapted(adapted)
     worlds = TaskWorlds("point-goal", 2, 1)

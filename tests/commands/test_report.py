@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pages import Structure, check, words
+from helpers.html import Structure, check, words
 
 from metarl import cli
 from metarl.commands.report import Protocol, add_reports
-from metarl.evaluation import Report
+from metarl.learning.evaluation import Report
 from metarl.report.page import render
 from metarl.report.run_summary import evaluation_path, read_run
 
@@ -184,8 +184,8 @@ def test_a_page_that_cannot_be_written_ends_no_training(tmp_path, capsys, monkey
     from dataclasses import replace
 
     from metarl.algorithms.maml_trpo import MamlTrpoConfig
-    from metarl.launch import start
-    from metarl.train_config import TrainConfig
+    from metarl.run import start
+    from metarl.runs.config import TrainConfig
 
     def broken(*args, **kwargs):
         raise RuntimeError("no page\ntoday")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from metarl import checkpoint as checkpoints
 from metarl.cli import main
+from metarl.learning import checkpoint as checkpoints
 
 SMALL = ["--tasks-per-iteration", "2", "--rollouts-per-task", "2", "--evaluate-tasks", "2",
          "--hidden", "4", "--cg-iterations", "2", "--threads", "1", "--device", "cpu"]  # fmt: skip

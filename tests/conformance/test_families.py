@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from metarl.check import CHECKS, check_family, title
-from metarl.family import TaskFamily
-from metarl.registry import find_family, list_families
+from metarl.check.suite import CHECKS, check_family, title
+from metarl.tasks.family import TaskFamily
+from metarl.tasks.registry import find_family, list_families
 
 EXAMPLE = f"{Path(__file__).parents[2] / 'docs' / 'examples' / 'my_robot.py'}:MyRobot"
 

@@ -13,11 +13,11 @@ from metarl import (
     evaluate,
     find_learner,
 )
-from metarl.keys import Key
-from metarl.learner import Learner
-from metarl.registry import list_learners
-from metarl.sampler import task_sampler
-from metarl.vector import Step
+from metarl.base.keys import Key
+from metarl.learning.learner import Learner
+from metarl.learning.registry import list_learners
+from metarl.tasks.sampler import task_sampler
+from metarl.worlds.vector import Step
 
 TASKS, WORLDS = 3, 4
 VARIANTS = [("rl2", {"memory": memory}) for memory in ("lstm", "transformer", "snail")]

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
-from metarl.simulator import State
-from metarl.trace import variant
+from metarl.simulation.simulator import State
+from metarl.tasks.family import variant
 
 
 class Record(NamedTuple):

@@ -7,8 +7,8 @@ import torch
 from reference import digest, one_world, record, reward_by_state
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
-from metarl.plain_physics import edited_model
-from metarl.trace import endless
+from metarl.check.plain_physics import edited_model
+from metarl.tasks.family import endless
 
 FAMILIES = ("ant-dir", "ant-fwd-back", "ant-vel", "ant-goal", "ant-dynamics", "ant-crippled")
 ACTION = [1.0, -1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0]

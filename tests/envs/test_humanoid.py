@@ -10,8 +10,8 @@ import torch
 from reference import digest, one_world, record
 
 from metarl import TaskWorlds, UserError, find_family
-from metarl.simulator import State
-from metarl.trace import endless, variant
+from metarl.simulation.simulator import State
+from metarl.tasks.family import endless, variant
 
 GOLDEN = {"humanoid-dir": "c4a0f689b0439d0b"}
 

@@ -9,8 +9,8 @@ import torch
 from reference import digest, one_world, record, reward_by_state
 
 from metarl import TaskDistribution, TaskWorlds, find_family
-from metarl.plain_physics import edited_model
-from metarl.trace import endless
+from metarl.check.plain_physics import edited_model
+from metarl.tasks.family import endless
 
 GOLDEN = {
     "hopper-params": "d4d4e67f77fee621",

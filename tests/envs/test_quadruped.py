@@ -7,7 +7,7 @@ import torch
 
 from envs.quadruped import STANCE, TORQUE_LIMITS, gravity, into_body
 from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
-from metarl.trace import endless
+from metarl.tasks.family import endless
 
 NAME = "quadruped-terrain"
 

@@ -9,10 +9,9 @@ import torch
 
 from envs.terrain import GROUNDS, KINDS, SEEDS, Terrain, bank
 from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
-from metarl.family import TaskFamily
-from metarl.registry import list_families
-from metarl.trace import endless
-from metarl.worlds import TaskWorlds as Worlds
+from metarl.tasks.family import TaskFamily, endless
+from metarl.tasks.registry import list_families
+from metarl.worlds.task_worlds import TaskWorlds as Worlds
 
 BLIND = sorted(name for name in list_families() if name.endswith("-terrain"))
 SMALL = Terrain(height=0.4, length=1.0, reach=6.0, cell=0.2, bump_cell=0.25)

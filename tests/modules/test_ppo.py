@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from metarl.modules.normalise import RunningMoments
 from metarl.modules.optim import ClippedAdam
 from metarl.modules.ppo import (
     adapted_lr,
@@ -14,6 +13,7 @@ from metarl.modules.ppo import (
     normalized,
     thread_pool,
 )
+from metarl.networks.normalise import RunningMoments
 
 
 def test_the_gain_is_clipped_only_where_that_lowers_it() -> None:

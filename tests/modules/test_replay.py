@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metarl import TaskWorlds, UserError, collect, find_learner
-from metarl.keys import Key
+from metarl.base.keys import Key
 from metarl.modules.replay import TaskReplay, free_memory, pack
 
 IDS = torch.tensor([2, 0])

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metarl.errors import UserError
+from metarl.base.errors import UserError
 from metarl.modules import returns
 from metarl.modules.returns import LinearBaseline, generalized_advantages, ridge_weights
-from metarl.rollout import Rollout
+from metarl.worlds.rollout import Rollout
 
 
 def rollout(obs, next_obs, reward, terminated, truncated, tasks: int = 1) -> Rollout:

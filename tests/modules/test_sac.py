@@ -8,7 +8,7 @@ from torch.autograd import grad
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from metarl import UserError
-from metarl.learner import load_tensors
+from metarl.learning.learner import load_tensors
 from metarl.modules.optim import FlatAdam
 from metarl.modules.sac import ActorCritic
 

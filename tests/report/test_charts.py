@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from metarl.errors import UserError
-from metarl.evaluation import Report
+from metarl.base.errors import UserError
+from metarl.learning.evaluation import Report
 from metarl.report.charts import (
     PALETTE,
     Group,

@@ -13,12 +13,12 @@ import safetensors.torch
 import torch
 
 from metarl import UserError, cli
-from metarl import checkpoint as checkpoints
+from metarl.commands.experiment import Measure, measure
 from metarl.commands.export import export_agent
-from metarl.experiment import Measure, measure
-from metarl.launch import train_config
-from metarl.learner import Learner
+from metarl.learning import checkpoint as checkpoints
+from metarl.learning.learner import Learner
 from metarl.report.run_summary import read_run
+from metarl.run import train_config
 
 ROOT = Path(__file__).resolve().parents[2]
 AGENTS = sorted((ROOT / "experiments" / "agents").glob("*/checkpoint.json"))
@@ -196,11 +196,11 @@ class Hoarder(Learner):
 
 
 def test_only_what_acting_needs_is_shipped(run, tmp_path, monkeypatch):
-    from metarl.worlds import TaskWorlds
+    from metarl.worlds.task_worlds import TaskWorlds
 
-    monkeypatch.setattr("metarl.registry.find_learner", lambda name: Hoarder)
+    monkeypatch.setattr("metarl.learning.registry.find_learner", lambda name: Hoarder)
     monkeypatch.setattr("metarl.report.model_card.find_learner", lambda name: Hoarder)
-    monkeypatch.setattr("metarl.checkpoint.reference", lambda plugin: "hoarder")
+    monkeypatch.setattr("metarl.learning.checkpoint.reference", lambda plugin: "hoarder")
     spec = TaskWorlds("point-goal", 1, 1).spec
     learner = Hoarder(spec, _Config(), seed=7)
     learner.tensors["adam"] += 1

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pages import Structure, check, made, summary, words
+from helpers.html import Structure, check, made, summary, words
 
 from metarl import UserError
-from metarl.evaluation import Report, gain_interval
+from metarl.learning.evaluation import Report, gain_interval
 from metarl.report.page import render
 from metarl.report.tasks import common_rows, per_task_scores, rank_correlation, task_words
 

@@ -11,7 +11,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from pages import made, summary
+from helpers.html import made, summary
 
 from metarl.report.page import write_page
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from filmed import CONFIG, SMALL
+from helpers.recording import CONFIG, SMALL
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 
-from metarl import checkpoint as checkpoints
-from metarl.errors import UserError
-from metarl.launch import start
-from metarl.train_config import TrainConfig
+from metarl.base.errors import UserError
+from metarl.learning import checkpoint as checkpoints
+from metarl.run import start
+from metarl.runs.config import TrainConfig
 from metarl.video.encode import check_out, draw_frames, render
 from metarl.video.film import Film, VideoConfig
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import mujoco
 import numpy as np
 import pytest
-from filmed import SMALL, recorded
+from helpers.recording import SMALL, recorded
 
 from metarl.algorithms.maml_trpo import MamlTrpo
-from metarl.errors import UserError
-from metarl.registry import find_family, find_learner
-from metarl.tasks import TaskDistribution
+from metarl.base.errors import UserError
+from metarl.learning.registry import find_learner
+from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.registry import find_family
 from metarl.video import renderer as renderers
 from metarl.video.film import Film, VideoConfig, between, experience
 from metarl.video.overlay import first_that_fits, fitted, font, signed, spread
@@ -28,7 +29,7 @@ from metarl.video.scene import (
     usual_readings,
     velocity_of,
 )
-from metarl.worlds import TaskWorlds
+from metarl.worlds.task_worlds import TaskWorlds
 
 ROOT = Path(__file__).resolve().parents[2]
 

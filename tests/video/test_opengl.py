@@ -12,7 +12,7 @@ import pytest
 
 from metarl import TaskWorlds
 from metarl.adapters.offscreen_renderer import OffscreenRenderer
-from metarl.errors import UserError
+from metarl.base.errors import UserError
 from metarl.video import opengl
 
 PICTURE = """

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from filmed import CONFIG, recorded
+from helpers.recording import CONFIG, recorded
 
-from metarl.adapted import adapt_to
 from metarl.algorithms.maml_trpo import MamlTrpo
-from metarl.evaluation import evaluate
-from metarl.registry import find_family, find_learner
-from metarl.tasks import TaskDistribution
+from metarl.learning.adaptation import adapt_to
+from metarl.learning.evaluation import evaluate
+from metarl.learning.registry import find_learner
+from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.registry import find_family
 from metarl.video.recording import record
-from metarl.worlds import TaskWorlds
+from metarl.worlds.task_worlds import TaskWorlds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,8 +71,8 @@ def test_an_episode_that_fails_ends_there(lift):
 
 
 def test_a_state_that_is_not_finite_is_not_drawn(recording):
-    from metarl.vector import Transition
     from metarl.video.recording import _episode, _Segment
+    from metarl.worlds.vector import Transition
 
     no, yes = torch.tensor([False]), torch.tensor([True])
     nan = torch.full((1, 2), torch.nan, dtype=torch.float64)

@@ -1,0 +1,61 @@
+"""Modules that were moved: their old names import the new ones, with a deprecation warning."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+_ROOMS = {
+    "base": "errors files keys output plugins text threads trust versions",
+    "simulation": "controls edits model_faults simulator",
+    "tasks": "composition family params registry sampler",
+    "worlds": "policy rollout vector",
+    "learning": "checkpoint divergence evaluation learner report_fields statistics",
+    "runs": "progress run_folder",
+    "check": "notes plain_physics",
+    "commands": "experiment",
+}
+_MOVED = {
+    "reading": "base.untrusted", "world_factory": "worlds.factory",
+    "adapted": "learning.adaptation", "predict": "learning.adapted_policy",
+    "shipped": "learning.agents", "launch": "run", "train_config": "runs.config",
+    "training": "runs.runner", "interrupt": "runs.signals", "trace": "check.trajectory",
+    "scene": "video.scene", "report.plots": "report.charts",
+    "adapters.gymnasium_family": "tasks.gymnasium_family",
+    "modules.actor_critic": "networks.actor_critic", "modules.context": "networks.context",
+    "modules.memory": "networks.memory", "modules.mlp": "networks.relu_mlp",
+    "modules.networks": "networks.task_mlp", "modules.normalise": "networks.normalise",
+}  # fmt: skip
+_MOVED |= {name: f"{room}.{name}" for room, names in _ROOMS.items() for name in names.split()}
+"""Old name -> new name, both below `metarl`."""
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Finds a moved module by its old name; asked last, so it costs other imports nothing."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return a spec if `name` is an old one."""
+        package, _, old = name.partition(".")
+        return ModuleSpec(name, self) if package == "metarl" and old in _MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Import the module by its new name."""
+        new = f"metarl.{_MOVED[spec.name.partition('.')[2]]}"
+        warnings.warn(f"{spec.name} is {new} now", DeprecationWarning, stacklevel=2)
+        return importlib.import_module(new)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Do nothing: the module has been executed."""
+
+
+def install() -> None:
+    """Let old names be imported."""
+    if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        sys.meta_path.append(_Moved())

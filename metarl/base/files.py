@@ -1,0 +1,171 @@
+"""Files and folders that are written whole: after `kill -9` the old one is there, or the new one.
+
+What is written goes to a temporary name beside its place, is synced to the disk and renamed. A
+folder cannot be renamed over another one, so the old one is set aside first, and counts until the
+new one is in its place. What a killed process left behind, the next one that writes there removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from metarl.base.errors import UserError
+
+_DRAFT, _ASIDE = ".writing-", ".replaced-"
+
+
+@contextlib.contextmanager
+def file_errors(path: Path, note: str = "") -> Iterator[None]:
+    """Turn an OSError (disk full, read-only, no permission) into one line about `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise UserError(f"cannot write '{error.filename or path}': {reason}{note}") from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole."""
+    with whole_file(path) as draft:
+        draft.write_bytes(data)
+
+
+def finite(value: object) -> object:
+    """Return `value` with every NaN and infinity replaced by None: JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    write_bytes(path, (json.dumps(finite(value), indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises UserError, one line, if it is missing or malformed."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"cannot read '{path}': it is not JSON: {error}") from None
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give the name to write a file under; it becomes `path` when the block ends without error."""
+    clean_up(path.parent, path.name)
+    draft = path.with_name(f"{_DRAFT}{os.getpid()}-{path.name}")
+    try:
+        yield draft
+        _sync(draft)
+        draft.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # what the user knows, not the temporary name
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; it replaces `path` when the block ends without error.
+
+    The folders above are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clean_up(path.parent, path.name)
+    draft = path.with_name(f"{_DRAFT}{os.getpid()}-{path.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir()
+        yield draft
+        for file in draft.iterdir():
+            _sync(file)
+        _sync(draft)
+        _publish(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def standing(path: Path) -> Path:
+    """Return `path`, or what it was to replace where a kill came between the two renames."""
+    if path.exists():
+        return path
+    return next((aside for aside, name in set_aside(path.parent) if name == path.name), path)
+
+
+def set_aside(folder: Path) -> list[tuple[Path, str]]:
+    """Return the folders in `folder` that made way for a new one, each with the name it had."""
+    found = ((path, path.name.split("-", 2)) for path in folder.glob(f"{_ASIDE}*-*"))
+    return [(path, parts[2]) for path, parts in found if parts[1].isdecimal() and path.is_dir()]
+
+
+def clean_up(folder: Path, name: str | None = None) -> None:
+    """Undo the replacements that a kill cut short, and remove what it left half-written.
+
+    Args:
+        folder: where to look.
+        name: of one file or folder that is written there; None is for a folder that nobody else
+            writes to. A process on another machine that shares the disk looks like a killed one.
+    """
+    for aside, had in set_aside(folder):
+        if name in (None, had) and not (folder / had).exists():
+            os.rename(aside, folder / had)
+    which = "*" if name is None else glob.escape(name)
+    for kind in (_DRAFT, _ASIDE):
+        for left in folder.glob(f"{kind}*-{which}"):
+            owner, _, had = left.name.removeprefix(kind).partition("-")
+            if not owner.isdecimal() or name not in (None, had) or _alive(int(owner)):
+                continue
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def _publish(draft: Path, path: Path) -> None:
+    """Rename a folder into place; the one that is there makes way first, and counts until then."""
+    aside = path.with_name(f"{_ASIDE}{os.getpid()}-{path.name}")
+    replaces = path.exists()
+    if replaces:
+        os.rename(path, aside)
+    try:
+        os.rename(draft, path)
+    except OSError:
+        if replaces:
+            os.rename(aside, path)
+        raise
+    _sync(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (OSError, OverflowError) as error:
+        return isinstance(error, PermissionError)  # it is somebody else's
+    return True

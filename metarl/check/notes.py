@@ -1,0 +1,67 @@
+"""What `metarl check` notes of a model that is sound, but may not be what its author meant."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+from metarl.simulation.controls import holds_position
+from metarl.simulation.edits import actuator_names
+from metarl.tasks.family import TaskFamily
+from metarl.video.scene import find_root
+
+_LISTED = 4
+"""Actuators that a note names; the others are counted."""
+
+
+def notes(family: TaskFamily) -> list[str]:
+    """Return the notes on a family, each one line: on its ground, gravity and control ranges."""
+    if not family.has_model:
+        return []
+    model = family.compile()
+    return [*_on_the_ground(family, model), *_on_controls(model)]
+
+
+def _on_the_ground(family: TaskFamily, model: mujoco.MjModel) -> list[str]:
+    """Of a robot that can rise and fall: does it fall, and onto something?"""
+    free = (model.jnt_type == int(mujoco.mjtJoint.mjJNT_FREE)).any()
+    if not (free or find_root(model).z):
+        return []
+    found, off = [], model.opt.disableflags
+    edited = {edit.field for param in family.params for edit in param.edits}
+    weightless = not model.opt.gravity.any() or off & int(mujoco.mjtDisableBit.mjDSBL_GRAVITY)
+    if weightless and "opt.gravity" not in edited:
+        found.append("the robot floats: the model has no gravity")
+    if off & int(mujoco.mjtDisableBit.mjDSBL_CONTACT) or not _can_land(model):
+        found.append("the robot has no ground: nothing that is fixed to the world collides with it")
+    return found
+
+
+def _can_land(model: mujoco.MjModel) -> bool:
+    """Whether a geom that is fixed to the world can touch one that is not."""
+    fixed = model.body_weldid[model.geom_bodyid] == 0
+    affinity, kind = model.geom_conaffinity, model.geom_contype
+    meets = (kind[:, None] & affinity) | (affinity[:, None] & kind)
+    pairs = fixed[model.pair_geom1] != fixed[model.pair_geom2]
+    return bool(meets[fixed][:, ~fixed].any() or pairs.any())
+
+
+def _on_controls(model: mujoco.MjModel) -> list[str]:
+    """Of actuators without a control range: what actions of -1 and 1 stand for."""
+    unlimited, servo = model.actuator_ctrllimited == 0, holds_position(model)
+    found = []
+    for which, ends in (
+        (unlimited & ~servo, "controls of -1 and 1"),
+        (unlimited & servo, "the ends of the joint's range"),
+    ):
+        if which.any():
+            named = _listed(model, which)
+            found.append(f"no ctrlrange for actuator {named}: actions of -1 and 1 give {ends}")
+    return found
+
+
+def _listed(model: mujoco.MjModel, which: np.ndarray) -> str:
+    names = [repr(name) if name else str(i) for i, name in enumerate(actuator_names(model))]
+    chosen = [names[i] for i in np.flatnonzero(which)]
+    more = f" and {len(chosen) - _LISTED} more" if len(chosen) > _LISTED else ""
+    return ", ".join(chosen[:_LISTED]) + more

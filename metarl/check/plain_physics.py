@@ -1,0 +1,149 @@
+"""The specification that the worlds are held to: one MjModel, one MjData and mj_step in a loop.
+
+It applies a task's edits in its own way, an element at a time to a model compiled apart, and
+shares no code with `metarl.simulation`. Slow, and meant to be read.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+
+from metarl.simulation.edits import Edit
+from metarl.tasks.family import TaskFamily
+
+_DOFS = {
+    int(mujoco.mjtJoint.mjJNT_FREE): 6, int(mujoco.mjtJoint.mjJNT_BALL): 3,
+    int(mujoco.mjtJoint.mjJNT_SLIDE): 1, int(mujoco.mjtJoint.mjJNT_HINGE): 1,
+}  # fmt: skip
+
+
+class PlainWorld:
+    """One world, stepped by MuJoCo's own Python bindings."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        """Take the model of one world, its task's edits included."""
+        self.model = model
+        self.data = mujoco.MjData(model)
+
+    def start(self, state: np.ndarray) -> None:
+        """Begin at an mjSTATE_INTEGRATION vector."""
+        mujoco.mj_resetData(self.model, self.data)
+        mujoco.mj_setState(self.model, self.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+
+    def step(self, inputs: np.ndarray, ctrl: np.ndarray, frame_skip: int) -> None:
+        """Advance by one environment step.
+
+        Args:
+            inputs: an mjSTATE_INTEGRATION vector, of which what mjSTATE_USER stands for is taken:
+                applied forces, mocap poses, active equalities and user data.
+            ctrl: (A,) the controls.
+            frame_skip: physics steps.
+        """
+        user = np.empty(mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_USER))
+        mujoco.mj_extractState(
+            self.model, inputs, mujoco.mjtState.mjSTATE_INTEGRATION,
+            user, mujoco.mjtState.mjSTATE_USER,
+        )  # fmt: skip
+        mujoco.mj_setState(self.model, self.data, user, mujoco.mjtState.mjSTATE_USER)
+        self.data.ctrl[:] = ctrl
+        for _ in range(frame_skip):
+            mujoco.mj_step(self.model, self.data)
+
+
+def edited_model(family: TaskFamily, values: Sequence[float] | np.ndarray) -> mujoco.MjModel:
+    """Return a model, compiled apart from the family's own, with the edits of one task.
+
+    Args:
+        family: whose model and parameters.
+        values: (P,) the task.
+    """
+    model = copy.copy(family.compiled_apart)
+    column = 0
+    for param in family.params:
+        size = len(param.names)
+        for edit in param.edits:
+            for k, (row, component) in enumerate(_places(model, edit)):
+                value = float(values[column + (k if size > 1 else 0)])
+                if edit.case is None:
+                    _edit_row(model, edit, row, component, value)
+                elif value == edit.case:
+                    _edit_row(model, edit, row, component, edit.to)
+        column += size
+    if any(param.edits for param in family.params):
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+    return model
+
+
+def first_difference(one: mujoco.MjModel, two: mujoco.MjModel) -> str:
+    """Return the name of a field in which two models differ in any bit, or ''."""
+    for prefix, a, b in (("", one, two), ("opt.", one.opt, two.opt)):
+        for name in dir(a):
+            value = None if name.startswith("_") else getattr(a, name)
+            if not isinstance(value, np.ndarray | int | float):
+                continue
+            if np.asarray(value).tobytes() != np.asarray(getattr(b, name)).tobytes():
+                return prefix + name
+    return ""
+
+
+def _places(model: mujoco.MjModel, edit: Edit) -> list[tuple[int, int | None]]:
+    """The rows, and components (None: all), that take one number each."""
+    if not edit.each:
+        return [(row, edit.index) for row in _rows(model, edit)]
+    option = edit.field.startswith("opt.")
+    whole = getattr(model.opt if option else model, edit.field.removeprefix("opt."))
+    if np.ndim(whole) < (1 if option else 2):
+        return [(row, None) for row in _rows(model, edit)]
+    return [(row, k) for row in _rows(model, edit) for k in range(whole.shape[-1])]
+
+
+def _rows(model: mujoco.MjModel, edit: Edit) -> list[int]:
+    """The rows of the field that an edit names; an option field has the one row 0."""
+    if edit.field.startswith("opt."):
+        return [0]
+    kind = edit.field.split("_")[0]
+    if not edit.names:
+        return list(range(kind == "body", len(getattr(model, edit.field))))
+    if kind == "dof":
+        joints = [model.joint(name) for name in edit.names]
+        return [int(j.dofadr[0]) + k for j in joints for k in range(_DOFS[int(j.type[0])])]
+    if kind == "actuator":
+        return [_actuator(model, name) for name in edit.names]
+    find = getattr(model, {"jnt": "joint"}.get(kind, kind))
+    return [find(name).id for name in edit.names]
+
+
+def _actuator(model: mujoco.MjModel, name: str) -> int:
+    """The actuator of that name, or the unnamed one that drives the joint of that name."""
+    for i in range(model.nu):
+        driven = model.joint(int(model.actuator_trnid[i, 0])).name
+        if name == (model.actuator(i).name or driven):
+            return i
+    raise KeyError(name)
+
+
+def _edit_row(
+    model: mujoco.MjModel, edit: Edit, row: int, component: int | None, value: float
+) -> None:
+    """Change one row of one field, an element at a time."""
+    option = edit.field.startswith("opt.")
+    owner, name = model.opt if option else model, edit.field.removeprefix("opt.")
+    whole = getattr(owner, name)
+    if np.ndim(whole) == 0:
+        setattr(owner, name, _changed(edit, whole, value))
+        return
+    part = whole if option else whole[row : row + 1]
+    part = part if component is None else part[..., component : component + 1]
+    for position in np.ndindex(part.shape):
+        part[position] = _changed(edit, part[position], value)
+
+
+def _changed(edit: Edit, old: float, value: float) -> float:
+    """The new value of one element, computed in float64."""
+    if edit.kind == "assign":
+        return value
+    return float(old) * value if edit.kind == "scale" else float(old) + value

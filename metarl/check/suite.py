@@ -1,0 +1,394 @@
+"""The conformance suite of task families: ``metarl check my_robot.py:MyRobot``.
+
+A check is a function of a family. It returns nothing, or raises CheckError with one line that says
+what is wrong and how to mend it; the first line of its docstring is its title. `CHECKS` lists them
+in order. After a failure in `GATES` the rest is skipped. Runs are compared bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.base.errors import CheckError, one_line
+from metarl.check.notes import notes
+from metarl.check.plain_physics import PlainWorld, edited_model, first_difference
+from metarl.check.trajectory import (
+    KEY,
+    STEPS,
+    Poison,
+    Trace,
+    difference,
+    equal_bits,
+    extreme_tasks,
+    far_tasks,
+    in_train_box,
+    make_worlds,
+    one_task,
+    random_actions,
+    run,
+    sample_tasks,
+)
+from metarl.simulation.controls import control_range
+from metarl.simulation.simulator import Simulator
+from metarl.tasks.distribution import TaskDistribution, Tasks
+from metarl.tasks.family import TaskFamily, endless, variant  # fmt: skip
+from metarl.worlds.task_worlds import TaskWorlds
+
+LONGEST = 1000
+"""Environment steps of a check that goes by the horizon, at most."""
+_STATELESS = "keep nothing in the family, set states in initial_state(), edit models by Param"
+
+
+# --- the checks that the others build on -------------------------------------------------------
+
+
+def check_model(family: TaskFamily) -> None:
+    """The model compiles, and every parameter fits it."""
+    _demand(family.params, "the family has no parameters: add a Param, or there is one task only")
+    nominal = family.compile()
+    for row in extreme_tasks(family, ood=True).values:
+        model = edited_model(family, row)
+        for field in ("body_mass", "body_inertia"):
+            value, given = getattr(model, field), getattr(nominal, field)
+            bad = ~(np.isfinite(value) & ((value > 0) | (value == given)))
+            if bad.any():
+                body, label = int(bad.nonzero()[0][0]), one_task(family, row).label(0)
+                raise CheckError(
+                    f"{field} of '{nominal.body(body).name}' is {value[body]} in task {label}: "
+                    "narrow the ranges of the parameter that edits it"
+                )
+
+
+def check_spaces(family: TaskFamily) -> None:
+    """Observations, rewards and flags have the right shapes and types."""
+    sizes = set()
+    for count in (1, 3):
+        worlds = TaskWorlds(family, count, 1)
+        obs = worlds.reset()
+        kept = obs.clone()
+        got = worlds.step(torch.zeros(count, worlds.spec.action_size))
+        _demand(torch.equal(obs, kept), "observe() returned a buffer that the next step overwrote")
+        sizes.add(worlds.spec.observation_size)
+        for name, tensor, dtype, shape in (
+            ("observe()", got.obs, torch.float32, (count, worlds.spec.observation_size)),
+            ("observe()", got.next_obs, torch.float32, (count, worlds.spec.observation_size)),
+            ("reward()", got.reward, torch.float64, (count,)),
+            ("terminated()", family.terminated(worlds.simulator), torch.bool, (count,)),
+        ):
+            _demand(
+                tensor.dtype == dtype and tensor.shape == shape,
+                f"{name} gives {tuple(tensor.shape)} {tensor.dtype}, expected {shape} {dtype}",
+            )
+    _demand(len(sizes) == 1, f"the observation's size depends on the number of worlds: {sizes}")
+    _demand(min(sizes) > 0, "observe() gives no numbers at all")
+
+
+def check_finite(family: TaskFamily) -> None:
+    """Everything stays finite under random actions."""
+    tasks = extreme_tasks(family)
+
+    def spy(name: str) -> Callable[..., Tensor]:
+        def wrapped(sim: Simulator, *rest: Any) -> Tensor:
+            value = getattr(family, name)(sim, *rest)
+            bad = ~torch.isfinite(value.reshape(len(value), -1)).all(1)
+            bad &= torch.isfinite(sim.qpos).all(1) & torch.isfinite(sim.qvel).all(1)
+            if len(bad) == len(tasks) and bad.any():
+                label = tasks.label(int(bad.nonzero()[0]))
+                raise CheckError(f"{name}() is not finite in task {label}: guard its arithmetic")
+            return value
+
+        return wrapped
+
+    worlds = make_worlds(variant(family, reward=spy("reward"), observe=spy("observe")), tasks)
+    worlds.reset()
+    for t, action in enumerate(random_actions(worlds, _long(family))):
+        diverged = worlds.step(action).diverged
+        if diverged.any():
+            raise CheckError(f"the physics diverged at step {t}: {worlds.why_diverged()}")
+
+
+def check_repeats(family: TaskFamily) -> None:
+    """Resets and draws of tasks repeat from their seeds."""
+    distribution = TaskDistribution(family)
+    draws = [distribution.sample(8, KEY.numpy()) for _ in range(2)]
+    _demand(draws[0] == draws[1], "the same seed drew different tasks")
+    worlds = make_worlds(family, sample_tasks(family))
+    first, again = run(worlds), run(worlds)
+    hint = "take every draw in initial_state() from `rng`, and keep no state in the family"
+    _same(first, again, "a second run from the same seed", hint)
+    _same(first, run(make_worlds(family, sample_tasks(family))), "a run in new worlds", hint)
+
+
+def check_alone(family: TaskFamily) -> None:
+    """A world does not depend on which others run beside it."""
+    tasks = sample_tasks(family)
+    actions = random_actions(make_worlds(family, tasks, 2), STEPS)
+    together = run(make_worlds(family, tasks, 2), actions)
+    chosen = torch.tensor([0, 2])
+    few = run(make_worlds(family, tasks[:2], 1), actions[:, chosen])
+    hint = "compute each row of the result from that world's row alone"
+    _same(together.worlds(chosen), few, "a run with fewer worlds", hint)
+
+
+# --- the physics and the tasks -----------------------------------------------------------------
+
+
+def check_plain_loop(family: TaskFamily) -> None:
+    """The worlds equal a plain loop of mj_step, to the bit."""
+    tasks = sample_tasks(family)
+    worlds = make_worlds(endless(family), tasks)
+    worlds.seed(KEY)
+    worlds.reset()
+    sim, loops = worlds.simulator, []
+    for i, row in enumerate(tasks.values):
+        model, fresh = sim.world_model(i), edited_model(family, row)
+        field = first_difference(model, fresh)
+        _demand(
+            not field,
+            f"{field} of world {i} is not the nominal model's with the edits of its task: "
+            "does the family change its compiled model?",
+        )
+        loops.append((PlainWorld(model), PlainWorld(fresh)))
+    every = torch.ones(worlds.num_worlds, dtype=torch.bool)
+    for t, action in enumerate([None, *random_actions(worlds, STEPS)]):
+        inputs = [sim.world_state(i).copy() for i in range(worlds.num_worlds)]
+        diverged = every if action is None else worlds.step(action).diverged
+        for i, pair in enumerate(loops):
+            for plain in pair:
+                if diverged[i]:  # the worlds restarted this one, so follow
+                    plain.start(sim.world_state(i))
+                else:
+                    plain.step(inputs[i], sim.ctrl[i].numpy(), family.frame_skip)
+                equal = equal_bits(sim.qpos[i], torch.from_numpy(plain.data.qpos))
+                equal &= equal_bits(sim.qvel[i], torch.from_numpy(plain.data.qvel))
+                _demand(equal, f"world {i} left a plain mj_step loop at step {t}: {_STATELESS}")
+
+
+def check_idempotent(family: TaskFamily) -> None:
+    """set_tasks is idempotent: twice is as good as once."""
+    tasks = sample_tasks(family)
+    worlds = make_worlds(family, tasks)
+    once = run(worlds)
+    worlds.set_tasks(tasks, 1)
+    worlds.set_tasks(tasks, 1)
+    _same(once, run(worlds), "a run after the same set_tasks again", _STATELESS)
+
+
+def check_order(family: TaskFamily) -> None:
+    """set_tasks is free of order: earlier tasks leave no trace."""
+    tasks, others = sample_tasks(family), sample_tasks(family, "others")
+    worlds = make_worlds(family, others)
+    second = run(worlds)
+    worlds.set_tasks(tasks, 1)
+    _same(run(make_worlds(family, tasks)), run(worlds), "a run after other tasks", _STATELESS)
+    worlds.set_tasks(others, 1)
+    _same(second, run(worlds), "a run after other tasks", _STATELESS)
+
+
+def check_parameters(family: TaskFamily) -> None:
+    """Every parameter changes the trajectory, the observation or the reward."""
+    distribution = TaskDistribution(family)
+    nominal = distribution.nominal()
+    worlds = make_worlds(endless(family), nominal, 2)  # a fallen robot meets more of its world
+    actions = random_actions(worlds, _long(family, 200))
+    base = run(worlds, actions)
+
+    def moves(task: Tasks) -> bool:
+        worlds.set_tasks(task, 2)
+        return bool(difference(base, run(worlds, actions)))
+
+    for param in family.params:
+        inert: list[str] = []
+        for name in param.names:
+            tasks = far_tasks(distribution, name)
+            if not any(moves(tasks[k]) for k in range(len(tasks))):
+                inert.append(f"{name}={tasks.column(name)[0]:.4g}")
+            elif param.edits:
+                break  # of a vector, such as the friction of all geoms, some elements may be idle
+        if len(inert) == len(param.names) or (inert and not param.edits):
+            why = (
+                "its edit moves nothing, choose a field that the robot's physics uses"
+                if param.edits
+                else f"it has no edit, so reward() must read task['{param.name}']"
+            )
+            raise CheckError(f"{inert[0]} gives the run of {nominal.label(0)}: {why}")
+
+
+def check_splits(family: TaskFamily) -> None:
+    """The splits are frozen and disjoint, and lie where they should."""
+    distribution = TaskDistribution(family)
+    hint = "a Param must be constant, and ood must lie outside train"
+    train = np.concatenate(
+        [distribution.sample(1000, KEY.numpy()).values, distribution.split("train", 100).values]
+    )
+    for name in ("train", "heldout", "ood") if distribution.has_ood else ("train", "heldout"):
+        tasks = distribution.split(name, 50)
+        _demand(tasks == TaskDistribution(family).split(name, 50), f"split '{name}' moved: {hint}")
+        _demand(tasks[:20] == distribution.split(name, 20), f"split '{name}' depends on n: {hint}")
+        _demand(Tasks.from_json(tasks.to_json()) == tasks, f"split '{name}' changed in JSON")
+        inside = np.array([in_train_box(family, row) for row in tasks.values])
+        _demand((inside == (name != "ood")).all(), f"split '{name}' is out of place: {hint}")
+        if name != "train" and not (name == "heldout" and distribution.shared_split):
+            shared = {row.tobytes() for row in tasks.values} & {row.tobytes() for row in train}
+            _demand(not shared, f"split '{name}' shares a task with the training draws: {hint}")
+
+
+# --- episodes ----------------------------------------------------------------------------------
+
+
+def check_clipping(family: TaskFamily) -> None:
+    """Actions are clipped to [-1, 1], which spans the control range."""
+    worlds = make_worlds(family, sample_tasks(family))
+    actions = 3 * random_actions(worlds, STEPS)
+    hint = "compute the reward from `action`, which is clipped"
+    _same(run(worlds, actions), run(worlds, actions.clamp(-1, 1)), "a run with clipped", hint)
+    for sign, expected in zip((-1.0, 1.0), control_range(family.compile()).T, strict=True):
+        worlds = make_worlds(endless(family), sample_tasks(family))
+        worlds.step(torch.full((worlds.num_worlds, len(expected)), sign))
+        ctrl = worlds.simulator.ctrl.numpy()
+        _demand(
+            np.allclose(ctrl, expected, rtol=1e-12, atol=1e-12),
+            f"action {sign:g} gives ctrl {ctrl[0]}, not {expected}: leave ctrl to the worlds",
+        )
+
+
+def check_horizon(family: TaskFamily) -> None:
+    """Episodes are cut exactly at the horizon."""
+    horizon = min(family.horizon, LONGEST)
+    worlds = make_worlds(variant(family, horizon=horizon), sample_tasks(family))
+    got = run(worlds, random_actions(worlds, 2 * horizon + 1))
+    done = got.done
+    _demand(
+        horizon == 1 or not got.terminated[0].all(),
+        "every episode ends at its first step: terminated() is true of the initial state",
+    )
+    length = torch.zeros(worlds.num_worlds, dtype=torch.int64)
+    for t in range(len(done)):
+        length += 1
+        cut = (length >= horizon) & ~(got.terminated[t] | got.diverged[t])
+        _demand(torch.equal(got.truncated[t], cut), f"`truncated` is wrong at step {t}")
+        length[done[t]] = 0
+
+
+def check_successor(family: TaskFamily) -> None:
+    """next_obs is the true successor, and obs begins the next episode."""
+    cut, free = variant(family, horizon=5), endless(family)
+    tasks, hint = sample_tasks(family), "observe() must depend on the simulator and the task alone"
+    actions = random_actions(make_worlds(family, tasks), 5)
+    ended = run(make_worlds(cut, tasks), actions)
+    twin = run(make_worlds(free, tasks), actions)
+    fresh = make_worlds(free, tasks)
+    fresh.seed(KEY)
+    fresh.reset()
+    second = fresh.reset()
+    done = ended.done
+    for i in range(len(tasks)):
+        last = int(done[:, i].nonzero()[0])
+        head = slice(0, last + 1)
+        if not ended.diverged[last, i]:
+            equal = equal_bits(ended.next_obs[head, i], twin.next_obs[head, i])
+            _demand(equal, f"next_obs of world {i} is not what the step led to: {hint}")
+        equal = equal_bits(ended.obs[:last, i], ended.next_obs[:last, i])
+        _demand(equal, f"obs and next_obs of world {i} differ within an episode: {hint}")
+        equal = equal_bits(ended.obs[last, i], second[i])
+        _demand(equal, f"obs of world {i} is not its next episode's first: {hint}")
+
+
+def check_divergence(family: TaskFamily) -> None:
+    """A diverged world is flagged at once and leaves the others as they are."""
+    tasks, bad = sample_tasks(family), 1
+    actions = random_actions(make_worlds(family, tasks), 20)
+    base = run(make_worlds(family, tasks), actions)
+    others = torch.arange(len(tasks)) != bad
+    hint = "reward(), observe() and terminated() must not mix worlds"
+    for field, value in (("qpos", torch.nan), ("qpos", torch.inf), ("qvel", torch.nan)):
+        poison = Poison(5, field, bad, value)
+        got = run(make_worlds(family, tasks), actions, poison)
+        what = f"a run with {value} in {field} of world {bad}"
+        _demand(got.diverged[5, bad], f"world {bad} was not flagged in {what}")
+        _demand(got.reward[5, bad] == 0, f"world {bad} was paid for a diverged step in {what}")
+        _demand(torch.isfinite(got.obs).all(), f"an observation is not finite in {what}: {hint}")
+        _same(base.worlds(others), got.worlds(others), what, hint)
+
+
+def check_threads(family: TaskFamily) -> None:
+    """One, two and four physics threads give the same bits."""
+    tasks = sample_tasks(family)
+    one = run(make_worlds(family, tasks, 2))
+    for threads in (2, 4):
+        several = run(make_worlds(family, tasks, 2, threads))
+        _same(one, several, f"a run on {threads} threads", _STATELESS)
+
+
+Checks = tuple[Callable[[TaskFamily], None], ...]
+GATES: Checks = (check_model, check_spaces, check_finite, check_repeats, check_alone)
+"""The checks without which the others mean nothing."""
+CHECKS: Checks = (
+    *GATES, check_plain_loop, check_idempotent, check_order, check_parameters, check_splits,
+    check_clipping, check_horizon, check_successor, check_divergence, check_threads,
+)  # fmt: skip
+"""Every check, in the order in which they run."""
+
+
+def check_family(
+    family: TaskFamily | type[TaskFamily], report: Callable[[str], None] = print,
+    checks: Checks = CHECKS, gates: Checks = GATES,
+    begin: Callable[[str], None] = lambda title: None,
+) -> int:  # fmt: skip
+    """Run every check on a family, report a line for each, and return how many failed.
+
+    Args:
+        family: a family, or its class, whose construction then counts as the first check.
+        report: takes the lines ``ok    …``, ``FAIL  …: why``, ``skip  …`` and ``note  …``.
+        checks: which checks, in order.
+        gates: those after whose failure the rest is skipped.
+        begin: takes the title of each check that runs, before it does.
+
+    Returns:
+        The number of checks that failed.
+    """
+    failures, stopped = 0, ""
+    for check in checks:
+        if stopped:
+            report(f"skip  {title(check)}: it needs '{stopped}'")
+            continue
+        begin(title(check))
+        try:
+            family = family() if isinstance(family, type) else family
+            check(family)
+        except (Exception, SystemExit) as error:  # whatever a stranger's code raises
+            failures += 1
+            report(f"FAIL  {title(check)}: {one_line(error, family)}")
+            stopped = title(check) if check in gates else ""
+        else:
+            report(f"ok    {title(check)}")
+    for note in () if isinstance(family, type) else notes(family):
+        report(f"note  {note}")
+    return failures
+
+
+def title(check: Callable[[TaskFamily], None]) -> str:
+    """Return what a check says of a family that passes it."""
+    return (check.__doc__ or check.__name__).partition("\n")[0].rstrip(".")
+
+
+# --- what the checks share ---------------------------------------------------------------------
+
+
+def _demand(condition: object, complaint: str) -> None:
+    if not condition:
+        raise CheckError(complaint)
+
+
+def _same(expected: Trace, got: Trace, what: str, hint: str) -> None:
+    where = difference(expected, got)
+    _demand(not where, f"{what} differs: {where}; {hint}")
+
+
+def _long(family: TaskFamily, most: int = LONGEST) -> int:
+    return min(family.horizon, most)

@@ -1,0 +1,218 @@
+"""Tuned experiments: train, evaluate on held-out and out-of-range tasks, write one result file.
+
+A script in ``experiments/`` names a family and the tuned settings of each algorithm on it:
+
+    main("half-cheetah-vel", {"maml-trpo": Settings(TrainConfig(...), MamlTrpoConfig(...))})
+
+and is then a command: ``python experiments/half_cheetah_vel.py maml-trpo --seed 1 [overrides]``.
+An interrupted run goes on where it stopped when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from metarl.base.errors import UserError, did_you_mean
+from metarl.base.files import file_errors, read_json, write_json
+from metarl.base.plugins import plugin_file
+from metarl.base.versions import hardware, versions
+from metarl.cli import guarded
+from metarl.commands.arguments import parse
+from metarl.learning import checkpoint as checkpoints
+from metarl.learning.evaluation import evaluate
+from metarl.run import open_run, refuse_changes, resume, start, train_config, worlds_for
+from metarl.runs.config import (
+    MAX_EPISODES,
+    MAX_WORLDS,
+    TrainConfig,
+    default_out,
+    finished,
+    with_goal,
+)
+from metarl.runs.progress import say
+from metarl.runs.run_folder import has_trained
+from metarl.tasks.distribution import TaskDistribution
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The tuned settings of one algorithm on one family."""
+
+    train: TrainConfig
+    """How long and on how much to train."""
+    learner: Any
+    """An instance of the algorithm's Config."""
+    algorithm: str | None = None
+    """What to train, if that is not what these settings go by: an algorithm may have several."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How the trained learner is tested, and where the results go."""
+
+    results: str = "experiments/results"
+    """Folder for FAMILY-SETTINGS-seedS.json and FAMILY-SETTINGS.png."""
+    test_tasks: int = 30
+    """Tasks of each split in the final test."""
+    test_episodes: int = 3
+    """Adaptation rounds in the final test."""
+    test_seed: int = 0
+    """Of initial states and exploration in the final test."""
+
+    def __post_init__(self) -> None:
+        """Check every field. Raises UserError."""
+        for name, low in (("test_tasks", 1), ("test_episodes", 0), ("test_seed", 0)):
+            if getattr(self, name) < low:
+                raise UserError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        for name, high in (("test_tasks", MAX_WORLDS), ("test_episodes", MAX_EPISODES)):
+            if getattr(self, name) > high:
+                raise UserError(f"{name} must be at most {high}, not {getattr(self, name)}")
+        if not self.results.strip():
+            raise UserError("results must be the name of a folder")
+
+
+def main(family: str, settings: Mapping[str, Settings], argv: Sequence[str] | None = None) -> int:
+    """Run one experiment from the command line, and return its exit code.
+
+    Args:
+        family: a registered name or ``file.py:Class``.
+        settings: algorithm, or another name for settings of it -> the tuned settings.
+        argv: the arguments; None takes them from `sys.argv`.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    return guarded(lambda words: _main(family, settings, words), words)
+
+
+def _main(family: str, settings: Mapping[str, Settings], argv: list[str]) -> int:
+    prog = f"python experiments/{Path(sys.argv[0]).name}"
+    name = next((word for word in argv if not word.startswith("-")), None)
+    if name not in settings and not {"-h", "--help"} & set(argv):
+        raise UserError(
+            f"say which algorithm first: {', '.join(settings)}"
+            if name is None or argv[0].startswith("-")
+            else f"no tuned settings of '{name}' on {family}"
+            f"{did_you_mean(name, settings)}; there are some of {', '.join(settings)}"
+        )
+    tuned = settings.get(name or "", next(iter(settings.values())))
+    got = _parse(argv, tuned, prog)
+    out = got.train.out or default_out(_short(family), got.algorithm, got.train.seed)
+    train = replace(got.train, out=out)
+    run = train_or_resume(family, tuned.algorithm or got.algorithm, train, got.learner)
+    result = measure(run, got.measure, train)
+    result["settings"] = got.algorithm
+    result["command"] = shlex.join([*prog.split(), *_without_paths(argv)])
+    path = write_result(result, Path(got.measure.results))
+    say(f"wrote {path}")
+    return 0
+
+
+def _parse(argv: list[str], tuned: Settings, prog: str) -> Any:
+    learner = type(tuned.learner)
+    which = tyro.conf.arg(metavar="ALGORITHM", help="Whose tuned settings to take.")
+    flat = tyro.conf.arg(name="")
+    members = [
+        ("algorithm", Annotated[str, tyro.conf.Positional, which]),
+        ("measure", Annotated[Measure, flat], field(default_factory=Measure)),
+        ("train", Annotated[TrainConfig, flat], field(default=with_goal(tuned.train, argv))),
+        ("learner", Annotated[learner, flat], field(default=tuned.learner)),
+    ]
+    cls = make_dataclass("Experiment", members, frozen=True)
+    cls.__doc__ = "Train with the tuned settings, test, and write the result file and its plot."
+    return parse(cls, argv, prog=prog)
+
+
+def train_or_resume(family: str, algorithm: str, train: TrainConfig, learner: object) -> Path:
+    """Train, or go on with the run of these settings if there is one. Returns the run folder."""
+    run = Path(train.out or default_out(_short(family), algorithm, train.seed))
+    train = replace(train, out=str(run))
+    if not has_trained(run):
+        return start(family, algorithm, train, learner)
+    checkpoint = checkpoints.load(
+        checkpoints.newest(run),
+        family=family if plugin_file(family) else None,  # files that the caller names may be run
+        algorithm=algorithm if plugin_file(algorithm) else None,
+    )
+    refuse_changes(checkpoint, train, learner)
+    if finished(checkpoint, train):
+        say(f"{run} has finished training; testing it")
+        return run
+    say(f"going on with {run} from iteration {checkpoint.step}")
+    saved = train_config(checkpoint)
+    train = replace(train, threads=train.threads or saved.threads)
+    return resume(checkpoint, train, learner)
+
+
+def measure(run: Path, how: Measure, train: TrainConfig) -> dict[str, Any]:
+    """Test the newest checkpoint of a run on the heldout and ood splits.
+
+    Returns:
+        The held-out report as a JSON object, with ood, curve, config, versions and hardware.
+    """
+    checkpoint, family, learner = open_run(str(run), train.device, train.threads)
+    distribution = TaskDistribution(family)
+
+    def report(split: str) -> dict[str, Any]:
+        tasks = distribution.split(split, how.test_tasks)
+        worlds = worlds_for(family, learner, len(tasks) * train.rollouts_per_task, train.threads)
+        got = evaluate(
+            learner, worlds, tasks, episodes=how.test_episodes, seed=how.test_seed, split=split
+        )
+        for line in got.summary():
+            say(line)
+        return got.to_json()
+
+    config = read_json(run / "config.json")
+    settings = {"train": config["train"] | {"out": None}, "learner": asdict(learner.config)}
+    return {
+        **report("heldout"),
+        "ood": report("ood") if distribution.has_ood else None,
+        "curve": read_json(run / "curve.json"),
+        "config": {**settings, "threads": checkpoint.meta["threads"]},
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+
+
+def write_result(result: dict[str, Any], folder: Path) -> Path:
+    """Write FAMILY-SETTINGS-seedS.json, and draw FAMILY-SETTINGS.png over all seeds there.
+
+    Returns:
+        The path of the JSON file.
+    """
+    from metarl.report.charts import plot_results
+
+    stem = f"{result['family']}-{result.get('settings', result['algorithm'])}"
+    path = folder / f"{stem}-seed{result['config']['train']['seed']}.json"
+    with file_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, result)
+        seeds = [read_json(one) for one in sorted(folder.glob(f"{stem}-seed*.json"))]
+        plot_results(seeds, folder / f"{stem}.png")
+    return path
+
+
+def _short(family: str) -> str:
+    """The name of a family without the file that it comes from."""
+    return family.rpartition(":")[2]
+
+
+def _without_paths(argv: Sequence[str]) -> list[str]:
+    """Leave --out and --results out: where files went is no part of how to repeat a result."""
+    kept, skip = [], False
+    for word in argv:
+        name = word.partition("=")[0]
+        if skip:
+            skip = False
+        elif name in ("--out", "--results"):
+            skip = "=" not in word
+        else:
+            kept.append(word.replace(os.path.expanduser("~"), "~"))
+    return kept

@@ -1,0 +1,341 @@
+"""evaluate(): the meta-test protocol, one function for every learner, and the report.
+
+Round k of a trial is one episode of every world with deterministic actions, in the state that the
+learner has after k rounds of adaptation; round 0 is before any data. What the learner adapts to is
+either that very episode (RL², PEARL) or, if it must explore, a separate one with noise (MAML).
+Nothing of the learner changes but the state, which is thrown away at the end.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import torch
+
+from metarl.base.errors import UserError
+from metarl.base.files import file_errors, finite, read_json, write_json
+from metarl.base.keys import Key
+from metarl.base.text import ALL_DIVERGED, counted, decimals, shown
+from metarl.learning.adaptation import Watch, score_and_adapt
+from metarl.learning.divergence import WARN_ABOVE
+from metarl.learning.report_fields import checked
+from metarl.learning.statistics import gain_interval, iqm_interval, mean_of_tasks, too_few
+from metarl.tasks.distribution import TaskDistribution
+from metarl.worlds.policy import as_policy
+from metarl.worlds.rollout import mean_of_finished
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from metarl.tasks.distribution import Tasks
+    from metarl.worlds.policy import Policy
+    from metarl.worlds.vector import VecWorlds
+
+HARDLY = 0.05
+"""An adapted policy whose lead over standing still is surely below this share of what standing
+still scores is hardly better than it."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """An adaptation curve on M tasks, K rounds. The fields are the keys of the JSON."""
+
+    family: str
+    algorithm: str
+    split: str
+    seed: int
+    rollouts_per_task: int
+    task_names: list[str]
+    """[P]"""
+    tasks: list[list[float]]
+    """[M][P]"""
+    returns: list[list[float]]
+    """[M][K+1], the mean over the worlds of task m in round k that did not diverge; NaN, which is
+    null in JSON, where all of them did. Such a task is left out of iqm, ci95, mean and stand_still
+    in every round, so that these compare the same tasks, and of the gain."""
+    experience: list[int]
+    """[K+1], episodes of a task that the learner had seen before round k; a horizon of a world is
+    one, whatever failures began anew within it"""
+    iqm: list[float]
+    """[K+1], interquartile mean over tasks; see `statistics.iqm_interval`. Like ci95, mean
+    and stand_still it is NaN (null) where every world of every task diverged"""
+    ci95: list[list[float]]
+    """[K+1][2], bootstrap interval of the interquartile mean"""
+    mean: list[float]
+    """[K+1], mean over tasks"""
+    stand_still: float
+    """Mean return of zero actions on the same tasks"""
+    env_steps: int
+    """Environment steps that the evaluation took"""
+    seconds: float
+    diverged: int = 0
+    """Scored episodes that the physics did not see to their end: left out of the returns"""
+    train_is_heldout: bool = False
+    """Whether these held-out tasks are the training tasks, since every parameter is a choice"""
+    stand_still_by_task: list[float] = field(default_factory=list)
+    """[M], whose mean is `stand_still` where no task is left out; NaN (null) where every world of a
+    task diverged; empty in files of versions that did not write it"""
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+    """What the learner says of its state in each round: name -> [K+1][M][…], mean over worlds"""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object of `metarl evaluate --json`; diagnostics if there are some."""
+        data = cast(dict[str, Any], finite(asdict(self))) | {"distinct_tasks": self.distinct_tasks}
+        return data if self.diagnostics else {k: v for k, v in data.items() if k != "diagnostics"}
+
+    def save(self, path: Path | str) -> None:
+        """Write the JSON, whole or not at all; folders are made. Raises UserError."""
+        path = Path(path)
+        with file_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, self.to_json())
+
+    @classmethod
+    def from_json(cls, data: object, where: object = "report") -> Report:
+        """Read a report; keys beyond the fields are ignored. Raises UserError naming `where`."""
+        if not isinstance(data, dict):
+            raise UserError(f"'{where}' is not an evaluation report: no JSON object")
+        missing = [name for name in _required(cls) if name not in data]
+        if missing:
+            raise UserError(f"'{where}' is not an evaluation report: it lacks {', '.join(missing)}")
+        values: dict[str, Any] = {"diverged": 0, "train_is_heldout": None}
+        values |= {field.name: data[field.name] for field in fields(cls) if field.name in data}
+        try:
+            return cls(**values | checked(values))
+        except ValueError as error:
+            raise UserError(f"'{where}' is not an evaluation report: {error}") from None
+
+    @classmethod
+    def load(cls, path: Path | str) -> Report:
+        """Read a report from a file. Raises UserError if it is missing or malformed."""
+        return cls.from_json(read_json(Path(path)), path)
+
+    @property
+    def distinct_tasks(self) -> int:
+        """How many different tasks there are: two directions are two, however often they occur."""
+        return len({tuple(task) for task in self.tasks})
+
+    def worlds_each(self) -> str:
+        """Return in how many worlds each distinct task ran in a round: '20 worlds'."""
+        occurs = Counter(map(tuple, self.tasks)).values()
+        low, high = (most * self.rollouts_per_task for most in (min(occurs), max(occurs)))
+        return counted(low, "world") if low == high else f"{low} to {high} worlds"
+
+    def mark(self) -> str:
+        """Return what must stand behind the number of distinct tasks; nothing if they are plain.
+
+        Such as " (train = held-out, 15 worlds each)".
+        """
+        parts = ["train = held-out"] if self.train_is_heldout else []
+        parts += [f"{self.worlds_each()} each"] if self.distinct_tasks < len(self.tasks) else []
+        return f" ({', '.join(parts)})" if parts else ""
+
+    def difference(self) -> tuple[float, float, float]:
+        """Return the interquartile mean of (last round − round 0), and its 95 % interval.
+
+        A task of which every world diverged in either is left out; NaN if that leaves none.
+        """
+        returns = np.asarray(self.returns)
+        return gain_interval(returns[:, -1] - returns[:, 0], self.tasks, self.seed)
+
+    def lead(self) -> tuple[float, float, float]:
+        """Return the interquartile mean of (last round − standing still), and its 95 % interval."""
+        still = np.asarray(self.stand_still_by_task or self.stand_still)
+        return gain_interval(np.asarray(self.returns)[:, -1] - still, self.tasks, self.seed)
+
+    def verdict(self) -> str:
+        """Return in words what the intervals show of adapting, and against standing still."""
+        if too_few(self.tasks):
+            return "too few tasks for a verdict"
+        compared = np.isfinite(np.asarray(self.returns)[:, [0, -1]]).all(1)
+        compared &= np.isfinite(self.stand_still_by_task or self.stand_still)
+        if not compared.any():
+            return "every episode diverged, so there is nothing to compare"
+        if too_few(np.asarray(self.tasks)[compared]):
+            return "too few tasks for a verdict that did not diverge"
+        words = []
+        if len(self.experience) > 1:
+            _, low, high = self.difference()
+            words = ["adaptation gains" if low > 0 else "adaptation harms" if high < 0
+                     else "no gain by adaptation is shown"]  # fmt: skip
+        _, low, high = self.lead()
+        words.append(
+            "worse than standing still" if high < 0
+            else "not shown to be better than standing still" if low <= 0
+            else "hardly better than standing still" if high < HARDLY * abs(self.stand_still)
+            else "better than standing still"
+        )  # fmt: skip
+        if self.diverged > WARN_ABOVE * self._episodes():
+            words.append(f"{self.diverged} of {self._episodes()} episodes diverged")
+        return "; ".join(words)
+
+    def _episodes(self) -> int:
+        return len(self.tasks) * self.rollouts_per_task * len(self.experience)
+
+    def divergence(self) -> str:
+        """Return how many scored episodes diverged, and in how many tasks all of a round's did."""
+        whole = int(np.isnan(np.asarray(self.returns)).any(1).sum())
+        scored = counted(self._episodes(), "scored episode")
+        text = f"the physics diverged in {self.diverged} of {scored}, which no mean holds"
+        tasks = f"; of {whole} of {counted(len(self.tasks), 'task')} a round has no return at all"
+        return text + (tasks if whole else "")
+
+    def summary(self) -> list[str]:
+        """Return the adaptation curve as lines of a table, with its reference lines."""
+        same = " (train = held-out)" if self.train_is_heldout else ""
+        lines = [
+            f"{self.family}  {self.algorithm}  {self.split}: "
+            f"{counted(self.distinct_tasks, 'task')}{same}, {self.worlds_each()} each, "
+            f"seed {self.seed}",
+            f"{'episodes seen':>15}{'mean':>10}{'IQM':>10}   95 % interval of the IQM",
+        ]
+        digits = decimals([*self.mean, self.stand_still])
+        table = zip(self.experience, self.mean, self.iqm, self.ci95, strict=True)
+        for seen, mean, iqm, (low, high) in table:
+            lines.append(
+                f"{seen:>15}{mean:>10.{digits}f}{iqm:>10.{digits}f}"
+                f"   [{low:.{digits}f}, {high:.{digits}f}]"
+                if math.isfinite(mean)
+                else f"{seen:>15}  {ALL_DIVERGED}"
+            )
+        lines.append(f"{'stand still':>15} {shown(self.stand_still, digits):>9}")
+        compared = {"lead over standing still": self.lead}
+        if len(self.experience) > 1:
+            blind = "gain over the task-blind policy of episode 0"
+            compared = {blind: self.difference, **compared}
+        for words, difference in compared.items():
+            centre, low, high = difference()
+            interval = f"(IQM; 95 % interval {low:+.{digits}f} to {high:+.{digits}f})"
+            known = f"{centre:+.{digits}f} {interval}"
+            lines.append(f"{words}: {known if math.isfinite(centre) else ALL_DIVERGED}")
+        lines.append(f"verdict: {self.verdict()}")
+        if self.diverged:
+            lines.append(f"note: {self.divergence()}")
+        if too_few(self.tasks):
+            lines.append("note: too few tasks for 95 % intervals: these hold the truth less often")
+        if self.train_is_heldout:
+            lines.append("note: tasks are choices, so the held-out tasks are the training tasks")
+        return lines
+
+
+def _required(cls: type[Report]) -> list[str]:
+    """Return the names of the fields that have no default."""
+    return [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+
+
+@torch.no_grad()
+def evaluate(
+    policy: Policy | Callable[[Tensor], Tensor],
+    worlds: VecWorlds,
+    tasks: Tasks,
+    *,
+    episodes: int,
+    seed: int,
+    split: str = "heldout",
+    progress: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
+) -> Report:
+    """Let a policy adapt to tasks, and score it before and after each round.
+
+    Args:
+        policy: a learner, which is not changed, or another policy, or a function from (B, O)
+            observations to (B, A) actions.
+        worlds: a multiple of len(tasks) worlds; E = num_worlds / M of them a task.
+        tasks: M tasks.
+        episodes: K, adaptation rounds; 0 scores the prior alone.
+        seed: of initial states and exploration.
+        split: what to call the tasks in the report.
+        progress: called with (rounds done, rounds in all).
+        watch: sees each step; see `metarl.learning.adaptation.score_and_adapt`.
+
+    Returns:
+        The report, whose curve has K + 1 points.
+    """
+    started, steps, policy = time.perf_counter(), worlds.env_steps, as_policy(policy)
+    if episodes < 0:
+        raise UserError(f"episodes must be a whole number of at least 0, not {episodes}")
+    if worlds.num_worlds % len(tasks):
+        raise UserError(f"{worlds.num_worlds} worlds cannot be shared by {len(tasks)} tasks evenly")
+    per_task = worlds.num_worlds // len(tasks)
+    still = _stand_still(worlds, tasks, seed)
+    rounds = _rounds(policy, worlds, len(tasks), episodes, seed, progress, watch)
+    returns = rounds.returns
+    finished = np.isfinite(returns).all(1)
+    # the same tasks in every round, or a round would gain by losing its worst
+    whole = np.flatnonzero(finished | (not finished.any()))
+    centre, interval = iqm_interval(
+        returns[whole], tasks.values[whole], Key("bootstrap", seed).numpy()
+    )
+    return Report(
+        family=tasks.family, algorithm=policy.name, split=split, seed=seed,
+        rollouts_per_task=per_task, task_names=list(tasks.names), tasks=tasks.values.tolist(),
+        returns=returns.tolist(),
+        experience=[k * (per_task if policy.pools_worlds else 1) for k in range(episodes + 1)],
+        iqm=centre.tolist(), ci95=interval.tolist(), mean=mean_of_tasks(returns[whole]).tolist(),
+        stand_still=float(mean_of_finished(still[whole].flatten())),
+        env_steps=worlds.env_steps - steps, seconds=round(time.perf_counter() - started, 3),
+        diverged=rounds.diverged,
+        train_is_heldout=split == "heldout" and TaskDistribution(worlds.family).shared_split,
+        stand_still_by_task=mean_of_finished(still).tolist(), diagnostics=rounds.diagnostics,
+    )  # fmt: skip
+
+
+class _Rounds(NamedTuple):
+    """What the rounds of an evaluation gave."""
+
+    returns: np.ndarray
+    """(M, K+1) float64, means over the worlds of a task"""
+    diverged: int
+    """Scored episodes"""
+    diagnostics: dict[str, Any]
+    """Name -> [K+1][M][…]"""
+
+
+def _rounds(
+    policy: Policy, worlds: VecWorlds, count: int, episodes: int, seed: int,
+    progress: Callable[[int, int], None] | None, watch: Watch | None,
+) -> _Rounds:  # fmt: skip
+    """Score and adapt in turns, in worlds that have their `count` tasks; see `evaluate`."""
+    by_task = (count, worlds.num_worlds // count)
+    returns, diverged = [], 0
+    said: dict[str, list[Any]] = {}
+    played = score_and_adapt(policy, worlds, count, episodes, seed, watch)
+    for k, (state, scored) in enumerate(played):
+        for name, values in policy.diagnostics(state).items():
+            said.setdefault(name, []).append(values.unflatten(0, by_task).mean(1).tolist())
+        diverged += int(scored.first_episode_diverged().sum())
+        returns.append(scored.return_by_task().cpu())
+        if progress is not None:
+            progress(k + 1, episodes + 1)
+    return _Rounds(torch.stack(returns, 1).numpy().astype(np.float64), diverged, said)
+
+
+def stand_still(worlds: VecWorlds, tasks: Tasks, seed: int) -> float:
+    """Set the tasks and return the mean return of zero actions over one episode.
+
+    Worlds that diverge are left out; NaN if all of them do.
+    """
+    return float(mean_of_finished(_stand_still(worlds, tasks, seed).flatten()))
+
+
+def _stand_still(worlds: VecWorlds, tasks: Tasks, seed: int) -> torch.Tensor:
+    """Return (M, E) float64, the return of zero actions in every world; NaN where it diverged."""
+    worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
+    worlds.seed(Key(seed, "stand still"))
+    worlds.reset()
+    action = torch.zeros(worlds.num_worlds, worlds.spec.action_size)
+    total = torch.zeros(worlds.num_worlds, dtype=torch.float64)
+    running = torch.ones(worlds.num_worlds, dtype=torch.bool)
+    for _ in range(worlds.spec.horizon):
+        got = worlds.step(action)
+        total += got.reward * running
+        total[got.diverged & running] = torch.nan
+        running &= ~(got.terminated | got.truncated | got.diverged)
+    return total.reshape(len(tasks), -1)

@@ -1,0 +1,272 @@
+"""Learner: the one interface of every meta-RL algorithm.
+
+What adaptation changes is an explicit state that goes in and comes out. It is the whole
+difference between the algorithms at test time, so one evaluation, one adapted-policy file and one
+video renderer serve all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from metarl.base.errors import UserError
+from metarl.base.threads import check_defaults
+from metarl.worlds.policy import Policy
+
+if TYPE_CHECKING:
+    from metarl.base.keys import Key
+    from metarl.learning.adapted_policy import AdaptedPolicy
+    from metarl.tasks.distribution import Tasks
+    from metarl.tasks.family import TaskFamily
+    from metarl.worlds.rollout import Rollout
+    from metarl.worlds.vector import Spec, VecWorlds
+
+
+def sum_over_tasks(rows: Tensor) -> Tensor:
+    """Return the sum over the first axis, (m, …) to (…)."""
+    return rows.sum(0)
+
+
+class Learner(Policy):
+    """A meta-RL algorithm: prior, policy, adaptation rule and meta-update."""
+
+    name: ClassVar[str]
+    """The name it is registered under, kebab-case."""
+    Config: ClassVar[type]
+    """A frozen dataclass of its settings; the docstring under each field is its help text."""
+    family: str = ""
+    """The name of the family that it was trained on, where `metarl.load` has read it."""
+    sum_tasks: Callable[[Tensor], Tensor] = staticmethod(sum_over_tasks)
+    """Sums one row a task, (m, …), over all tasks of the iteration, in their order. A process that
+    holds a part of the tasks replaces it by one that gathers the other rows first, so that many
+    processes reach the same bits as one."""
+    discrete_actions: ClassVar[bool] = False
+    """Whether it can choose among discrete actions, which `Spec.actions` counts."""
+
+    def __init__(self, spec: Spec, config: Any, *, seed: int = 0, device: str = "cpu") -> None:
+        """Initialise the weights.
+
+        Args:
+            spec: sizes of observation and action, and the horizon.
+            config: an instance of `Config`.
+            seed: of the initial weights.
+            device: where the weights and the rollouts live.
+
+        Raises:
+            UserError: the actions are discrete, and the learner's are continuous.
+        """
+        if spec.actions and not self.discrete_actions:
+            raise UserError(
+                f"{self.name} takes continuous actions, and these are discrete, with "
+                f"{' × '.join(map(str, spec.actions))} choices: use rl2"
+            )
+        check_defaults()
+        for name, value in getattr(config, "__dict__", {}).items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(n, int) and abs(n) >= 2**31 for n in numbers):
+                raise UserError(f"{name} must be less than 2^31, not {value}")
+        self.spec = spec
+        self.config = config
+        self.seed = seed
+        self.device = torch.device(device)
+
+    @property
+    def task_pool(self) -> int | None:
+        """How many frozen training tasks `meta_train` draws from; None for new tasks each time.
+
+        A learner that remembers each task's data has a pool: its tasks come back, with `ids`.
+        """
+        return None
+
+    @abstractmethod
+    def begin(self, tasks: int, worlds: int) -> Any:
+        """Return the state before any data, for `tasks` tasks of `worlds` worlds each."""
+
+    @abstractmethod
+    def adapt(self, state: Any, rollout: Rollout) -> Any:
+        """Return the state adapted to a rollout in the same worlds; `state` stays as it is."""
+
+    # --- the meta-update -----------------------------------------------------------------------
+
+    def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Any:
+        """Return the data of one shard of an iteration, for `update`.
+
+        A pure function of (weights, tasks, key), which sets the tasks, seeds and resets the
+        worlds, and changes nothing of the learner. `tasks` may be a slice of the iteration's tasks:
+        it knows its place among them (`Tasks.first`), so that the same task meets the same
+        initial states and the same noise in whatever shard it is.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define collect() or meta_step()")
+
+    def update(self, shards: Sequence[Any], key: Key) -> dict[str, float]:
+        """Make one meta-update and return metrics.
+
+        Args:
+            shards: what `collect` returned for the shards that this process holds, in their order.
+            key: of the iteration.
+
+        Sums over tasks go through `sum_tasks`, so that those of other processes are in them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define update() or meta_step()")
+
+    def meta_step(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> dict[str, float]:
+        """Collect data for M tasks and make one meta-update: a function of (weights, tasks, key).
+
+        Returns:
+            Metrics, among them ``return_before`` and ``return_after`` (mean training return before
+            and after adaptation, `Rollout.mean_return`) and ``diverged`` (transitions left out).
+        """
+        started = time.perf_counter()
+        data = self.collect(worlds, tasks, key)
+        collected = time.perf_counter()
+        metrics = self.update([data], key)
+        return metrics | {
+            "seconds_sampling": collected - started,
+            "seconds_update": time.perf_counter() - collected,
+        }
+
+    def adapted(
+        self, task: Tasks | Mapping[str, float], *, family: TaskFamily | None = None, **how: Any
+    ) -> AdaptedPolicy:
+        """Adapt to one task in simulation, and return what acts there; see `AdaptedPolicy`.
+
+        Args:
+            task: one task, or the values of some parameters, the others nominal.
+            family: of the task; None is the one that it was trained on, of a learner that
+                `metarl.load` returned.
+            how: `episodes`, `num_envs`, `rollouts`, `seed`: see `adapted_policy.adapted`.
+        """
+        adapt = import_module("metarl.learning.adapted_policy").adapted  # it stands above learners
+        return adapt(self, family or self.family, task, **how)
+
+    # --- saving --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that a later `load_state_dict` needs to go on to the same bits."""
+
+    @abstractmethod
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` returned. Raises UserError if names or shapes differ."""
+
+    def policy_state_dict(self) -> dict[str, Tensor]:
+        """Return the part of `state_dict` that acting and adapting need, for ``metarl export``.
+
+        The default is all of it. A learner with an optimiser, critics or a replay leaves those out.
+        """
+        return self.state_dict()
+
+    def load_policy_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `policy_state_dict` returned; the rest stays as it is.
+
+        Raises UserError if names or shapes differ.
+        """
+        needed = self.policy_state_dict().keys()
+        if tensors.keys() != needed:
+            differ = ", ".join(sorted(tensors.keys() ^ needed))
+            raise UserError(f"the weights do not fit this {self.name} policy: {differ}")
+        own = self.state_dict()  # in full precision, whatever it was shipped in
+        self.load_state_dict(own | {name: t.to(own[name].dtype) for name, t in tensors.items()})
+
+    def adapted_state_dict(self, state: Any) -> dict[str, Tensor]:
+        """Return the adapted policy in `state`, as ``metarl adapt --out`` saves it.
+
+        That is `policy_state_dict`, and the state's parts by name, such as ``state.params``.
+        """
+        return self.policy_state_dict() | dict(_parts(state, "state"))
+
+    def load_adapted_state_dict(self, tensors: dict[str, Tensor]) -> Any:
+        """Take over the weights that `adapted_state_dict` returned, and return the state.
+
+        The state must be made of what `begin` returns is made of: tensors, numbers, tuples, named
+        tuples, dicts and None. Raises UserError if names differ.
+        """
+        state = {name: t for name, t in tensors.items() if name.partition(".")[0] == "state"}
+        self.load_policy_state_dict({n: t for n, t in tensors.items() if n not in state})
+        template = self.begin(1, 1)
+        needed = dict(_parts(template, "state")).keys()
+        if state.keys() != needed:
+            differ = ", ".join(sorted(state.keys() ^ needed))
+            raise UserError(f"the state does not fit this {self.name}: {differ}")
+        return _rebuilt(template, state, "state", self.device)
+
+
+def load_tensors(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:
+    """Copy saved tensors into a learner's own, in place. Raises as `refuse_misfit` does."""
+    refuse_misfit(own, given, name)
+    with torch.no_grad():
+        for key, tensor in own.items():
+            tensor.copy_(given[key])
+
+
+def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:
+    """Check saved tensors against a learner's own.
+
+    Args:
+        own: the learner's tensors, by name.
+        given: the saved ones.
+        name: of the learner, for the message.
+
+    Raises:
+        UserError: a name is missing or unknown, or a shape differs.
+    """
+    mine, theirs = ({k: tuple(t.shape) for k, t in d.items()} for d in (own, given))
+    differ = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
+    if differ:
+        first = differ[0]
+        raise UserError(
+            f"the weights do not fit this {name}: {len(differ)} tensors differ, the first of them "
+            f"'{first}': expected {mine.get(first)}, found {theirs.get(first)}"
+        )
+
+
+def nonfinite(tensors: Mapping[str, Tensor]) -> str:
+    """Return which tensor is the first that holds NaN or infinity, and how many, or ''."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not (finite := torch.isfinite(tensor)).all():
+            return f"{int((~finite).sum())} of {tensor.numel()} numbers of '{name}' are not finite"
+    return ""
+
+
+def _parts(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Name the tensors of a nested state; a number is a tensor without dimensions."""
+    if isinstance(state, Tensor):
+        yield name, state.detach().clone(memory_format=torch.contiguous_format)
+    elif isinstance(state, int | float):
+        yield name, torch.tensor(state, dtype=torch.float64 if isinstance(state, float) else None)
+    elif state is not None:
+        for key, part in _items(state):
+            yield from _parts(part, f"{name}.{key}")
+
+
+def _rebuilt(template: Any, tensors: dict[str, Tensor], name: str, device: torch.device) -> Any:
+    """Return a state like `template`, of the tensors that `_parts` named."""
+    if isinstance(template, Tensor):
+        return tensors[name].to(device, template.dtype)
+    if isinstance(template, int | float):
+        return type(template)(tensors[name].item())
+    if template is None:
+        return None
+    parts = {k: _rebuilt(t, tensors, f"{name}.{k}", device) for k, t in _items(template)}
+    if isinstance(template, dict):
+        return parts
+    named = hasattr(template, "_fields")
+    return type(template)(*parts.values()) if named else type(template)(parts.values())
+
+
+def _items(state: Any) -> list[tuple[Any, Any]]:
+    if isinstance(state, dict):
+        return list(state.items())
+    if isinstance(state, tuple | list):
+        return list(zip(getattr(state, "_fields", range(len(state))), state, strict=True))
+    raise UserError(
+        f"a learner's state is made of tensors, numbers, tuples and dicts, not "
+        f"{type(state).__name__}: override adapted_state_dict and load_adapted_state_dict"
+    )

@@ -1,0 +1,252 @@
+"""From names and settings to a run: what `metarl train` and the experiments have in common."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from metarl.base.errors import UserError
+from metarl.base.files import file_errors
+from metarl.base.threads import set_threads, using
+from metarl.learning import checkpoint as checkpoints
+from metarl.learning.learner import Learner
+from metarl.learning.registry import find_learner
+from metarl.runs.config import MAX_WORLDS, TrainConfig
+from metarl.runs.runner import IterationFunction, meta_train
+from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.family import TaskFamily
+from metarl.tasks.registry import find_family
+from metarl.worlds.factory import make_worlds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from metarl.learning.checkpoint import Checkpoint
+    from metarl.runs.callback import Callback
+    from metarl.worlds.vector import VecWorlds
+
+MAY_CHANGE = frozenset(
+    {
+        "iterations", "env_steps", "checkpoint_every", "keep_checkpoints", "device", "threads",
+        "out", "print_every", "progress", "video_every",
+    }
+)  # fmt: skip
+"""Train settings that a resumed run may change; any other would make it a different run."""
+
+
+def resolve_device(name: str) -> str:
+    """Return cpu or cuda for auto, cpu or cuda. Raises UserError if there is no such device."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device 'cuda': torch finds no CUDA device here; use --device cpu")
+    return name
+
+
+def start(
+    family: str,
+    algorithm: str,
+    train: TrainConfig,
+    learner_config: object,
+    callbacks: Sequence[Callback | IterationFunction] = (),
+) -> Path:
+    """Begin a run.
+
+    Args:
+        family: a registered name or ``file.py:Class``.
+        algorithm: likewise.
+        train: how long, how often, where to.
+        learner_config: an instance of the algorithm's Config.
+        callbacks: passed on to `meta_train`, after those that `default_callbacks` returns.
+
+    Returns:
+        The run folder.
+    """
+    with using(train.threads):
+        cls, found = find_learner(algorithm), find_family(family)
+        worlds, device = _worlds(found, train), resolve_device(train.device)
+        learner = cls(worlds.spec, learner_config, seed=train.seed, device=device)
+        all_callbacks = (*_default_callbacks(train), *callbacks)
+        return meta_train(learner, worlds, TaskDistribution(found), train, all_callbacks)
+
+
+def resume(
+    checkpoint: Checkpoint,
+    train: TrainConfig,
+    learner_config: Any = None,
+    callbacks: Sequence[Callback | IterationFunction] = (),
+) -> Path:
+    """Go on with a run from one of its checkpoints, to the same bits as if it had not stopped.
+
+    Args:
+        checkpoint: as `metarl.learning.checkpoint.load` returned it.
+        train: `train_config(checkpoint)`, or a copy with fields of `MAY_CHANGE` changed. With
+            another `out`, the run goes on there, and the old folder stays as it is.
+        learner_config: what the learner's settings are believed to be, if they are to be checked.
+        callbacks: passed on to `meta_train`, after those that `default_callbacks` returns.
+
+    Returns:
+        The run folder.
+    """
+    refuse_changes(checkpoint, train, learner_config)
+    _prepare_folder(checkpoint, Path(str(train.out)))
+    device = train.device
+    if device == "auto":
+        device = str(checkpoint.meta.get("device", "auto"))
+    with using(train.threads or checkpoint.meta.get("threads")):
+        learner = checkpoints.restore(checkpoint, device=resolve_device(device))
+        family = find_family(checkpoint.family)
+        worlds = _worlds(family, train)
+        check_spec(learner, worlds)
+        distribution = TaskDistribution(family)
+        _check_ranges(checkpoint, distribution)
+        all_callbacks = (*_default_callbacks(train), *callbacks)
+        return meta_train(learner, worlds, distribution, train, all_callbacks, resume=checkpoint)
+
+
+def _default_callbacks(train: TrainConfig) -> list[Callback]:
+    from metarl.callbacks import default_callbacks  # draws charts: slow to load, and only for this
+
+    return default_callbacks(train)
+
+
+def train_config(checkpoint: Checkpoint) -> TrainConfig:
+    """Return the settings of the run that a checkpoint belongs to, with `out` where it lies now."""
+    saved = TrainConfig.from_json(checkpoint.meta.get("train"), checkpoint.path)
+    return replace(saved, out=str(run_of(checkpoint)))
+
+
+def run_of(checkpoint: Checkpoint) -> Path:
+    """Return the run folder that a checkpoint lies in."""
+    return Path(checkpoint.path).parent.parent
+
+
+def open_run(
+    run: str,
+    device: str,
+    threads: int | None,
+    *,
+    family: str | None = None,
+    algorithm: str | None = None,
+    trust_code: bool = False,
+) -> tuple[Checkpoint, TaskFamily, Learner]:
+    """Load the newest checkpoint of a run folder, or the checkpoint `run` is, for use.
+
+    Args:
+        run: the folder.
+        device: auto, cpu or cuda.
+        threads: CPU threads; None for every core.
+        family: see `metarl.learning.checkpoint.load`, as for the rest.
+        algorithm: likewise.
+        trust_code: likewise.
+
+    Returns:
+        The checkpoint, its family and its learner.
+    """
+    set_threads(threads)
+    checkpoint = checkpoints.load(
+        checkpoints.newest(Path(run)), family=family, algorithm=algorithm, trust_code=trust_code
+    )
+    found = find_family(checkpoint.family)
+    return checkpoint, found, checkpoints.restore(checkpoint, device=resolve_device(device))
+
+
+def worlds_for(
+    family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None
+) -> VecWorlds:
+    """Make worlds that fit a loaded learner. Raises UserError if the family has changed."""
+    worlds = make_worlds(family, num_worlds, threads)
+    check_spec(learner, worlds)
+    return worlds
+
+
+def worlds_per_task(checkpoint: Checkpoint, wanted: int | None, tasks: int) -> int:
+    """Return how many worlds each of `tasks` tasks gets: as wanted, or else as in training."""
+    count = wanted or train_config(checkpoint).rollouts_per_task
+    if tasks * count > MAX_WORLDS:
+        raise UserError(
+            f"tasks x rollouts_per_task is {tasks * count} worlds; the limit is {MAX_WORLDS}"
+        )
+    return count
+
+
+def refuse_changes(checkpoint: Checkpoint, train: TrainConfig, learner_config: Any) -> None:
+    """Raise UserError if a setting differs that a run cannot change on the way.
+
+    Args:
+        checkpoint: of the run.
+        train: see `resume`.
+        learner_config: an instance of the algorithm's Config, or None for no opinion.
+    """
+    wanted = {k: v for k, v in asdict(train).items() if k not in MAY_CHANGE}
+    wanted |= {} if learner_config is None else asdict(learner_config)
+    had = asdict(train_config(checkpoint)) | checkpoint.learner_config
+    for name, new in wanted.items():
+        before, after = _plain(had.get(name)), _plain(new)
+        if before != after:
+            raise UserError(
+                f"{name} cannot change when a run goes on: '{run_of(checkpoint)}' has {before}, "
+                f"not {after}; leave it out, or start another run with --out"
+            )
+
+
+def _plain(value: object) -> object:
+    """A setting as it comes back from JSON, where a tuple is a list."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _worlds(family: TaskFamily, train: TrainConfig) -> VecWorlds:
+    count = train.tasks_per_iteration * train.rollouts_per_task
+    return make_worlds(family, count, train.threads)
+
+
+def check_spec(learner: Learner, worlds: VecWorlds) -> None:
+    """Raise UserError if worlds have not the sizes that a loaded learner was made for."""
+    if tuple(learner.spec) != tuple(worlds.spec):
+        raise UserError(
+            f"family '{worlds.family.name}' has changed since training: it has "
+            f"{worlds.spec}, the checkpoint {learner.spec}"
+        )
+
+
+def _check_ranges(checkpoint: Checkpoint, distribution: TaskDistribution) -> None:
+    """Raise UserError if a family's tasks are no longer those that a run began with."""
+    now = distribution.ranges()
+    had = checkpoint.meta.get("ranges", now)  # checkpoints of earlier versions do not say
+    for name in (*had, *now):
+        if had.get(name) != now.get(name):
+            raise UserError(
+                f"family '{distribution.family.name}' has changed since training: parameter "
+                f"'{name}' was {_drawn(had.get(name))} and is {_drawn(now.get(name))} now; change "
+                f"it back, or start another run"
+            )
+
+
+def _drawn(ranges: str | None) -> str:
+    return "not there" if ranges is None else f"drawn from {ranges}"
+
+
+def _prepare_folder(checkpoint: Checkpoint, out: Path) -> None:
+    """Refuse to overwrite newer checkpoints; for another folder, copy the history so far."""
+    run = run_of(checkpoint)
+    if out.resolve() == run.resolve():
+        newest = checkpoints.newest(run)
+        if newest.resolve() != Path(checkpoint.path).resolve():
+            raise UserError(
+                f"'{checkpoint.path}' is not the newest checkpoint of its run ({newest.name} is): "
+                f"give --out for a new folder that goes on from it"
+            )
+        return
+    if any((out / "checkpoints").glob("step_*")):
+        raise UserError(f"'{out}' already holds a run: choose another --out")
+    with file_errors(out):
+        (out / "evaluation").mkdir(parents=True, exist_ok=True)
+        for name in ("metrics.csv", "curve.json"):
+            if (run / name).is_file():
+                shutil.copy(run / name, out / name)
+        for report in (run / "evaluation").glob("heldout_step_*.json"):
+            shutil.copy(report, out / "evaluation" / report.name)

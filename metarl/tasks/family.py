@@ -1,0 +1,319 @@
+"""Task families: one robot, its parameters, and what it senses and is paid for.
+
+A family is stateless and written for a batch of worlds: its methods read the simulator's tensors,
+(B, …) float64 on the CPU, and return tensors of the same B. A single file with one class is a
+whole family; nothing has to be registered to use it (``metarl train my_robot.py:MyRobot …``).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.base.errors import UserError
+from metarl.base.keys import WorldDraws
+from metarl.simulation.model_faults import nonfinite
+from metarl.tasks.distribution import TaskDistribution, Tasks
+from metarl.tasks.params import Param
+
+if TYPE_CHECKING:
+    from metarl.simulation.simulator import Simulator, State
+    from metarl.tasks.composition import Variation
+    from metarl.video.scene import Camera
+
+
+class TaskFamily:
+    """A set of MDPs that share one MuJoCo model layout, observation and action space.
+
+    Subclass it, set the class attributes, and write `reward`; the rest has defaults. `task` maps
+    each parameter's name to its values, (B,) or (B, size). Actions are in [-1, 1] and map linearly
+    onto each actuator's control range (`metarl.simulation.controls`).
+    """
+
+    name: str = ""
+    """kebab-case; the default is made from the class name."""
+    model: ClassVar[str | Path | mujoco.MjSpec] = ""
+    """MJCF as a string, a path to an MJCF file, or an MjSpec. A relative path is looked up beside
+    the family's file, then in the working folder."""
+    params: tuple[Param, ...] = ()
+    """The parameters of a task."""
+    frame_skip: ClassVar[int] = 5
+    """Physics steps in one environment step."""
+    horizon: ClassVar[int] = 200
+    """Environment steps in one episode; the time limit truncates, it does not terminate."""
+    reset_noise: ClassVar[float] = 0.1
+    """Scale of the default initial state's noise: qpos uniform, qvel normal."""
+    keep: ClassVar[tuple[str, ...]] = ()
+    """Fields of MjData, besides qpos and qvel, that `reward` finds in `before.kept`, such as
+    ``subtree_com``. One that MuJoCo derives from the state costs a kinematics pass a step."""
+    observation_scale: ClassVar[float | tuple[float, ...]] = 1.0
+    """Typical size of the observation, or of each of its O elements: the unit of sensor bias."""
+    variations: ClassVar[Mapping[str, Variation | str]] = {}
+    """What else the robot can vary: ``+name`` after the family's name adds its parameters. A string
+    is ``module:attribute``, imported when it is needed."""
+    has_model: ClassVar[bool] = True
+    """Whether MuJoCo simulates it; a third-party gymnasium environment has no model of ours."""
+
+    camera: ClassVar[Camera | None] = None
+    """How a video looks at the robot; None: from a side that suits how it moves, following it."""
+
+    def __init__(self) -> None:
+        """Read the class attributes and compile the model."""
+        self.name = class_name(type(self))
+        self._check_params()
+        self.compiled = self._compile()
+        edited: set[str] = set()
+        self.params = tuple(self._resolve(param, edited) for param in self.params)
+        self._check()
+
+    @functools.cached_property
+    def dt(self) -> float:
+        """Seconds in one environment step."""
+        return float(self.compiled.opt.timestep) * self.frame_skip
+
+    def compile(self) -> mujoco.MjModel:
+        """Return the compiled nominal model; do not change it."""
+        return self.compiled
+
+    @functools.cached_property
+    def compiled_apart(self) -> mujoco.MjModel:
+        """The nominal model compiled a second time, which nothing changes: `metarl check`'s own."""
+        return self._compile()
+
+    @functools.cached_property
+    def distribution(self) -> TaskDistribution:
+        """The tasks of this family: training draws and the frozen splits."""
+        return TaskDistribution(self)
+
+    # --- what a family defines -----------------------------------------------------------------
+
+    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        """Return the compiled model; a family may add to the specification first (a terrain).
+
+        End with ``super().build(spec)``, which compiles: what variations change in `build` comes
+        between the family's own additions and the compilation.
+        """
+        return self._compile_varied(spec)
+
+    def _compile_varied(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        """Compile; a product of a family and a variation lets the variation build first."""
+        return spec.compile()
+
+    def check_tasks(self, tasks: Tasks) -> None:
+        """Raise UserError for tasks that the robot cannot have, such as one set by hand."""
+
+    def initial_state(self, sim: Simulator, ids: Tensor, rng: WorldDraws) -> None:
+        """Write qpos and qvel of the worlds `ids` (n,), which MuJoCo has reset to their defaults.
+
+        The default adds `reset_noise` times U[-1, 1) to qpos and times N(0, 1) to qvel, as
+        gymnasium's HalfCheetah does; quaternions are normalised.
+        """
+        noise = self.reset_noise
+        qpos = sim.qpos[ids] + rng.uniform(-noise, noise, sim.qpos.shape[1])
+        sim.qpos[ids] = _unit_quaternions(self.compiled, qpos)
+        sim.qvel[ids] += noise * rng.normal(sim.qvel.shape[1])
+
+    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+        """Return the (B, O) observation; the default is qpos and qvel.
+
+        `task` is there for what a robot could sense (a command), not for what it must find out.
+        """
+        return torch.cat((sim.qpos, sim.qvel), dim=1)
+
+    def reward(
+        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return the (B,) reward of the step just taken.
+
+        Args:
+            sim: the worlds after the step.
+            before: qpos and qvel as they were before it, and in `kept` the fields of `keep`.
+            action: (B, A) float64, after clipping to [-1, 1].
+            task: parameter name -> (B,) or (B, size).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define reward()")
+
+    def terminated(self, sim: Simulator) -> Tensor:
+        """Return (B,) bool: which worlds ended in failure. The default: none, ever."""
+        return torch.zeros(len(sim.qpos), dtype=torch.bool)
+
+    # --- words for a task; `metarl.video.scene` names the members that only videos use -----------
+
+    def describe(self, task: Mapping[str, Any]) -> list[str]:
+        """Return words for the parameters of one task, name -> a float or (size,), with units."""
+        words = []
+        for param in self.params:
+            values = np.atleast_1d(task[param.name])
+            for name, value in zip(param.names, values, strict=True):
+                words.append(f"{name.replace('_', ' ')} {value:.3g} {param.unit}".rstrip())
+        return words
+
+    # --- checks --------------------------------------------------------------------------------
+
+    def _compile(self) -> mujoco.MjModel:
+        with _model_warnings(self.name):
+            try:
+                model = self.build(_spec(_beside(type(self))))
+            except (ValueError, OSError, TypeError, mujoco.FatalError) as error:
+                text = " ".join(str(error).split())
+                if isinstance(error, UserError) and text.startswith("family '"):
+                    raise
+                raise UserError(
+                    f"family '{self.name}': its MJCF does not compile: {text}"
+                ) from None
+        if not isinstance(model, mujoco.MjModel):
+            raise UserError(
+                f"family '{self.name}': build() must return the model that super().build(spec) "
+                f"compiles, not {type(model).__name__}"
+            )
+        if fault := nonfinite(model):
+            raise UserError(f"family '{self.name}': the model's {fault}: write numbers")
+        if model.opt.timestep <= 0:
+            raise UserError(
+                f"family '{self.name}': the model's opt.timestep must be positive, in seconds, "
+                f"not {model.opt.timestep:g}"
+            )
+        if model.nu == 0:
+            raise UserError(f"family '{self.name}': the model has no actuators, so no actions")
+        return model
+
+    def _check_params(self) -> None:
+        params = self.params
+        if not (isinstance(params, tuple | list) and all(isinstance(p, Param) for p in params)):
+            raise UserError(
+                f"family '{self.name}': params must be a tuple of Param, such as (Param(…),), "
+                f"not {params!r:.80}"
+            )
+
+    def _resolve(self, param: Param, edited: set[str]) -> Param:
+        """Check a parameter's edits against the model, and fill in a size that it gives.
+
+        Args:
+            param: one of the family's.
+            edited: fields that the parameters before it set or shift; this one's are added.
+        """
+        try:
+            param.check_edits(self.compiled, edited)
+            counts = [edit.count(self.compiled) for edit in param.edits]
+            if param.size == "model":
+                if not counts:
+                    raise UserError("size='model' needs an edit to take the size from")
+                if len(set(counts)) > 1:
+                    raise UserError(f"size='model' needs edits of equal sizes, not {counts}")
+                return replace(param, size=counts[0])
+            if any(param.size not in (1, count) for count in counts):
+                raise UserError(f"size {param.size} must be 1 or the edit's {counts[0]} elements")
+        except UserError as error:
+            raise UserError(f"family '{self.name}', parameter '{param.name}': {error}") from None
+        return param
+
+    def _check(self) -> None:
+        where = f"family '{self.name}'"
+        names = [param.name for param in self.params]
+        if len(set(names)) < len(names):
+            raise UserError(f"{where}: two parameters have the same name ({', '.join(names)})")
+        for field in ("frame_skip", "horizon"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"{where}: {field} must be a positive integer, not {value!r}")
+        for method in ("initial_state", "observe", "reward", "terminated"):
+            names = list(inspect.signature(getattr(TaskFamily, method)).parameters)
+            try:
+                inspect.signature(getattr(self, method)).bind(*names[1:])
+            except TypeError:
+                raise UserError(
+                    f"{where}: {method} must take ({', '.join(names)}), not "
+                    f"{inspect.signature(getattr(type(self), method))}"
+                ) from None
+
+
+def _beside(family: type[TaskFamily]) -> str | Path | mujoco.MjSpec:
+    """Return a family's model; a relative path is looked up beside the family's file first."""
+    model = family.model
+    is_path = isinstance(model, Path) or (isinstance(model, str) and "<" not in model)
+    if not is_path or not str(model):
+        return model
+    owner = next(cls for cls in family.__mro__ if "model" in vars(cls))
+    try:
+        beside = Path(inspect.getfile(owner)).parent / str(model)
+    except (TypeError, OSError):  # written at a prompt
+        return model
+    return beside if beside.is_file() else model
+
+
+def _spec(model: str | Path | mujoco.MjSpec) -> mujoco.MjSpec:
+    if not isinstance(model, str | Path):
+        return model.copy()
+    if isinstance(model, str) and model.lstrip().startswith("<"):
+        return mujoco.MjSpec.from_string(model)
+    if not str(model):
+        raise UserError("it has no model: set `model` to MJCF, a path or an MjSpec")
+    if not Path(model).is_file():
+        raise UserError(f"there is no model file {model}")
+    return mujoco.MjSpec.from_file(str(model))
+
+
+@contextmanager
+def _model_warnings(family: str) -> Iterator[None]:
+    """Keep deprecations of a model file from the user, who cannot act on them."""
+    previous = mujoco.get_mju_user_warning()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        mujoco.set_mju_user_warning(lambda _: None)
+        try:
+            yield
+        finally:
+            mujoco.set_mju_user_warning(previous)
+    for warning in caught:
+        if "deprecated" not in str(warning.message):
+            warnings.warn(f"family '{family}': {warning.message}", stacklevel=4)
+
+
+def _unit_quaternions(model: mujoco.MjModel, qpos: Tensor) -> Tensor:
+    """Normalise the quaternions of free and ball joints."""
+    offset = {int(mujoco.mjtJoint.mjJNT_FREE): 3, int(mujoco.mjtJoint.mjJNT_BALL): 0}
+    for kind, start in zip(model.jnt_type, model.jnt_qposadr, strict=True):
+        if int(kind) in offset:
+            begin = int(start) + offset[int(kind)]
+            part = slice(begin, begin + 4)
+            qpos[:, part] = torch.nn.functional.normalize(qpos[:, part], dim=1)
+    return qpos
+
+
+def class_name(family: type[TaskFamily]) -> str:
+    """Return the name of a family: its own, or one made from the class name."""
+    return family.name or kebab(family.__name__)
+
+
+def kebab(name: str) -> str:
+    """Return a class name or a snake_case name in kebab-case."""
+    words = "".join("-" + c.lower() if c.isupper() else c for c in name)
+    return words.lstrip("-").replace("_", "-")
+
+
+def variant(family: TaskFamily, **attributes: Any) -> TaskFamily:
+    """Return a copy of a family with other attributes, such as its horizon or a method."""
+    clone = copy.copy(family)
+    vars(clone).update(attributes)
+    return clone
+
+
+def endless(family: TaskFamily) -> TaskFamily:
+    """Return a copy of a family whose episodes end only where the physics diverges."""
+
+    def never(sim: Any) -> Tensor:
+        return torch.zeros(len(sim.qpos), dtype=torch.bool)
+
+    return variant(family, horizon=2**40, terminated=never)

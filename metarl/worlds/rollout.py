@@ -1,0 +1,222 @@
+"""Collecting experience: act in every world at once, and keep what happened, time first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.base import threads
+from metarl.base.keys import Key
+from metarl.worlds.vector import Spec, Step, Transition, VecWorlds
+
+if TYPE_CHECKING:
+    from metarl.worlds.policy import Policy
+
+__all__ = ["LARGE_REWARD", "OnStep", "Rollout", "Step", "collect"]
+
+LARGE_REWARD = 1e18
+"""Rewards of this size are named if a learner stops: in float32, squares end at 3.4e38."""
+
+OnStep = Callable[[Transition], None]
+"""Called after each step of the worlds that an episode is collected in."""
+
+
+class Rollout(NamedTuple):
+    """T steps of B worlds, task-major in B, on the policy's device."""
+
+    obs: Tensor
+    """(T, B, O) float32"""
+    action: Tensor
+    """(T, B, A) float32, as the policy chose it, before clipping; 0 where diverged"""
+    reward: Tensor
+    """(T, B) float32"""
+    next_obs: Tensor
+    """(T, B, O) float32, the true successor"""
+    terminated: Tensor
+    """(T, B) bool"""
+    truncated: Tensor
+    """(T, B) bool"""
+    diverged: Tensor
+    """(T, B) bool: leave these transitions out of every loss"""
+    first: Tensor
+    """(T, B) bool: the first step of an episode"""
+    prev_action: Tensor
+    """(T, B, A) float32"""
+    prev_reward: Tensor
+    """(T, B) float32"""
+    tasks: int
+    """M"""
+    extras: dict[str, Tensor] = {}  # noqa: RUF012  (never written to)
+    """What the policy recorded of each step, (T, B, …) by name; see `Policy.act_and_record`."""
+
+    @property
+    def valid(self) -> Tensor:
+        """(T, B) bool: the transitions that a loss may use."""
+        return ~self.diverged
+
+    @property
+    def done(self) -> Tensor:
+        """(T, B) bool: the last transition of an episode, however it ended."""
+        return self.terminated | self.truncated | self.diverged
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name, those of `extras` left out."""
+        return {name: part for name, part in self._asdict().items() if isinstance(part, Tensor)}
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rollout], *, dim: int) -> Rollout:
+        """Return rollouts one after the other in time (dim 0), or side by side as tasks (dim 1)."""
+        one = parts[0]
+        names, extras = one.tensors(), one.extras
+        return cls(
+            **{name: torch.cat([getattr(part, name) for part in parts], dim) for name in names},
+            tasks=one.tasks if dim == 0 else sum(part.tasks for part in parts),
+            extras={name: torch.cat([p.extras[name] for p in parts], dim) for name in extras},
+        )
+
+    def before_divergence(self) -> Rollout:
+        """Return the rollout with each episode cut, as by a time limit, before it diverged.
+
+        A diverged transition tells nothing, and so the step before it must not be told that
+        nothing follows, which would be a prize where rewards are negative.
+        """
+        cut = torch.zeros_like(self.truncated)
+        cut[:-1] = self.diverged[1:] & ~self.first[1:]
+        return self._replace(truncated=self.truncated | cut)
+
+    def per_task(self, values: Tensor) -> Tensor:
+        """Regroup (T, B, …) as (M, E, T, …)."""
+        steps, worlds = values.shape[:2]
+        values = values.reshape(steps, self.tasks, worlds // self.tasks, *values.shape[2:])
+        return values.movedim(0, 2)
+
+    def first_episode_return(self) -> Tensor:
+        """Return (B,) float64: the undiscounted return of each world's first episode.
+
+        NaN where the physics ended it: what was paid until then is no return. `mean_return` leaves
+        those worlds out.
+        """
+        total = (self.reward.double() * self._in_first_episode()).sum(0)
+        return total.masked_fill(self.first_episode_diverged(), torch.nan)
+
+    def mean_return(self) -> float:
+        """Return the mean of the first episodes that did not diverge; NaN if all of them did."""
+        return float(mean_of_finished(self.first_episode_return()))
+
+    def return_by_task(self) -> Tensor:
+        """Return (M,) float64: the same of each task."""
+        return mean_of_finished(self.first_episode_return().reshape(self.tasks, -1))
+
+    def first_episode_diverged(self) -> Tensor:
+        """Return (B,) bool: whether it was the physics that ended each world's first episode."""
+        return (self.diverged & self._in_first_episode()).any(0)
+
+    def episode_time(self) -> Tensor:
+        """Return (T, B) int64: steps since the episode began; a rollout starts at a first step."""
+        index = torch.arange(len(self.obs), device=self.obs.device)[:, None]
+        start = torch.where(self.first, index, 0).cummax(0).values
+        return index - start
+
+    def _in_first_episode(self) -> Tensor:
+        """(T, B) bool: the steps up to each world's first `done`, that one too."""
+        return torch.cumsum(self.done.int(), 0) - self.done.int() == 0
+
+
+def _empty(steps: int, worlds: int, spec: Spec, tasks: int, device: torch.device) -> Rollout:
+    size, actions = spec.observation_size, spec.action_size
+
+    def floats(*shape: int) -> Tensor:
+        return torch.empty(steps, worlds, *shape, device=device)
+
+    def flags() -> Tensor:
+        return torch.empty(steps, worlds, dtype=torch.bool, device=device)
+
+    return Rollout(
+        obs=floats(size), action=floats(actions), reward=floats(), next_obs=floats(size),
+        terminated=flags(), truncated=flags(), diverged=flags(), first=flags(),
+        prev_action=floats(actions), prev_reward=floats(), tasks=tasks,
+    )  # fmt: skip
+
+
+def mean_of_finished(returns: Tensor) -> Tensor:
+    """Return the mean over the last dimension of the returns that are not NaN (diverged).
+
+    NaN where all of them are. Without any, the bits are those of `Tensor.mean`.
+    """
+    return returns.nanmean(-1) if returns.isnan().any() else returns.mean(-1)
+
+
+def mean_over_tasks(returns: Tensor, sum_tasks: Callable[[Tensor], Tensor] = torch.sum) -> float:
+    """Return the mean of (M,) returns by task that are not NaN (diverged); NaN if all are.
+
+    Args:
+        returns: of the tasks of this process.
+        sum_tasks: `Learner.sum_tasks`, with which those of other processes are in the mean.
+    """
+    known = ~returns.isnan()
+    count = float(sum_tasks(known.to(returns.dtype)))
+    total = float(sum_tasks(torch.where(known, returns, 0.0)))
+    return total / count if count else float("nan")
+
+
+@torch.no_grad()
+def collect(
+    worlds: VecWorlds,
+    policy: Policy,
+    state: Any,
+    steps: int,
+    key: Key,
+    *,
+    explore: bool,
+    on_step: OnStep | None = None,
+) -> tuple[Rollout, Any]:
+    """Let a policy act in every world for `steps` environment steps.
+
+    It goes on from where the worlds are: call ``worlds.reset()`` first for fresh episodes.
+
+    Args:
+        worlds: B worlds with their tasks set.
+        policy: acts, such as a learner; its state is threaded through.
+        state: the policy's state for these worlds.
+        steps: T.
+        key: names the action noise.
+        explore: whether to sample actions, or to take the deterministic ones.
+        on_step: called with what each step returned, such as to record it.
+
+    Returns:
+        The rollout, on the policy's device, and the policy's state after it.
+    """
+    tasks, device = len(worlds.tasks), policy.device
+    size = worlds.spec.action_size
+    out = _empty(steps, worlds.num_worlds, worlds.spec, tasks, device)
+    each, first = worlds.worlds_per_task, worlds.tasks.first
+    noise = key.normal(tasks, steps, each, size, first).to(device) if explore else None
+    recorded: list[dict[str, Tensor]] = []
+    with threads.sampling():
+        for t in range(steps):
+            step = Step(*(part.to(device) for part in worlds.current))
+            action, state, extras = policy.act_and_record(
+                step, state, explore=explore, noise=None if noise is None else noise[t]
+            )
+            got = worlds.step(action.cpu())
+            out.obs[t], out.first[t] = step.obs, step.first
+            out.prev_action[t], out.prev_reward[t] = step.prev_action, step.prev_reward
+            out.action[t], out.reward[t], out.next_obs[t] = action, got.reward, got.next_obs
+            out.terminated[t], out.truncated[t] = got.terminated, got.truncated
+            out.diverged[t] = got.diverged
+            recorded.append(extras)
+            if on_step is not None:
+                on_step(got)
+    out.action.masked_fill_(out.diverged[..., None], 0.0)  # NaN times a weight of 0 is NaN
+    large = out.reward.abs() >= LARGE_REWARD
+    if not worlds.large_reward and large.any():
+        t, world = large.nonzero()[0].tolist()
+        label = worlds.tasks.label(world // worlds.worlds_per_task)
+        where = f" in task {label}" if label else ""
+        worlds.large_reward = f"reward() returned {out.reward[t, world]:.3g}{where}"
+    names = recorded[0] if recorded else ()
+    extras = {name: torch.stack([step[name] for step in recorded]) for name in names}
+    return out._replace(extras=extras), state

@@ -1,0 +1,154 @@
+"""VecWorlds: the vector of worlds that policies act in, whatever simulates them.
+
+Worlds are task-major: world i runs task ``i // worlds_per_task``. `step` resets worlds whose
+episode ended, so `obs` is what to act on next, and `next_obs` is always the true successor.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+from metarl.base.errors import UserError
+
+if TYPE_CHECKING:
+    from metarl.base.keys import Key
+    from metarl.tasks.distribution import Tasks
+    from metarl.tasks.family import TaskFamily
+
+
+class Spec(NamedTuple):
+    """What a learner must know of a family: sizes and the horizon, and nothing of its tasks."""
+
+    observation_size: int
+    action_size: int
+    horizon: int
+    """Environment steps in one episode."""
+    actions: tuple[int, ...] = ()
+    """How many choices each discrete action has; () where actions are continuous. A discrete
+    action crosses one-hot: `action_size` is the sum, and the highest number of each is taken."""
+
+    @classmethod
+    def from_json(cls, sizes: Mapping[str, Any]) -> Spec:
+        """Read what `to_json` wrote. Raises ValueError if it is malformed."""
+        numbers = {name: size for name, size in sizes.items() if name != "actions"}
+        actions = tuple(map(int, sizes.get("actions", ())))
+        spec = cls(**{name: int(size) for name, size in numbers.items()}, actions=actions)
+        if min(*spec[:3], *actions) < 1 or sum(actions) not in (0, spec.action_size):
+            raise ValueError(f"sizes {dict(sizes)} cannot be")
+        return spec
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object, without `actions` where they are continuous."""
+        return {name: value for name, value in self._asdict().items() if value != ()}
+
+
+class Step(NamedTuple):
+    """All that an agent may see. There is no task in it."""
+
+    obs: Tensor
+    """(B, O) float32"""
+    prev_action: Tensor
+    """(B, A) float32, zeros at the start of a trial"""
+    prev_reward: Tensor
+    """(B,) float32, zeros at the start of a trial"""
+    first: Tensor
+    """(B,) bool, whether this is the first step of an episode"""
+
+
+class Transition(NamedTuple):
+    """What one step of every world gave."""
+
+    obs: Tensor
+    """(B, O) float32, what to act on next: of the new episode where one began"""
+    reward: Tensor
+    """(B,) float64, 0 where diverged"""
+    terminated: Tensor
+    """(B,) bool, the family's failure condition; do not bootstrap"""
+    truncated: Tensor
+    """(B,) bool, the time limit; bootstrap from next_obs"""
+    next_obs: Tensor
+    """(B, O) float32, the true successor of the observation acted on"""
+    diverged: Tensor
+    """(B,) bool, the physics failed; use the transition for nothing"""
+
+
+class VecWorlds(ABC):
+    """B worlds of one family that step together, each with a task of its own."""
+
+    family: TaskFamily
+    num_worlds: int
+    """B"""
+    spec: Spec
+    tasks: Tasks
+    """M tasks"""
+    worlds_per_task: int
+    """E, with B = M E"""
+    current: Step
+    """What an agent sees now"""
+    env_steps: int = 0
+    """Environment steps taken so far, summed over worlds"""
+    large_reward: str = ""
+    """What `collect` says of the first reward that is too large for a learner."""
+
+    def __init__(self, family: TaskFamily, num_worlds: int) -> None:
+        """Name the family. Raises UserError if there are no worlds."""
+        if num_worlds < 1:
+            raise UserError(f"the number of worlds must be at least 1, not {num_worlds}")
+        self.family, self.num_worlds = family, num_worlds
+
+    @abstractmethod
+    def seed(self, key: Key) -> None:
+        """Start the randomness of resets anew: the next reset of world i is its episode 0."""
+
+    @abstractmethod
+    def set_tasks(self, tasks: Tasks, worlds_per_task: int) -> None:
+        """Give every world its task. Call `reset` next.
+
+        Args:
+            tasks: M tasks of this family; a slice of a task set begins its episodes as the whole
+                set does.
+            worlds_per_task: E, with M * E equal to the number of worlds.
+        """
+
+    @abstractmethod
+    def reset(self, ids: Tensor | None = None) -> Tensor:
+        """Begin a new trial in the worlds `ids`, (n,) int64 or a (B,) mask, or in all.
+
+        Returns:
+            (B, O) float32 observation of every world.
+        """
+
+    @abstractmethod
+    def step(self, action: Tensor) -> Transition:
+        """Advance every world by one environment step, and begin new episodes where one ended.
+
+        Args:
+            action: (B, A), clipped to [-1, 1]; not finite counts as diverged.
+        """
+
+    def check_tasks(self, tasks: Tasks) -> None:
+        """Raise UserError for tasks of another family, or that the robot cannot have."""
+        self.family.distribution.check(tasks)
+        self.family.check_tasks(tasks)
+
+    def why_diverged(self) -> str:
+        """Return what ended most episodes that diverged since `set_tasks`, where it is known."""
+        return ""
+
+    def _take_tasks(self, tasks: Tasks, worlds_per_task: int) -> None:
+        """Check that tasks fill the worlds, and take them over."""
+        if len(tasks) * worlds_per_task != self.num_worlds:
+            raise UserError(
+                f"{len(tasks)} tasks x {worlds_per_task} worlds do not fill {self.num_worlds}"
+            )
+        self.check_tasks(tasks)
+        self.tasks, self.worlds_per_task = tasks, worlds_per_task
+
+    def _check_action(self, action: Tensor) -> None:
+        expected = (self.num_worlds, self.spec.action_size)
+        if tuple(action.shape) != expected:
+            raise UserError(f"action has shape {tuple(action.shape)}, expected {expected}")

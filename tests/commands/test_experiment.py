@@ -1,0 +1,108 @@
+"""The experiments, from the outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from metarl.algorithms.maml_trpo import MamlTrpoConfig
+from metarl.commands.experiment import Settings
+from metarl.commands.experiment import main as experiment
+from metarl.runs.config import TrainConfig
+
+TRAIN = TrainConfig(
+    tasks_per_iteration=2, rollouts_per_task=2, iterations=2, evaluate_tasks=2, threads=1,
+    device="cpu", progress=False,
+)  # fmt: skip
+LEARNER = MamlTrpoConfig(hidden=(4,), cg_iterations=2)
+SETTINGS = {"maml-trpo": Settings(TRAIN, LEARNER)}
+
+
+def run_experiment(folder: Path, *argv: str) -> int:
+    quick = ["--test-tasks", "2", "--test-episodes", "1", "--results", str(folder / "results")]
+    return experiment("point-goal", SETTINGS, ["maml-trpo", *quick, *argv])
+
+
+def test_an_experiment_writes_its_result_and_plot(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["/somewhere/experiments/point_goal.py"])
+    assert run_experiment(tmp_path, "--seed", "1") == 0
+    assert run_experiment(tmp_path, "--seed", "2") == 0
+    results = tmp_path / "results"
+    assert (results / "point-goal-maml-trpo.png").read_bytes()[:4] == b"\x89PNG"
+    got = json.loads((results / "point-goal-maml-trpo-seed1.json").read_text())
+    assert (got["split"], got["ood"]["split"]) == ("heldout", "ood")
+    assert [set(entry) >= {"env_steps", "seconds", "before", "after"} for entry in got["curve"]]
+    assert [entry["iteration"] for entry in got["curve"]] == [0, 2]
+    assert got["config"]["train"]["seed"] == 1
+    assert got["config"]["learner"]["hidden"] == [4]
+    assert set(got["hardware"]) == {"cpu", "cores", "gpu"}
+    assert got["versions"]["torch"]
+    assert got["command"].startswith("python experiments/point_goal.py maml-trpo")
+    assert str(tmp_path) not in json.dumps(got)
+    assert os.uname().nodename not in json.dumps([got["hardware"], got["command"]])
+
+
+def test_iterations_overrule_tuned_env_steps(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["point_goal.py"])
+    tuned = {"maml-trpo": Settings(replace(TRAIN, env_steps=640), LEARNER)}
+    argv = ["maml-trpo", "--test-tasks", "2", "--test-episodes", "0", "--results", "results"]
+    for flag, trained in (("iterations=1", [0, 1]), ("env-steps=320", [0, 2])):
+        assert experiment("point-goal", tuned, [*argv, f"--{flag}", "--out", flag]) == 0
+        curve = json.loads((tmp_path / flag / "curve.json").read_text())
+        assert [entry["iteration"] for entry in curve] == trained
+
+
+def test_an_experiment_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_experiment(tmp_path, "--iterations", "1") == 0
+    assert run_experiment(tmp_path, "--iterations", "2") == 0
+    assert "going on with runs/point-goal-maml-trpo-seed0 from iteration 1" in (
+        capsys.readouterr().out
+    )
+    assert run_experiment(tmp_path) == 0
+    assert "has finished training; testing it" in capsys.readouterr().out
+    assert run_experiment(tmp_path, "--inner-lr", "0.5") == 2
+    assert "inner_lr cannot change" in capsys.readouterr().err
+
+
+def test_an_algorithm_may_have_several_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {"maml-trpo-wide": Settings(TRAIN, LEARNER, algorithm="maml-trpo")}
+    argv = ["maml-trpo-wide", "--results", "results", "--test-tasks", "2"]
+    assert experiment("point-goal", settings, argv) == 0
+    assert (tmp_path / "runs" / "point-goal-maml-trpo-wide-seed0").is_dir()
+    path = tmp_path / "results" / "point-goal-maml-trpo-wide-seed0.json"
+    got = json.loads(path.read_text())
+    assert (got["algorithm"], got["settings"]) == ("maml-trpo", "maml-trpo-wide")
+
+
+def test_a_family_without_ood_has_none(tmp_path, plugin, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["maml-trpo", "--results", "results", "--test-tasks", "2"]
+    assert experiment(plugin, SETTINGS, argv) == 0
+    (path,) = (tmp_path / "results").glob("*.json")
+    assert json.loads(path.read_text())["ood"] is None
+
+
+@pytest.mark.parametrize(
+    ("script", "word", "code", "said"),
+    [("demo.py", "--help", 0, "usage: demo.py"), ("summarise.py", "--help", 0, "--write"),
+     ("reference_lines.py", "nowhere", 2, "metarl: error: unknown family 'nowhere'")],
+)  # fmt: skip
+def test_a_script_explains_itself(script, word, code, said, tmp_path):
+    path = Path(__file__).parents[2] / "experiments" / script
+    done = subprocess.run(
+        [sys.executable, str(path), word], capture_output=True, text=True, timeout=60,
+        cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert (done.returncode, said in done.stdout + done.stderr) == (code, True)
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,187 @@
+"""Memories: acting step by step gives what the whole trial at once gives, and causality holds."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metarl.base.errors import UserError
+from metarl.networks.memory import (
+    MEMORIES,
+    Attention,
+    History,
+    Memory,
+    TemporalConvolution,
+    make_memory,
+)
+
+WORLDS, INPUTS, UNITS, CONTEXT = 3, 5, 16, 40
+
+
+@pytest.fixture(params=MEMORIES)
+def memory(request: pytest.FixtureRequest) -> Memory:
+    return made(request.param)
+
+
+def made(name: str, context: int = CONTEXT) -> Memory:
+    torch.manual_seed(0)
+    return make_memory(name, INPUTS, UNITS, context=context)
+
+
+def inputs(steps: int, seed: int = 1) -> Tensor:
+    return torch.randn(steps, WORLDS, INPUTS, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def stepped(memory: Memory, x: Tensor) -> Tensor:
+    state, out = memory.begin(x.shape[1]), []
+    for part in x:
+        y, state = memory.step(part, state)
+        out.append(y)
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("steps", [1, 33, CONTEXT, 3 * CONTEXT + 7])
+def test_stepping_equals_unrolling(memory: Memory, steps: int) -> None:
+    """Beyond the context, too, where the ring of blocks has gone round."""
+    x = inputs(steps)
+    with torch.no_grad():
+        whole = memory.unroll(x)
+    assert whole.shape == (steps, WORLDS, UNITS)
+    assert (stepped(memory, x) - whole).abs().max() < 1e-5
+
+
+def test_what_comes_later_changes_nothing_before(memory: Memory) -> None:
+    x = inputs(30)
+    other = x.clone()
+    other[20] += 1.0
+    with torch.no_grad():
+        a, b = memory.unroll(x), memory.unroll(other)
+    assert torch.allclose(a[:20], b[:20], atol=1e-6)
+    changed = (a[20:] - b[20:]).abs().amax((1, 2))
+    assert (changed > 1e-7).all()  # and everything after remembers it
+
+
+def test_worlds_do_not_mix(memory: Memory) -> None:
+    x = inputs(30)
+    other = x.clone()
+    other[:, 1] += 1.0
+    with torch.no_grad():
+        a, b = memory.unroll(x), memory.unroll(other)
+    assert torch.allclose(a[:, ::2], b[:, ::2], atol=1e-6)
+    assert not torch.allclose(a[:, 1], b[:, 1], atol=1e-2)
+
+
+def test_a_step_leaves_the_state_as_it_is(memory: Memory) -> None:
+    x = inputs(35)
+    state = memory.begin(WORLDS)
+    for part in x[:-1]:
+        with torch.no_grad():
+            _, state = memory.step(part, state)
+    kept = [tensor.clone() for tensor in state]
+    with torch.no_grad():
+        one, after = memory.step(x[-1], state)
+        two, _ = memory.step(x[-1] + 1, state)
+        three, again = memory.step(x[-1], state)
+    assert all(torch.equal(a, b) for a, b in zip(state, kept, strict=True))
+    assert torch.equal(one, three)
+    assert not torch.equal(one, two)
+    assert all(torch.equal(a, b) for a, b in zip(after, again, strict=True))
+
+
+def test_a_state_keeps_its_shapes_and_has_a_row_for_every_world(memory: Memory) -> None:
+    begun = memory.begin(WORLDS)
+    with torch.no_grad():
+        _, state = memory.step(inputs(1)[0], begun)
+    assert [(t.shape, t.dtype) for t in begun] == [(t.shape, t.dtype) for t in state]
+    assert all(len(tensor) == WORLDS for tensor in state)
+
+
+def test_the_gradient_matches_finite_differences(memory: Memory) -> None:
+    memory.double()
+    x = inputs(6).double()
+
+    def loss() -> Tensor:
+        return memory.unroll(x).square().sum()
+
+    params = list(memory.parameters())
+    gradient = torch.autograd.grad(loss(), params)
+    direction = [torch.randn_like(p) for p in params]
+    slope = sum((g * d).sum() for g, d in zip(gradient, direction, strict=True))
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for p, d in zip(params, direction, strict=True):
+                p += sign * 1e-5 * d
+            values.append(loss())
+            for p, d in zip(params, direction, strict=True):
+                p -= sign * 1e-5 * d
+    assert torch.isclose((values[0] - values[1]) / 2e-5, slope, rtol=1e-5)
+
+
+def test_a_history_is_a_list_that_forgets() -> None:
+    history = History(11, 2, size=4)
+    assert history.count == 4  # ten steps before the last may begin in the middle of a block
+    blocks, plain = history.begin(torch.zeros(0), WORLDS), []
+    for p in range(50):
+        x = torch.full((WORLDS, 2), float(p + 1))
+        blocks = history.add(blocks, p, x)
+        plain.append(p + 1)
+        seen = torch.cat(history.upto(blocks, p), 1)[0, :, 0].tolist()
+        assert seen == plain[-11:]
+        for ago in range(11):
+            value = plain[p - ago] if ago <= p else 0
+            assert (history.at(blocks, p - ago) == value).all()
+
+
+def test_attention_is_the_textbook_formula() -> None:
+    """One head without rotation: softmax(q k / sqrt(d)) v over the last three steps."""
+    torch.manual_seed(0)
+    attend = Attention(INPUTS, 4, 1, 3, rotary=False)
+    x = inputs(6)
+    with torch.no_grad():
+        got = attend.unroll(x)
+        query, key, value = attend.project(x).chunk(3, -1)
+        for t in range(6):
+            past = slice(max(0, t - 2), t + 1)
+            weight = torch.softmax(torch.einsum("bd,jbd->bj", query[t], key[past]) / 2.0, -1)
+            assert torch.allclose(
+                got[t], torch.einsum("bj,jbd->bd", weight, value[past]), atol=1e-6
+            )
+
+
+def test_rotary_keys_tell_only_how_long_ago_they_were() -> None:
+    """Delaying a sequence whose keys and queries are the same leaves the scores as they were."""
+    torch.manual_seed(0)
+    attend = Attention(INPUTS, 8, 2, 50, rotary=True)
+    query, key = torch.randn(1, 2, 5, 4), torch.randn(1, 2, 5, 4)
+    at = torch.arange(5)
+    scores = [attend._rotate(query, at + d) @ attend._rotate(key, at + d).mT for d in (0, 17)]
+    assert torch.allclose(scores[0], scores[1], atol=1e-5)
+
+
+def test_the_convolutions_reach_back_over_the_context() -> None:
+    torch.manual_seed(0)
+    convolution = TemporalConvolution(INPUTS, 2, 16)
+    assert convolution.dilations == [1, 2, 4, 8]
+    x = inputs(40).requires_grad_()
+    (gradient,) = torch.autograd.grad(convolution.unroll(x)[30].sum(), x)
+    reached = gradient.abs().amax((1, 2)) > 0
+    assert reached[15:31].all()  # 1 + 2 + 4 + 8 steps ago and since
+    assert not reached[:15].any()
+    assert not reached[31:].any()
+
+
+def test_a_memory_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UserError, match="did you mean"):
+        make_memory("gruu", 3, 4, context=5)
+    with pytest.raises(UserError, match="multiple"):
+        make_memory("transformer", 3, 12, context=5)
+
+
+def test_gru_and_lstm_are_torchs_own() -> None:
+    x = inputs(7)
+    for name, kind in (("gru", nn.GRU), ("lstm", nn.LSTM)):
+        memory = made(name)
+        reference = kind(INPUTS, UNITS)
+        reference.load_state_dict(memory.net.state_dict())
+        assert torch.allclose(reference(x)[0], stepped(memory, x), atol=1e-6)

@@ -1,0 +1,379 @@
+"""Products of a family and its variations: names, clashes, physics, and runs of them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+
+from metarl import (
+    Interval,
+    Param,
+    TaskDistribution,
+    TaskFamily,
+    TaskWorlds,
+    UserError,
+    Variation,
+    assign,
+    cli,
+    find_family,
+    scale,
+    shift,
+    with_params,
+)
+from metarl.base.keys import Key
+from metarl.check.suite import CHECKS
+from metarl.check.trajectory import make_worlds, run
+from metarl.tasks.composition import LONGEST_LATENCY, compose, variations
+from metarl.tasks.registry import family_class, list_families
+
+PRODUCTS = [
+    "half-cheetah-vel+dynamics",
+    "half-cheetah-vel+latency",
+    "point-goal+latency+sensor-bias",
+    "half-cheetah-dir+dynamics+latency+sensor-bias",
+    "ant-goal+crippled+dynamics",
+    "walker2d-params+latency",
+    "hopper-dynamics+sensor-bias",
+    "humanoid-dir+dynamics",
+    "half-cheetah-vel+dynamics+latency+terrain",
+    "ant-goal+crippled+terrain-scan",
+]
+
+
+@pytest.fixture(scope="module", params=PRODUCTS)
+def product(request) -> TaskFamily:
+    return find_family(request.param)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_product_is_a_sound_family(product, check) -> None:
+    check(product)
+
+
+def test_a_product_has_one_name_and_its_parameters_in_one_order() -> None:
+    one = find_family("half-cheetah-vel+sensor-bias+dynamics")
+    two = find_family("half-cheetah-vel+dynamics+sensor-bias")
+    assert one.name == two.name == "half-cheetah-vel+dynamics+sensor-bias"
+    assert type(one) is type(two)
+    names = [param.name for param in one.params]
+    assert names == ["goal_velocity", "mass", "friction", "damping", "strength", "sensor_bias"]
+    assert TaskDistribution(one).split("heldout", 5) == TaskDistribution(two).split("heldout", 5)
+
+
+def test_splits_of_a_product_are_frozen() -> None:
+    tasks = TaskDistribution(find_family("half-cheetah-vel+dynamics")).split("heldout", 20)
+    assert Key(*tasks.values.view(np.int64).ravel().tolist()).uint64() == 5599216203095877500
+
+
+def test_the_nominal_product_is_the_family_to_the_bit() -> None:
+    plain = TaskWorlds("half-cheetah-vel", 3, 1)
+    for name in ("dynamics", "latency", "sensor-bias", "dynamics+latency+sensor-bias"):
+        got, expected = run(TaskWorlds(f"half-cheetah-vel+{name}", 3, 1)), run(plain)
+        for one, two in zip(expected, got, strict=True):
+            assert torch.equal(one, two), name
+
+
+def test_dynamics_are_those_of_the_family_of_that_name() -> None:
+    """The same physics under the same values, from another reward."""
+    alone, product = find_family("half-cheetah-dynamics"), find_family("half-cheetah-dir+dynamics")
+    assert alone.params == product.params[1:]
+    values = {"mass": 1.7, "friction": 0.5, "damping": 0.6, "strength": 0.7}
+    one = run(make_worlds(alone, TaskDistribution(alone).make(**values), 2))
+    forward = TaskDistribution(product).make(direction=1.0, **values)
+    two = run(make_worlds(product, forward, 2))
+    assert torch.equal(one.qpos, two.qpos)
+    assert torch.equal(one.reward, two.reward)  # forward: d·v is v
+
+
+# --- latency -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.005, 0.015, 0.035, 0.055])
+def test_latency_equals_a_queue_of_commands_before_a_plain_loop(latency: float) -> None:
+    """0.015 s are 1.5 physics steps of 0.01 s: each command is obeyed 2 steps late."""
+    family = find_family("half-cheetah-vel+latency")
+    late = math.ceil(latency / 0.01)
+    worlds = make_worlds(family, TaskDistribution(family).make(latency=latency), 2)
+    worlds.reset()
+    model = find_family("half-cheetah-vel").compile()  # knows nothing of delays
+    data = mujoco.MjData(model)
+    data.qpos[:], data.qvel[:] = worlds.simulator.qpos[1], worlds.simulator.qvel[1]
+    commands = [np.zeros(6)] * late
+    for action in 2 * torch.rand(40, 2, 6, generator=Key(1).torch()) - 1:
+        worlds.step(action)
+        for _ in range(5):
+            commands.append(action[1].double().numpy())
+            data.ctrl[:] = commands.pop(0)
+            mujoco.mj_step(model, data)
+        assert np.array_equal(worlds.simulator.qpos[1].numpy(), data.qpos)
+        assert np.array_equal(worlds.simulator.qvel[1].numpy(), data.qvel)
+
+
+class BuiltCart(TaskFamily):
+    """A cart whose motor is added in Python, and whose damping is set after the compilation."""
+
+    name = "built-cart"
+    model = """<mujoco><worldbody><body><joint name="slide" type="slide" axis="1 0 0"/>
+    <geom size=".1" mass="1"/></body></worldbody></mujoco>"""
+    params = (Param("goal", Interval(-1.0, 1.0)),)
+
+    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        spec.add_actuator(name="m", target="slide", trntype=mujoco.mjtTrn.mjTRN_JOINT)
+        model = super().build(spec)
+        model.dof_damping[:] = 2.0
+        return model
+
+    def reward(self, sim, before, action, task) -> torch.Tensor:
+        return -(sim.qpos[:, 0] - task["goal"]).abs()
+
+
+class CompiledCart(BuiltCart):
+    """The same without `super`, so that no variation can come before the compilation."""
+
+    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        spec.add_actuator(name="m", target="slide", trntype=mujoco.mjtTrn.mjTRN_JOINT)
+        return spec.compile()
+
+
+class Geared(TaskFamily):
+    """Edits every motor that there is by then."""
+
+    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        for actuator in spec.actuators:
+            actuator.gear[0] *= 3.0
+        return super().build(spec)
+
+
+GEARED = type("Gears", (BuiltCart,), {"variations": {
+    "gears": Variation((Param("wind", Interval(0.5, 1.0), edit=shift("qpos_spring")),), Geared),
+}})  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [("latency",), ("gears",), ("gears", "latency")])
+def test_a_variation_changes_what_build_adds(names: tuple[str, ...]) -> None:
+    model = compose(GEARED, names)().compile()
+    assert model.actuator_gear[0, 0] == (3.0 if "gears" in names else 1.0)
+    assert bool(model.actuator_history[0, 0]) == ("latency" in names)
+    assert model.dof_damping[0] == 2.0
+
+
+def test_a_latency_of_motors_added_in_python_delays_them() -> None:
+    family = compose(BuiltCart, ["latency"])()
+    assert family.dt == pytest.approx(0.01)
+    late = run(make_worlds(family, TaskDistribution(family).make(latency=0.01), 2))
+    prompt = run(make_worlds(family, TaskDistribution(family).make(latency=0.0), 2))
+    assert not torch.equal(late.qvel, prompt.qvel)
+    for check in CHECKS:
+        check(family)
+
+
+def test_a_build_that_no_variation_can_reach_is_refused() -> None:
+    assert CompiledCart().compile().nu == 1
+    words = r"must end with super\(\).build\(spec\) .* or '\+latency' cannot change the model"
+    with pytest.raises(UserError, match=words):
+        compose(CompiledCart, ["latency"])()
+
+
+def test_commands_of_an_episode_do_not_reach_the_next() -> None:
+    family = find_family("point-goal+latency")
+    worlds = make_worlds(family, TaskDistribution(family).make(latency=0.06), 2)
+    for action in (0.0, 1.0):  # the queue is full of these at the reset
+        for _ in range(5):
+            worlds.step(torch.full((2, 2), action))
+        worlds.seed(Key(3))
+        worlds.reset()
+        start = worlds.simulator.qpos.clone()
+        worlds.step(torch.zeros(2, 2))
+        assert torch.equal(worlds.simulator.qpos, start)
+
+
+@pytest.mark.parametrize("value", [-0.01, 0.11])
+def test_a_latency_that_cannot_be_is_refused(value: float) -> None:
+    family = find_family("point-goal+latency")
+    worlds = TaskWorlds(family, 1, 1)
+    assert LONGEST_LATENCY == 0.1
+    with pytest.raises(UserError, match=r"latency must be from 0 to 0\.1 s, not"):
+        worlds.set_tasks(TaskDistribution(family).make(latency=value), 1)
+
+
+# --- sensor bias -------------------------------------------------------------------------------
+
+
+def test_sensor_bias_moves_the_observation_alone() -> None:
+    """Element 16 is a joint velocity of typical size 6 rad/s, so 0.05 is 0.3 rad/s."""
+    family = find_family("half-cheetah-vel+sensor-bias")
+    bias = {"sensor_bias[0]": -0.1, "sensor_bias[16]": 0.05}
+    off = run(make_worlds(family, TaskDistribution(family).make(**bias), 2))
+    true = run(TaskWorlds("half-cheetah-vel", 2, 1))
+    expected = true.obs.double()
+    expected[..., 0] -= 0.01
+    expected[..., 16] += 0.3
+    torch.testing.assert_close(off.obs.double(), expected, rtol=0, atol=2e-6)
+    assert torch.equal(off.qpos, true.qpos)
+    assert torch.equal(off.reward, true.reward)
+
+
+def test_a_scale_of_the_wrong_length_is_named() -> None:
+    class Wrong(type(find_family("point-goal"))):
+        observation_scale = (1.0, 2.0)
+
+    with pytest.raises(UserError, match=r"observation_scale has 2 numbers, and the observation 4"):
+        TaskWorlds(compose(Wrong, ["sensor-bias"])(), 1, 1)
+
+
+# --- products in Python and in files -----------------------------------------------------------
+
+
+class Cart(TaskFamily):
+    """A cart on a rail."""
+
+    model = (Path(__file__).parents[2] / "docs/examples/my_robot.py").read_text().split('"""')[3]
+    params = (Param("goal", Interval(-1.0, 1.0)),)
+    variations = {  # noqa: RUF012
+        name: Variation((Param(name, Interval(0.5, 2.0), edit=edit),))
+        for name, edit in (
+            ("payload", shift("body_mass", "cart")),
+            ("drag", assign("dof_damping", "slide")),
+            ("rail", scale("dof_damping")),
+        )
+    }
+
+    def reward(self, sim, before, action, task):
+        return -(sim.qpos[:, 0] - task["goal"]).abs()
+
+
+def test_with_params() -> None:
+    cart = Cart()
+    gravity = Param("gravity", Interval(-11.0, -8.0), edit=assign("opt.gravity", index=2))
+    wind = Param("head_wind", Interval(0.0, 1.0))
+    one, two = with_params(cart, wind, gravity), with_params(with_params(cart, gravity), wind)
+    assert one.name == two.name == "cart+gravity+head-wind"
+    assert [param.name for param in one.params] == ["goal", "gravity", "head_wind"]
+    assert TaskDistribution(one).split("train", 3) == TaskDistribution(two).split("train", 3)
+    assert cart.params == Cart.params
+
+
+def test_a_family_of_a_file_takes_variations(tmp_path: Path) -> None:
+    (tmp_path / "robot.py").write_text(
+        "from tests.test_composition import Cart\nclass Mine(Cart): name = 'mine'\n"
+    )
+    family = find_family(f"{tmp_path}/robot.py:Mine+payload+latency")
+    assert family.name == "mine+latency+payload"
+    assert [param.name for param in family.params] == ["goal", "latency", "payload"]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: find_family("half-cheetah-vel+dynamcs"),
+         "'half-cheetah-vel' has no variation 'dynamcs' (did you mean 'dynamics'?); it takes "
+         "dynamics, terrain, terrain-scan, latency, sensor-bias"),
+        (lambda: find_family("half-cheetah-vell+dynamics"), "did you mean 'half-cheetah-vel'"),
+        (lambda: find_family("half-cheetah-vel+"), "no variation ''"),
+        (lambda: find_family("point-goal+latency+latency"), "named twice (latency+latency)"),
+        (lambda: find_family("half-cheetah-dynamics+dynamics"),
+         "'half-cheetah-dynamics+dynamics': it has a parameter 'mass' already, with range [0.5"),
+        (lambda: compose(Cart, ["drag", "rail"]),
+         "'cart+drag+rail': parameters 'drag' and 'rail' both change dof_damping"),
+        (lambda: with_params(Cart(), Param("goal", Interval(0, 1))),
+         "'cart+goal': it has a parameter 'goal' already"),
+        (lambda: with_params(Cart(), Param("latency", Interval(0, 1))),
+         "'latency' is one of its variations: use find_family('cart+latency')"),
+        (lambda: with_params(Cart(), "payload"), "with_params takes Params, not payload"),
+        (lambda: with_params(Cart, Param("mass", Interval(0, 1), edit=scale("body_mass", "kart"))),
+         "'cart+mass', parameter 'mass': the model has no body 'kart' (did you mean 'cart'?)"),
+    ],
+)  # fmt: skip
+def test_refusals_are_one_line(make, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make()
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", list_families())
+def test_every_family_has_its_products(name: str) -> None:
+    """Each takes latency and sensor bias, and its own unless its parameters are those already."""
+    for variation in variations(family_class(name)):
+        try:
+            worlds = TaskWorlds(f"{name}+{variation}", 2, 1)
+        except UserError as error:
+            assert "already" in str(error)  # noqa: PT017
+            assert variation not in ("latency", "sensor-bias")
+            continue
+        assert worlds.family.name == f"{name}+{variation}"
+        assert torch.isfinite(worlds.step(torch.zeros(2, worlds.spec.action_size)).obs).all()
+
+
+def test_a_leg_is_dead_on_the_way_to_the_goal() -> None:
+    """Leg 1's motors have gear 0 in the world whose fault is 1, and 150 in the sound one."""
+    family = find_family("ant-goal+crippled")
+    assert [param.name for param in family.params] == ["goal_radius", "goal_angle", "fault"]
+    distribution = TaskDistribution(family)
+    rows = [distribution.make(goal_radius=2.0, fault=f).values for f in (0.0, 1.0)]
+    tasks = type(distribution.nominal())(family.name, distribution.names, np.concatenate(rows))
+    worlds = make_worlds(family, tasks)
+    gears = [worlds.simulator.batch.get_model(i).actuator_gear[:, 0] for i in (0, 1)]
+    assert gears[0].tolist() == [150.0] * 8
+    assert sorted(gears[1].tolist()) == [0.0] * 2 + [150.0] * 6
+    assert worlds.task["goal_radius"].tolist() == [2.0, 2.0]
+
+
+def test_a_goal_on_terrain_is_that_goal_and_that_terrain() -> None:
+    """At difficulty 0 the goal's family runs, without the height in its observation; a robot that
+    fell goes on, as on the plane."""
+    family = find_family("ant-goal+terrain")
+    assert [param.name for param in family.params][2:] == ["ground", "difficulty"]
+    task = TaskDistribution(family).make(goal_radius=1.0, difficulty=0.0)
+    got = run(make_worlds(family, task, 2))
+    plain = find_family("ant-goal")
+    expected = run(make_worlds(plain, TaskDistribution(plain).make(goal_radius=1.0), 2))
+    assert torch.equal(got.qpos, expected.qpos)
+    assert torch.equal(got.reward, expected.reward)
+    assert torch.equal(got.obs, torch.cat((expected.obs[..., :2], expected.obs[..., 3:]), dim=2))
+    assert not got.terminated.any()
+    fails = find_family("ant-dir+terrain")
+    worlds = TaskWorlds(fails, 1, 1)
+    worlds.simulator.qpos[0, 2] = 9.0
+    assert fails.terminated(worlds.simulator).all()
+
+
+@pytest.mark.parametrize("where", ["nowhere.at.all:RAIN", "metarl.tasks.composition:RAIN", "rain"])
+def test_a_variation_that_cannot_be_imported_is_refused_in_one_line(where: str) -> None:
+    bad = type("Bad", (Cart,), {"variations": {"rain": where}})
+    with pytest.raises(UserError, match="family 'bad': variation 'rain' cannot be imported: "):
+        variations(bad)
+
+
+def test_every_family_takes_the_universal_variations() -> None:
+    assert list(variations(Cart)) == ["payload", "drag", "rail", "latency", "sensor-bias"]
+
+
+# --- runs --------------------------------------------------------------------------------------
+
+FLAGS = [
+    "--tasks-per-iteration", "2", "--rollouts-per-task", "2", "--evaluate-tasks", "2",
+    "--threads", "1",
+]  # fmt: skip
+
+
+def test_a_product_trains_resumes_and_is_evaluated(tmp_path, capsys) -> None:
+    name, whole, half = "point-goal+sensor-bias+latency", tmp_path / "whole", tmp_path / "half"
+    start = ["train", name, "maml-trpo", *FLAGS]
+    assert cli.main([*start, "--iterations", "2", "--out", str(whole)]) == 0
+    assert cli.main([*start, "--iterations", "1", "--out", str(half)]) == 0
+    assert cli.main(["train", "--resume", str(half), "--iterations", "2"]) == 0
+    one, two = (next(run.glob("checkpoints/step_*2")) for run in (whole, half))
+    weights = "weights.safetensors"
+    assert (one / weights).read_bytes() == (two / weights).read_bytes()
+    assert cli.main(["evaluate", str(half), "--tasks", "2", "--episodes", "1"]) == 0
+    assert "point-goal+latency+sensor-bias" in capsys.readouterr().out
+    assert cli.main(["adapt", str(half), "--set", "latency=0.03", "--episodes", "0"]) == 0
+    assert "latency=0.03" in capsys.readouterr().out
+    assert cli.main(["adapt", str(half), "--set", "latency=1", "--episodes", "0"]) == 2
+    assert "latency must be from 0 to 0.1 s" in capsys.readouterr().err
