@@ -86,12 +86,9 @@ def render(argv: Sequence[str]) -> int:
     if args.live:
         check_display()
     checkpoint, family, learner = open_run(args.run, args.device, args.threads, **args.said())
-    split = "the task" if args.set else args.split
-    tasks = (
-        parse_task(family, args.set)
-        if args.set
-        else TaskDistribution(family).split(args.split, args.tasks)
-    )
+    split, tasks = "the task", parse_task(family, args.set) if args.set else None
+    if tasks is None:
+        split, tasks = args.split, TaskDistribution(family).split(args.split, args.tasks)
     if not family.has_model:
         count = worlds_per_task(checkpoint, args.rollouts_per_task, len(tasks))
         out = Path(args.out) if args.out else default_out(checkpoint, split, args.set)

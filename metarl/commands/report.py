@@ -98,15 +98,11 @@ def report(argv: Sequence[str]) -> int:
 
 
 def add_reports(
-    run: RunSummary,
-    source: Path | str,
-    test: Protocol,
-    say: Callable[[str], None],
-    **said: Any,
+    run: RunSummary, source: Path | str, test: Protocol, say: Callable[[str], None], **said: Any
 ) -> None:
-    """Evaluate a run on the splits whose report is missing or was made in another way.
+    """Evaluate a run on the splits whose report is missing or was made in another way, and save it.
 
-    The reports are kept in the run's evaluation/ for the next time. What fails becomes a note.
+    What fails becomes a note.
 
     Args:
         run: is given the reports.
@@ -120,46 +116,51 @@ def add_reports(
     """
     from metarl.base.trust import CodeError
     from metarl.learning.evaluation import evaluate
-    from metarl.report.run_summary import SPLITS
     from metarl.run import open_run, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
 
-    wanted = [
-        split for split in SPLITS
-        if split not in run.reports or split in run.stale or not test.fits(run.reports[split])
-    ]  # fmt: skip
-    if not wanted:
+    if not (wanted := _missing(run, test)):
         return
     try:
         checkpoint, family, learner = open_run(str(source), test.device, test.threads, **said)
-        distribution = TaskDistribution(family)
         count = worlds_per_task(checkpoint, test.rollouts_per_task, test.tasks)
         worlds = worlds_for(family, learner, test.tasks * count, test.threads)
     except CodeError:
         raise
     except UserError as error:
-        run.note(f"It could not be evaluated: {error}")
-        return
+        return run.note(f"It could not be evaluated: {error}")
+    distribution = TaskDistribution(family)
+    if "ood" in wanted and not distribution.has_ood:
+        wanted.remove("ood")
+        run.notes = [note for note in run.notes if note[0] != "ood"]
+        run.note(f"{run.family} has no tasks outside the training box, so no ood evaluation")
     for split in wanted:
-        if split == "ood" and not distribution.has_ood:
-            run.notes = [note for note in run.notes if note[0] != split]
-            run.note(f"{run.family} has no tasks outside the training box, so no ood evaluation")
-            continue
         tasks = distribution.split(split, test.tasks)
         words = f"{tasks.counted(f'{split} task')}, {counted(test.episodes, 'round')}"
         say(f"{run.label}: evaluating on {words}")
+        how = {"episodes": test.episodes, "seed": test.seed, "split": split}
         with bar("evaluating") as show:
-            run.reports[split] = evaluate(
-                learner, worlds, tasks, episodes=test.episodes, seed=test.seed, split=split,
-                progress=show,
-            )  # fmt: skip
-        run.stale.discard(split)
-        run.notes = [
-            (about, f"{text} It was evaluated again." if about == split else text)
-            for about, text in run.notes if about != split or "cannot" in text
-        ]  # fmt: skip
+            run.reports[split] = evaluate(learner, worlds, tasks, **how, progress=show)
+        _mark_evaluated(run, split)
         if not checkpoint.meta.get("exported"):  # a shipped agent's folder stays as it is
             _save_report(run, split, checkpoint)
+
+
+def _missing(run: RunSummary, test: Protocol) -> list[str]:
+    """Return the splits without a report, or with one that was made in another way."""
+    from metarl.report.run_summary import SPLITS
+
+    old = {split for split, report in run.reports.items() if not test.fits(report)} | run.stale
+    return [split for split in SPLITS if split not in run.reports or split in old]
+
+
+def _mark_evaluated(run: RunSummary, split: str) -> None:
+    """Drop what the notes say of an older report of a split; what cannot be read stays said."""
+    run.stale.discard(split)
+    run.notes = [
+        (about, f"{text} It was evaluated again." if about == split else text)
+        for about, text in run.notes if about != split or "cannot" in text
+    ]  # fmt: skip
 
 
 def _save_report(run: RunSummary, split: str, checkpoint: Checkpoint) -> None:

@@ -259,11 +259,7 @@ def evaluate(
         The report, whose curve has K + 1 points.
     """
     started, steps, policy = time.perf_counter(), worlds.env_steps, as_policy(policy)
-    if episodes < 0:
-        raise UserError(f"episodes must be a whole number of at least 0, not {episodes}")
-    if worlds.num_worlds % len(tasks):
-        raise UserError(f"{worlds.num_worlds} worlds cannot be shared by {len(tasks)} tasks evenly")
-    per_task = worlds.num_worlds // len(tasks)
+    per_task = _worlds_per_task(worlds, tasks, episodes)
     still = _stand_still(worlds, tasks, seed)
     rounds = _rounds(policy, worlds, len(tasks), episodes, seed, progress, watch)
     returns = rounds.returns
@@ -285,6 +281,14 @@ def evaluate(
         train_is_heldout=split == "heldout" and TaskDistribution(worlds.family).shared_split,
         stand_still_by_task=mean_of_finished(still).tolist(), diagnostics=rounds.diagnostics,
     )  # fmt: skip
+
+
+def _worlds_per_task(worlds: VecWorlds, tasks: Tasks, episodes: int) -> int:
+    if episodes < 0:
+        raise UserError(f"episodes must be a whole number of at least 0, not {episodes}")
+    if worlds.num_worlds % len(tasks):
+        raise UserError(f"{worlds.num_worlds} worlds cannot be shared by {len(tasks)} tasks evenly")
+    return worlds.num_worlds // len(tasks)
 
 
 class _Rounds(NamedTuple):

@@ -162,6 +162,22 @@ def mean_over_tasks(returns: Tensor, sum_tasks: Callable[[Tensor], Tensor] = tor
     return total / count if count else float("nan")
 
 
+def _stacked(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return name -> (T, B, …) for the extras of T steps, name -> (B, …) each."""
+    names = steps[0] if steps else ()
+    return {name: torch.stack([step[name] for step in steps]) for name in names}
+
+
+def _note_large_reward(worlds: VecWorlds, reward: Tensor) -> None:
+    """Remember in words the first (T, B) reward too large for a learner, if there is one."""
+    large = reward.abs() >= LARGE_REWARD
+    if not worlds.large_reward and large.any():
+        t, world = large.nonzero()[0].tolist()
+        label = worlds.tasks.label(world // worlds.worlds_per_task)
+        where = f" in task {label}" if label else ""
+        worlds.large_reward = f"reward() returned {reward[t, world]:.3g}{where}"
+
+
 @torch.no_grad()
 def collect(
     worlds: VecWorlds,
@@ -194,7 +210,7 @@ def collect(
     out = _empty(steps, worlds.num_worlds, worlds.spec, tasks, device)
     each, first = worlds.worlds_per_task, worlds.tasks.first
     noise = key.normal(tasks, steps, each, size, first).to(device) if explore else None
-    recorded: list[dict[str, Tensor]] = []
+    recorded = []
     with threads.sampling():
         for t in range(steps):
             step = Step(*(part.to(device) for part in worlds.current))
@@ -211,12 +227,5 @@ def collect(
             if on_step is not None:
                 on_step(got)
     out.action.masked_fill_(out.diverged[..., None], 0.0)  # NaN times a weight of 0 is NaN
-    large = out.reward.abs() >= LARGE_REWARD
-    if not worlds.large_reward and large.any():
-        t, world = large.nonzero()[0].tolist()
-        label = worlds.tasks.label(world // worlds.worlds_per_task)
-        where = f" in task {label}" if label else ""
-        worlds.large_reward = f"reward() returned {out.reward[t, world]:.3g}{where}"
-    names = recorded[0] if recorded else ()
-    extras = {name: torch.stack([step[name] for step in recorded]) for name in names}
-    return out._replace(extras=extras), state
+    _note_large_reward(worlds, out.reward)
+    return out._replace(extras=_stacked(recorded)), state

@@ -190,8 +190,8 @@ def test_a_page_that_cannot_be_written_ends_no_training(tmp_path, capsys, monkey
     def broken(*args, **kwargs):
         raise RuntimeError("no page\ntoday")
 
-    monkeypatch.setattr("metarl.report.page.write_page", broken)
-    monkeypatch.setattr("metarl.report.charts.adaptation_figure", broken)
+    monkeypatch.setattr("metarl.report.callbacks.write_page", broken)
+    monkeypatch.setattr("metarl.report.callbacks.adaptation_figure", broken)
     config = TrainConfig(
         tasks_per_iteration=2, rollouts_per_task=2, iterations=2, evaluate_every=1,
         evaluate_tasks=2, threads=1, device="cpu",

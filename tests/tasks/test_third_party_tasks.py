@@ -12,7 +12,8 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 from metarl import Choices, Interval, Param, TaskDistribution, UserError, evaluate, find_learner
-from metarl.adapters import GymnasiumFamily, check_gymnasium
+from metarl.adapters import GymnasiumFamily
+from metarl.check import gymnasium_suite
 from metarl.check.suite import check_family
 from metarl.tasks.gymnasium_spaces import FlatAction, FlatObservation
 from metarl.video.encode import VideoConfig, write
@@ -147,11 +148,11 @@ class Leaves(Goal):
 )
 def test_the_conformance_suite(env: type, failed: str) -> None:
     lines = []
-    made = check_family(family(env), lines.append, check_gymnasium.CHECKS, check_gymnasium.GATES)
+    made = check_family(family(env), lines.append, gymnasium_suite.CHECKS, gymnasium_suite.GATES)
     failures = [line for line in lines if line.startswith("FAIL  ")]
     assert made == len(failures) == bool(failed)
     assert all(line.startswith(f"FAIL  {failed}") for line in failures)
-    assert len(lines) == len(check_gymnasium.CHECKS)
+    assert len(lines) == len(gymnasium_suite.CHECKS)
 
 
 # --- how public environments take their tasks --------------------------------------------------
