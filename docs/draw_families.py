@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, find_family
 from metarl.base.keys import Key
-from metarl.tasks.family import endless
+from metarl.tasks.family import without_termination
 from metarl.tasks.registry import list_families
 from metarl.video.opengl import OffscreenBuffer
 
@@ -77,7 +77,7 @@ def chosen_tasks(name: str) -> Tasks:
 
 def pictures(name: str, tasks: Tasks) -> list[np.ndarray]:
     """Return a picture of each task, (H, W, 3) uint8, a moment after the start."""
-    worlds = TaskWorlds(endless(find_family(name)), len(tasks), 1)
+    worlds = TaskWorlds(without_termination(find_family(name)), len(tasks), 1)
     worlds.seed(Key("contact sheet"))
     worlds.set_tasks(tasks, 1)
     worlds.reset()

@@ -1,1 +1,1 @@
-"""The built-in task families, one robot a file; they plug in as a stranger's would."""
+"""The built-in task families, one robot a file; they plug in as those of others do."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from envs.variations import dynamics, gymnasium_model
 from metarl import Interval, Param, TaskFamily, Variation
-from metarl.base.keys import WorldDraws
+from metarl.base.keys import BatchedRNG
 from metarl.simulation.simulator import Simulator, State
 
 PROGRESS = 0.25
@@ -54,7 +54,7 @@ class HumanoidDir(TaskFamily):
               doc="direction to walk in, 0 is +x"),
     )  # fmt: skip
 
-    def initial_state(self, sim: Simulator, ids: Tensor, rng: WorldDraws) -> None:
+    def initial_state(self, sim: Simulator, ids: Tensor, rng: BatchedRNG) -> None:
         """Add U[−0.01, 0.01) to every position and velocity of the standing robot."""
         super().initial_state(sim, ids, rng)
         noise = self.reset_noise

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metarl import TaskFamily
-from metarl.base.keys import WorldDraws
+from metarl.base.keys import BatchedRNG
 from metarl.simulation.simulator import Simulator, State
 
 CONTROL_COST = 1e-3
@@ -23,7 +23,7 @@ class PlanarWalker(TaskFamily):
     horizon = 200
     reset_noise = 5e-3
 
-    def initial_state(self, sim: Simulator, ids: Tensor, rng: WorldDraws) -> None:
+    def initial_state(self, sim: Simulator, ids: Tensor, rng: BatchedRNG) -> None:
         """Add U[−0.005, 0.005) to every position and velocity of the upright robot at rest."""
         noise = self.reset_noise
         sim.qpos[ids] += rng.uniform(-noise, noise, sim.qpos.shape[1])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metarl import Interval, Param, TaskFamily
-from metarl.base.keys import WorldDraws
+from metarl.base.keys import BatchedRNG
 from metarl.simulation.simulator import Simulator, State
 
 MJCF = """
@@ -50,7 +50,7 @@ class PointGoal(TaskFamily):
               doc="goal, left"),
     )  # fmt: skip
 
-    def initial_state(self, sim: Simulator, ids: Tensor, rng: WorldDraws) -> None:
+    def initial_state(self, sim: Simulator, ids: Tensor, rng: BatchedRNG) -> None:
         """Start at rest within 1 cm of the origin."""
         sim.qpos[ids] = rng.uniform(-0.01, 0.01, 2)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from envs.terrain import OnTerrain, Terrain
 from metarl import Interval, Param, assign, scale, shift
-from metarl.base.keys import WorldDraws
+from metarl.base.keys import BatchedRNG
 from metarl.simulation.simulator import Simulator, State
 
 STANCE = (0.0, 0.9, -1.8) * 4
@@ -76,7 +76,7 @@ class QuadrupedTerrain(OnTerrain):
         self._stance = torch.tensor(STANCE, dtype=torch.float64)
         self._limits = torch.tensor(TORQUE_LIMITS, dtype=torch.float64)
 
-    def initial_state(self, sim: Simulator, ids: Tensor, rng: WorldDraws) -> None:
+    def initial_state(self, sim: Simulator, ids: Tensor, rng: BatchedRNG) -> None:
         """Stand at rest on the floor, every joint within 0.05 rad of the standing pose."""
         sim.qpos[ids, 2] = STANCE_HEIGHT
         sim.qpos[ids, 7:] = self._stance + rng.uniform(-0.05, 0.05, 12)

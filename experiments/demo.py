@@ -18,7 +18,7 @@ from metarl.commands.experiment import train_or_resume
 from metarl.commands.render import render
 from metarl.learning.evaluation import Report, evaluate
 from metarl.report.charts import plot_adaptation
-from metarl.run import open_run, worlds_for, worlds_per_task
+from metarl.run import load_run, worlds_for, worlds_per_task
 from metarl.runs.progress import bar
 from metarl.tasks.distribution import TaskDistribution
 
@@ -64,7 +64,7 @@ def demo(argv: list[str]) -> int:
 
 def adapted(run: str, rounds: int) -> Report:
     """Evaluate a run, or the agent of that name, on the held-out tasks."""
-    checkpoint, family, learner = open_run(run, "cpu", None)
+    checkpoint, family, learner = load_run(run, "cpu", None)
     tasks = TaskDistribution(family).split("heldout", TASKS)
     worlds = worlds_for(family, learner, TASKS * worlds_per_task(checkpoint, None, TASKS), None)
     with bar(f"evaluating {Path(run).name}") as show:

@@ -23,7 +23,7 @@ from metarl.base.files import write_json
 from metarl.base.keys import Key
 from metarl.cli import guarded
 from metarl.modules.context import Posterior
-from metarl.run import open_run
+from metarl.run import load_run
 from metarl.tasks.distribution import TaskDistribution
 from metarl.worlds.rollout import collect
 from metarl.worlds.task_worlds import TaskWorlds
@@ -82,7 +82,7 @@ def probe(z: np.ndarray, task: np.ndarray) -> tuple[np.ndarray, float]:
 
 def measure(run: str, tasks: int, seed: int) -> tuple[Findings, str]:
     """Measure a run's newest checkpoint."""
-    _, family, learner = open_run(run, "auto", None)
+    _, family, learner = load_run(run, "auto", None)
     if not isinstance(learner, Pearl) or len(TaskDistribution(family).names) != 1:
         raise UserError(f"'{run}' must be a run of pearl on tasks that differ in one number")
     heldout = TaskDistribution(family).split("heldout", tasks)

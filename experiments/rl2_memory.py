@@ -20,7 +20,7 @@ from metarl.base.files import write_json
 from metarl.base.keys import Key
 from metarl.cli import guarded
 from metarl.learning.evaluation import stand_still
-from metarl.run import open_run, worlds_for
+from metarl.run import load_run, worlds_for
 from metarl.tasks.distribution import TaskDistribution
 from metarl.worlds.rollout import collect
 
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 @torch.no_grad()
 def measure(run: str, tasks: int, seed: int, threads: int | None) -> dict[str, Any]:
     """Return the rewards per step and the returns per task."""
-    checkpoint, family, learner = open_run(run, "auto", threads)
+    checkpoint, family, learner = load_run(run, "auto", threads)
     if not isinstance(learner, Rl2):
         raise UserError(f"'{run}' is a run of {learner.name}, not of rl2")
     split = TaskDistribution(family).split("heldout", tasks)

@@ -178,7 +178,7 @@ def page(results: Results) -> str:
         for algorithm, seeds in by_algorithm.items():
             parts.append(section(family, algorithm, seeds))
     if agents():
-        parts.append("## Trained agents\n")
+        parts.append("## FlatParams agents\n")
         parts.append(
             "These come with the repository; every command that takes a RUN takes their folders, "
             "such as `metarl adapt experiments/agents/"

@@ -13,7 +13,7 @@ from metarl.learning import checkpoint as checkpoints
 from metarl.learning import evaluation
 from metarl.learning.agents import find_run
 from metarl.learning.registry import find_learner
-from metarl.run import open_run, start, worlds_for, worlds_per_task
+from metarl.run import load_run, start_run, worlds_for, worlds_per_task
 from metarl.runs.config import TrainConfig
 from metarl.worlds.policy import as_policy
 
@@ -73,7 +73,7 @@ def train(family: str, algorithm: str, **settings: Any) -> Run:
             every = [*known[0], *known[1]]
             raise UserError(f"{algorithm} has no setting '{name}'{did_you_mean(name, every)}")
     config, learner_settings = TrainConfig(**parts[0]), learner_config(**parts[1])
-    return Run(start(family, algorithm, config, learner_settings))
+    return Run(start_run(family, algorithm, config, learner_settings))
 
 
 def _whole(value: Any) -> Any:
@@ -115,7 +115,7 @@ def evaluate(
     if isinstance(policy, Run | Path | str):
         path = find_run(policy.path if isinstance(policy, Run) else policy)
         with using(threads):
-            checkpoint, family, learner = open_run(str(path), "auto", threads)
+            checkpoint, family, learner = load_run(str(path), "auto", threads)
             chosen = family.distribution.split(split, tasks) if isinstance(tasks, int) else tasks
             each = worlds_per_task(checkpoint, rollouts_per_task, len(chosen))
             worlds = worlds_for(family, learner, len(chosen) * each, threads)

@@ -47,7 +47,7 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def start(
+def start_run(
     family: str,
     algorithm: str,
     train: TrainConfig,
@@ -74,7 +74,7 @@ def start(
         return meta_train(learner, worlds, TaskDistribution(found), train, all_callbacks)
 
 
-def resume(
+def resume_run(
     checkpoint: Checkpoint,
     train: TrainConfig,
     learner_config: Any = None,
@@ -125,7 +125,7 @@ def run_of(checkpoint: Checkpoint) -> Path:
     return Path(checkpoint.path).parent.parent
 
 
-def open_run(
+def load_run(
     run: str,
     device: str,
     threads: int | None,
@@ -179,7 +179,7 @@ def refuse_changes(checkpoint: Checkpoint, train: TrainConfig, learner_config: A
 
     Args:
         checkpoint: of the run.
-        train: see `resume`.
+        train: see `resume_run`.
         learner_config: an instance of the algorithm's Config, or None for no opinion.
     """
     wanted = {k: v for k, v in asdict(train).items() if k not in MAY_CHANGE}

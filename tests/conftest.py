@@ -35,7 +35,7 @@ def _torch_as_found():
 def trained_run(tmp_path_factory) -> Path:
     """A run of two iterations on point-goal, evaluated at 0, 1 and 2; copy it to change it."""
     from metarl.algorithms.maml_trpo import MamlTrpoConfig
-    from metarl.run import start
+    from metarl.run import start_run
     from metarl.runs.config import TrainConfig
 
     train = TrainConfig(
@@ -44,7 +44,7 @@ def trained_run(tmp_path_factory) -> Path:
         out=str(tmp_path_factory.mktemp("trained") / "small"),
     )  # fmt: skip
     torch.set_num_threads(1)
-    return start("point-goal", "maml-trpo", train, MamlTrpoConfig(hidden=(4,), cg_iterations=2))
+    return start_run("point-goal", "maml-trpo", train, MamlTrpoConfig(hidden=(4,), cg_iterations=2))
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ from metarl.cli import guarded
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.evaluation import Report
 from metarl.report.run_summary import RESULT
-from metarl.run import open_run, worlds_per_task
+from metarl.run import load_run, worlds_per_task
 from metarl.tasks.registry import find_family
 from metarl.video.encode import VideoConfig, render
 from metarl.video.recording import Recording, RecordingWorlds, record
@@ -132,7 +132,7 @@ def put_captions(text: str) -> str:
 def play(agent: Path) -> Recording:
     """Evaluate an agent as its results were made, and keep the task to show."""
     tasks, at, median = shown(agent)
-    checkpoint, family, learner = open_run(str(agent), "cpu", None)
+    checkpoint, family, learner = load_run(str(agent), "cpu", None)
     if not median:
         tasks, at = tasks[at], 0
     worlds = RecordingWorlds(family, len(tasks) * worlds_per_task(checkpoint, None, len(tasks)))

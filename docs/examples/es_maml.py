@@ -52,8 +52,8 @@ class EsMaml(Learner):
 
     name = "es-maml"
     Config = EsMamlConfig
-    pools_worlds = True
-    explores_to_adapt = True  # the worlds try different parameters
+    adapts_per_task = True
+    adapts_on_exploration = True  # the worlds try different parameters
 
     def __init__(self, spec: Spec, config: EsMamlConfig, *, seed: int = 0, device: str = "cpu"):
         super().__init__(spec, config, seed=seed, device=device)

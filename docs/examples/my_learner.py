@@ -33,8 +33,8 @@ class ConstantAction(Learner):
 
     name = "constant-action"
     Config = ConstantActionConfig
-    pools_worlds = True  # adapt() uses all worlds of a task together
-    explores_to_adapt = True  # and needs noise in the actions to learn from
+    adapts_per_task = True  # adapt() uses all worlds of a task together
+    adapts_on_exploration = True  # and needs noise in the actions to learn from
 
     def __init__(
         self, spec: Spec, config: ConstantActionConfig, *, seed: int = 0, device: str = "cpu"

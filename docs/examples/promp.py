@@ -52,8 +52,8 @@ class ProMp(Learner):
 
     name = "promp"
     Config = ProMpConfig
-    pools_worlds = True
-    explores_to_adapt = True
+    adapts_per_task = True
+    adapts_on_exploration = True
 
     def __init__(self, spec: Spec, config: ProMpConfig, *, seed: int = 0, device: str = "cpu"):
         super().__init__(spec, config, seed=seed, device=device)

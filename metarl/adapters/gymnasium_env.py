@@ -28,7 +28,7 @@ from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.base.plugins import reference
 from metarl.tasks.distribution import Tasks
-from metarl.tasks.family import TaskFamily, endless, variant
+from metarl.tasks.family import TaskFamily, replace_attributes, without_termination
 from metarl.tasks.registry import family_class, find_family
 from metarl.worlds.task_worlds import TaskWorlds
 
@@ -45,7 +45,7 @@ def family_for_view(family: TaskFamily | str, max_episode_steps: int | None) -> 
         return found
     if not (isinstance(max_episode_steps, int) and max_episode_steps > 0):
         raise UserError(f"max_episode_steps must be at least 1, not {max_episode_steps!r}")
-    return variant(found, horizon=max_episode_steps)
+    return replace_attributes(found, horizon=max_episode_steps)
 
 
 def name_for_copies(family: TaskFamily) -> str:
@@ -105,7 +105,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._arguments = {"task": task, **options}
         self.options = task_options(options)
         # The worlds would begin the next episode at once; here the last step is to be looked at.
-        self.worlds = TaskWorlds(endless(self.family), 1, 1)
+        self.worlds = TaskWorlds(without_termination(self.family), 1, 1)
         self.observation_space, self.action_space = spaces_of(self.worlds)
         self.metadata = {**self.metadata, "render_fps": round(1 / self.family.dt)}
         self.render_mode = self.options.render_mode

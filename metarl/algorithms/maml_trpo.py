@@ -77,8 +77,8 @@ class MamlTrpo(Learner):
 
     name = "maml-trpo"
     Config = MamlTrpoConfig
-    pools_worlds = True
-    explores_to_adapt = True
+    adapts_per_task = True
+    adapts_on_exploration = True
     config: MamlTrpoConfig
 
     def __init__(

@@ -163,7 +163,7 @@ class Pearl(Learner):
         self._draws = torch.Generator(self._replay_device())
 
     @property
-    def task_pool(self) -> int:
+    def num_train_tasks(self) -> int:
         """The size of the pool of training tasks."""
         return self.config.train_tasks
 

@@ -121,7 +121,7 @@ def worded(error: BaseException) -> str:
 
 
 def one_line(error: BaseException, source: object) -> str:
-    """Return an exception as one line, with its type and place if it is a stranger's own.
+    """Return an exception as one line, with its type and place if it is user code.
 
     Args:
         error: what was raised; the text of a UserError or a CheckError stands for itself.

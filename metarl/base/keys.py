@@ -2,7 +2,7 @@
 
 A `Key` is a path of words. Folding in a word gives a new key, and a key gives a generator, so a
 draw never depends on which thread, process or restart asks for it, or on what was drawn before.
-`WorldDraws` does the same for many worlds at once: one vectorised counter-based stream a world.
+`BatchedRNG` does the same for many worlds at once: one vectorised counter-based stream a world.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Key:
         return torch.from_numpy(out.reshape(steps, tasks * worlds, size))
 
 
-class WorldDraws:
+class BatchedRNG:
     """Independent draws for n worlds at once, each world from a stream of its own.
 
     Counter-based (SplitMix64, Steele et al. 2014): number k of world i is a hash of (key_i, k),

@@ -141,7 +141,7 @@ def _import(file: Path, kind: str) -> ModuleType:
             exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
     except UserError as error:
         raise UserError(f"{_place(error, file)}: {error}") from error
-    except (Exception, SystemExit) as error:  # whatever a stranger's file raises is one line
+    except (Exception, SystemExit) as error:  # whatever a user's file raises is one line
         text = worded(error)
         if isinstance(error, ModuleNotFoundError) and file in _ALONE:
             text += f"; for modules beside it, name the file: --{kind} {quoted(file)}:CLASS"

@@ -20,23 +20,23 @@ from metarl.check.plain_physics import PlainWorld, edited_model, first_differenc
 from metarl.check.trajectory import (
     KEY,
     STEPS,
-    Poison,
+    StateFault,
     Trace,
     difference,
     equal_bits,
     extreme_tasks,
     far_tasks,
     in_train_box,
-    make_worlds,
     one_task,
     random_actions,
     run,
     sample_tasks,
+    worlds_of,
 )
 from metarl.simulation.controls import control_range
 from metarl.simulation.simulator import Simulator
 from metarl.tasks.distribution import TaskDistribution, Tasks
-from metarl.tasks.family import TaskFamily, endless, variant  # fmt: skip
+from metarl.tasks.family import TaskFamily, replace_attributes, without_termination
 from metarl.worlds.task_worlds import TaskWorlds
 
 LONGEST = 1000
@@ -104,7 +104,9 @@ def check_finite(family: TaskFamily) -> None:
 
         return wrapped
 
-    worlds = make_worlds(variant(family, reward=spy("reward"), observe=spy("observe")), tasks)
+    worlds = worlds_of(
+        replace_attributes(family, reward=spy("reward"), observe=spy("observe")), tasks
+    )
     worlds.reset()
     for t, action in enumerate(random_actions(worlds, _long(family))):
         diverged = worlds.step(action).diverged
@@ -117,20 +119,20 @@ def check_repeats(family: TaskFamily) -> None:
     distribution = TaskDistribution(family)
     draws = [distribution.sample(8, KEY.numpy()) for _ in range(2)]
     _demand(draws[0] == draws[1], "the same seed drew different tasks")
-    worlds = make_worlds(family, sample_tasks(family))
+    worlds = worlds_of(family, sample_tasks(family))
     first, again = run(worlds), run(worlds)
     hint = "take every draw in initial_state() from `rng`, and keep no state in the family"
     _same(first, again, "a second run from the same seed", hint)
-    _same(first, run(make_worlds(family, sample_tasks(family))), "a run in new worlds", hint)
+    _same(first, run(worlds_of(family, sample_tasks(family))), "a run in new worlds", hint)
 
 
 def check_alone(family: TaskFamily) -> None:
     """A world does not depend on which others run beside it."""
     tasks = sample_tasks(family)
-    actions = random_actions(make_worlds(family, tasks, 2), STEPS)
-    together = run(make_worlds(family, tasks, 2), actions)
+    actions = random_actions(worlds_of(family, tasks, 2), STEPS)
+    together = run(worlds_of(family, tasks, 2), actions)
     chosen = torch.tensor([0, 2])
-    few = run(make_worlds(family, tasks[:2], 1), actions[:, chosen])
+    few = run(worlds_of(family, tasks[:2], 1), actions[:, chosen])
     hint = "compute each row of the result from that world's row alone"
     _same(together.worlds(chosen), few, "a run with fewer worlds", hint)
 
@@ -141,7 +143,7 @@ def check_alone(family: TaskFamily) -> None:
 def check_plain_loop(family: TaskFamily) -> None:
     """The worlds equal a plain loop of mj_step, to the bit."""
     tasks = sample_tasks(family)
-    worlds = make_worlds(endless(family), tasks)
+    worlds = worlds_of(without_termination(family), tasks)
     worlds.seed(KEY)
     worlds.reset()
     sim, loops = worlds.simulator, []
@@ -172,7 +174,7 @@ def check_plain_loop(family: TaskFamily) -> None:
 def check_idempotent(family: TaskFamily) -> None:
     """set_tasks is idempotent: twice is as good as once."""
     tasks = sample_tasks(family)
-    worlds = make_worlds(family, tasks)
+    worlds = worlds_of(family, tasks)
     once = run(worlds)
     worlds.set_tasks(tasks, 1)
     worlds.set_tasks(tasks, 1)
@@ -182,10 +184,10 @@ def check_idempotent(family: TaskFamily) -> None:
 def check_order(family: TaskFamily) -> None:
     """set_tasks is free of order: earlier tasks leave no trace."""
     tasks, others = sample_tasks(family), sample_tasks(family, "others")
-    worlds = make_worlds(family, others)
+    worlds = worlds_of(family, others)
     second = run(worlds)
     worlds.set_tasks(tasks, 1)
-    _same(run(make_worlds(family, tasks)), run(worlds), "a run after other tasks", _STATELESS)
+    _same(run(worlds_of(family, tasks)), run(worlds), "a run after other tasks", _STATELESS)
     worlds.set_tasks(others, 1)
     _same(second, run(worlds), "a run after other tasks", _STATELESS)
 
@@ -194,7 +196,9 @@ def check_parameters(family: TaskFamily) -> None:
     """Every parameter changes the trajectory, the observation or the reward."""
     distribution = TaskDistribution(family)
     nominal = distribution.nominal()
-    worlds = make_worlds(endless(family), nominal, 2)  # a fallen robot meets more of its world
+    worlds = worlds_of(
+        without_termination(family), nominal, 2
+    )  # a fallen robot meets more of its world
     actions = random_actions(worlds, _long(family, 200))
     base = run(worlds, actions)
 
@@ -243,12 +247,12 @@ def check_splits(family: TaskFamily) -> None:
 
 def check_clipping(family: TaskFamily) -> None:
     """Actions are clipped to [-1, 1], which spans the control range."""
-    worlds = make_worlds(family, sample_tasks(family))
+    worlds = worlds_of(family, sample_tasks(family))
     actions = 3 * random_actions(worlds, STEPS)
     hint = "compute the reward from `action`, which is clipped"
     _same(run(worlds, actions), run(worlds, actions.clamp(-1, 1)), "a run with clipped", hint)
     for sign, expected in zip((-1.0, 1.0), control_range(family.compile()).T, strict=True):
-        worlds = make_worlds(endless(family), sample_tasks(family))
+        worlds = worlds_of(without_termination(family), sample_tasks(family))
         worlds.step(torch.full((worlds.num_worlds, len(expected)), sign))
         ctrl = worlds.simulator.ctrl.numpy()
         _demand(
@@ -260,7 +264,7 @@ def check_clipping(family: TaskFamily) -> None:
 def check_horizon(family: TaskFamily) -> None:
     """Episodes are cut exactly at the horizon."""
     horizon = min(family.horizon, LONGEST)
-    worlds = make_worlds(variant(family, horizon=horizon), sample_tasks(family))
+    worlds = worlds_of(replace_attributes(family, horizon=horizon), sample_tasks(family))
     got = run(worlds, random_actions(worlds, 2 * horizon + 1))
     done = got.done
     _demand(
@@ -277,12 +281,12 @@ def check_horizon(family: TaskFamily) -> None:
 
 def check_successor(family: TaskFamily) -> None:
     """next_obs is the true successor, and obs begins the next episode."""
-    cut, free = variant(family, horizon=5), endless(family)
+    cut, free = replace_attributes(family, horizon=5), without_termination(family)
     tasks, hint = sample_tasks(family), "observe() must depend on the simulator and the task alone"
-    actions = random_actions(make_worlds(family, tasks), 5)
-    ended = run(make_worlds(cut, tasks), actions)
-    twin = run(make_worlds(free, tasks), actions)
-    fresh = make_worlds(free, tasks)
+    actions = random_actions(worlds_of(family, tasks), 5)
+    ended = run(worlds_of(cut, tasks), actions)
+    twin = run(worlds_of(free, tasks), actions)
+    fresh = worlds_of(free, tasks)
     fresh.seed(KEY)
     fresh.reset()
     second = fresh.reset()
@@ -302,13 +306,13 @@ def check_successor(family: TaskFamily) -> None:
 def check_divergence(family: TaskFamily) -> None:
     """A diverged world is flagged at once and leaves the others as they are."""
     tasks, bad = sample_tasks(family), 1
-    actions = random_actions(make_worlds(family, tasks), 20)
-    base = run(make_worlds(family, tasks), actions)
+    actions = random_actions(worlds_of(family, tasks), 20)
+    base = run(worlds_of(family, tasks), actions)
     others = torch.arange(len(tasks)) != bad
     hint = "reward(), observe() and terminated() must not mix worlds"
     for field, value in (("qpos", torch.nan), ("qpos", torch.inf), ("qvel", torch.nan)):
-        poison = Poison(5, field, bad, value)
-        got = run(make_worlds(family, tasks), actions, poison)
+        poison = StateFault(5, field, bad, value)
+        got = run(worlds_of(family, tasks), actions, poison)
         what = f"a run with {value} in {field} of world {bad}"
         _demand(got.diverged[5, bad], f"world {bad} was not flagged in {what}")
         _demand(got.reward[5, bad] == 0, f"world {bad} was paid for a diverged step in {what}")
@@ -319,9 +323,9 @@ def check_divergence(family: TaskFamily) -> None:
 def check_threads(family: TaskFamily) -> None:
     """One, two and four physics threads give the same bits."""
     tasks = sample_tasks(family)
-    one = run(make_worlds(family, tasks, 2))
+    one = run(worlds_of(family, tasks, 2))
     for threads in (2, 4):
-        several = run(make_worlds(family, tasks, 2, threads))
+        several = run(worlds_of(family, tasks, 2, threads))
         _same(one, several, f"a run on {threads} threads", _STATELESS)
 
 
@@ -361,7 +365,7 @@ def check_family(
         try:
             family = family() if isinstance(family, type) else family
             check(family)
-        except (Exception, SystemExit) as error:  # whatever a stranger's code raises
+        except (Exception, SystemExit) as error:  # whatever a user's code raises
             failures += 1
             report(f"FAIL  {title(check)}: {one_line(error, family)}")
             stopped = title(check) if check in gates else ""

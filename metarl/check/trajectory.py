@@ -45,7 +45,7 @@ class Trace(NamedTuple):
         return self.terminated | self.truncated | self.diverged
 
 
-class Poison(NamedTuple):
+class StateFault(NamedTuple):
     """A number to write into the state of one world, before one step of a run."""
 
     step: int
@@ -55,7 +55,7 @@ class Poison(NamedTuple):
     value: float
 
 
-def make_worlds(
+def worlds_of(
     family: TaskFamily, tasks: Tasks, worlds_per_task: int = 1, threads: int = 1
 ) -> TaskWorlds:
     """Return worlds that run `tasks`."""
@@ -71,15 +71,17 @@ def random_actions(worlds: VecWorlds, steps: int) -> Tensor:
     return 2 * torch.rand(*size, generator=generator) - 1
 
 
-def run(worlds: TaskWorlds, actions: Tensor | None = None, poison: Poison | None = None) -> Trace:
+def run(
+    worlds: TaskWorlds, actions: Tensor | None = None, fault: StateFault | None = None
+) -> Trace:
     """Seed and reset the worlds, and step them with `actions`, (T, B, A), random by default."""
     actions = random_actions(worlds, STEPS) if actions is None else actions
     worlds.seed(KEY)
     worlds.reset()
     sim, steps = worlds.simulator, []
     for t, action in enumerate(actions):
-        if poison and t == poison.step:
-            getattr(sim, poison.field)[poison.world] = poison.value
+        if fault and t == fault.step:
+            getattr(sim, fault.field)[fault.world] = fault.value
         got = worlds.step(action)
         steps.append(
             Trace(

@@ -95,7 +95,7 @@ class Said:
     """Run the files that a RUN names, whoever wrote them."""
 
     def said(self) -> dict[str, Any]:
-        """Return what was said, as arguments of `metarl.run.open_run`."""
+        """Return what was said, as arguments of `metarl.run.load_run`."""
         return {item.name: getattr(self, item.name) for item in fields(Said)}
 
 

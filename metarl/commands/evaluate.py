@@ -140,10 +140,10 @@ def evaluate(argv: Sequence[str]) -> int:
     """Evaluate a run."""
     args = parse(Evaluate, argv, prog="metarl evaluate")
     from metarl.learning.evaluation import evaluate as evaluate_learner
-    from metarl.run import open_run, worlds_for, worlds_per_task
+    from metarl.run import load_run, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
 
-    checkpoint, family, learner = open_run(args.run, args.device, args.threads, **args.said())
+    checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
     count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
     tasks = TaskDistribution(family).split(args.split, args.tasks)
     worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
@@ -170,9 +170,9 @@ def adapt(argv: Sequence[str]) -> int:
     """Adapt to one task."""
     args = parse(Adapt, argv, prog="metarl adapt")
     from metarl.learning.adaptation import adapt_to, save_adapted
-    from metarl.run import open_run, worlds_for, worlds_per_task
+    from metarl.run import load_run, worlds_for, worlds_per_task
 
-    checkpoint, family, learner = open_run(args.run, args.device, args.threads, **args.said())
+    checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
     task = parse_task(family, args.set)
     count = worlds_per_task(checkpoint, args.rollouts_per_task, 1)
     worlds = worlds_for(family, learner, count, args.threads)

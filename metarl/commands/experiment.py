@@ -28,14 +28,14 @@ from metarl.cli import guarded
 from metarl.commands.arguments import parse
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.evaluation import evaluate
-from metarl.run import open_run, refuse_changes, resume, start, train_config, worlds_for
+from metarl.run import load_run, refuse_changes, resume_run, start_run, train_config, worlds_for
 from metarl.runs.config import (
     MAX_EPISODES,
     MAX_WORLDS,
     TrainConfig,
     default_out,
     finished,
-    with_goal,
+    with_target,
 )
 from metarl.runs.progress import say
 from metarl.runs.run_folder import has_trained
@@ -121,7 +121,7 @@ def _parse(argv: list[str], tuned: Settings, prog: str) -> Any:
     members = [
         ("algorithm", Annotated[str, tyro.conf.Positional, which]),
         ("measure", Annotated[Measure, flat], field(default_factory=Measure)),
-        ("train", Annotated[TrainConfig, flat], field(default=with_goal(tuned.train, argv))),
+        ("train", Annotated[TrainConfig, flat], field(default=with_target(tuned.train, argv))),
         ("learner", Annotated[learner, flat], field(default=tuned.learner)),
     ]
     cls = make_dataclass("Experiment", members, frozen=True)
@@ -134,7 +134,7 @@ def train_or_resume(family: str, algorithm: str, train: TrainConfig, learner: ob
     run = Path(train.out or default_out(_short(family), algorithm, train.seed))
     train = replace(train, out=str(run))
     if not has_trained(run):
-        return start(family, algorithm, train, learner)
+        return start_run(family, algorithm, train, learner)
     checkpoint = checkpoints.load(
         checkpoints.newest(run),
         family=family if plugin_file(family) else None,  # files that the caller names may be run
@@ -147,7 +147,7 @@ def train_or_resume(family: str, algorithm: str, train: TrainConfig, learner: ob
     say(f"going on with {run} from iteration {checkpoint.step}")
     saved = train_config(checkpoint)
     train = replace(train, threads=train.threads or saved.threads)
-    return resume(checkpoint, train, learner)
+    return resume_run(checkpoint, train, learner)
 
 
 def measure(run: Path, how: Measure, train: TrainConfig) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def measure(run: Path, how: Measure, train: TrainConfig) -> dict[str, Any]:
     Returns:
         The held-out report as a JSON object, with ood, curve, config, versions and hardware.
     """
-    checkpoint, family, learner = open_run(str(run), train.device, train.threads)
+    checkpoint, family, learner = load_run(str(run), train.device, train.threads)
     distribution = TaskDistribution(family)
 
     def report(split: str) -> dict[str, Any]:

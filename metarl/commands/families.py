@@ -20,7 +20,7 @@ from metarl.adapters.registration import ANY, env_id
 from metarl.base.errors import UserError, did_you_mean, shortened
 from metarl.base.plugins import first_line
 from metarl.commands.arguments import parse
-from metarl.tasks.composition import UNIVERSAL, compose, variations
+from metarl.tasks.composition import GENERIC_VARIATIONS, compose, variations
 from metarl.tasks.distribution import Choices, Interval, Param, TaskDistribution
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family, list_families
@@ -168,7 +168,7 @@ def _list(rows: list[dict[str, Any]]) -> list[Table | Text]:
     for row in rows:
         if "error" in row:
             continue
-        own = [f"+{key}" for key in row["variations"] if key not in UNIVERSAL]
+        own = [f"+{key}" for key in row["variations"] if key not in GENERIC_VARIATIONS]
         names = [Text(row["name"], style="bold cyan"), *_folded(own, 27)]
         facts = (
             row["robot"],
@@ -185,7 +185,7 @@ def _list(rows: list[dict[str, Any]]) -> list[Table | Text]:
                 " ".join(map(_brief, param["ood"])) if param else "",
             )
         table.add_section()
-    every = " and ".join(f"+{key}" for key in UNIVERSAL)
+    every = " and ".join(f"+{key}" for key in GENERIC_VARIATIONS)
     hint = f"Each also takes {every}. `metarl families FAMILY` shows one in full."
     broken = [
         Text(f"{row['name']} cannot be used: {row['error']}", style="red")

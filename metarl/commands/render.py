@@ -73,7 +73,7 @@ class Render(OnRun):
 def render(argv: Sequence[str]) -> int:
     """Render a run."""
     args = parse(Render, argv, prog="metarl render")
-    from metarl.run import check_spec, open_run, worlds_per_task
+    from metarl.run import check_spec, load_run, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
     from metarl.video import encode as video
     from metarl.video.opengl import make_context
@@ -85,7 +85,7 @@ def render(argv: Sequence[str]) -> int:
         video.check_out(args.out)
     if args.live:
         check_display()
-    checkpoint, family, learner = open_run(args.run, args.device, args.threads, **args.said())
+    checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
     split, tasks = "the task", parse_task(family, args.set) if args.set else None
     if tasks is None:
         split, tasks = args.split, TaskDistribution(family).split(args.split, args.tasks)

@@ -109,20 +109,20 @@ def add_reports(
         source: the run or checkpoint folder to load.
         test: how to evaluate.
         say: called with a line before each evaluation.
-        said: family, algorithm and trust_code of `open_run`.
+        said: family, algorithm and trust_code of `load_run`.
 
     Raises:
         CodeError: the run names code that nobody said may be run.
     """
     from metarl.base.trust import CodeError
     from metarl.learning.evaluation import evaluate
-    from metarl.run import open_run, worlds_for, worlds_per_task
+    from metarl.run import load_run, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
 
     if not (wanted := _missing(run, test)):
         return
     try:
-        checkpoint, family, learner = open_run(str(source), test.device, test.threads, **said)
+        checkpoint, family, learner = load_run(str(source), test.device, test.threads, **said)
         count = worlds_per_task(checkpoint, test.rollouts_per_task, test.tasks)
         worlds = worlds_for(family, learner, test.tasks * count, test.threads)
     except CodeError:

@@ -13,7 +13,7 @@ from metarl.base.errors import UserError, quoted
 from metarl.base.plugins import KINDS, absolute, plugin_file
 from metarl.commands.arguments import field_names, parse, take_option
 from metarl.learning.registry import find_learner, list_learners
-from metarl.runs.config import TrainConfig, with_goal
+from metarl.runs.config import TrainConfig, with_target
 from metarl.runs.progress import say
 
 PROG = "metarl train"
@@ -44,15 +44,15 @@ def train(argv: list[str]) -> int:
     got = parse_train(rest, algorithm)
     if got.algorithm != algorithm:
         got = parse_train(rest, got.algorithm)
-    from metarl.run import start
+    from metarl.run import start_run
 
-    start(got.family, got.algorithm, got.train, got.learner)
+    start_run(got.family, got.algorithm, got.train, got.learner)
     return 0
 
 
 def _resume(run: str, argv: list[str]) -> int:
     from metarl.learning import checkpoint as checkpoints
-    from metarl.run import refuse_changes, resume, run_of, train_config
+    from metarl.run import refuse_changes, resume_run, run_of, train_config
     from metarl.runs.config import finished
 
     said, argv = _take_said(argv)
@@ -76,7 +76,7 @@ def _resume(run: str, argv: list[str]) -> int:
             f"--iterations or --env-steps to go on, or try: metarl evaluate {quoted(where)}"
         )
         return 0
-    resume(checkpoint, got.train, got.learner)
+    resume_run(checkpoint, got.train, got.learner)
     return 0
 
 
@@ -142,7 +142,7 @@ def parse_train(
         (
             "train",
             Annotated[TrainConfig, tyro.conf.arg(name="")],
-            field(default=with_goal(train_default, argv)),
+            field(default=with_target(train_default, argv)),
         ),
         ("learner", Annotated[config, tyro.conf.arg(name="")], field(default=learner_default)),
     ]

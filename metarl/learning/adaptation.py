@@ -35,7 +35,7 @@ HEADER = "adapted.json"
 
 
 Watch = Callable[[str, int], OnStep]
-"""Called as each phase of an evaluation begins; see `score_and_adapt`."""
+"""Called as each phase of an evaluation begins; see `adaptation_rounds`."""
 
 
 class Round(NamedTuple):
@@ -73,13 +73,13 @@ def adapt_to(
         The rounds, the first of them before any data.
     """
     worlds.set_tasks(task, worlds.num_worlds)
-    per_round = worlds.num_worlds if policy.pools_worlds else 1
-    for k, (state, scored) in enumerate(score_and_adapt(policy, worlds, 1, episodes, seed)):
+    per_round = worlds.num_worlds if policy.adapts_per_task else 1
+    for k, (state, scored) in enumerate(adaptation_rounds(policy, worlds, 1, episodes, seed)):
         diverged = int(scored.first_episode_diverged().sum())
         yield Round(k * per_round, scored.first_episode_return().cpu(), state, diverged)
 
 
-def score_and_adapt(
+def adaptation_rounds(
     policy: Policy,
     worlds: VecWorlds,
     tasks: int,
@@ -118,7 +118,7 @@ def score_and_adapt(
         yield state, data
         if k == episodes:
             return
-        if policy.explores_to_adapt:
+        if policy.adapts_on_exploration:
             data, after = play("explore", k, explore=True)
         state = policy.adapt(after, data)
 

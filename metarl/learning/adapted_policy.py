@@ -116,6 +116,6 @@ def adapted(
     """
     found = find_family(family) if isinstance(family, str) else family
     one = task if isinstance(task, Tasks) else found.distribution.make(**task)
-    worlds = make_worlds(found, rollouts if learner.pools_worlds else num_envs)
+    worlds = make_worlds(found, rollouts if learner.adapts_per_task else num_envs)
     rounds = list(adapt_to(learner, worlds, one, episodes=episodes, seed=seed))
     return AdaptedPolicy(learner, rounds[-1].state, [one.mean for one in rounds])

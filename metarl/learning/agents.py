@@ -6,7 +6,7 @@ from pathlib import Path
 
 from metarl.base.errors import UserError, did_you_mean
 
-AGENTS = Path(__file__).with_name("agents")
+AGENTS = Path(__file__).parents[1] / "agents"
 """A checkpoint folder each; in a clone this is a link to experiments/agents."""
 
 

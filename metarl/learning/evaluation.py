@@ -23,7 +23,7 @@ from metarl.base.errors import UserError
 from metarl.base.files import file_errors, finite, read_json, write_json
 from metarl.base.keys import Key
 from metarl.base.text import ALL_DIVERGED, counted, decimals, shown
-from metarl.learning.adaptation import Watch, score_and_adapt
+from metarl.learning.adaptation import Watch, adaptation_rounds
 from metarl.learning.divergence import WARN_ABOVE
 from metarl.learning.report_fields import checked
 from metarl.learning.statistics import gain_interval, iqm_interval, mean_of_tasks, too_few
@@ -253,7 +253,7 @@ def evaluate(
         seed: of initial states and exploration.
         split: what to call the tasks in the report.
         progress: called with (rounds done, rounds in all).
-        watch: sees each step; see `metarl.learning.adaptation.score_and_adapt`.
+        watch: sees each step; see `metarl.learning.adaptation.adaptation_rounds`.
 
     Returns:
         The report, whose curve has K + 1 points.
@@ -273,7 +273,7 @@ def evaluate(
         family=tasks.family, algorithm=policy.name, split=split, seed=seed,
         rollouts_per_task=per_task, task_names=list(tasks.names), tasks=tasks.values.tolist(),
         returns=returns.tolist(),
-        experience=[k * (per_task if policy.pools_worlds else 1) for k in range(episodes + 1)],
+        experience=[k * (per_task if policy.adapts_per_task else 1) for k in range(episodes + 1)],
         iqm=centre.tolist(), ci95=interval.tolist(), mean=mean_of_tasks(returns[whole]).tolist(),
         stand_still=float(mean_of_finished(still[whole].flatten())),
         env_steps=worlds.env_steps - steps, seconds=round(time.perf_counter() - started, 3),
@@ -310,7 +310,7 @@ def _rounds(
     by_task = (count, worlds.num_worlds // count)
     returns, diverged = [], 0
     said: dict[str, list[Any]] = {}
-    played = score_and_adapt(policy, worlds, count, episodes, seed, watch)
+    played = adaptation_rounds(policy, worlds, count, episodes, seed, watch)
     for k, (state, scored) in enumerate(played):
         for name, values in policy.diagnostics(state).items():
             said.setdefault(name, []).append(values.unflatten(0, by_task).mean(1).tolist())

@@ -78,7 +78,7 @@ class Learner(Policy):
         self.device = torch.device(device)
 
     @property
-    def task_pool(self) -> int | None:
+    def num_train_tasks(self) -> int | None:
         """How many frozen training tasks `meta_train` draws from; None for new tasks each time.
 
         A learner that remembers each task's data has a pool: its tasks come back, with `ids`.

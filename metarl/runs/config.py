@@ -198,7 +198,7 @@ def goal(config: TrainConfig) -> int:
     return config.iterations if config.env_steps is None else config.env_steps
 
 
-def with_goal(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
+def with_target(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
     """Return defaults for which ``--iterations``, if it is among the words, is the goal.
 
     A number of env steps that tuned settings or a saved run have would be one before it.

@@ -23,7 +23,7 @@ from metarl.learning.divergence import DivergenceWatch, nonfinite_metrics, refus
 from metarl.base.errors import UserError, quoted
 from metarl.learning.evaluation import evaluate
 from metarl.base.files import file_errors, write_json
-from metarl.runs.signals import Left, StopSignals, TrainingStopped
+from metarl.runs.signals import IterationAborted, StopSignals, TrainingStopped
 from metarl.base.keys import Key
 from metarl.base.plugins import reference
 from metarl.runs.progress import TrainingProgress, closing_lines, evaluation_line, opening_line
@@ -110,7 +110,7 @@ class Runner:
                 f"not {worlds.num_worlds}"
             )
         count = config.tasks_per_iteration
-        self.sampler = task_sampler(distribution, count, learner.task_pool)
+        self.sampler = task_sampler(distribution, count, learner.num_train_tasks)
         self.learner, self.worlds, self.distribution = learner, worlds, distribution
         self.family, self.config, self.resume = worlds.family, config, resume
         self.callbacks = [one for one in callbacks if isinstance(one, Callback)]
@@ -301,7 +301,7 @@ class Runner:
         try:
             yield
             self.save()
-        except Left:
+        except IterationAborted:
             self.save_snapshot()
         except (Exception, SystemExit):
             with contextlib.suppress(UserError):  # a full disk must not hide what went wrong

@@ -24,7 +24,7 @@ EXIT_CODES = {
 """Exit code of a run that a signal stopped: 128 plus the signal's number, as shells have it."""
 
 
-class Left(BaseException):
+class IterationAborted(BaseException):
     """Raised out of an iteration that takes too long to wait for.
 
     A BaseException, so that no ``except Exception`` on the way stops it.
@@ -47,7 +47,7 @@ class TrainingStopped(KeyboardInterrupt):
 class StopSignals:
     """Context in which the first such signal sets `signum` instead of ending the process.
 
-    A block under `may_leave` is left by `Left` when it goes on for `GRACE` seconds after that, or
+    A block under `may_leave` is left by `IterationAborted` when it goes on for `GRACE` seconds after that, or
     on a second signal. Signals only reach Python's main thread: elsewhere this does nothing.
     """
 
@@ -97,4 +97,4 @@ class StopSignals:
             self._timer.start()
         elif self._open:
             self._open = False
-            raise Left
+            raise IterationAborted

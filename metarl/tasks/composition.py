@@ -60,12 +60,12 @@ def variations(family: type[TaskFamily]) -> dict[str, Variation]:
             raise UserError(
                 f"family '{label}': variation '{name}' must be a Variation, not {variation!r:.80}"
             )
-        if name != kebab(name) or not name.replace("-", "").isalnum() or name in UNIVERSAL:
+        if name != kebab(name) or not name.replace("-", "").isalnum() or name in GENERIC_VARIATIONS:
             raise UserError(
                 f"family '{label}': '{name}' cannot name a variation: use kebab-case, and not "
-                f"{' or '.join(UNIVERSAL)}"
+                f"{' or '.join(GENERIC_VARIATIONS)}"
             )
-    return {**own, **(UNIVERSAL if family.has_model else {})}
+    return {**own, **(GENERIC_VARIATIONS if family.has_model else {})}
 
 
 def compose(family: type[TaskFamily], names: Sequence[str]) -> type[TaskFamily]:
@@ -87,18 +87,18 @@ def compose(family: type[TaskFamily], names: Sequence[str]) -> type[TaskFamily]:
             )
     if len(set(names)) < len(names):
         raise UserError(f"family '{label}': a variation is named twice ({'+'.join(names)})")
-    return _composed(family, tuple(sorted(names)))
+    return _compose_cached(family, tuple(sorted(names)))
 
 
 @functools.cache
-def _composed(family: type[TaskFamily], names: tuple[str, ...]) -> type[TaskFamily]:
+def _compose_cached(family: type[TaskFamily], names: tuple[str, ...]) -> type[TaskFamily]:
     """The product for sorted names; the same class every time."""
     if not names:
         return family
-    inner, name = _composed(family, names[:-1]), names[-1]
+    inner, name = _compose_cached(family, names[:-1]), names[-1]
     variation = variations(family)[name]
     params = variation.params(inner()) if callable(variation.params) else variation.params
-    return _extended(inner, name, params, variation.mixin)
+    return _with_params(inner, name, params, variation.mixin)
 
 
 def with_params(family: TaskFamily | type[TaskFamily], *params: Param) -> TaskFamily:
@@ -120,11 +120,11 @@ def with_params(family: TaskFamily | type[TaskFamily], *params: Param) -> TaskFa
                 f"use find_family('{class_name(family)}+{kebab(param.name)}'), or rename the Param"
             )
     for param in sorted(params, key=lambda param: param.name):
-        family = _extended(family, kebab(param.name), (param,), None)
+        family = _with_params(family, kebab(param.name), (param,), None)
     return family()
 
 
-def _extended(
+def _with_params(
     family: type[TaskFamily],
     name: str,
     params: tuple[Param, ...],
@@ -268,7 +268,7 @@ def _sensor_bias(family: TaskFamily) -> tuple[Param, ...]:
     )  # fmt: skip
 
 
-UNIVERSAL: Mapping[str, Variation] = MappingProxyType(
+GENERIC_VARIATIONS: Mapping[str, Variation] = MappingProxyType(
     {
         "latency": Variation((LATENCY,), _Latency, "motors that obey late"),
         "sensor-bias": Variation(_sensor_bias, _SensorBias, "sensors that are off by a constant"),

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from metarl.base.errors import UserError
-from metarl.base.keys import WorldDraws
+from metarl.base.keys import BatchedRNG
 from metarl.simulation.model_faults import nonfinite
 from metarl.tasks.distribution import TaskDistribution, Tasks
 from metarl.tasks.params import Param
@@ -114,7 +114,7 @@ class TaskFamily:
     def check_tasks(self, tasks: Tasks) -> None:
         """Raise UserError for tasks that the robot cannot have, such as one set by hand."""
 
-    def initial_state(self, sim: Simulator, ids: Tensor, rng: WorldDraws) -> None:
+    def initial_state(self, sim: Simulator, ids: Tensor, rng: BatchedRNG) -> None:
         """Write qpos and qvel of the worlds `ids` (n,), which MuJoCo has reset to their defaults.
 
         The default adds `reset_noise` times U[-1, 1) to qpos and times N(0, 1) to qvel, as
@@ -303,17 +303,17 @@ def kebab(name: str) -> str:
     return words.lstrip("-").replace("_", "-")
 
 
-def variant(family: TaskFamily, **attributes: Any) -> TaskFamily:
+def replace_attributes(family: TaskFamily, **attributes: Any) -> TaskFamily:
     """Return a copy of a family with other attributes, such as its horizon or a method."""
     clone = copy.copy(family)
     vars(clone).update(attributes)
     return clone
 
 
-def endless(family: TaskFamily) -> TaskFamily:
+def without_termination(family: TaskFamily) -> TaskFamily:
     """Return a copy of a family whose episodes end only where the physics diverges."""
 
     def never(sim: Any) -> Tensor:
         return torch.zeros(len(sim.qpos), dtype=torch.bool)
 
-    return variant(family, horizon=2**40, terminated=never)
+    return replace_attributes(family, horizon=2**40, terminated=never)

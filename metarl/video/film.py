@@ -216,7 +216,7 @@ def asked(family: TaskFamily, what: str, question: Callable[[], T]) -> T:
     """Return what a member of a family answers. Raises UserError: one line if that fails."""
     try:
         return question()
-    except (Exception, SystemExit) as error:  # whatever a stranger's code raises becomes one line
+    except (Exception, SystemExit) as error:  # whatever a user's code raises becomes one line
         reason = one_line(error, family)
         raise UserError(f"family '{family.name}', {what}: {reason}") from error
 

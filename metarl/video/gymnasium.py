@@ -16,8 +16,8 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.text import shown
-from metarl.learning.adaptation import score_and_adapt
-from metarl.tasks.family import variant
+from metarl.learning.adaptation import adaptation_rounds
+from metarl.tasks.family import replace_attributes
 from metarl.tasks.gymnasium_family import GymnasiumFamily
 from metarl.video.overlay import font
 from metarl.worlds.gymnasium_worlds import GymnasiumWorlds
@@ -88,7 +88,7 @@ def drawing(family: GymnasiumFamily) -> GymnasiumFamily:
                 f"family '{family.name}': to be drawn, {made.__name__} must take render_mode, and "
                 "its environment then draw with render_mode='rgb_array'"
             )
-    return variant(family, render_mode="rgb_array", probed=True)  # type: ignore[return-value]
+    return replace_attributes(family, render_mode="rgb_array", probed=True)  # type: ignore[return-value]
 
 
 class PictureFilm:
@@ -118,7 +118,7 @@ class PictureFilm:
         returns, rounds = [], []
         try:
             for k, (_, scored) in enumerate(
-                score_and_adapt(learner, worlds, len(tasks), episodes, seed)
+                adaptation_rounds(learner, worlds, len(tasks), episodes, seed)
             ):
                 returns.append(scored.return_by_task().cpu().numpy())
                 rounds = [*rounds[:1], worlds.pictures]

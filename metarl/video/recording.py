@@ -148,7 +148,7 @@ def record(
         name: [_episode(segment, m) for m in range(len(tasks))]
         for name, segment in recorder.segments.items()
     }
-    return Recording(worlds.family, tasks, report, models, kept, learner.explores_to_adapt)
+    return Recording(worlds.family, tasks, report, models, kept, learner.adapts_on_exploration)
 
 
 def _episode(segment: _Segment, m: int) -> Episode:

@@ -12,7 +12,7 @@ import torch
 from gymnasium.spaces import Box, Dict
 
 from metarl.base.errors import UserError
-from metarl.base.keys import Key, WorldDraws
+from metarl.base.keys import BatchedRNG, Key
 from metarl.tasks.gymnasium_setters import seed_globals
 from metarl.worlds.task_probe import probe
 
@@ -98,7 +98,7 @@ class EnvWorker(gymnasium.Env[Any, np.ndarray]):
     def _begin(self, k: int) -> None:
         task, m, e, _ = self.commands["worlds"][k]
         place = (np.array([n]) for n in (m, e, self._episode[k]))
-        seed = int(WorldDraws(Key(*self.commands["key"]), *place).uniform(0, 2**31, 1))
+        seed = int(BatchedRNG(Key(*self.commands["key"]), *place).uniform(0, 2**31, 1))
         seed_globals(seed)
         self._out["obs"][k] = self.family.begin_flat(self._envs[k], dict(task), seed)
         self._episode[k] += 1

@@ -6,6 +6,7 @@ constant controller are policies too, so one `collect` and one `evaluate` serve 
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from metarl.worlds.vector import Step
 
 
+_OLD_FLAGS = {
+    "pools_worlds": "adapts_per_task", "explores_to_adapt": "adapts_on_exploration",
+    "task_pool": "num_train_tasks",
+}  # fmt: skip
+
+
 class Policy(ABC):
     """Chooses actions from what an agent may see, in an explicit state that adaptation changes."""
 
@@ -25,10 +32,19 @@ class Policy(ABC):
     """What reports call it, kebab-case."""
     device: torch.device = torch.device("cpu")
     """Where it computes, and where rollouts are stored."""
-    pools_worlds: ClassVar[bool] = False
+    adapts_per_task: ClassVar[bool] = False
     """Whether `adapt` pools the worlds of a task. If not, each world is a trial of its own."""
-    explores_to_adapt: ClassVar[bool] = False
+    adapts_on_exploration: ClassVar[bool] = False
     """Whether `adapt` needs exploring rollouts, apart from those that are scored."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Take the flags of a policy by their old names, too, with a warning."""
+        super().__init_subclass__(**kwargs)
+        for old, new in _OLD_FLAGS.items():
+            if old in vars(cls):
+                message = f"{cls.__name__}.{old} is called {new} now"
+                warnings.warn(message, DeprecationWarning, stacklevel=2)
+                setattr(cls, new, vars(cls)[old])
 
     def begin(self, tasks: int, worlds: int) -> Any:
         """Return the state before any data, for `tasks` tasks of `worlds` worlds each."""

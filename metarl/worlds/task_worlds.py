@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metarl.base.errors import UserError, did_you_mean, user_code
-from metarl.base.keys import Key, WorldDraws
+from metarl.base.keys import BatchedRNG, Key
 from metarl.base.threads import check_defaults
 from metarl.simulation.controls import control_range
 from metarl.simulation.edits import NEVER_NEGATIVE, nominal_value
@@ -260,7 +260,7 @@ class TaskWorlds(VecWorlds):
         which = every.numpy()
         self.simulator.reset(ids)
         task = self.tasks.first + self._task_index[which]
-        rng = WorldDraws(self._key, task, self._world_index[which], self._episode[which])
+        rng = BatchedRNG(self._key, task, self._world_index[which], self._episode[which])
         self._ask("initial_state", self.simulator, every, rng)
         self.simulator.refresh(ids)
         self._episode[which] += 1

@@ -179,7 +179,9 @@ def meta_steps(
     distribution = TaskDistribution(worlds.family)
     return [
         made.meta_step(
-            worlds, task_sampler(distribution, tasks, made.task_pool).sample(i, Key(0)), Key(0, i)
+            worlds,
+            task_sampler(distribution, tasks, made.num_train_tasks).sample(i, Key(0)),
+            Key(0, i),
         )
         for i in numbers
     ]
@@ -298,7 +300,7 @@ def test_it_learns_to_adapt_and_needs_the_context_of_the_right_task() -> None:
     distribution = TaskDistribution(worlds.family)
     for i in range(9):
         made.meta_step(
-            worlds, task_sampler(distribution, 2, made.task_pool).sample(i, Key(0)), Key(0, i)
+            worlds, task_sampler(distribution, 2, made.num_train_tasks).sample(i, Key(0)), Key(0, i)
         )
     tasks = distribution.split("heldout", 2)
     report = evaluate(made, worlds, tasks, episodes=2, seed=0)

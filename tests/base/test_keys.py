@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.base.keys import Key, WorldDraws
+from metarl.base.keys import BatchedRNG, Key
 
 GOLDEN_KEY = 7163381271710615482
 GOLDEN_DRAW = 0.8946894304475369
@@ -36,9 +36,9 @@ def test_noise_of_a_task_does_not_depend_on_the_others() -> None:
     assert not torch.equal(four[:, :3], four[:, 3:6])
 
 
-def draws(index: list[int], episode: int = 0) -> WorldDraws:
+def draws(index: list[int], episode: int = 0) -> BatchedRNG:
     which = np.array(index)
-    return WorldDraws(Key(0), which // 2, which % 2, np.full(len(which), episode))
+    return BatchedRNG(Key(0), which // 2, which % 2, np.full(len(which), episode))
 
 
 def test_a_world_draws_alike_in_any_company() -> None:
@@ -58,7 +58,7 @@ def test_worlds_and_episodes_differ() -> None:
 
 
 def test_distributions() -> None:
-    many = WorldDraws(Key(5), np.arange(20000), np.zeros(20000), np.zeros(20000))
+    many = BatchedRNG(Key(5), np.arange(20000), np.zeros(20000), np.zeros(20000))
     u, z = many.uniform(2.0, 4.0, 3), many.normal(3)
     assert 2.0 <= float(u.min()) < float(u.max()) < 4.0
     assert abs(float(u.mean()) - 3.0) < 0.01

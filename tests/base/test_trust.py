@@ -19,7 +19,7 @@ from metarl.base import trust
 from metarl.cli import main
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.checkpoint import load
-from metarl.run import start
+from metarl.run import start_run
 
 FAMILY = """
 import pathlib
@@ -161,7 +161,7 @@ def project(tmp_path, ran) -> Path:
     folder.mkdir()
     (folder / "robot.py").write_text(FAMILY.format(mark=str(ran)))
     (folder / "learner.py").write_text(LEARNER.format(mark=str(ran)))
-    start(
+    start_run(
         f"{folder}/robot.py:Mine", f"{folder}/learner.py:Mine",
         replace(TRAIN, out=str(folder / "runs" / "mine"), iterations=1), SMALL,
     )  # fmt: skip
@@ -174,7 +174,7 @@ def another_process(monkeypatch):
     """Forget what this process has trained with and imported: the user's state folder remains."""
 
     def forget() -> None:
-        from metarl import plugins
+        from metarl.base import plugins
 
         monkeypatch.setattr(trust, "_TRAINED_HERE", {})
         monkeypatch.setattr(plugins, "_RAN", {})
@@ -238,7 +238,7 @@ def test_a_known_file_at_another_place_runs_nothing_that_lies_beside_it(
     (project / "robot.py").write_text("import helper\n" + FAMILY.format(mark=str(ran)))
     (project / "helper.py").touch()
     another_process()
-    run = start(
+    run = start_run(
         f"{project}/robot.py:Mine", "maml-trpo",
         replace(TRAIN, out=str(project / "runs" / "two"), iterations=1), SMALL,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from metarl.cli import main
 from metarl.commands.experiment import Settings
 from metarl.commands.experiment import main as experiment
 from metarl.learning import checkpoint as checkpoints
-from metarl.run import start
+from metarl.run import start_run
 from metarl.runs.config import TrainConfig
 
 TRAIN = TrainConfig(
@@ -33,7 +33,7 @@ def run(tmp_path_factory) -> Path:
     """A trained run; the tests only read it."""
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("bad") / "run"
-    return start("point-goal", "maml-trpo", replace(TRAIN, out=str(out)), LEARNER)
+    return start_run("point-goal", "maml-trpo", replace(TRAIN, out=str(out)), LEARNER)
 
 
 @pytest.fixture(autouse=True)

@@ -184,7 +184,7 @@ def test_a_page_that_cannot_be_written_ends_no_training(tmp_path, capsys, monkey
     from dataclasses import replace
 
     from metarl.algorithms.maml_trpo import MamlTrpoConfig
-    from metarl.run import start
+    from metarl.run import start_run
     from metarl.runs.config import TrainConfig
 
     def broken(*args, **kwargs):
@@ -197,7 +197,7 @@ def test_a_page_that_cannot_be_written_ends_no_training(tmp_path, capsys, monkey
         evaluate_tasks=2, threads=1, device="cpu",
     )  # fmt: skip
     config = replace(config, out=str(tmp_path / "run"))
-    start("point-goal", "maml-trpo", config, MamlTrpoConfig(hidden=(4,), cg_iterations=2))
+    start_run("point-goal", "maml-trpo", config, MamlTrpoConfig(hidden=(4,), cg_iterations=2))
     said = capsys.readouterr().out
     assert said.count("no page today; the training goes on") == 2  # page and figure
     assert not (tmp_path / "run" / "report.html").exists()

@@ -54,7 +54,9 @@ def another(learner: Learner, seed: int = 0) -> Learner:
 
 
 def draw(learner: Learner, worlds: TaskWorlds) -> Tasks:
-    return task_sampler(TaskDistribution(worlds.family), TASKS, learner.task_pool).sample(0, Key(4))
+    return task_sampler(TaskDistribution(worlds.family), TASKS, learner.num_train_tasks).sample(
+        0, Key(4)
+    )
 
 
 def ready(threads: int = 1) -> TaskWorlds:

@@ -8,7 +8,7 @@ import torch
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
 from metarl.simulation.simulator import State
-from metarl.tasks.family import variant
+from metarl.tasks.family import replace_attributes
 
 
 class Record(NamedTuple):
@@ -36,7 +36,7 @@ def record(
 
     family = find_family(name)
     tasks = tasks or TaskDistribution(family).split("heldout", 12)
-    worlds = TaskWorlds(variant(family, reward=reward), len(tasks), 1)
+    worlds = TaskWorlds(replace_attributes(family, reward=reward), len(tasks), 1)
     worlds.set_tasks(tasks, 1)
     worlds.reset()
     rng, records = np.random.default_rng(0), []

@@ -8,7 +8,7 @@ from reference import digest, one_world, record, reward_by_state
 
 from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
 from metarl.check.plain_physics import edited_model
-from metarl.tasks.family import endless
+from metarl.tasks.family import without_termination
 
 FAMILIES = ("ant-dir", "ant-fwd-back", "ant-vel", "ant-goal", "ant-dynamics", "ant-crippled")
 ACTION = [1.0, -1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0]
@@ -114,7 +114,7 @@ def test_physics_and_reward_agree_with_gymnasium_s_ant() -> None:
         "Ant-v5", contact_cost_weight=0, include_cfrc_ext_in_observation=False
     ).unwrapped
     env.reset(seed=0)
-    worlds = TaskWorlds(endless(find_family("ant-dynamics")), 1, 1)
+    worlds = TaskWorlds(without_termination(find_family("ant-dynamics")), 1, 1)
     worlds.reset()
     sim = worlds.simulator
     env.set_state(sim.qpos[0].numpy(), sim.qvel[0].numpy())
@@ -171,7 +171,7 @@ def test_the_fourth_leg_fails_in_ood_alone() -> None:
 
 
 def test_a_locked_leg_holds_its_angles_and_a_dead_one_does_not() -> None:
-    worlds = TaskWorlds(endless(find_family("ant-crippled")), 2, 1)
+    worlds = TaskWorlds(without_termination(find_family("ant-crippled")), 2, 1)
     worlds.set_tasks(Tasks("ant-crippled", ("fault",), np.array([[2.0], [6.0]])), 1)
     worlds.reset()
     rng, angles = np.random.default_rng(0), []

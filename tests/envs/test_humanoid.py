@@ -11,7 +11,7 @@ from reference import digest, one_world, record
 
 from metarl import TaskWorlds, UserError, find_family
 from metarl.simulation.simulator import State
-from metarl.tasks.family import endless, variant
+from metarl.tasks.family import replace_attributes, without_termination
 
 GOLDEN = {"humanoid-dir": "c4a0f689b0439d0b"}
 
@@ -92,7 +92,7 @@ def test_physics_and_reward_agree_with_gymnasium_s_humanoid() -> None:
     env = gymnasium.make("Humanoid-v5", contact_cost_weight=0).unwrapped
     env.reset(seed=0)
     family = find_family("humanoid-dir")
-    worlds = TaskWorlds(endless(family), 1, 1)
+    worlds = TaskWorlds(without_termination(family), 1, 1)
     worlds.set_tasks(one_world("humanoid-dir", goal_angle=0.0).tasks, 1)
     worlds.reset()
     sim = worlds.simulator
@@ -120,7 +120,7 @@ def test_before_keeps_the_centre_of_mass_of_the_state_before() -> None:
         return family.reward(sim, before, action, task)
 
     family = find_family("humanoid-dir")
-    worlds = TaskWorlds(endless(variant(family, reward=reward)), 3, 1)
+    worlds = TaskWorlds(without_termination(replace_attributes(family, reward=reward)), 3, 1)
     for _ in range(3):
         worlds.step(torch.ones(3, 17))
     for (_, after), (before, _) in pairwise(seen):
@@ -129,6 +129,6 @@ def test_before_keeps_the_centre_of_mass_of_the_state_before() -> None:
 
 
 def test_a_field_to_keep_that_does_not_exist() -> None:
-    family = variant(find_family("humanoid-dir"), keep=("subtree_comm",))
+    family = replace_attributes(find_family("humanoid-dir"), keep=("subtree_comm",))
     with pytest.raises(UserError, match=r"family 'humanoid-dir', keep: .*mean 'subtree_com'"):
         TaskWorlds(family, 1, 1)

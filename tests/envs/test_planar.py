@@ -10,7 +10,7 @@ from reference import digest, one_world, record, reward_by_state
 
 from metarl import TaskDistribution, TaskWorlds, find_family
 from metarl.check.plain_physics import edited_model
-from metarl.tasks.family import endless
+from metarl.tasks.family import without_termination
 
 GOLDEN = {
     "hopper-params": "d4d4e67f77fee621",
@@ -139,7 +139,7 @@ def test_physics_and_reward_agree_with_gymnasium(name: str) -> None:
     env = gymnasium.make(**robot(name).gymnasium).unwrapped
     env.reset(seed=0)
     family = find_family(f"{name}-dynamics")
-    worlds = TaskWorlds(endless(family), 1, 1)
+    worlds = TaskWorlds(without_termination(family), 1, 1)
     worlds.reset()
     sim = worlds.simulator
     env.set_state(sim.qpos[0].numpy(), sim.qvel[0].numpy())

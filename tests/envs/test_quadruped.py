@@ -7,7 +7,7 @@ import torch
 
 from envs.quadruped import STANCE, TORQUE_LIMITS, gravity, into_body
 from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
-from metarl.tasks.family import endless
+from metarl.tasks.family import without_termination
 
 NAME = "quadruped-terrain"
 
@@ -58,7 +58,7 @@ def test_it_stands_at_zero_action(payload: float, strength: float) -> None:
 
 
 def test_torques_keep_to_their_limits_and_equal_the_engine_s() -> None:
-    worlds = TaskWorlds(endless(find_family(NAME)), 8, 1)
+    worlds = TaskWorlds(without_termination(find_family(NAME)), 8, 1)
     worlds.set_tasks(TaskDistribution(worlds.family).split("heldout", 8), 1)
     worlds.reset()
     sim, family = worlds.simulator, worlds.family
@@ -96,7 +96,7 @@ def test_frames_equal_rotation_matrices() -> None:
 
 def test_reward_on_recorded_states() -> None:
     """Against the formula, world by world, with numpy and rotation matrices."""
-    worlds = TaskWorlds(endless(find_family(NAME)), 6, 1)
+    worlds = TaskWorlds(without_termination(find_family(NAME)), 6, 1)
     worlds.set_tasks(TaskDistribution(worlds.family).split("heldout", 6), 1)
     worlds.reset()
     sim, task = worlds.simulator, {k: v.numpy() for k, v in worlds.task.items()}

@@ -9,7 +9,7 @@ import torch
 
 from envs.terrain import GROUNDS, KINDS, SEEDS, Terrain, bank
 from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
-from metarl.tasks.family import TaskFamily, endless
+from metarl.tasks.family import TaskFamily, without_termination
 from metarl.tasks.registry import list_families
 from metarl.worlds.task_worlds import TaskWorlds as Worlds
 
@@ -110,7 +110,7 @@ def test_profiles_by_hand() -> None:
 
 def test_difficulty_zero_is_the_plane_to_the_bit(family) -> None:
     """The field is buried, so only the plane acts."""
-    worlds = on_grounds(endless(family), [0, 1, 2, 3], 0.0)
+    worlds = on_grounds(without_termination(family), [0, 1, 2, 3], 0.0)
     sim = worlds.simulator
     sim.qpos[:], sim.qvel[:] = sim.qpos[0].clone(), sim.qvel[0].clone()
     spec = mujoco.MjSpec.from_file(str(family.model))

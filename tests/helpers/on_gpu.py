@@ -14,7 +14,7 @@ from metarl.cli import main
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.learner import Learner
 from metarl.modules.cuda_graph import GraphedStep
-from metarl.run import resume, start, train_config
+from metarl.run import resume_run, start_run, train_config
 from metarl.runs.config import TrainConfig
 from metarl.tasks.sampler import task_sampler
 
@@ -56,7 +56,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def run(name: str, out: Path, device: str, **changes) -> Path:
     algorithm, settings = LEARNERS[name]
     config = find_learner(algorithm).Config(**settings)
-    return start(
+    return start_run(
         "point-goal", algorithm, replace(TRAIN, out=str(out), device=device, **changes), config
     )
 
@@ -65,7 +65,7 @@ def go_on(name: str, run: Path, device: str) -> Path:
     algorithm, settings = LEARNERS[name]
     checkpoint = checkpoints.load(checkpoints.newest(run))
     train = replace(train_config(checkpoint), iterations=2, device=device)
-    return resume(checkpoint, train, find_learner(algorithm).Config(**settings))
+    return resume_run(checkpoint, train, find_learner(algorithm).Config(**settings))
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -119,7 +119,7 @@ def test_the_captured_gradient_step_is_the_one_that_is_not_captured(gpu: str) ->
     made = []
     for captured in (True, False):
         learner, worlds = pearl(gpu, cuda_graph=captured)
-        sampler = task_sampler(TaskDistribution(worlds.family), 2, learner.task_pool)
+        sampler = task_sampler(TaskDistribution(worlds.family), 2, learner.num_train_tasks)
         for iteration in range(4):
             tasks = sampler.sample(iteration, Key(4))
             learner.meta_step(worlds, tasks, Key(iteration))

@@ -11,7 +11,7 @@ from pathlib import Path
 from metarl import TaskDistribution, TaskWorlds, find_family
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.learning import checkpoint as checkpoints
-from metarl.run import resume, start, train_config
+from metarl.run import resume_run, start_run, train_config
 from metarl.runs.config import TrainConfig
 from metarl.runs.runner import meta_train
 
@@ -25,13 +25,13 @@ TIMES = {"seconds", "env_steps_per_second", "seconds_sampling", "seconds_update"
 
 def train(out: Path, **changes) -> Path:
     """Train the tiny learner from scratch."""
-    return start("point-goal", "maml-trpo", replace(TRAIN, out=str(out), **changes), SMALL)
+    return start_run("point-goal", "maml-trpo", replace(TRAIN, out=str(out), **changes), SMALL)
 
 
 def go_on(run: Path, **changes) -> Path:
     """Go on from the newest checkpoint."""
     checkpoint = checkpoints.load(checkpoints.newest(run))
-    return resume(checkpoint, replace(train_config(checkpoint), **changes), SMALL)
+    return resume_run(checkpoint, replace(train_config(checkpoint), **changes), SMALL)
 
 
 def digest(run: Path) -> str:

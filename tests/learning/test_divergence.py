@@ -360,7 +360,7 @@ def share_over_the_edge(name: str, *, diverges: bool) -> float:
 
     worlds = TaskWorlds(family(reward=reward, terminated=terminated), 16, 1)
     agent = LEARNERS[name](worlds.spec)
-    sampler = task_sampler(TaskDistribution(worlds.family), 2, agent.task_pool)
+    sampler = task_sampler(TaskDistribution(worlds.family), 2, agent.num_train_tasks)
     for i in range(10):
         seen.clear()
         agent.meta_step(worlds, sampler.sample(i, Key(0)), Key(0, i))

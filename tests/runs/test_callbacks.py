@@ -78,13 +78,13 @@ def test_an_evaluation_is_a_figure_in_tensorboard(run):
 
 @pytest.mark.parametrize(
     ("callback", "broken"),
-    [(ReportCallback(), "page.write_page"), (TensorBoardCallback(), "charts.adaptation_figure")],
+    [(ReportCallback(), "write_page"), (TensorBoardCallback(), "adaptation_figure")],
 )
 def test_what_cannot_be_drawn_is_warned_of_once(run, monkeypatch, callback, broken):
     def fail(*args, **kwargs):
         raise RuntimeError("not\ntoday")
 
-    monkeypatch.setattr(f"metarl.report.{broken}", fail)
+    monkeypatch.setattr(f"metarl.report.callbacks.{broken}", fail)
     for _ in range(2):
         callback.on_evaluation(run, latest(run))
     assert len(run.said) == 1

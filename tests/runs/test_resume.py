@@ -20,7 +20,7 @@ from metarl import UserError
 from metarl.base import plugins
 from metarl.base.files import write_json
 from metarl.learning import checkpoint as checkpoints
-from metarl.run import resume, start, train_config
+from metarl.run import resume_run, start_run, train_config
 from metarl.runs import signals as interrupts
 from metarl.runs.signals import StopSignals, TrainingStopped
 
@@ -70,15 +70,15 @@ def test_a_finished_run_can_be_extended_only_in_length(tmp_path):
             go_on(run, **{name: value})
     checkpoint = checkpoints.load(checkpoints.newest(run))
     with pytest.raises(UserError, match="inner_lr cannot change"):
-        resume(checkpoint, train_config(checkpoint), replace(SMALL, inner_lr=0.2))
+        resume_run(checkpoint, train_config(checkpoint), replace(SMALL, inner_lr=0.2))
 
 
 def test_an_older_checkpoint_goes_on_in_a_folder_of_its_own(whole, tmp_path):
     old = checkpoints.load(whole / "checkpoints" / "step_00000002")
     with pytest.raises(UserError, match="not the newest checkpoint of its run"):
-        resume(old, train_config(old), SMALL)
+        resume_run(old, train_config(old), SMALL)
     before = sorted(p.name for p in (whole / "checkpoints").iterdir())
-    fork = resume(old, replace(train_config(old), out=str(tmp_path / "fork")), SMALL)
+    fork = resume_run(old, replace(train_config(old), out=str(tmp_path / "fork")), SMALL)
     assert digest(fork) == digest(whole)
     assert rows(fork) == rows(whole)
     assert curve(fork) == curve(whole)
@@ -90,7 +90,7 @@ def test_the_thread_count_is_recorded_and_restored(tmp_path):
     torch.set_num_threads(1)
     checkpoint, used = checkpoints.load(checkpoints.newest(run)), []
     goal = replace(train_config(checkpoint), iterations=2, threads=None)
-    resume(checkpoint, goal, SMALL, [lambda *_: used.append(torch.get_num_threads())])
+    resume_run(checkpoint, goal, SMALL, [lambda *_: used.append(torch.get_num_threads())])
     assert used == [2]
     assert torch.get_num_threads() == 1  # as the process had it
     assert json.loads((run / "config.json").read_text())["threads"] == 2
@@ -165,7 +165,7 @@ def test_a_second_signal_does_not_wait():
             time.sleep(60)
 
     began = time.monotonic()
-    with pytest.raises(interrupts.Left):
+    with pytest.raises(interrupts.IterationAborted):
         impatient()
     assert time.monotonic() - began < 5
 
@@ -252,7 +252,7 @@ def test_a_run_does_not_go_on_with_other_tasks(plugin, tmp_path, monkeypatch):
         source.write_text(text.replace("(-1.0, 1.0)", values))
         plugins._import.cache_clear()  # as in a process of its own
 
-    run = start(plugin, "maml-trpo", replace(TRAIN, out=str(tmp_path / "run"), iterations=1), SMALL)
+    run = start_run(plugin, "maml-trpo", replace(TRAIN, out=str(tmp_path / "run"), iterations=1), SMALL)
     for values, shown in (("(-1.0, 2.0)", "{-1.0, 2.0}"), ("(-1.0, 1.0000000000000002)", "0002}")):
         rewrite(values)
         with pytest.raises(UserError, match=r"'direction' was drawn from \{-1.0, 1.0\}") as error:

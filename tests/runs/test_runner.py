@@ -14,7 +14,7 @@ from helpers.runs import SMALL, TRAIN, curve, digest, go_on, rows, steer, train
 from metarl import TaskDistribution, TaskWorlds, UserError, find_family
 from metarl.algorithms.maml_trpo import MamlTrpo
 from metarl.learning import checkpoint as checkpoints
-from metarl.run import start
+from metarl.run import start_run
 from metarl.runs.config import TrainConfig
 from metarl.runs.run_folder import MetricsCsv, RunFolder
 from metarl.runs.runner import meta_train
@@ -195,7 +195,7 @@ def test_an_error_of_a_callback_loses_no_iteration(whole, tmp_path):
             raise ZeroDivisionError("a bug")
 
     with pytest.raises(ZeroDivisionError):
-        start("point-goal", "maml-trpo", replace(TRAIN, out=str(run)), SMALL, [plot])
+        start_run("point-goal", "maml-trpo", replace(TRAIN, out=str(run)), SMALL, [plot])
     assert checkpoints.newest(run).name == "step_00000003"
     go_on(run)
     assert digest(run) == digest(whole)

@@ -27,7 +27,7 @@ from metarl import (
 )
 from metarl.base.keys import Key
 from metarl.check.suite import CHECKS
-from metarl.check.trajectory import make_worlds, run
+from metarl.check.trajectory import run, worlds_of
 from metarl.tasks.composition import LONGEST_LATENCY, compose, variations
 from metarl.tasks.registry import family_class, list_families
 
@@ -83,9 +83,9 @@ def test_dynamics_are_those_of_the_family_of_that_name() -> None:
     alone, product = find_family("half-cheetah-dynamics"), find_family("half-cheetah-dir+dynamics")
     assert alone.params == product.params[1:]
     values = {"mass": 1.7, "friction": 0.5, "damping": 0.6, "strength": 0.7}
-    one = run(make_worlds(alone, TaskDistribution(alone).make(**values), 2))
+    one = run(worlds_of(alone, TaskDistribution(alone).make(**values), 2))
     forward = TaskDistribution(product).make(direction=1.0, **values)
-    two = run(make_worlds(product, forward, 2))
+    two = run(worlds_of(product, forward, 2))
     assert torch.equal(one.qpos, two.qpos)
     assert torch.equal(one.reward, two.reward)  # forward: d·v is v
 
@@ -98,7 +98,7 @@ def test_latency_equals_a_queue_of_commands_before_a_plain_loop(latency: float) 
     """0.015 s are 1.5 physics steps of 0.01 s: each command is obeyed 2 steps late."""
     family = find_family("half-cheetah-vel+latency")
     late = math.ceil(latency / 0.01)
-    worlds = make_worlds(family, TaskDistribution(family).make(latency=latency), 2)
+    worlds = worlds_of(family, TaskDistribution(family).make(latency=latency), 2)
     worlds.reset()
     model = find_family("half-cheetah-vel").compile()  # knows nothing of delays
     data = mujoco.MjData(model)
@@ -165,8 +165,8 @@ def test_a_variation_changes_what_build_adds(names: tuple[str, ...]) -> None:
 def test_a_latency_of_motors_added_in_python_delays_them() -> None:
     family = compose(BuiltCart, ["latency"])()
     assert family.dt == pytest.approx(0.01)
-    late = run(make_worlds(family, TaskDistribution(family).make(latency=0.01), 2))
-    prompt = run(make_worlds(family, TaskDistribution(family).make(latency=0.0), 2))
+    late = run(worlds_of(family, TaskDistribution(family).make(latency=0.01), 2))
+    prompt = run(worlds_of(family, TaskDistribution(family).make(latency=0.0), 2))
     assert not torch.equal(late.qvel, prompt.qvel)
     for check in CHECKS:
         check(family)
@@ -181,7 +181,7 @@ def test_a_build_that_no_variation_can_reach_is_refused() -> None:
 
 def test_commands_of_an_episode_do_not_reach_the_next() -> None:
     family = find_family("point-goal+latency")
-    worlds = make_worlds(family, TaskDistribution(family).make(latency=0.06), 2)
+    worlds = worlds_of(family, TaskDistribution(family).make(latency=0.06), 2)
     for action in (0.0, 1.0):  # the queue is full of these at the reset
         for _ in range(5):
             worlds.step(torch.full((2, 2), action))
@@ -208,7 +208,7 @@ def test_sensor_bias_moves_the_observation_alone() -> None:
     """Element 16 is a joint velocity of typical size 6 rad/s, so 0.05 is 0.3 rad/s."""
     family = find_family("half-cheetah-vel+sensor-bias")
     bias = {"sensor_bias[0]": -0.1, "sensor_bias[16]": 0.05}
-    off = run(make_worlds(family, TaskDistribution(family).make(**bias), 2))
+    off = run(worlds_of(family, TaskDistribution(family).make(**bias), 2))
     true = run(TaskWorlds("half-cheetah-vel", 2, 1))
     expected = true.obs.double()
     expected[..., 0] -= 0.01
@@ -260,7 +260,7 @@ def test_with_params() -> None:
 
 def test_a_family_of_a_file_takes_variations(tmp_path: Path) -> None:
     (tmp_path / "robot.py").write_text(
-        "from tests.test_composition import Cart\nclass Mine(Cart): name = 'mine'\n"
+        "from test_composition import Cart\nclass Mine(Cart): name = 'mine'\n"
     )
     family = find_family(f"{tmp_path}/robot.py:Mine+payload+latency")
     assert family.name == "mine+latency+payload"
@@ -317,7 +317,7 @@ def test_a_leg_is_dead_on_the_way_to_the_goal() -> None:
     distribution = TaskDistribution(family)
     rows = [distribution.make(goal_radius=2.0, fault=f).values for f in (0.0, 1.0)]
     tasks = type(distribution.nominal())(family.name, distribution.names, np.concatenate(rows))
-    worlds = make_worlds(family, tasks)
+    worlds = worlds_of(family, tasks)
     gears = [worlds.simulator.batch.get_model(i).actuator_gear[:, 0] for i in (0, 1)]
     assert gears[0].tolist() == [150.0] * 8
     assert sorted(gears[1].tolist()) == [0.0] * 2 + [150.0] * 6
@@ -330,9 +330,9 @@ def test_a_goal_on_terrain_is_that_goal_and_that_terrain() -> None:
     family = find_family("ant-goal+terrain")
     assert [param.name for param in family.params][2:] == ["ground", "difficulty"]
     task = TaskDistribution(family).make(goal_radius=1.0, difficulty=0.0)
-    got = run(make_worlds(family, task, 2))
+    got = run(worlds_of(family, task, 2))
     plain = find_family("ant-goal")
-    expected = run(make_worlds(plain, TaskDistribution(plain).make(goal_radius=1.0), 2))
+    expected = run(worlds_of(plain, TaskDistribution(plain).make(goal_radius=1.0), 2))
     assert torch.equal(got.qpos, expected.qpos)
     assert torch.equal(got.reward, expected.reward)
     assert torch.equal(got.obs, torch.cat((expected.obs[..., :2], expected.obs[..., 3:]), dim=2))

@@ -20,7 +20,7 @@ from metarl import (
     scale,
 )
 from metarl.adapters import GymEnv, GymnasiumFamily
-from metarl.base.keys import Key, WorldDraws
+from metarl.base.keys import BatchedRNG, Key
 from metarl.worlds.factory import make_worlds
 from metarl.worlds.vector import Spec, VecWorlds
 
@@ -87,7 +87,7 @@ def plain(family, tasks, per_task: int, key: Key, script: np.ndarray):
 
         def begin(episode, env=env, m=m, e=e):
             place = (np.array([n]) for n in (m, e, episode))
-            seed = int(WorldDraws(key, *place).uniform(0, 2**31, 1))
+            seed = int(BatchedRNG(key, *place).uniform(0, 2**31, 1))
             env.get_wrapper_attr("set_task")({"goal": float(tasks.values[m, 0])})
             return env.reset(seed=seed)[0]
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from metarl.base.errors import UserError
 from metarl.learning import checkpoint as checkpoints
-from metarl.run import start
+from metarl.run import start_run
 from metarl.runs.config import TrainConfig
 from metarl.video.encode import check_out, draw_frames, render
 from metarl.video.film import Film, VideoConfig
@@ -109,7 +109,7 @@ def test_training_makes_videos_and_is_not_changed(tmp_path, monkeypatch):
 
     monkeypatch.setattr("metarl.video.film.SHORTEST", 1.0)
     config = replace(TRAIN, out=str(tmp_path / "run"), video_every=2)
-    out = start("point-goal", "maml-trpo", config, CONFIG)
+    out = start_run("point-goal", "maml-trpo", config, CONFIG)
     names = sorted(path.name for path in (out / "videos").iterdir())
     assert names == ["step_00000002.gif"]
     events = EventAccumulator(str(out), size_guidance={"images": 0})
@@ -117,7 +117,9 @@ def test_training_makes_videos_and_is_not_changed(tmp_path, monkeypatch):
     images = events.Images("heldout/video")
     assert len(images) == 1
     assert images[0].encoded_image_string.startswith(b"GIF89a")
-    plain = start("point-goal", "maml-trpo", replace(TRAIN, out=str(tmp_path / "plain")), CONFIG)
+    plain = start_run(
+        "point-goal", "maml-trpo", replace(TRAIN, out=str(tmp_path / "plain")), CONFIG
+    )
     same = [(checkpoints.newest(p) / "weights.safetensors").read_bytes() for p in (plain, out)]
     assert same[0] == same[1]
 
@@ -128,5 +130,5 @@ def test_training_goes_on_where_nothing_can_be_drawn(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(Film, "renderer", no_gl)
     config = replace(TRAIN, out=str(tmp_path / "run"), video_every=2, progress=True)
-    start("point-goal", "maml-trpo", config, CONFIG)
+    start_run("point-goal", "maml-trpo", config, CONFIG)
     assert "warning: no video of iteration 2: cannot render" in capsys.readouterr().out

@@ -301,8 +301,8 @@ def test_phases(episodes, explores, phases):
     )
     worlds = TaskWorlds("point-goal", 1, 1)
     learner = cls(worlds.spec, cls.Config())
-    if learner.explores_to_adapt != explores:
-        learner.explores_to_adapt = explores
+    if learner.adapts_on_exploration != explores:
+        learner.adapts_on_exploration = explores
     tasks = TaskDistribution(worlds.family).nominal()
     film = Film(record(learner, worlds, tasks, episodes=episodes, seed=0), SMALL)
     assert [clip.overlay.panel.phase for clip in film.blocks[0].clips] == phases

@@ -32,7 +32,7 @@ def test_returns_are_those_of_evaluate(algorithm):
     got = record(learner, watched, tasks, episodes=2, seed=3)
     assert got.report.returns == expected.returns
     assert got.report.experience == expected.experience
-    assert got.explores == learner.explores_to_adapt
+    assert got.explores == learner.adapts_on_exploration
 
 
 def test_with_one_world_the_running_return_ends_at_the_reported_one():

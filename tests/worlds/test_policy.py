@@ -57,3 +57,9 @@ def test_what_a_policy_records_is_in_the_rollout() -> None:
     assert joined.extras["count"].shape == (4, 12)
     assert joined.tasks == 6
     assert type(rollout).joined([rollout, rollout], dim=0).obs.shape[:2] == (8, 6)
+
+
+def test_flags_by_their_old_names_count():
+    with pytest.warns(DeprecationWarning, match="adapts_per_task"):
+        old = type("Old", (ZeroPolicy,), {"pools_worlds": True})
+    assert old.adapts_per_task

@@ -126,7 +126,9 @@ def test_collecting_changes_nothing_of_a_learner(name: str) -> None:
     cls = find_learner(name)
     spec = TaskWorlds("point-goal", 1, 1).spec
     learner = cls(spec, cls.Config(**SMALL.get(name, {})), seed=0)
-    sampler = task_sampler(TaskDistribution(find_family("point-goal")), TASKS, learner.task_pool)
+    sampler = task_sampler(
+        TaskDistribution(find_family("point-goal")), TASKS, learner.num_train_tasks
+    )
     worlds, tasks = TaskWorlds("point-goal", TASKS * WORLDS, 1), sampler.sample(0, Key(0))
     learner.meta_step(worlds, tasks, Key(0))
     before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
