@@ -16,7 +16,7 @@ SLOW ?=
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: help install demo test lint types docs check clean
+.PHONY: help install demo test lint types docs check results clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -49,6 +49,9 @@ docs: $(STAMP)  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check: lint types docs test  ## What CI runs: ruff, pyright, the docs and the tests
+
+results: $(STAMP)  ## Go on with the trainings behind the results table, on one thread
+	$(BIN)/python experiments/run_queue.py $(ARGS)
 
 clean:  ## Remove caches and built files, but neither .venv nor runs/
 	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis MUJOCO_LOG.TXT

@@ -64,13 +64,16 @@ class Measure:
     """Tasks of each split in the final test."""
     test_episodes: int = 3
     """Adaptation rounds in the final test."""
+    test_rollouts: int | None = None
+    """Worlds of each task in the final test; default: as in training."""
     test_seed: int = 0
     """Of initial states and exploration in the final test."""
 
     def __post_init__(self) -> None:
         """Check every field. Raises UserError."""
-        for name, low in (("test_tasks", 1), ("test_episodes", 0), ("test_seed", 0)):
-            if getattr(self, name) < low:
+        least = {"test_tasks": 1, "test_episodes": 0, "test_rollouts": 1, "test_seed": 0}
+        for name, low in least.items():
+            if getattr(self, name) is not None and getattr(self, name) < low:
                 raise UserError(f"{name} must be at least {low}, not {getattr(self, name)}")
         for name, high in (("test_tasks", MAX_WORLDS), ("test_episodes", MAX_EPISODES)):
             if getattr(self, name) > high:
@@ -161,7 +164,8 @@ def measure(run: Path, how: Measure, train: TrainConfig) -> dict[str, Any]:
 
     def report(split: str) -> dict[str, Any]:
         tasks = distribution.split(split, how.test_tasks)
-        worlds = worlds_for(family, learner, len(tasks) * train.rollouts_per_task, train.threads)
+        count = len(tasks) * (how.test_rollouts or train.rollouts_per_task)
+        worlds = worlds_for(family, learner, count, train.threads)
         got = evaluate(
             learner, worlds, tasks, episodes=how.test_episodes, seed=how.test_seed, split=split
         )

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
@@ -75,7 +75,7 @@ def thread_pool() -> Iterator[ThreadPoolExecutor]:
 
 def parallel_gradient(
     loss: Callable[[Tensor], tuple[Tensor, Tensor]],
-    params: Sequence[nn.Parameter],
+    params: Sequence[Tensor],
     parts: Sequence[Tensor],
     pool: ThreadPoolExecutor,
 ) -> tuple[list[Tensor], Tensor]:

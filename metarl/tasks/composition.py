@@ -134,12 +134,16 @@ def _with_params(
     label = class_name(family)
     whole = f"{label}+{name}"
     _refuse_clashes(whole, family.params, params)
+    tasks = family.split_name or label
+    if mixin is not _Told:
+        tasks = f"{tasks}+{name}"
     members: dict[str, object] = {
         "__module__": family.__module__,
         "__doc__": family.__doc__,
         "name": whole,
         "source": f"{getattr(family, 'source', label)}+{name}",
         "params": (*family.params, *params),
+        "split_name": tasks if tasks != whole else "",
     }
     if mixin is None:
         bases: tuple[type, ...] = (family,)
@@ -268,10 +272,21 @@ def _sensor_bias(family: TaskFamily) -> tuple[Param, ...]:
     )  # fmt: skip
 
 
+class _Told(TaskFamily):
+    """A robot that observes the parameters of its task, as an oracle does."""
+
+    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, O + n): what the family observes, and every parameter by `Param.encode`."""
+        obs = super().observe(sim, task)
+        told = [param.encode(task[param.name]).to(obs.dtype) for param in self.params]
+        return torch.cat([obs, *told], 1)
+
+
 GENERIC_VARIATIONS: Mapping[str, Variation] = MappingProxyType(
     {
         "latency": Variation((LATENCY,), _Latency, "motors that obey late"),
         "sensor-bias": Variation(_sensor_bias, _SensorBias, "sensors that are off by a constant"),
+        "told": Variation((), _Told, "the task's parameters in the observation: for an oracle"),
     }
 )
 """The variations that every family takes."""

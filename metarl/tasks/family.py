@@ -63,6 +63,8 @@ class TaskFamily:
     variations: ClassVar[Mapping[str, Variation | str]] = {}
     """What else the robot can vary: ``+name`` after the family's name adds its parameters. A string
     is ``module:attribute``, imported when it is needed."""
+    split_name: ClassVar[str] = ""
+    """The family whose held-out tasks these are; "" is this one. ``+told`` keeps the tasks."""
     has_model: ClassVar[bool] = True
     """Whether MuJoCo simulates it; a third-party gymnasium environment has no model of ours."""
 

@@ -9,6 +9,8 @@ from typing import Literal
 
 import mujoco
 import numpy as np
+import torch
+from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.simulation.edits import Edit
@@ -181,6 +183,30 @@ class Param:
                     f"parameter '{self.name}': when({case:g}, …) never happens: its values are "
                     f"{_listed(self.choices)}"
                 )
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Return values as a network should see them, for whoever is told the task.
+
+        Args:
+            values: (B, size) or (B,).
+
+        Returns:
+            (B, n): in [-1, 1] within the train range, by the logarithm where that is drawn
+            log-uniformly, and beyond it outside. Of three choices or more, as the faults of a
+            robot, one column a choice, 1 where it is taken; n is then size times their number.
+        """
+        values = values.reshape(len(values), -1)
+        if isinstance(self.train, Choices) and len(self.train.values) > 2:
+            choices = torch.tensor(self.train.values, dtype=values.dtype, device=values.device)
+            return (values[..., None] == choices).to(values.dtype).flatten(1)
+        if isinstance(self.train, Choices):
+            low, high = min(self.train.values), max(self.train.values)
+        else:
+            low, high = self.train.low, self.train.high
+        if isinstance(self.train, Interval) and self.train.log:
+            values = values.clamp(min=1e-3 * low).log()
+            low, high = math.log(low), math.log(high)
+        return 2 * (values - low) / ((high - low) or 1.0) - 1
 
     def check_edits(self, model: mujoco.MjModel, edited: set[str]) -> None:
         """Refuse edits that `model` cannot have, and a parameter none of whose edits can act.

@@ -248,11 +248,14 @@ def test_settings_have_help_texts(learner: Learner) -> None:
     import ast
     import inspect
 
-    tree = ast.parse(inspect.getsource(type(learner).Config).strip())
-    body = tree.body[0].body
-    fields = [i for i, node in enumerate(body) if isinstance(node, ast.AnnAssign)]
+    classes = [cls for cls in type(learner).Config.__mro__ if cls.__module__ != "builtins"]
+    fields = 0
+    for cls in classes:
+        body = ast.parse(inspect.getsource(cls).strip()).body[0].body
+        own = [i for i, node in enumerate(body) if isinstance(node, ast.AnnAssign)]
+        assert all(isinstance(body[i + 1], ast.Expr) for i in own)
+        fields += len(own)
     assert fields
-    assert all(isinstance(body[i + 1], ast.Expr) for i in fields)
 
 
 def test_the_policy_alone_acts_and_adapts_alike(learner: Learner) -> None:

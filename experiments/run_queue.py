@@ -1,0 +1,187 @@
+"""The trainings behind the ladder's table, one after the other: ``make results``.
+
+    python experiments/run_queue.py                  # go on where it stopped, on one thread
+    python experiments/run_queue.py --list           # what is done, what comes next
+    python experiments/run_queue.py --only half-cheetah-vel --threads 2
+
+A *line* of the ladder is a learner, and the family that it learns on:
+
+    ppo       PPO over the task distribution: blind to the task
+    oracle    the same on FAMILY+told, which observes the task
+    finetune  the policy of `ppo`, trained on in each held-out task
+    rl2, maml-trpo, pearl
+
+Each result is written to ``experiments/results/ladder/`` as soon as it is there; what is in that
+folder is not trained again. Ctrl-C or SIGTERM stops at the next iteration, and the same command
+goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from metarl import TaskDistribution, evaluate
+from metarl.algorithms import (
+    Finetune,
+    FinetuneConfig,
+    MamlTrpoConfig,
+    PearlConfig,
+    PpoConfig,
+    Rl2Config,
+)  # fmt: skip
+from metarl.base.files import write_json
+from metarl.base.threads import set_threads
+from metarl.base.versions import hardware, versions
+from metarl.cli import guarded
+from metarl.commands.experiment import Measure, Settings, measure, train_or_resume
+from metarl.run import load_run
+from metarl.runs.config import TrainConfig
+from metarl.runs.progress import say
+from metarl.worlds.factory import make_worlds
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "experiments" / "results" / "ladder"
+TRIALS = TrainConfig(
+    tasks_per_iteration=25, rollouts_per_task=1, evaluate_every=25, evaluate_tasks=40, print_every=50
+)  # fmt: skip
+"""What the learners share that need no more than one world a task."""
+LINES = {
+    "ppo": Settings(replace(TRIALS, evaluate_every=50), PpoConfig()),
+    "oracle": Settings(replace(TRIALS, evaluate_every=50), PpoConfig(), "ppo"),
+    "finetune": Settings(replace(TRIALS, rollouts_per_task=20), FinetuneConfig()),
+    "rl2": Settings(TRIALS, Rl2Config(shards=2)),
+    "maml-trpo": Settings(
+        replace(TRIALS, tasks_per_iteration=10, rollouts_per_task=20, evaluate_tasks=20),
+        MamlTrpoConfig(
+            max_kl=0.02, gae_lambda=0.97, action_scale=0.2, fisher_fraction=0.5, cg_damping=0.01
+        ),
+    ),
+    "pearl": Settings(
+        replace(TRIALS, tasks_per_iteration=10, evaluate_tasks=30, evaluate_every=10),
+        PearlConfig(
+            hidden=(200, 200, 200), lr=5e-4, meta_batch=10, batch_size=128, gradient_steps=1000,
+            initial_episodes=2, posterior_episodes=2, replay_capacity=8000,
+        ),
+    ),
+}  # fmt: skip
+MILLIONS = {
+    "half-cheetah-vel": 3, "half-cheetah-dynamics": 3, "half-cheetah-dir": 3,
+    "half-cheetah-terrain": 3, "walker2d-params": 3, "hopper-params": 3, "ant-dir": 4,
+    "ant-goal": 4, "ant-crippled": 4, "quadruped-terrain": 4, "humanoid-dir": 4,
+    "half-cheetah-vel+dynamics+latency": 4,
+}  # fmt: skip
+"""Environment steps of training, in millions, the same for ppo, oracle, finetune and rl2."""
+SHORT = {"pearl": 0.1}
+"""Share of those steps that a line gets: PEARL's gradient steps take ten times as long."""
+FOUR = ("half-cheetah-vel", "half-cheetah-dynamics", "half-cheetah-dir", "walker2d-params")
+"""Where three seeds matter most."""
+
+
+class Item(NamedTuple):
+    """One training, or one test of a trained run."""
+
+    family: str
+    line: str
+    seed: int
+
+    @property
+    def result(self) -> Path:
+        """The file that says that it is done."""
+        return RESULTS / f"{self.family}-{self.line}-seed{self.seed}.json"
+
+    @property
+    def run(self) -> Path:
+        """The run folder; fine-tuning begins with that of the blind policy."""
+        line = "ppo" if self.line == "finetune" else self.line
+        return ROOT / "runs" / "ladder" / f"{self.family}-{line}-seed{self.seed}"
+
+
+def queue() -> list[Item]:
+    """Return everything to do, in the order that adds most to the table."""
+    ladder, learners = ("ppo", "oracle", "rl2", "finetune"), ("maml-trpo", "pearl")
+    order = [Item(family, line, 1) for family in MILLIONS for line in ladder]
+    for seed in (2, 3):
+        order += [Item(family, line, seed) for family in FOUR for line in ladder]
+    order += [Item(family, line, 1) for line in learners for family in MILLIONS]
+    return order
+
+
+def main(argv: list[str]) -> int:
+    """Work on the queue."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument(
+        "--only", default="", help="a regular expression that FAMILY-LINE-seedS holds"
+    )
+    parser.add_argument("--list", action="store_true", help="show the queue, and do nothing")
+    args = parser.parse_args(argv)
+    items = [item for item in queue() if re.search(args.only, item.result.stem)]
+    left = [item for item in items if not item.result.is_file()]
+    if args.list:
+        for item in items:
+            say(f"{'done' if item.result.is_file() else 'to do'}  {item.result.stem}")
+        return 0
+    os.nice(10)
+    set_threads(args.threads)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for number, item in enumerate(left, 1):
+        say(f"[{number} of {len(left)}] {item.result.stem}")
+        write_json(item.result, work(item, args.threads))
+        say(f"wrote {item.result.relative_to(ROOT)}")
+    return 0
+
+
+def work(item: Item, threads: int) -> dict[str, Any]:
+    """Train and test one item, or go on with it. Returns the result."""
+    settings = LINES[item.line]
+    steps = int(1e6 * MILLIONS[item.family] * SHORT.get(item.line, 1.0))
+    train = replace(
+        settings.train, env_steps=steps, seed=item.seed, threads=threads, device="cpu",
+        out=str(item.run),
+    )  # fmt: skip
+    if item.line == "finetune":
+        blind = work(Item(item.family, "ppo", item.seed), threads)
+        result = {**fine_tuned(item, train), **{k: blind[k] for k in ("curve", "config")}}
+    else:
+        family = item.family + ("+told" if item.line == "oracle" else "")
+        run = train_or_resume(family, settings.algorithm or item.line, train, settings.learner)
+        episodes = 0 if item.line in ("ppo", "oracle") else 3
+        result = measure(run, Measure(test_episodes=episodes, test_rollouts=4), train)
+    command = f"python experiments/run_queue.py --only {item.result.stem}"
+    return result | {"line": item.line, "settings": item.line, "command": command}
+
+
+def fine_tuned(item: Item, train: TrainConfig) -> dict[str, Any]:
+    """Fine-tune the blind policy of a run in each held-out task.
+
+    `Finetune` trains as `Ppo` does, and has its weights.
+    """
+    _, family, blind = load_run(str(item.run), "cpu", train.threads)
+    learner = Finetune(blind.spec, LINES["finetune"].learner, seed=item.seed)
+    learner.load_state_dict(blind.state_dict())
+    distribution = TaskDistribution(family)
+    reports = {}
+    for split in ("heldout", *(("ood",) if distribution.has_ood else ())):
+        tasks = distribution.split(split, 30)
+        worlds = make_worlds(family, len(tasks) * train.rollouts_per_task, train.threads)
+        reports[split] = evaluate(learner, worlds, tasks, episodes=10, seed=0, split=split)
+        for text in reports[split].summary():
+            say(text)
+    ood = reports["ood"].to_json() if "ood" in reports else None
+    return {
+        **reports["heldout"].to_json(), "ood": ood, "versions": versions(), "hardware": hardware()
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, sys.argv[1:]))

@@ -1,0 +1,318 @@
+"""PPO on M feed-forward policies at once, each with its own parameters, critic and data.
+
+With M = 1 it trains one policy for all tasks; with M > 1 it fine-tunes a copy of it in each task.
+Policies, critics and Adam's moments are rows of tensors (M, D), so M tasks cost one batched matrix
+product a layer.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.base.errors import UserError
+from metarl.base.keys import Key
+from metarl.modules import ppo
+from metarl.modules.returns import generalized_advantages
+from metarl.modules.settings import Count, Fraction, Layers, NonNegative, Positive, Settings
+from metarl.networks.categorical import Categorical
+from metarl.networks.normalise import RunningMoments
+from metarl.networks.task_mlp import Gaussian, GaussianMLP
+from metarl.worlds.rollout import Rollout
+from metarl.worlds.vector import Spec, Step
+
+
+@dataclass(frozen=True)
+class PpoSettings(Settings):
+    """Settings of PPO with a feed-forward policy."""
+
+    hidden: Layers = (64, 64)
+    """Units of the hidden layers, of the policy and of the value function each."""
+    history: Count = 1
+    """Steps that the policy sees, the present one too; from 2 on with the actions in between."""
+    gamma: Fraction = 0.99
+    """Discount."""
+    gae_lambda: Fraction = 0.95
+    """λ of the advantage estimation; 1 is Monte Carlo."""
+    clip: Positive = 0.2
+    """ε: how far the probability of an action may move before its gain stops to count."""
+    epochs: Count = 10
+    """Passes over the transitions of an iteration."""
+    batch_size: Count = 500
+    """Transitions in a gradient step, about: a pass is cut evenly."""
+    lr: Positive = 1e-3
+    """Initial step size of Adam."""
+    desired_kl: NonNegative = 0.02
+    """KL divergence of an iteration, in nats, that the step size is adapted to; 0 keeps it."""
+    entropy_weight: NonNegative = 0.0
+    """Weight of the policy's entropy."""
+    value_weight: NonNegative = 0.5
+    """Weight of the value function's loss."""
+    max_grad_norm: Positive = 0.5
+    """Longer gradients are scaled down to this."""
+    init_std: Positive = 0.5
+    """Initial exploration: standard deviation of an action, in units of half its range."""
+    min_std: Positive = 0.02
+    """Floor of the exploration."""
+    shards: Count = 2
+    """Parts of a gradient step's transitions that are computed side by side, on a thread each."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        super().__post_init__()
+        if self.init_std < self.min_std:  # below the floor it has no gradient
+            raise UserError(f"init_std must be at least min_std = {self.min_std}")
+
+
+class Adam(NamedTuple):
+    """State of Adam (Kingma and Ba 2015) on rows of parameters."""
+
+    first: Tensor
+    """(M, D)"""
+    second: Tensor
+    """(M, D)"""
+    steps: Tensor
+    """() int64"""
+
+    @classmethod
+    def start(cls, params: Tensor) -> Adam:
+        """Return the state before any gradient."""
+        steps = torch.zeros((), dtype=torch.int64)
+        return cls(torch.zeros_like(params), torch.zeros_like(params), steps)
+
+    def step(
+        self, params: Tensor, gradient: Tensor, lr: float, max_norm: float
+    ) -> tuple[Tensor, Adam]:
+        """Return the parameters after a step; each row's gradient is at most `max_norm` long."""
+        norm = gradient.norm(dim=1, keepdim=True).clamp(min=max_norm)
+        gradient = gradient * (max_norm / norm)
+        steps = self.steps + 1
+        first = torch.lerp(self.first, gradient, 1 - 0.9)
+        second = torch.lerp(self.second, gradient.square(), 1 - 0.999)
+        scale = (second / (1 - 0.999 ** int(steps))).sqrt() + 1e-8
+        params = params - (lr / (1 - 0.9 ** int(steps))) * first / scale
+        return params, Adam(first, second, steps)
+
+
+class Batch(NamedTuple):
+    """What gradient steps are made on: N transitions of each of M tasks."""
+
+    inputs: Tensor
+    """(M, N, I)"""
+    action: Tensor
+    """(M, N, A)"""
+    log_prob: Tensor
+    """(M, N), when it was chosen"""
+    advantage: Tensor
+    """(M, N), normalised in each task"""
+    target: Tensor
+    """(M, N), for the value function"""
+    weight: Tensor
+    """(M, N), 1, or 0 where the physics diverged"""
+
+
+class BatchedPpo:
+    """The networks, what they see, and PPO's update; parameters are passed in and returned."""
+
+    def __init__(self, spec: Spec, config: PpoSettings, device: torch.device) -> None:
+        """Lay out the networks, and start the running statistics."""
+        self.spec, self.config, self.device = spec, config, device
+        self.frame = spec.observation_size + (spec.action_size if config.history > 1 else 0)
+        inputs = self.frame * config.history
+        self.actor = GaussianMLP(
+            inputs, spec.action_size, config.hidden, init_std=config.init_std,
+            min_std=config.min_std,
+        )  # fmt: skip
+        self.critic = GaussianMLP(inputs, 1, config.hidden)
+        self.obs_moments = RunningMoments(spec.observation_size, device)
+        self.return_moments = RunningMoments(1, device)
+
+    def initial(self, key: Key) -> Tensor:
+        """Return (1, D) initial parameters; those of the last layer of the policy are small."""
+        actor, critic = (
+            net.initial(key.fold(name).torch())
+            for net, name in ((self.actor, "actor"), (self.critic, "critic"))
+        )
+        self.actor.split(actor[None])[-3].mul_(0.01)
+        return torch.cat((actor, critic))[None].to(self.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the running statistics, ``obs.…`` and ``return.…``."""
+        return {
+            f"{name}.{part}": tensor
+            for name, moments in (("obs", self.obs_moments), ("return", self.return_moments))
+            for part, tensor in moments.state_dict().items()
+        }
+
+    def refresh(self) -> None:
+        """Work with the running statistics that were written into the tensors of `state_dict`."""
+        for moments in (self.obs_moments, self.return_moments):
+            moments.load_state_dict(moments.state_dict())
+
+    # --- acting --------------------------------------------------------------------------------
+
+    def window(self, worlds: int) -> Tensor:
+        """Return the empty memory of B worlds: (B, history - 1, F) earlier frames, latest first."""
+        return torch.zeros(worlds, self.config.history - 1, self.frame, device=self.device)
+
+    def act(
+        self, params: Tensor, step: Step, window: Tensor, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the actions (B, A) of M policies, B / M worlds each, and the new window.
+
+        Args:
+            params: (M, D).
+            step: what the worlds show.
+            window: see `window`.
+            noise: (B, A) standard normal, or None for the deterministic actions.
+        """
+        frame = self._frames(step)
+        window = window * (~step.first)[:, None, None]
+        inputs = torch.cat((frame[:, None], window), 1)
+        policy = self.policy(params, inputs.flatten(1).unflatten(0, (len(params), -1)))
+        if noise is not None:
+            noise = noise.unflatten(0, (len(params), -1))
+        if isinstance(policy, Categorical):
+            action = policy.sample(noise)
+        else:
+            action = policy.mean
+            if noise is not None:
+                action = action + noise * policy.log_std.exp()
+        return action.flatten(0, 1), inputs[:, :-1]
+
+    def policy(self, params: Tensor, inputs: Tensor) -> Gaussian | Categorical:
+        """Return the action distributions (M, N, A) of M policies at (M, N, I) inputs."""
+        actor = params[:, : self.actor.num_params]
+        if self.spec.actions:
+            return Categorical(self.actor.mean(actor, inputs), self.spec.actions)
+        return self.actor(actor, inputs)
+
+    def value(self, params: Tensor, inputs: Tensor) -> Tensor:
+        """Return the values (M, N), in units of the returns' standard deviation."""
+        return self.critic.mean(params[:, self.actor.num_params :], inputs).squeeze(-1)
+
+    def _frames(self, step: Step | Rollout) -> Tensor:
+        """(…, F): the observation; with a history also the action before, 0 where none was."""
+        obs = self.obs_moments.normalise(step.obs)
+        if self.config.history == 1:
+            return obs
+        return torch.cat((obs, step.prev_action * (~step.first)[..., None]), -1)
+
+    def _inputs(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Return what was seen at each step, and at its successor, (T, B, I) each."""
+        frames, age = self._frames(rollout), rollout.episode_time()
+        after = self.obs_moments.normalise(rollout.next_obs)
+        if self.config.history == 1:
+            return frames, after
+        after = torch.cat((after, rollout.action.clamp(-1, 1).nan_to_num()), -1)
+        seen = [frames]
+        for back in range(1, self.config.history):
+            earlier = torch.zeros_like(frames)
+            earlier[back:] = frames[:-back]
+            seen.append(earlier * (age >= back)[..., None])
+        return torch.cat(seen, -1), torch.cat((after, *seen[:-1]), -1)
+
+    # --- learning ------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def batch(self, rollout: Rollout, params: Tensor) -> Batch:
+        """Estimate advantages and value targets of a rollout, N = B T / M transitions a row.
+
+        A diverged step teaches nothing, and the step before it bootstraps, as at a time limit.
+        """
+        tasks, config = len(params), self.config
+        rollout = rollout.before_divergence()._replace(tasks=tasks)
+        inputs, after = (rollout.per_task(x).flatten(1, 2) for x in self._inputs(rollout))
+        value, next_value = self.value(params, inputs), self.value(params, after)
+        reward = rollout.per_task(rollout.reward / self.return_moments.std.float())
+        steps = len(rollout.reward)
+        advantage = generalized_advantages(
+            *(x.unflatten(-1, (-1, steps)).movedim(-1, 0) for x in
+              (reward.flatten(1), value, next_value)),
+            *(rollout.per_task(x).movedim(-1, 0) for x in
+              (rollout.terminated | rollout.diverged, rollout.done)),
+            gamma=config.gamma, gae_lambda=config.gae_lambda,
+        ).movedim(0, -1).flatten(1)  # fmt: skip
+        weight = rollout.per_task(rollout.valid.float()).flatten(1)
+        action = rollout.per_task(rollout.action).flatten(1, 2)
+        action = torch.where(weight[..., None] > 0, action, 0.0)  # may be NaN there
+        normal = torch.stack([ppo.normalized(a, w) for a, w in zip(advantage, weight, strict=True)])
+        log_prob = self.policy(params, inputs).log_prob(action)
+        return Batch(inputs, action, log_prob, normal, advantage + value, weight)
+
+    def update_moments(self, rollout: Rollout) -> None:
+        """Take the observations and rewards of a training rollout into the running statistics."""
+        valid = rollout.valid
+        self.obs_moments.update(rollout.obs[valid])
+        sums = ppo.discounted_sums(rollout.reward, self.config.gamma)
+        self.return_moments.update(sums[valid][:, None])
+
+    def improve(
+        self, params: Tensor, adam: Adam, batch: Batch, *, epochs: int, lr: float, key: Key
+    ) -> tuple[Tensor, Adam, dict[str, float]]:
+        """Make passes of gradient steps on a batch, every task on its own rows.
+
+        Args:
+            params: (M, D).
+            adam: its state.
+            batch: N transitions a task.
+            epochs: passes.
+            lr: step size.
+            key: orders the transitions.
+
+        Returns:
+            The new parameters and state, and the mean metrics of the last pass.
+        """
+        rows = batch.weight.shape[1]
+        parts = max(1, round(rows / self.config.batch_size))
+        metrics: list[Tensor] = []
+        with ppo.thread_pool() as pool:
+            for epoch in range(epochs):
+                order = torch.randperm(rows, generator=key.fold("minibatches", epoch).torch())
+                metrics = []
+                for chosen in order.to(self.device).chunk(parts):
+                    gradient, found = self._gradient(params, batch, chosen, pool)
+                    params, adam = adam.step(params, gradient, lr, self.config.max_grad_norm)
+                    metrics.append(found)
+        means = torch.stack(metrics).mean(0).tolist()
+        names = ("loss", "value_loss", "kl", "clip_fraction", "entropy")
+        return params, adam, dict(zip(names, means, strict=True))
+
+    def _gradient(
+        self, params: Tensor, batch: Batch, chosen: Tensor, pool: ThreadPoolExecutor
+    ) -> tuple[Tensor, Tensor]:
+        params = params.detach().requires_grad_()
+        total = batch.weight[:, chosen].sum(1, keepdim=True).clamp(min=1.0)
+        shards = min(self.config.shards, len(chosen)) if self.device.type == "cpu" else 1
+        (gradient,), metrics = ppo.parallel_gradient(
+            lambda ids: self._loss(params, batch, ids, total), [params], chosen.chunk(shards), pool
+        )
+        return gradient, metrics
+
+    def _loss(
+        self, params: Tensor, batch: Batch, ids: Tensor, total: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the part of the rows `ids` in the loss, summed over tasks, and metrics, (5,)."""
+        config, part = self.config, Batch(*(tensor[:, ids] for tensor in batch))
+        weight = part.weight / total
+        policy = self.policy(params, part.inputs)
+        log_ratio = policy.log_prob(part.action) - part.log_prob
+        gain = (ppo.clipped_surrogate(log_ratio, part.advantage, config.clip) * weight).sum()
+        error = self.value(params, part.inputs) - part.target
+        value_loss = (error.square() * weight).sum()
+        if isinstance(policy, Categorical):
+            entropy = (policy.entropy() * weight).sum()
+        else:
+            constant = 0.5 * math.log(2 * math.pi * math.e) * policy.log_std.shape[-1]
+            entropy = ((policy.log_std.sum(-1) + constant) * weight).sum()
+        loss = -gain + config.value_weight * value_loss - config.entropy_weight * entropy
+        with torch.no_grad():
+            ratio = log_ratio.exp()
+            kl = ((ratio - 1 - log_ratio) * weight).sum()  # Schulman's estimate: never negative
+            outside = (((ratio - 1).abs() > config.clip) * weight).sum()
+            return loss, torch.stack((-gain, value_loss, kl, outside, entropy)) / len(params)
