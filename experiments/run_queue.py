@@ -50,7 +50,8 @@ from metarl.worlds.factory import make_worlds
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results" / "ladder"
 TRIALS = TrainConfig(
-    tasks_per_iteration=25, rollouts_per_task=1, evaluate_every=25, evaluate_tasks=40, print_every=50
+    tasks_per_iteration=25, rollouts_per_task=1, evaluate_every=25, evaluate_tasks=40,
+    print_every=50,
 )  # fmt: skip
 """What the learners share that need no more than one world a task."""
 LINES = {
