@@ -61,6 +61,9 @@ class Evaluate(OnRun):
     """Unseen draws from the training box, tasks outside it, or frozen training draws."""
     tasks: int = 30
     """How many tasks of the split."""
+    against: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN")] = ()
+    """Runs to compare with on the same tasks. With one of ppo on the family and one of ppo on the
+    family with +told among them, the adaptation score is printed: 0 is blind, 1 is told."""
     json: Annotated[str | None, tyro.conf.arg(metavar="FILE|-")] = None
     """Also write the report as JSON, to a file or to the standard output."""
 
@@ -155,13 +158,20 @@ def evaluate(argv: Sequence[str]) -> int:
             learner, worlds, tasks, episodes=args.episodes, seed=args.seed, split=args.split,
             progress=show,
         )  # fmt: skip
+    lines, more = report.summary(), {}
+    if args.against:
+        from metarl.commands.against import comparison, evaluate_others
+
+        others = evaluate_others(args, report)
+        compared, scores = comparison(report, others)
+        lines, more = [*lines, *compared], {"against": [o.to_json() for o in others], **scores}
     if args.json == "-":
-        print(json.dumps(report.to_json()))
+        print(json.dumps(report.to_json() | more))
         return 0
-    for line in report.summary():
+    for line in lines:
         say(line)
     if args.json is not None:
-        report.save(args.json)
+        report.save(args.json, more)
         say(f"wrote {args.json}")
     return 0
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -90,12 +90,15 @@ class Report:
         data = cast(dict[str, Any], finite(asdict(self))) | {"distinct_tasks": self.distinct_tasks}
         return data if self.diagnostics else {k: v for k, v in data.items() if k != "diagnostics"}
 
-    def save(self, path: Path | str) -> None:
-        """Write the JSON, whole or not at all; folders are made. Raises UserError."""
+    def save(self, path: Path | str, more: Mapping[str, Any] | None = None) -> None:
+        """Write the JSON, and `more` in it, whole or not at all; folders are made.
+
+        Raises UserError if that fails.
+        """
         path = Path(path)
         with file_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, self.to_json())
+            write_json(path, self.to_json() | dict(more or {}))
 
     @classmethod
     def from_json(cls, data: object, where: object = "report") -> Report:

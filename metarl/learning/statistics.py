@@ -49,7 +49,7 @@ def iqm_interval(
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
     label = _strata(tasks)
     resampled = _stratified_iqm(returns[resampled_rows(tasks, rng)], label, axis=1)
-    low, high = np.percentile(resampled, _levels(tasks), axis=0)
+    low, high = np.percentile(resampled, levels(tasks), axis=0)
     return _stratified_iqm(returns, label, axis=0), np.stack([low, high], axis=1)
 
 
@@ -104,7 +104,7 @@ def _stratified_iqm(values: np.ndarray, label: np.ndarray, axis: int) -> np.ndar
     return np.average(centres, axis=0, weights=rows) if len(strata) > 1 else centres[0]
 
 
-def _levels(tasks: np.ndarray | list[list[float]]) -> list[float]:
+def levels(tasks: np.ndarray | list[list[float]]) -> list[float]:
     """Return the percentiles of a 95 % interval, wider where tasks are few.
 
     The percentile bootstrap is too narrow for n draws by a factor of √((n−1)/n) and by that of the

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from metarl.learning.statistics import _levels, gain_interval, iqm, iqm_interval, resampled_rows
+from metarl.learning.statistics import gain_interval, iqm, iqm_interval, levels, resampled_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,10 +34,10 @@ def test_equal_tasks_are_resampled_among_themselves() -> None:
 
 def test_the_levels_of_an_interval_by_hand() -> None:
     """Student's t of 7 degrees of freedom is 2.365 at 97.5 %; √(8/7) of it is 2.528 normal σ."""
-    assert _levels(np.arange(8.0)[:, None]) == pytest.approx([0.574, 99.426], abs=1e-3)
-    assert _levels(np.arange(1e6)[:, None]) == pytest.approx([2.5, 97.5], abs=1e-3)
-    assert _levels([[1.0], [-1.0], [1.0], [-1.0]])[0] < 0.001
-    assert _levels([[1.0]]) == [0.0, 100.0]
+    assert levels(np.arange(8.0)[:, None]) == pytest.approx([0.574, 99.426], abs=1e-3)
+    assert levels(np.arange(1e6)[:, None]) == pytest.approx([2.5, 97.5], abs=1e-3)
+    assert levels([[1.0], [-1.0], [1.0], [-1.0]])[0] < 0.001
+    assert levels([[1.0]]) == [0.0, 100.0]
 
 
 def test_strata_have_interquartile_means_of_their_own() -> None:

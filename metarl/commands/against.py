@@ -1,0 +1,91 @@
+"""``metarl evaluate RUN --against RUN…``: several runs on the same tasks, and the score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from metarl.base.errors import UserError
+from metarl.base.text import counted, shown
+from metarl.runs.progress import bar
+
+if TYPE_CHECKING:
+    from metarl.commands.evaluate import Evaluate
+    from metarl.learning.evaluation import Report
+
+
+def evaluate_others(args: Evaluate, report: Report) -> list[Report]:
+    """Evaluate the runs of ``--against`` on the tasks of a report.
+
+    Raises:
+        UserError: a run's tasks are not those of the report.
+    """
+    from metarl.learning.evaluation import evaluate
+    from metarl.run import load_run, worlds_for, worlds_per_task
+    from metarl.tasks.distribution import TaskDistribution
+
+    others = []
+    for run in args.against:
+        checkpoint, family, learner = load_run(run, args.device, args.threads)
+        count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
+        tasks = TaskDistribution(family).split(args.split, args.tasks)
+        if not np.array_equal(tasks.values, np.array(report.tasks)):
+            raise UserError(
+                f"'{run}' was trained on {family.name}, whose {args.split} tasks are not those of "
+                f"{report.family}: only runs on the same tasks can be compared"
+            )
+        worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
+        how: dict[str, Any] = {"seed": args.seed, "split": args.split}
+        with bar(f"evaluating {run}") as show:
+            others.append(
+                evaluate(learner, worlds, tasks, episodes=args.episodes, **how, progress=show)
+            )
+    return others
+
+
+def is_oracle(report: Report) -> bool:
+    """Whether a report is of a policy that is told the task, and does not adapt."""
+    return report.algorithm == "ppo" and "+told" in report.family
+
+
+def is_blind(report: Report) -> bool:
+    """Whether a report is of PPO over the task distribution."""
+    return report.algorithm == "ppo" and "+told" not in report.family
+
+
+def comparison(report: Report, others: Sequence[Report]) -> tuple[list[str], dict[str, Any]]:
+    """Return the lines that compare a report with others, and the scores as JSON."""
+    from metarl.learning.score import adaptation_score
+
+    lines, every = ["mean return of each round, on the same tasks:"], (report, *others)
+    width = max(len(one.family) for one in every)
+    for one in every:
+        curve = " ".join(f"{shown(mean, 1):>9}" for mean in one.mean)
+        lines.append(f"  {one.family:<{width}}  {one.algorithm:<10}{curve}")
+    blind, oracle = ([o for o in every if of(o)] for of in (is_blind, is_oracle))
+    if not blind or not oracle:
+        missing = " and ".join(
+            words for words, found in (
+                (f"of ppo on {report.family} (the blind policy)", blind),
+                (f"of ppo on {report.family}+told (the oracle)", oracle),
+            ) if not found
+        )  # fmt: skip
+        lines.append(f"no adaptation score: add a run {missing} to --against")
+        return lines, {}
+    below, above = ([np.array(o.returns)[:, 0] for o in line] for line in (blind, oracle))
+    scores: dict[str, Any] = {}
+    for one in every:
+        if is_blind(one) or is_oracle(one):
+            continue
+        label = f"{one.algorithm} on {one.family}"
+        for k, seen in enumerate(one.experience):
+            score = adaptation_score([np.array(one.returns)[:, k]], below, above, one.tasks)
+            after = counted(seen, "episode")
+            lines.append(f"adaptation score of {label} after {after}: {score.words}")
+            numbers = [None if np.isnan(x) else x for x in score[:3]]
+            scores.setdefault(label, []).append(numbers)
+    worth = adaptation_score(below, below, above, report.tasks).worth
+    lines.append(f"knowing the task is worth {worth[0]:.1f} [{worth[1]:.1f}, {worth[2]:.1f}] here")
+    return lines, {"scores": scores, "worth": list(worth)}
