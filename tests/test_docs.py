@@ -96,9 +96,9 @@ def test_commands_exist(page, capsys):
         if words[0] == "COMMAND":
             continue
         assert words[0] in listed, f"{name(page)}: metarl {words[0]}"
-        cli.main(
-            [words[0], *(["point-goal", "maml-trpo"] if words[0] == "train" else []), "--help"]
-        )
+        named = [word for word in words[1:3] if not word.startswith("-")]
+        algorithm = named[1] if len(named) == 2 and named[1] in list_learners() else "maml-trpo"
+        cli.main([words[0], *(["point-goal", algorithm] if words[0] == "train" else []), "--help"])
         text = capsys.readouterr().out
         for option in (word for word in words if word.startswith("--")):
             assert re.search(rf"{option}\b", text), f"{name(page)}: metarl {' '.join(words)}"

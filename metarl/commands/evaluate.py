@@ -179,7 +179,7 @@ def evaluate(argv: Sequence[str]) -> int:
 def adapt(argv: Sequence[str]) -> int:
     """Adapt to one task."""
     args = parse(Adapt, argv, prog="metarl adapt")
-    from metarl.learning.adaptation import adapt_to, save_adapted
+    from metarl.learning.adaptation import adapt_to, best_round, save_adapted
     from metarl.run import load_run, worlds_for, worlds_per_task
 
     checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
@@ -203,7 +203,13 @@ def adapt(argv: Sequence[str]) -> int:
         say(f"after {seen} return {shown(one.mean, 2):>10}{spread}{ill}")
     if args.out is not None:
         path = save_adapted(Path(args.out), checkpoint, learner, task, rounds)
-        say(f"wrote {path}")
+        best = rounds[best_round(rounds)]
+        if best is not rounds[-1] and best.mean == best.mean:
+            say(
+                f"note: later rounds are worse: the policy after "
+                f"{counted(best.experience, 'episode')} is the one that is saved"
+            )
+        say(f"wrote {path}: return {shown(best.mean, 2)}")
     return 0
 
 

@@ -123,24 +123,32 @@ def adaptation_rounds(
         state = policy.adapt(after, data)
 
 
+def best_round(rounds: Sequence[Round]) -> int:
+    """Return the round that scored best, the first of equals; the last one if all diverged."""
+    scores = [one.mean for one in rounds]
+    known = [score for score in scores if score == score]
+    return scores.index(max(known)) if known else len(rounds) - 1
+
+
 def save_adapted(
     folder: Path, checkpoint: Checkpoint, learner: Learner, task: Tasks, rounds: Sequence[Round]
 ) -> Path:
-    """Write the policy of the last round: adapted.safetensors, and adapted.json which describes it.
+    """Write the policy of the best round: adapted.safetensors, and adapted.json about it.
 
     Args:
         folder: where to; a policy that is there already is replaced.
         checkpoint: what was adapted.
         learner: likewise.
         task: to which task.
-        rounds: how it went; the last one holds the adapted state.
+        rounds: how it went; see `best_round`.
 
     Returns:
         The folder.
     """
+    best = best_round(rounds)
     tensors = {
         name: tensor.detach().cpu().contiguous()
-        for name, tensor in learner.adapted_state_dict(rounds[-1].state).items()
+        for name, tensor in learner.adapted_state_dict(rounds[best].state).items()
     }
     if problem := nonfinite(tensors):
         raise UserError(f"the adapted policy is not saved: {problem}")
@@ -154,6 +162,7 @@ def save_adapted(
         "learner_config": asdict(learner.config),
         "step": checkpoint.step,
         "task": task.to_json(),
+        "round": best,
         "experience": [one.experience for one in rounds],
         "returns": [one.mean for one in rounds],
         "sha256": {WEIGHTS: hashlib.sha256(weights).hexdigest()},

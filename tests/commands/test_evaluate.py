@@ -15,6 +15,8 @@ from metarl.cli import main
 from metarl.learning import checkpoint as checkpoints
 from metarl.runs import progress
 
+NAN = float("nan")
+
 
 def test_evaluate_prints_json_alone_on_a_dash(trained_run, capsys):
     assert (
@@ -84,7 +86,7 @@ def test_adapt_prints_the_rounds_and_saves_the_policy(trained_run, tmp_path, cap
     prior = checkpoints.load(checkpoints.newest(Path(trained_run))).tensors["theta"]
     assert torch.equal(tensors["theta"], prior)
     assert tensors["state.params"].shape == (1, len(prior))
-    assert not torch.equal(tensors["state.params"][0], prior)
+    assert torch.equal(tensors["state.params"][0], prior) == (about["round"] == 0)
 
 
 @pytest.fixture
@@ -106,19 +108,51 @@ def test_a_policy_is_replaced_whole_and_nothing_else_is(trained_run, adapted, tm
     assert (adapted / "diary.txt").is_file()
 
 
-def test_a_saved_policy_earns_what_the_last_round_did(adapted):
+@pytest.mark.parametrize(
+    ("means", "best"), [((1, 3, 2), 1), ((1, 1), 0), ((NAN, 1, NAN), 1), ((NAN, NAN), 1), ((2,), 0)]
+)
+def test_the_best_round_is_saved(means, best):
+    from metarl.learning.adaptation import Round, best_round
+
+    assert (
+        best_round([Round(k, torch.tensor([float(m)]), None) for k, m in enumerate(means)]) == best
+    )
+
+
+def test_a_later_round_that_is_worse_is_said(trained_run, tmp_path, capsys, monkeypatch):
+    from metarl.learning import adaptation
+
+    worse = adaptation.adapt_to
+
+    def adapt_to(*args, **kwargs):
+        for k, one in enumerate(worse(*args, **kwargs)):
+            yield one._replace(returns=one.returns * 0 - [3, 1, 2][k])
+
+    monkeypatch.setattr(adaptation, "adapt_to", adapt_to)
+    out = tmp_path / "a"
+    assert main(["adapt", str(trained_run), "--episodes", "2", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "note: later rounds are worse: the policy after 2 episodes is the one that is saved" in said
+    )
+    assert "return -1.00" in said.splitlines()[-1]
+    assert json.loads((out / "adapted.json").read_text())["round"] == 1
+
+
+def test_a_saved_policy_earns_what_its_round_did(adapted):
     from metarl import TaskDistribution, TaskWorlds, collect, load_adapted
     from metarl.base.keys import Key
 
     learner, state = load_adapted(adapted)
     worlds = TaskWorlds("point-goal", 2, 1)
     worlds.set_tasks(TaskDistribution(worlds.family).make(goal_x=0.5), 2)
-    key = Key(3, "evaluate").fold("score", 1)
+    about = json.loads((adapted / "adapted.json").read_text())
+    key = Key(3, "evaluate").fold("score", about["round"])
     worlds.seed(key)
     worlds.reset()
     data, _ = collect(worlds, learner, state, worlds.spec.horizon, key, explore=False)
-    last = json.loads((adapted / "adapted.json").read_text())["returns"][-1]
-    assert float(data.first_episode_return().mean()) == last
+    assert float(data.first_episode_return().mean()) == about["returns"][about["round"]]
+    assert about["returns"][about["round"]] == max(about["returns"])
 
 
 def pipe(path: Path) -> None:

@@ -351,7 +351,7 @@ def test_a_variation_that_cannot_be_imported_is_refused_in_one_line(where: str) 
 
 
 def test_every_family_takes_the_universal_variations() -> None:
-    assert list(variations(Cart)) == ["payload", "drag", "rail", "latency", "sensor-bias"]
+    assert list(variations(Cart)) == ["payload", "drag", "rail", "latency", "sensor-bias", "told"]
 
 
 # --- runs --------------------------------------------------------------------------------------

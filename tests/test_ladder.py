@@ -1,0 +1,104 @@
+"""The ladder: its page says what its files hold, and its queue is what it says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def ladder(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import ladder
+
+    yield ladder
+    for name in ("ladder", "run_queue"):
+        sys.modules.pop(name, None)
+
+
+def test_the_page_is_made_from_the_files(ladder):
+    assert ladder.PAGE.read_text() == ladder.page(ladder.load(ladder.RESULTS))
+
+
+def test_every_result_belongs_to_the_queue(ladder):
+    import run_queue
+
+    known = {item.result.name for item in run_queue.queue()}
+    assert {path.name for path in ladder.RESULTS.glob("*.json")} <= known
+    for path in ladder.RESULTS.glob("*.json"):
+        result = json.loads(path.read_text())
+        steps = result["curve"][-1]["env_steps"]
+        family = result["family"].replace("+told", "")
+        share = run_queue.SHORT.get(result["line"], 1.0)
+        assert steps >= 1e6 * run_queue.MILLIONS[family] * share  # it was trained to the end
+
+
+def result(line: str, family: str, returns: list[list[float]], seed: int = 1) -> dict:
+    rounds = len(returns[0])
+    return {
+        "family": family, "line": line, "returns": returns, "tasks": [[float(i)] for i in range(8)],
+        "experience": list(range(rounds)), "ood": None, "seed": seed,
+        "mean": [sum(row[k] for row in returns) / 8 for k in range(rounds)],
+        "curve": [{"env_steps": 3_000_000, "seconds": 120.0}],
+    }  # fmt: skip
+
+
+def test_scores_stand_between_the_blind_policy_and_the_oracle(ladder, tmp_path):
+    family = "half-cheetah-vel"
+    for number, one in enumerate((
+        result("ppo", family, [[-10.0 + i] for i in range(8)]),
+        result("oracle", f"{family}+told", [[10.0 + i] for i in range(8)]),
+        result("rl2", family, [[-10.0 + i, 5.0 + i] for i in range(8)]),
+    )):  # fmt: skip
+        (tmp_path / f"{number}.json").write_text(json.dumps(one))
+    page = ladder.page(ladder.load(tmp_path))
+    assert f"| {family} | rl2 | 0 | -6.5 | none | 0.00 [0.00, 0.00] | 3.0 M | 2 | 1 |" in page
+    assert f"| {family} | rl2 | 1 | 8.5 | none | 0.75 [0.75, 0.75] | 3.0 M | 2 | 1 |" in page
+    assert "- `rl2`: 0.75 over 1 family with a score; 100% above 0.25, 100% above 0.5" in page
+    assert f"| {family} | pearl | | | | | | | not trained |" in page
+
+
+def test_the_queue_lists_what_is_done(ladder, tmp_path, monkeypatch, capsys):
+    import run_queue
+
+    monkeypatch.setattr(run_queue, "RESULTS", tmp_path)
+    (tmp_path / "ant-dir-ppo-seed1.json").write_text("{}")
+    assert run_queue.main(["--list", "--only", "ant-dir-(ppo|oracle)"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["done  ant-dir-ppo-seed1", "to do  ant-dir-oracle-seed1"]
+
+
+def test_the_queue_works_and_goes_on(ladder, tmp_path, monkeypatch, capsys):
+    """A small queue: blind, oracle and fine-tuning on point-goal, from nothing to three files."""
+    from dataclasses import replace
+
+    import run_queue
+
+    small = {
+        name: replace(
+            line, train=replace(line.train, tasks_per_iteration=2, evaluate_tasks=2),
+            learner=replace(line.learner, hidden=(8,), epochs=1),
+        ) for name, line in run_queue.LINES.items() if name in ("ppo", "oracle", "finetune")
+    }  # fmt: skip
+    monkeypatch.setattr(run_queue, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run_queue, "ROOT", tmp_path)
+    monkeypatch.setattr(run_queue, "LINES", small)
+    monkeypatch.setattr(run_queue, "MILLIONS", {"point-goal": 0.0008})
+    items = [run_queue.Item("point-goal", line, 1) for line in small]
+    monkeypatch.setattr(run_queue, "queue", lambda: items)
+    monkeypatch.setattr(run_queue.os, "nice", lambda _: 0)
+    assert run_queue.main([]) == 0
+    results = {item.line: json.loads(item.result.read_text()) for item in items}
+    assert results["oracle"]["family"] == "point-goal+told"
+    assert results["oracle"]["tasks"] == results["ppo"]["tasks"]
+    assert results["finetune"]["experience"] == [20 * k for k in range(11)]
+    assert results["finetune"]["algorithm"] == "finetune"
+    items[1].result.unlink()
+    assert run_queue.main([]) == 0
+    assert json.loads(items[1].result.read_text())["returns"] == results["oracle"]["returns"]
+    assert "has finished training; testing it" in capsys.readouterr().out
