@@ -59,7 +59,7 @@ class ProMp(Learner):
         super().__init__(spec, config, seed=seed, device=device)
         sizes = (spec.observation_size, spec.action_size, config.hidden)
         self.policy = GaussianMLP(*sizes, action_scale=0.1)
-        self.inner = InnerLoop(self.policy, config.inner_lr, config.gamma, gae_lambda=1.0)
+        self.inner = InnerLoop(self.policy, config.inner_lr, config.gamma, 1.0, config.inner_steps)
         self.theta = FlatAdam(
             self.policy.initial(Key(seed, "policy").torch()).to(device), config.lr
         )

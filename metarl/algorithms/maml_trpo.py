@@ -90,7 +90,9 @@ class MamlTrpo(Learner):
             spec.observation_size, spec.action_size, config.hidden,
             action_scale=config.action_scale, init_std=config.init_std, min_std=config.min_std,
         )  # fmt: skip
-        self.inner = InnerLoop(self.policy, config.inner_lr, config.gamma, config.gae_lambda)
+        self.inner = InnerLoop(
+            self.policy, config.inner_lr, config.gamma, config.gae_lambda, config.inner_steps
+        )
         self.theta = self.policy.initial(Key(seed, "policy").torch()).to(self.device)
 
     # --- acting and adapting -------------------------------------------------------------------
@@ -216,6 +218,10 @@ class MamlTrpo(Learner):
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over a prior."""
         load_tensors({"theta": self.theta}, tensors, self.name)
+
+    def upgrade_adapted(self, tensors: dict[str, Tensor], rounds: int) -> dict[str, Tensor]:
+        """Add the number of inner steps, which earlier versions did not save."""
+        return {"state.steps": torch.tensor(rounds), **tensors}
 
 
 def _jvp(function: Callable[[Tensor], Tensor], point: Tensor, tangent: Tensor) -> Tensor:

@@ -182,6 +182,15 @@ class Learner(Policy):
         """
         return self.policy_state_dict() | dict(_parts(state, "state"))
 
+    def upgrade_adapted(self, tensors: dict[str, Tensor], rounds: int) -> dict[str, Tensor]:
+        """Return what `adapted_state_dict` would give now for tensors that an older version saved.
+
+        Args:
+            tensors: of an adapted policy without the number of its round.
+            rounds: rounds of adaptation that it went through.
+        """
+        return tensors
+
     def load_adapted_state_dict(self, tensors: dict[str, Tensor]) -> Any:
         """Take over the weights that `adapted_state_dict` returned, and return the state.
 

@@ -34,6 +34,8 @@ class State(NamedTuple):
 
     params: Tensor
     """(M, D)"""
+    steps: int = 0
+    """Inner steps taken since the prior"""
 
 
 class Batch(NamedTuple):
@@ -96,6 +98,8 @@ class InnerLoop:
     """Discount."""
     gae_lambda: float
     """λ of the advantage estimation."""
+    steps: int = 1
+    """K, the inner steps that the prior is trained for; see `adapt`."""
 
     def act(
         self, step: Step, state: State, *, explore: bool, noise: Tensor | None
@@ -109,11 +113,17 @@ class InnerLoop:
         return action.flatten(0, 1), state
 
     def adapt(self, state: State, batch: Batch) -> State:
-        """Return the state after one inner step in every task."""
+        """Return the state after one inner step in every task.
+
+        The prior is trained so that K steps of size α end well, and further ones of that size
+        overshoot. So step k is α K / k long beyond the K-th.
+        """
+        steps = state.steps + 1
+        lr = self.lr * min(1.0, self.steps / steps)
         with torch.enable_grad():
             params = state.params.detach().clone().requires_grad_()
             (gradient,) = grad(self.loss(params, batch), params)
-        return State((params - self.lr * gradient).detach())
+        return State((params - lr * gradient).detach(), steps)
 
     def loss(self, params: Tensor, batch: Batch) -> Tensor:
         """Return the sum over tasks of the mean over samples of −log π(a|s) A."""

@@ -1,8 +1,10 @@
 """MAML-TRPO: gradients against finite differences, batches against loops, and a learnable toy."""
 
 import hashlib
+import json
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 from torch.autograd import grad
@@ -125,6 +127,43 @@ def test_inner_step_by_hand() -> None:
     z = (data.action - policy.mean) / policy.log_std.exp()
     gradient = ((z**2 - 1) * (data.advantage * data.weight)[..., None]).sum(1)
     assert torch.allclose(params[:, -2:], agent.theta[-2:] + 0.1 * gradient, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("trained", "sizes"), [(1, [1, 1 / 2, 1 / 3]), (2, [1, 1, 2 / 3])])
+def test_steps_beyond_those_trained_for_shrink(trained: int, sizes: list[float]) -> None:
+    agent, data = learner(inner_steps=trained), batch(0)
+    state = agent.begin(4, 3)
+    for k, size in enumerate(sizes):
+        params = state.params.clone().requires_grad_()
+        (gradient,) = grad(agent.inner.loss(params, data), params)
+        after = agent.inner.adapt(state, data)
+        expected = state.params - agent.config.inner_lr * size * gradient
+        torch.testing.assert_close(after.params, expected)
+        assert after.steps == k + 1
+        state = after
+
+
+def test_a_policy_that_was_adapted_by_an_earlier_version_is_read(tmp_path) -> None:
+    from metarl.learning import checkpoint as checkpoints
+    from metarl.learning.adaptation import HEADER, WEIGHTS, adapt_to, load_adapted, save_adapted
+
+    worlds = TaskWorlds("point-goal", 3, 1)
+    agent = MamlTrpo(worlds.spec, MamlTrpoConfig(hidden=(4,)))
+    task = TaskDistribution(worlds.family).make(goal_x=0.5)
+    path = checkpoints.save(tmp_path / "c", agent, family="point-goal", step=1, meta={})
+    rounds = list(adapt_to(agent, worlds, task, episodes=2, seed=0))[2:]
+    folder = save_adapted(tmp_path / "a", checkpoints.load(path), agent, task, rounds)
+    tensors = safetensors.torch.load_file(folder / WEIGHTS)
+    del tensors["state.steps"]
+    safetensors.torch.save_file(tensors, folder / WEIGHTS)
+    about = json.loads((folder / HEADER).read_text())
+    del about["round"]
+    about["experience"] = [0, 3, 6]
+    about["sha256"] = {WEIGHTS: hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
+    (folder / HEADER).write_text(json.dumps(about))
+    _, state = load_adapted(folder)
+    assert state.steps == 2
+    assert torch.equal(state.params, rounds[0].state.params)
 
 
 def test_masked_samples_change_nothing() -> None:
