@@ -121,6 +121,9 @@ class MamlTrpo(Learner):
     def update(self, shards: Sequence[Phases], key: Key) -> dict[str, float]:
         """Make one trust-region step on the prior."""
         data = Phases.joined(shards)
+        prior = self.theta.expand(len(data.batches[0].obs), -1)
+        agreement = self.sum_tasks(self.inner.agreement(prior, data.batches[0]))
+        agreement = float(agreement) / self._count(data.batches[0])
         step = self._trust_region_step(data.batches)
         std = self.policy(self.theta[None], data.batches[0].obs[:1, :1]).log_std.exp().mean()
         return {
@@ -130,6 +133,7 @@ class MamlTrpo(Learner):
             "accepted": float(step.accepted),
             "line_search_trials": float(step.trials),
             "std": float(std),
+            "inner_agreement": agreement,
         }
 
     def _count(self, batch: Batch) -> int:

@@ -130,6 +130,24 @@ class InnerLoop:
         log_prob = self.policy(params, batch.obs).log_prob(batch.action)
         return -(log_prob * batch.advantage * batch.weight).sum()
 
+    def agreement(self, params: Tensor, batch: Batch) -> Tensor:
+        """Return (M,) cosines between the inner gradients of two halves of a task's rollouts.
+
+        Near 1 the inner step follows the task; near 0 it is noise, and more rollouts are needed.
+
+        Args:
+            params: (M, D).
+            batch: its N samples are rollout after rollout.
+        """
+        half = batch.weight.shape[1] // 2
+        gradients = []
+        with torch.enable_grad():
+            for part in (slice(None, half), slice(half, None)):
+                start = params.detach().clone().requires_grad_()
+                chosen = Batch(*(tensor[:, part] for tensor in batch))
+                gradients.append(grad(self.loss(start, chosen), start)[0])
+        return torch.cosine_similarity(*gradients, dim=1)
+
     def adapted(
         self,
         params: Tensor,

@@ -143,6 +143,22 @@ def test_steps_beyond_those_trained_for_shrink(trained: int, sizes: list[float])
         state = after
 
 
+def test_agreement_of_the_inner_gradients_by_halves() -> None:
+    agent, data = learner(), batch(0)
+    theta = agent.theta.expand(4, -1)
+    got = agent.inner.agreement(theta, data)
+    for m in range(4):
+        halves = []
+        for part in (slice(0, 6), slice(6, 12)):
+            params = theta[m : m + 1].clone().requires_grad_()
+            one = Batch(*(x[m : m + 1, part] for x in data))
+            halves.append(grad(agent.inner.loss(params, one), params)[0][0])
+        expected = halves[0] @ halves[1] / (halves[0].norm() * halves[1].norm())
+        assert float(got[m]) == pytest.approx(float(expected), abs=1e-5)
+    twice = Batch(*(torch.cat((x[:, :6], x[:, :6]), 1) for x in data))
+    torch.testing.assert_close(agent.inner.agreement(theta, twice).float(), torch.ones(4))
+
+
 def test_a_policy_that_was_adapted_by_an_earlier_version_is_read(tmp_path) -> None:
     from metarl.learning import checkpoint as checkpoints
     from metarl.learning.adaptation import HEADER, WEIGHTS, adapt_to, load_adapted, save_adapted
