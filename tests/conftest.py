@@ -31,6 +31,22 @@ def _torch_as_found():
     torch.set_grad_enabled(grad)
 
 
+@pytest.fixture(autouse=True)
+def _no_pages(request, monkeypatch):
+    """Leave the page and the figures out of training, unless a test is about them (`pages`).
+
+    They take a second at each evaluation, and most of the time of a small run.
+    """
+    if "pages" not in request.keywords:
+        monkeypatch.setattr("metarl.run._default_callbacks", _only_videos)
+
+
+def _only_videos(train):
+    from metarl.video.callback import VideoCallback
+
+    return [VideoCallback(train.video_every)] if train.video_every else []
+
+
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory) -> Path:
     """A run of two iterations on point-goal, evaluated at 0, 1 and 2; copy it to change it."""

@@ -185,7 +185,8 @@ def _list(rows: list[dict[str, Any]]) -> list[Table | Text]:
                 " ".join(map(_brief, param["ood"])) if param else "",
             )
         table.add_section()
-    every = " and ".join(f"+{key}" for key in GENERIC_VARIATIONS)
+    *some, last = [f"+{key}" for key in GENERIC_VARIATIONS]
+    every = f"{', '.join(some)} and {last}"
     hint = f"Each also takes {every}. `metarl families FAMILY` shows one in full."
     broken = [
         Text(f"{row['name']} cannot be used: {row['error']}", style="red")

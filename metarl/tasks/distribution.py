@@ -117,6 +117,7 @@ class TaskDistribution:
     def __init__(self, family: TaskFamily) -> None:
         """Take the parameters of `family`."""
         self.family = family
+        self._split_name = getattr(family, "split_name", "") or family.name
         self.params = family.params
         self.names = tuple(name for param in self.params for name in param.names)
 
@@ -248,7 +249,7 @@ class TaskDistribution:
 
     def _split_row(self, name: str, i: int) -> np.ndarray:
         """Task i of a split: a function of the family, the split and i alone."""
-        rng = Key("metarl split", self.family.split_name or self.family.name, name, i).numpy()
+        rng = Key("metarl split", self._split_name, name, i).numpy()
         outside = [param.name for param in self.params if param.ood]
         chosen = outside[i % len(outside)] if name == "ood" and outside else None
         parts = []

@@ -89,7 +89,7 @@ def test_families(capsys):
         "goal_velocity", "[0,", "3]", "m/s", "[3,", "3.5]",
     ]  # fmt: skip
     assert "+dynamics +crippled" in out
-    assert "Each also takes +latency and +sensor-bias." in out
+    assert "Each also takes +latency, +sensor-bias and +told." in out
 
 
 def test_some_families(capsys):
@@ -140,7 +140,7 @@ def test_families_as_json(capsys):
     assert (vel["robot"], vel["gymnasium_id"]) == ("cheetah", "metarl/HalfCheetahVel-v0")
     assert vel["splits"] == ["train", "heldout", "ood"]
     assert list(vel["variations"]) == [
-        "dynamics", "terrain", "terrain-scan", "latency", "sensor-bias",
+        "dynamics", "terrain", "terrain-scan", "latency", "sensor-bias", "told",
     ]  # fmt: skip
     assert vel["variations"]["dynamics"]["params"][0]["name"] == "mass"
     assert "dynamics" not in rows["half-cheetah-dynamics"]["variations"]  # it has that already

@@ -16,6 +16,8 @@ from metarl.learning.evaluation import Report
 from metarl.report.page import render
 from metarl.report.run_summary import evaluation_path, read_run
 
+pytestmark = pytest.mark.pages
+
 SMALL = Protocol(tasks=4, episodes=1, threads=1, device="cpu")
 FLAGS = ["--tasks", "4", "--episodes", "1", "--threads", "1", "--device", "cpu"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from envs.point import PointGoal
 from metarl import TaskDistribution, TaskWorlds, find_learner
 from metarl.base.keys import Key
 from metarl.cli import main
@@ -39,6 +40,12 @@ LEARNERS = {
 }
 ONLY_CUDA = {"rl2-lstm"}
 """Whose kernels the stand-in has not."""
+
+
+@pytest.fixture(autouse=True)
+def _short_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of the steps show as much, and the stand-in takes a millisecond for an operation."""
+    monkeypatch.setattr(PointGoal, "horizon", 20)
 
 
 @pytest.fixture

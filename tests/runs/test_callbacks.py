@@ -31,6 +31,8 @@ from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import find_family
 from metarl.worlds.task_worlds import TaskWorlds
 
+pytestmark = pytest.mark.pages
+
 PENDULUM = Path(__file__).parents[2] / "docs" / "examples" / "my_env.py"
 
 

@@ -46,6 +46,7 @@ GOALS = {"iterations": {"iterations": 4}, "env steps": {"iterations": 9, "env_st
     [{"iterations": 4}, {"iterations": 9, "env_steps": 4 * 160}],
     ids=["iterations", "steps"],
 )
+@pytest.mark.pages  # one of the callbacks is where it stops
 @pytest.mark.parametrize(("at", "method"), [(4, "evaluate"), (3, "evaluate"), (4, "on_evaluation")])
 def test_the_last_evaluations_are_made_on_resume(tmp_path, monkeypatch, goal, at, method):
     whole = train(tmp_path / "whole", **goal)
