@@ -12,6 +12,7 @@ tasks in either order, gives the same world. `FIELDS` lists what they may change
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -254,8 +255,10 @@ class Edit:
 
 NEVER_NEGATIVE = frozenset(
     {
-        "body_mass", "body_inertia", "geom_friction", "geom_size", "dof_armature",
-        "dof_frictionloss", "actuator_delay", "opt.density", "opt.viscosity",
+        "body_mass", "body_inertia", "geom_friction", "geom_size", "pair_friction",
+        "dof_armature", "dof_damping", "dof_frictionloss", "actuator_armature",
+        "actuator_damping", "actuator_delay", "tendon_armature", "tendon_damping",
+        "tendon_frictionloss", "opt.density", "opt.viscosity",
     }
 )  # fmt: skip
 """Fields of which a negative number is no physics: MuJoCo would take it and diverge."""
@@ -281,7 +284,14 @@ def when(value: float, edit: Edit, to: float) -> Edit:
 
     So a discrete parameter selects objects: a tuple of these, one or more for each of its values.
     """
-    return replace(edit, case=float(value), to=float(to))
+    try:
+        case, number = float(value), float(to)
+    except (TypeError, ValueError):
+        case = number = math.nan
+    if not (isinstance(edit, Edit) and math.isfinite(case + number)):
+        raise UserError(f"when({value!r:.40}, {edit!r:.80}, {to!r:.40}): give finite numbers, and "
+                        "between them scale(…), shift(…) or assign(…)")  # fmt: skip
+    return replace(edit, case=case, to=number)
 
 
 def nominal_value(model: mujoco.MjModel, field: str) -> np.ndarray:

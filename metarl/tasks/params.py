@@ -129,8 +129,9 @@ class Param:
     """The value that leaves the robot as it is. None: 1 (scale), 0 (shift), else mid-range."""
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name != self.name.lower():
-            raise UserError(f"parameter name '{self.name}' must be snake_case")
+        name = self.name
+        if not (isinstance(name, str) and name.isidentifier() and name == name.lower()):
+            raise UserError(f"parameter name '{name!s:.80}' must be snake_case")
         if self.size != "model" and not (isinstance(self.size, int) and self.size >= 1):
             raise UserError(
                 f"parameter '{self.name}': size must be a positive integer or 'model', "
