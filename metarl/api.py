@@ -72,6 +72,8 @@ def train(family: str, algorithm: str, **settings: Any) -> Run:
         if not any(name in names for names in known):
             every = [*known[0], *known[1]]
             raise UserError(f"{algorithm} has no setting '{name}'{did_you_mean(name, every)}")
+    if isinstance(settings.get("out"), Path):
+        parts[0]["out"] = str(settings["out"])
     config, learner_settings = TrainConfig(**parts[0]), learner_config(**parts[1])
     return Run(start_run(family, algorithm, config, learner_settings))
 

@@ -139,7 +139,8 @@ def load_run(
     Args:
         run: the folder.
         device: auto, cpu or cuda.
-        threads: CPU threads; None for every core.
+        threads: CPU threads; None for every core. They stay set in this process, for what comes
+            next; load in ``with metarl.base.threads.using(threads):`` to have the old ones back.
         family: see `metarl.learning.checkpoint.load`, as for the rest.
         algorithm: likewise.
         trust_code: likewise.

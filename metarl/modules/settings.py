@@ -80,7 +80,10 @@ def _check(name: str, value: Any, hint: Any) -> None:
     if get_origin(hint) is not Annotated:
         return
     kind, limits = get_args(hint)[:2]
-    whole = kind is not float
+    whole, several = kind is not float, get_origin(kind) is tuple
+    if several is not isinstance(value, tuple | list):
+        what = "a tuple of numbers, such as (64, 64)" if several else "one number"
+        raise UserError(f"{name} must be {what}, not {value!r:.80}")
     for number in value if isinstance(value, tuple | list) else (value,):
         if isinstance(number, bool) or not isinstance(number, int if whole else int | float):
             what = "a whole number" if whole else "a number"

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from metarl.tasks.family import TaskFamily
 
 SPLITS = ("train", "heldout", "ood")
+MOST_TASKS = 10**6
+"""Of a split."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,8 +164,11 @@ class TaskDistribution:
                 f"unknown split '{name}'{did_you_mean(name, SPLITS)}; "
                 f"it is one of {', '.join(SPLITS)}"
             )
-        if n < 1:
-            raise UserError(f"split '{name}': the number of tasks must be at least 1, not {n}")
+        if not isinstance(n, int | np.integer) or not 1 <= n <= MOST_TASKS:
+            raise UserError(
+                f"split '{name}': the number of tasks must be an int from 1 to {MOST_TASKS}, "
+                f"not {n!r:.40}"
+            )
         if name == "ood" and not self.has_ood:
             raise UserError(f"family '{self.family.name}' has no ood ranges")
         if self.shared_split and name != "ood":
@@ -209,6 +214,12 @@ class TaskDistribution:
 
     def check(self, tasks: Tasks) -> None:
         """Raise UserError for tasks of another family, or with a choice that is not there."""
+        if not isinstance(tasks, Tasks):
+            raise UserError(
+                f"tasks must be Tasks, such as family.distribution.split('heldout', 30) or "
+                f"family.distribution.make({self.names[0] if self.names else ''}=…), "
+                f"not {tasks!r:.80}"
+            )
         if tasks.names != self.names:
             raise UserError(
                 f"tasks have parameters {tasks.names}, not {self.family.name}'s {self.names}"
