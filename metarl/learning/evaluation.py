@@ -31,12 +31,12 @@ from metarl.tasks.distribution import TaskDistribution
 from metarl.worlds import MAX_EPISODES
 from metarl.worlds.policy import Policy, as_policy
 from metarl.worlds.rollout import mean_of_finished
-from metarl.worlds.vector import VecWorlds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from metarl.tasks.distribution import Tasks
+    from metarl.worlds.vector import VecWorlds
 
 HARDLY = 0.05
 """An adapted policy whose lead over standing still is surely below this share of what standing
@@ -261,9 +261,8 @@ def evaluate(
     Returns:
         The report, whose curve has K + 1 points.
     """
-    _check(policy, worlds, tasks, episodes)
+    per_task = _worlds_per_task(policy, worlds, tasks, episodes)
     started, steps, policy = time.perf_counter(), worlds.env_steps, as_policy(policy)
-    per_task = _worlds_per_task(worlds, tasks)
     still = _stand_still(worlds, tasks, seed)
     rounds = _rounds(policy, worlds, len(tasks), episodes, seed, progress, watch)
     returns = rounds.returns
@@ -287,21 +286,15 @@ def evaluate(
     )  # fmt: skip
 
 
-def _check(policy: object, worlds: VecWorlds, tasks: Tasks, episodes: int) -> None:
-    """Raise UserError for arguments of `evaluate` that do not fit together."""
-    if not isinstance(worlds, VecWorlds):
-        raise UserError(f"worlds must be worlds, such as TaskWorlds, not {worlds!r:.80}")
+def _worlds_per_task(policy: object, worlds: VecWorlds, tasks: Tasks, episodes: int) -> int:
+    """Return E. Raises UserError for arguments of `evaluate` that do not fit together."""
     worlds.family.distribution.check(tasks)
     spec = getattr(policy, "spec", worlds.spec)
     if isinstance(policy, Policy) and tuple(spec) != tuple(worlds.spec):
         raise UserError(f"the policy is for {spec}, and '{worlds.family.name}' has {worlds.spec}")
-    if not (isinstance(policy, Policy) or callable(policy)) or isinstance(policy, type):
-        raise UserError(f"a policy is a learner, or a function of observations, not {policy!r:.80}")
     if not isinstance(episodes, int) or not 0 <= episodes <= MAX_EPISODES:
         raise UserError(f"episodes must be an int from 0 to {MAX_EPISODES}, not {episodes!r:.40}")
 
-
-def _worlds_per_task(worlds: VecWorlds, tasks: Tasks) -> int:
     if worlds.num_worlds % len(tasks):
         raise UserError(f"{worlds.num_worlds} worlds cannot be shared by {len(tasks)} tasks evenly")
     return worlds.num_worlds // len(tasks)

@@ -97,6 +97,19 @@ _SWITCHES = {
 }  # fmt: skip
 """Fields that MuJoCo reads only in rows where another field is not 0."""
 
+_DISABLED = {
+    "actuator_": int(mujoco.mjtDisableBit.mjDSBL_ACTUATION),
+    "opt.gravity": int(mujoco.mjtDisableBit.mjDSBL_GRAVITY),
+    "geom_friction": int(mujoco.mjtDisableBit.mjDSBL_CONTACT),
+    "pair_": int(mujoco.mjtDisableBit.mjDSBL_CONTACT),
+    "eq_": int(mujoco.mjtDisableBit.mjDSBL_EQUALITY),
+    "jnt_range": int(mujoco.mjtDisableBit.mjDSBL_LIMIT),
+    "jnt_stiffness": int(mujoco.mjtDisableBit.mjDSBL_SPRING),
+    "dof_damping": int(mujoco.mjtDisableBit.mjDSBL_DAMPER),
+    "dof_frictionloss": int(mujoco.mjtDisableBit.mjDSBL_FRICTIONLOSS),
+}
+"""Beginnings of the names of fields that MuJoCo does not read where a flag is set."""
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -178,6 +191,9 @@ class Edit:
             return f"the model has no {self.field.split('_')[0]} to edit {self.field} of"
         if self.kind == "scale" and not part.any() and self.field not in edited:
             return f"the nominal {where} is 0, and 0 scaled is 0: use shift or assign"
+        for start, flag in _DISABLED.items():
+            if self.field.startswith(start) and model.opt.disableflags & flag:
+                return f"the physics ignores {where}: a flag of the model's options disables it"
         switch = _SWITCHES.get(self.field)
         if switch and not getattr(model, switch)[rows].reshape(len(part), -1)[:, 0].any():
             return f"the physics ignores {where} where {switch} is 0: set it in the model" + (

@@ -7,7 +7,6 @@ number in common, and the change (one part in 10^16) is far below anything physi
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 from metarl.base.errors import UserError, did_you_mean
 from metarl.base.keys import Key
 from metarl.base.text import counted
-from metarl.tasks.params import Choices, Interval, Param
+from metarl.tasks.params import Choices, Interval, Param, is_finite
 
 if TYPE_CHECKING:
     from metarl.tasks.family import TaskFamily
@@ -161,7 +160,7 @@ class TaskDistribution:
         """
         if name not in SPLITS:
             raise UserError(
-                f"unknown split '{name}'{did_you_mean(name, SPLITS)}; "
+                f"unknown split '{name}'{did_you_mean(str(name), SPLITS)}; "
                 f"it is one of {', '.join(SPLITS)}"
             )
         if not isinstance(n, int | np.integer) or not 1 <= n <= MOST_TASKS:
@@ -205,8 +204,8 @@ class TaskDistribution:
         """
         row = self.nominal().values.copy()
         for name, value in values.items():
-            if not math.isfinite(value):
-                raise UserError(f"parameter '{name}' must be finite, not {value}")
+            if not is_finite(value):
+                raise UserError(f"parameter '{name}' must be a finite number, not {value!r:.80}")
             row[0, self._index(name)] = value
         tasks = self._tasks(row)
         self.check(tasks)

@@ -131,4 +131,8 @@ class ZeroPolicy(Policy):
 
 def as_policy(policy: Policy | Callable[[Tensor], Tensor]) -> Policy:
     """Return a policy as it is, and a function of the observation as a `FunctionPolicy`."""
-    return policy if isinstance(policy, Policy) else FunctionPolicy(policy)
+    if isinstance(policy, Policy):
+        return policy
+    if isinstance(policy, type) or not callable(policy):
+        raise UserError(f"a policy is a learner, or a function of observations, not {policy!r:.80}")
+    return FunctionPolicy(policy)

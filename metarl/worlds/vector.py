@@ -97,7 +97,11 @@ class VecWorlds(ABC):
     """What `collect` says of the first reward that is too large for a learner."""
 
     def __init__(self, family: TaskFamily, num_worlds: int) -> None:
-        """Name the family. Raises UserError if there are no worlds."""
+        """Name the family. Raises UserError if it is none, or for a count that cannot be."""
+        from metarl.tasks.family import TaskFamily
+
+        if not isinstance(family, TaskFamily):
+            raise UserError(f"a family is its name or a TaskFamily, not {family!r:.80}")
         if not isinstance(num_worlds, int | np.integer) or not 1 <= num_worlds <= MAX_WORLDS:
             raise UserError(
                 f"the number of worlds must be an int from 1 to {MAX_WORLDS}, "

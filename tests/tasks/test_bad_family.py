@@ -279,6 +279,12 @@ def test_it_is_refused_in_one_line(what, tmp_path, capsys) -> None:
 
 
 VARIED = {
+    "no dictionary": ("variations = None", "+rain", "variations must be a dictionary of names"),
+    "no actuation": (
+        'model = MJCF.replace("<worldbody>", '
+        '\'<option><flag actuation="disable"/></option><worldbody>\', 1)',
+        "+latency", "the physics ignores actuator_delay: a flag of the model's options disables",
+    ),
     "no Variation": ('variations = {"rain": 3}', "+rain", "variation 'rain' must be a Variation"),
     "name": (
         'from metarl import Variation\n    variations = {"Rain": Variation(())}', "+Rain",
