@@ -33,7 +33,7 @@ def task_number(params: tuple[Param, ...]) -> str | None:
     return None
 
 
-def setters_of(env: gymnasium.Env) -> list[Callable[[Any], Any]]:
+def setters_of(env: gymnasium.Env) -> list[Callable[..., Any]]:
     """Return the environment's own methods that set its task."""
     names = [name for name in ("set_task", "reset_task") if env.has_wrapper_attr(name)]
     return [env.get_wrapper_attr(name) for name in names]
