@@ -131,6 +131,7 @@ POINT = {"goal_x": 0.1, "goal_y": 0.1}
         (lambda: metarl.train("point-goal", "maml-trpo", hidden=64), "hidden must be a tuple of"),
         (lambda: metarl.train("point-goal", "maml-trpo", gamma=(0.9,)), "gamma must be one number"),
         (lambda: metarl.train("point-goal", "maml-trpo", out="a\0b"), "out must be the name of a"),
+        (lambda: metarl.train("point-goal", "maml-trpo", first_order="no"), "first_order must be"),
         (lambda: metarl.evaluate(5), "evaluate needs worlds"),  # type: ignore[arg-type]
         (lambda: metarl.load(5), "give a run's folder or an agent's name, not 5"),  # type: ignore[arg-type]
         (lambda: metarl.load("a" * 5000), "File name too long"),
@@ -181,3 +182,11 @@ def test_what_is_no_task_is_named(task: object) -> None:
     learner.family = "point-goal"
     with pytest.raises(metarl.UserError, match=r"a task is a dictionary|must be a finite number"):
         learner.adapted(task)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["load_state_dict", "load_policy_state_dict"])
+def test_weights_of_whole_numbers_are_refused(method: str) -> None:
+    learner = MamlTrpo(metarl.TaskWorlds("point-goal", 1, 1).spec, MamlTrpoConfig())
+    weights = {name: tensor.int() for name, tensor in learner.policy_state_dict().items()}
+    with pytest.raises(UserError, match="expected .*, found .* of whole numbers"):
+        getattr(learner, method)(weights)

@@ -77,6 +77,8 @@ def _check(name: str, value: Any, hint: Any) -> None:
             f"{name} must be one of {', '.join(map(str, options))}, not {value!r}"
             f"{did_you_mean(str(value), options)}"
         )
+    if hint is bool and not isinstance(value, bool):
+        raise UserError(f"{name} must be true or false, not {value!r:.80}")
     if get_origin(hint) is not Annotated:
         return
     kind, limits = get_args(hint)[:2]
