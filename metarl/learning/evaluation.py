@@ -293,7 +293,10 @@ def _worlds_per_task(policy: object, worlds: VecWorlds, tasks: Tasks, episodes: 
     if isinstance(policy, Policy) and tuple(spec) != tuple(worlds.spec):
         raise UserError(f"the policy is for {spec}, and '{worlds.family.name}' has {worlds.spec}")
     if not isinstance(episodes, int) or not 0 <= episodes <= MAX_EPISODES:
-        raise UserError(f"episodes must be an int from 0 to {MAX_EPISODES}, not {episodes!r:.40}")
+        raise UserError(
+            f"episodes must be a whole number of at least 0 and at most {MAX_EPISODES}, "
+            f"not {episodes!r:.40}"
+        )
 
     if worlds.num_worlds % len(tasks):
         raise UserError(f"{worlds.num_worlds} worlds cannot be shared by {len(tasks)} tasks evenly")

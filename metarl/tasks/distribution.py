@@ -165,7 +165,7 @@ class TaskDistribution:
             )
         if not isinstance(n, int | np.integer) or not 1 <= n <= MOST_TASKS:
             raise UserError(
-                f"split '{name}': the number of tasks must be an int from 1 to {MOST_TASKS}, "
+                f"split '{name}': the number of tasks must be at least 1 and at most {MOST_TASKS}, "
                 f"not {n!r:.40}"
             )
         if name == "ood" and not self.has_ood:
@@ -205,7 +205,7 @@ class TaskDistribution:
         row = self.nominal().values.copy()
         for name, value in values.items():
             if not is_finite(value):
-                raise UserError(f"parameter '{name}' must be a finite number, not {value!r:.80}")
+                raise UserError(f"parameter '{name}' must be finite, and a number, not {value!r:.80}")
             row[0, self._index(name)] = value
         tasks = self._tasks(row)
         self.check(tasks)

@@ -104,7 +104,7 @@ class VecWorlds(ABC):
             raise UserError(f"a family is its name or a TaskFamily, not {family!r:.80}")
         if not isinstance(num_worlds, int | np.integer) or not 1 <= num_worlds <= MAX_WORLDS:
             raise UserError(
-                f"the number of worlds must be an int from 1 to {MAX_WORLDS}, "
+                f"the number of worlds must be at least 1 and at most {MAX_WORLDS}, "
                 f"not {num_worlds!r:.40}"
             )
         self.family, self.num_worlds = family, num_worlds
