@@ -189,7 +189,9 @@ def test_what_evaluate_cannot_use_is_named(arguments: dict, words: str) -> None:
 def test_what_is_no_task_is_named(task: object) -> None:
     learner = Rl2(metarl.TaskWorlds("point-goal", 1, 1).spec, Rl2Config())
     learner.family = "point-goal"
-    with pytest.raises(metarl.UserError, match=r"a task is a dictionary|must be finite, and a number"):
+    with pytest.raises(
+        metarl.UserError, match=r"a task is a dictionary|must be finite, and a number"
+    ):
         learner.adapted(task)  # type: ignore[arg-type]
 
 

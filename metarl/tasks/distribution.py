@@ -205,7 +205,9 @@ class TaskDistribution:
         row = self.nominal().values.copy()
         for name, value in values.items():
             if not is_finite(value):
-                raise UserError(f"parameter '{name}' must be finite, and a number, not {value!r:.80}")
+                raise UserError(
+                    f"parameter '{name}' must be finite, and a number, not {value!r:.80}"
+                )
             row[0, self._index(name)] = value
         tasks = self._tasks(row)
         self.check(tasks)
