@@ -13,9 +13,10 @@ from metarl.learning import checkpoint as checkpoints
 from metarl.learning import evaluation
 from metarl.learning.agents import find_run
 from metarl.learning.registry import find_learner
-from metarl.run import load_run, start_run, worlds_for, worlds_per_task
+from metarl.run import load_run, resolve_device, start_run, worlds_for, worlds_per_task
 from metarl.runs.config import TrainConfig
 from metarl.worlds.policy import as_policy
+from metarl.worlds.vector import VecWorlds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from metarl.learning.learner import Learner
     from metarl.tasks.distribution import Tasks
     from metarl.worlds.policy import Policy
-    from metarl.worlds.vector import VecWorlds
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ def train(family: str, algorithm: str, **settings: Any) -> Run:
         if not any(name in names for names in known):
             every = [*known[0], *known[1]]
             raise UserError(f"{algorithm} has no setting '{name}'{did_you_mean(name, every)}")
+    if isinstance(settings.get("out"), Path):
+        parts[0]["out"] = str(settings["out"])
     config, learner_settings = TrainConfig(**parts[0]), learner_config(**parts[1])
     return Run(start_run(family, algorithm, config, learner_settings))
 
@@ -123,8 +125,8 @@ def evaluate(
                 learner, worlds, chosen, episodes=episodes, seed=seed, split=split,
                 progress=progress,
             )  # fmt: skip
-    if worlds is None:
-        raise UserError("evaluate needs worlds to let a policy act in: evaluate(policy, worlds)")
+    if not isinstance(worlds, VecWorlds):
+        raise UserError(f"evaluate needs worlds to let a policy act in, not {worlds!r:.80}")
     distribution = worlds.family.distribution
     chosen = distribution.split(split, tasks) if isinstance(tasks, int) else tasks
     return evaluation.evaluate(
@@ -145,6 +147,6 @@ def load(path: Path | str, *, device: str = "cpu", **trust: Any) -> Learner:
         UserError: there is none that can be read, or it names a file that is not trusted.
     """
     checkpoint = checkpoints.load(checkpoints.newest(find_run(path)), **trust)
-    learner = checkpoints.restore(checkpoint, device=device)
+    learner = checkpoints.restore(checkpoint, device=resolve_device(device))
     learner.family = checkpoint.family
     return learner

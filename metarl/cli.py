@@ -87,9 +87,9 @@ def guarded(command: Callable[[list[str]], int], argv: list[str], *, unheard: bo
         warnings.showwarning = say
         code = _code(command, argv)
         out.flush()
-        if out.lost and not unheard and not isinstance(out.lost, BrokenPipeError):
+        if out.lost and not (code or unheard or isinstance(out.lost, BrokenPipeError)):
             _say(f"metarl: error: cannot write to the standard output: {out.lost.strerror}")
-            code = code or 2
+            code = 2
         return code
 
 

@@ -40,6 +40,8 @@ MAY_CHANGE = frozenset(
 
 def resolve_device(name: str) -> str:
     """Return cpu or cuda for auto, cpu or cuda. Raises UserError if there is no such device."""
+    if name not in ("auto", "cpu", "cuda") and not str(name).startswith("cuda:"):
+        raise UserError(f"device must be auto, cpu or cuda, not {name!r:.40}")
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -139,7 +141,8 @@ def load_run(
     Args:
         run: the folder.
         device: auto, cpu or cuda.
-        threads: CPU threads; None for every core.
+        threads: CPU threads; None for every core. They stay set in this process, for what comes
+            next; load in ``with metarl.base.threads.using(threads):`` to have the old ones back.
         family: see `metarl.learning.checkpoint.load`, as for the rest.
         algorithm: likewise.
         trust_code: likewise.

@@ -1,5 +1,7 @@
 """The short way in Python."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -116,3 +118,86 @@ def test_an_adapted_policy_acts_in_sb3_as_in_its_own_worlds(name: str) -> None:
 def test_algorithms_are_imported_by_their_class() -> None:
     assert (MamlTrpo.Config, Rl2.Config) == (MamlTrpoConfig, Rl2Config)
     assert Pearl.name == "pearl"
+
+
+POINT = {"goal_x": 0.1, "goal_y": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: metarl.train(None, "rl2"), "family: give a name, or 'file.py:Class'"),  # type: ignore[arg-type]
+        (lambda: metarl.train("point-goal", metarl.TaskWorlds), "algorithm: give a name, or"),  # type: ignore[arg-type]
+        (lambda: metarl.train("point-goal", "maml-trpo", hidden=64), "hidden must be a tuple of"),
+        (lambda: metarl.train("point-goal", "maml-trpo", gamma=(0.9,)), "gamma must be one number"),
+        (lambda: metarl.train("point-goal", "maml-trpo", out="a\0b"), "out must be the name of a"),
+        (lambda: metarl.train("point-goal", "maml-trpo", first_order="no"), "first_order must be"),
+        (lambda: metarl.evaluate(5), "evaluate needs worlds"),  # type: ignore[arg-type]
+        (lambda: metarl.load(5), "give a run's folder or an agent's name, not 5"),  # type: ignore[arg-type]
+        (lambda: metarl.load("a" * 5000), "File name too long"),
+        (lambda: metarl.load("half-cheetah-vel-rl2", device="gpu"), "device must be auto, cpu or"),
+        (
+            lambda: metarl.TaskWorlds("point-goal", 10**12),
+            "must be at least 1 and at most 1000000, not",
+        ),
+        (
+            lambda: metarl.TaskWorlds("point-goal", "4"),
+            "must be at least 1 and at most 1000000, not '4'",
+        ),  # type: ignore[arg-type]
+        (lambda: metarl.TaskWorlds(5, 2), "a family is its name or a TaskFamily, not 5"),  # type: ignore[arg-type]
+        (lambda: metarl.adapters.SB3VecEnv("point-goal", 10**12), "must be at least 1 and at most"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(call, words: str) -> None:
+    with pytest.raises(metarl.UserError) as caught:
+        call()
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            {"worlds": "point-goal"},
+            "evaluate needs worlds to let a policy act in, not 'point-goal'",
+        ),
+        ({"tasks": [1, 2]}, "tasks must be Tasks, such as family.distribution.split"),
+        ({"tasks": 2.0}, "tasks must be Tasks"),
+        ({"tasks": 10**12}, "the number of tasks must be at least 1 and at most 1000000"),
+        ({"split": None}, "unknown split 'None'"),
+        (
+            {"episodes": 1.5},
+            "episodes must be a whole number of at least 0 and at most 10000, not 1.5",
+        ),
+        ({"episodes": 10**12}, "episodes must be a whole number of at least 0 and at most 10000"),
+        ({"policy": lambda obs: None}, "the policy returned NoneType, and not a tensor"),
+        ({"policy": lambda obs: obs.numpy()}, "the policy returned ndarray"),
+        ({"policy": type("P", (), {})}, "a policy is a learner, or a function of observations"),
+    ],
+)
+def test_what_evaluate_cannot_use_is_named(arguments: dict, words: str) -> None:
+    worlds = metarl.TaskWorlds("point-goal", 2, 1)
+    given = {"policy": lambda obs: obs[:, :2], "worlds": worlds, "tasks": 2, **arguments}
+    with pytest.raises(metarl.UserError, match=re.escape(words)):
+        metarl.evaluate(**given)
+
+
+@pytest.mark.parametrize(
+    "task", [None, 5, [0.1], "goal_x=1", {5: 1}, {"goal_x": "a"}, {"goal_x": [1]}]
+)
+def test_what_is_no_task_is_named(task: object) -> None:
+    learner = Rl2(metarl.TaskWorlds("point-goal", 1, 1).spec, Rl2Config())
+    learner.family = "point-goal"
+    with pytest.raises(
+        metarl.UserError, match=r"a task is a dictionary|must be finite, and a number"
+    ):
+        learner.adapted(task)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["load_state_dict", "load_policy_state_dict"])
+def test_weights_of_whole_numbers_are_refused(method: str) -> None:
+    learner = MamlTrpo(metarl.TaskWorlds("point-goal", 1, 1).spec, MamlTrpoConfig())
+    weights = {name: tensor.int() for name, tensor in learner.policy_state_dict().items()}
+    with pytest.raises(UserError, match=r"expected .*, found .* of whole numbers"):
+        getattr(learner, method)(weights)

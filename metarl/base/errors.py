@@ -110,7 +110,7 @@ class user_code:  # noqa: N801  (a context manager, used as a function is)
             return
         if isinstance(error, UserError) and self.what.partition(":")[0] in str(error):
             return
-        if isinstance(error, Exception | SystemExit):
+        if isinstance(error, Exception | SystemExit | GeneratorExit):
             raise UserError(f"{self.what} failed: {one_line(error, self.source)}") from error
 
 

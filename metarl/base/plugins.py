@@ -23,6 +23,7 @@ KINDS = ("family", "algorithm")
 
 def load_plugin(name: str, group: str, kind: str) -> Any:
     """Return what an entry point, or ``file.py:Class``, names."""
+    check_name(name, kind)
     if ".py:" in name or name.endswith(".py"):
         return _from_file(name, kind)
     known = plugins(group)
@@ -35,6 +36,14 @@ def load_plugin(name: str, group: str, kind: str) -> Any:
         return known[name].load()
     except (ImportError, AttributeError) as error:
         raise UserError(f"{kind} '{name}' cannot be imported: {error}") from None
+
+
+def check_name(name: object, kind: str) -> None:
+    """Raise UserError for what cannot be the name of a plug-in."""
+    if not isinstance(name, str) or "\0" in name:
+        raise UserError(
+            f"{kind}: give a name, or 'file.py:Class', as a string without zeros, not {name!r:.80}"
+        )
 
 
 def plugin_class(cls: Any, name: str, base: type, kind: str) -> type[Any]:

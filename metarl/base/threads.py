@@ -109,6 +109,8 @@ def set_threads(threads: int | None = None) -> int:
     """
     import torch
 
+    if threads is not None and not isinstance(threads, int):
+        raise UserError(f"threads must be a whole number or None, not {threads!r:.40}")
     if threads is not None and threads > MOST:
         raise UserError(f"threads must be at most {MOST}, not {threads}")
     global _threads

@@ -5,21 +5,23 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from metarl.simulation.controls import holds_position
+from metarl.simulation.controls import control_range, holds_position
 from metarl.simulation.edits import actuator_names
 from metarl.tasks.family import TaskFamily
 from metarl.video.scene import find_root
 
+_STEPS = 200
+"""Physics steps in which actions must move something."""
 _LISTED = 4
 """Actuators that a note names; the others are counted."""
 
 
 def notes(family: TaskFamily) -> list[str]:
-    """Return the notes on a family, each one line: on its ground, gravity and control ranges."""
+    """Return the notes on a family, each one line: on its ground, gravity and actuators."""
     if not family.has_model:
         return []
     model = family.compile()
-    return [*_on_the_ground(family, model), *_on_controls(model)]
+    return [*_on_the_ground(family, model), *_on_controls(model), *_on_actions(family, model)]
 
 
 def _on_the_ground(family: TaskFamily, model: mujoco.MjModel) -> list[str]:
@@ -58,6 +60,22 @@ def _on_controls(model: mujoco.MjModel) -> list[str]:
             named = _listed(model, which)
             found.append(f"no ctrlrange for actuator {named}: actions of -1 and 1 give {ends}")
     return found
+
+
+def _on_actions(family: TaskFamily, model: mujoco.MjModel) -> list[str]:
+    """Of a robot that its actuators do not move, as where they are disabled or have no gear."""
+    low, high = control_range(model).T
+    data = [mujoco.MjData(model) for _ in range(2)]
+    for one, control in zip(data, (low, high), strict=True):
+        one.ctrl[:] = control
+    for _ in range(min(_STEPS, family.horizon * family.frame_skip)):
+        for one in data:
+            mujoco.mj_step(model, one)
+        if not np.array_equal(data[0].qvel, data[1].qvel):
+            return []
+    return [
+        "actions move nothing: the least and the greatest control of every actuator do the same"
+    ]
 
 
 def _listed(model: mujoco.MjModel, which: np.ndarray) -> str:

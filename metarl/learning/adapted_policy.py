@@ -61,6 +61,9 @@ class AdaptedPolicy:
         if not deterministic:
             raise UserError("an adapted policy acts deterministically: deterministic must be True")
         rows = torch.as_tensor(np.atleast_2d(np.asarray(obs, np.float32)))
+        if rows.ndim != 2 or rows.shape[1] != self.learner.spec.observation_size:
+            size = self.learner.spec.observation_size
+            raise UserError(f"obs must have shape ({size},) or (n, {size}), not {np.shape(obs)}")
         first = done if episode_start is None else episode_start
         step = self._step(rows, reward, first)
         with torch.no_grad():
@@ -115,6 +118,10 @@ def adapted(
         seed: of initial states and exploration.
     """
     found = find_family(family) if isinstance(family, str) else family
+    if not isinstance(task, Tasks | Mapping) or not all(
+        isinstance(n, str) for n in getattr(task, "names", task)
+    ):
+        raise UserError(f"a task is a dictionary, parameter -> number, not {task!r:.80}")
     one = task if isinstance(task, Tasks) else found.distribution.make(**task)
     worlds = make_worlds(found, rollouts if learner.adapts_per_task else num_envs)
     rounds = list(adapt_to(learner, worlds, one, episodes=episodes, seed=seed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from metarl.base.errors import UserError, did_you_mean
+from metarl.base.files import file_errors
 
 AGENTS = Path(__file__).parents[1] / "agents"
 """A checkpoint folder each; in a clone this is a link to experiments/agents."""
@@ -16,8 +17,11 @@ def find_run(name: Path | str) -> Path:
     Raises:
         UserError: it is neither.
     """
-    if Path(name).exists():
-        return Path(name)
+    if not isinstance(name, str | Path) or "\0" in str(name):
+        raise UserError(f"give a run's folder or an agent's name, not {name!r:.80}")
+    with file_errors(Path(name)):
+        if Path(name).exists():
+            return Path(name)
     shipped = sorted(folder.name for folder in AGENTS.iterdir()) if AGENTS.is_dir() else []
     if str(name) in shipped:
         return AGENTS / name

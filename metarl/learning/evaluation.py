@@ -28,14 +28,14 @@ from metarl.learning.divergence import WARN_ABOVE
 from metarl.learning.report_fields import checked
 from metarl.learning.statistics import gain_interval, iqm_interval, mean_of_tasks, too_few
 from metarl.tasks.distribution import TaskDistribution
-from metarl.worlds.policy import as_policy
+from metarl.worlds import MAX_EPISODES
+from metarl.worlds.policy import Policy, as_policy
 from metarl.worlds.rollout import mean_of_finished
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from metarl.tasks.distribution import Tasks
-    from metarl.worlds.policy import Policy
     from metarl.worlds.vector import VecWorlds
 
 HARDLY = 0.05
@@ -261,8 +261,8 @@ def evaluate(
     Returns:
         The report, whose curve has K + 1 points.
     """
+    per_task = _worlds_per_task(policy, worlds, tasks, episodes)
     started, steps, policy = time.perf_counter(), worlds.env_steps, as_policy(policy)
-    per_task = _worlds_per_task(worlds, tasks, episodes)
     still = _stand_still(worlds, tasks, seed)
     rounds = _rounds(policy, worlds, len(tasks), episodes, seed, progress, watch)
     returns = rounds.returns
@@ -286,9 +286,18 @@ def evaluate(
     )  # fmt: skip
 
 
-def _worlds_per_task(worlds: VecWorlds, tasks: Tasks, episodes: int) -> int:
-    if episodes < 0:
-        raise UserError(f"episodes must be a whole number of at least 0, not {episodes}")
+def _worlds_per_task(policy: object, worlds: VecWorlds, tasks: Tasks, episodes: int) -> int:
+    """Return E. Raises UserError for arguments of `evaluate` that do not fit together."""
+    worlds.family.distribution.check(tasks)
+    spec = getattr(policy, "spec", worlds.spec)
+    if isinstance(policy, Policy) and tuple(spec) != tuple(worlds.spec):
+        raise UserError(f"the policy is for {spec}, and '{worlds.family.name}' has {worlds.spec}")
+    if not isinstance(episodes, int) or not 0 <= episodes <= MAX_EPISODES:
+        raise UserError(
+            f"episodes must be a whole number of at least 0 and at most {MAX_EPISODES}, "
+            f"not {episodes!r:.40}"
+        )
+
     if worlds.num_worlds % len(tasks):
         raise UserError(f"{worlds.num_worlds} worlds cannot be shared by {len(tasks)} tasks evenly")
     return worlds.num_worlds // len(tasks)

@@ -172,7 +172,9 @@ class Learner(Policy):
         if tensors.keys() != needed:
             differ = ", ".join(sorted(tensors.keys() ^ needed))
             raise UserError(f"the weights do not fit this {self.name} policy: {differ}")
-        own = self.state_dict()  # in full precision, whatever it was shipped in
+        own = self.state_dict()
+        refuse_misfit({name: own[name] for name in tensors}, tensors, self.name)
+        # in full precision, whatever it was shipped in
         self.load_state_dict(own | {name: t.to(own[name].dtype) for name, t in tensors.items()})
 
     def adapted_state_dict(self, state: Any) -> dict[str, Tensor]:
@@ -224,9 +226,9 @@ def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -
         name: of the learner, for the message.
 
     Raises:
-        UserError: a name is missing or unknown, or a shape differs.
+        UserError: a name is missing or unknown, or a shape or the kind of number differs.
     """
-    mine, theirs = ({k: tuple(t.shape) for k, t in d.items()} for d in (own, given))
+    mine, theirs = ({k: _layout(t) for k, t in d.items()} for d in (own, given))
     differ = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
     if differ:
         first = differ[0]
@@ -234,6 +236,10 @@ def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -
             f"the weights do not fit this {name}: {len(differ)} tensors differ, the first of them "
             f"'{first}': expected {mine.get(first)}, found {theirs.get(first)}"
         )
+
+
+def _layout(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)}" + " of whole numbers" * (not tensor.is_floating_point())
 
 
 def nonfinite(tensors: Mapping[str, Tensor]) -> str:

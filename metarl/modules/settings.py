@@ -77,10 +77,15 @@ def _check(name: str, value: Any, hint: Any) -> None:
             f"{name} must be one of {', '.join(map(str, options))}, not {value!r}"
             f"{did_you_mean(str(value), options)}"
         )
+    if hint is bool and not isinstance(value, bool):
+        raise UserError(f"{name} must be true or false, not {value!r:.80}")
     if get_origin(hint) is not Annotated:
         return
     kind, limits = get_args(hint)[:2]
-    whole = kind is not float
+    whole, several = kind is not float, get_origin(kind) is tuple
+    if several is not isinstance(value, tuple | list):
+        what = "a tuple of numbers, such as (64, 64)" if several else "one number"
+        raise UserError(f"{name} must be {what}, not {value!r:.80}")
     for number in value if isinstance(value, tuple | list) else (value,):
         if isinstance(number, bool) or not isinstance(number, int if whole else int | float):
             what = "a whole number" if whole else "a number"

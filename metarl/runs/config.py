@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from metarl.base.errors import UserError, did_you_mean
+from metarl.worlds import MAX_EPISODES, MAX_WORLDS
 
 if TYPE_CHECKING:
     from metarl.learning.checkpoint import Checkpoint
     from metarl.learning.evaluation import Report
 
-MAX_EPISODES = 10_000
-"""Adaptation rounds beyond this are a slip of the hand, too."""
-MAX_WORLDS = 1_000_000
-"""Beyond this, a count is a slip of the hand: the worlds of one process need gigabytes by then."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,8 @@ class TrainConfig:
             )
         if self.device not in ("auto", "cpu", "cuda"):
             raise UserError(f"device must be auto, cpu or cuda, not {self.device!r}")
-        if self.out is not None and (not isinstance(self.out, str) or not self.out.strip()):
+        is_text = isinstance(self.out, str) and self.out.strip() and "\0" not in self.out
+        if self.out is not None and not is_text:
             raise UserError(f"out must be the name of a folder, not {self.out!r}")
         if not isinstance(self.progress, bool):
             raise UserError(f"progress must be true or false, not {self.progress!r}")

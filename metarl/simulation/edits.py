@@ -12,6 +12,7 @@ tasks in either order, gives the same world. `FIELDS` lists what they may change
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -96,6 +97,19 @@ _SWITCHES = {
 }  # fmt: skip
 """Fields that MuJoCo reads only in rows where another field is not 0."""
 
+_DISABLED = {
+    "actuator_": int(mujoco.mjtDisableBit.mjDSBL_ACTUATION),
+    "opt.gravity": int(mujoco.mjtDisableBit.mjDSBL_GRAVITY),
+    "geom_friction": int(mujoco.mjtDisableBit.mjDSBL_CONTACT),
+    "pair_": int(mujoco.mjtDisableBit.mjDSBL_CONTACT),
+    "eq_": int(mujoco.mjtDisableBit.mjDSBL_EQUALITY),
+    "jnt_range": int(mujoco.mjtDisableBit.mjDSBL_LIMIT),
+    "jnt_stiffness": int(mujoco.mjtDisableBit.mjDSBL_SPRING),
+    "dof_damping": int(mujoco.mjtDisableBit.mjDSBL_DAMPER),
+    "dof_frictionloss": int(mujoco.mjtDisableBit.mjDSBL_FRICTIONLOSS),
+}
+"""Beginnings of the names of fields that MuJoCo does not read where a flag is set."""
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -177,6 +191,9 @@ class Edit:
             return f"the model has no {self.field.split('_')[0]} to edit {self.field} of"
         if self.kind == "scale" and not part.any() and self.field not in edited:
             return f"the nominal {where} is 0, and 0 scaled is 0: use shift or assign"
+        for start, flag in _DISABLED.items():
+            if self.field.startswith(start) and model.opt.disableflags & flag:
+                return f"the physics ignores {where}: a flag of the model's options disables it"
         switch = _SWITCHES.get(self.field)
         if switch and not getattr(model, switch)[rows].reshape(len(part), -1)[:, 0].any():
             return f"the physics ignores {where} where {switch} is 0: set it in the model" + (
@@ -254,8 +271,10 @@ class Edit:
 
 NEVER_NEGATIVE = frozenset(
     {
-        "body_mass", "body_inertia", "geom_friction", "geom_size", "dof_armature",
-        "dof_frictionloss", "actuator_delay", "opt.density", "opt.viscosity",
+        "body_mass", "body_inertia", "geom_friction", "geom_size", "pair_friction",
+        "dof_armature", "dof_damping", "dof_frictionloss", "actuator_armature",
+        "actuator_damping", "actuator_delay", "tendon_armature", "tendon_damping",
+        "tendon_frictionloss", "opt.density", "opt.viscosity",
     }
 )  # fmt: skip
 """Fields of which a negative number is no physics: MuJoCo would take it and diverge."""
@@ -281,7 +300,14 @@ def when(value: float, edit: Edit, to: float) -> Edit:
 
     So a discrete parameter selects objects: a tuple of these, one or more for each of its values.
     """
-    return replace(edit, case=float(value), to=float(to))
+    try:
+        case, number = float(value), float(to)
+    except (TypeError, ValueError):
+        case = number = math.nan
+    if not (isinstance(edit, Edit) and math.isfinite(case + number)):
+        raise UserError(f"when({value!r:.40}, {edit!r:.80}, {to!r:.40}): give finite numbers, and "
+                        "between them scale(…), shift(…) or assign(…)")  # fmt: skip
+    return replace(edit, case=case, to=number)
 
 
 def nominal_value(model: mujoco.MjModel, field: str) -> np.ndarray:

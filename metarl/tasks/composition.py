@@ -47,6 +47,11 @@ class Variation:
 def variations(family: type[TaskFamily]) -> dict[str, Variation]:
     """Return every variation that a family takes: its own, then those that any family takes."""
     label, own = class_name(family), {}
+    if not isinstance(family.variations, Mapping):
+        raise UserError(
+            f"family '{label}': variations must be a dictionary of names and Variations, not "
+            f"{family.variations!r:.80}"
+        )
     for name, variation in family.variations.items():
         if isinstance(variation, str):
             try:

@@ -7,7 +7,6 @@ number in common, and the change (one part in 10^16) is far below anything physi
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +17,14 @@ import numpy as np
 from metarl.base.errors import UserError, did_you_mean
 from metarl.base.keys import Key
 from metarl.base.text import counted
-from metarl.tasks.params import Choices, Interval, Param
+from metarl.tasks.params import Choices, Interval, Param, is_finite
 
 if TYPE_CHECKING:
     from metarl.tasks.family import TaskFamily
 
 SPLITS = ("train", "heldout", "ood")
+MOST_TASKS = 10**6
+"""Of a split."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +161,14 @@ class TaskDistribution:
         """
         if name not in SPLITS:
             raise UserError(
-                f"unknown split '{name}'{did_you_mean(name, SPLITS)}; "
+                f"unknown split '{name}'{did_you_mean(str(name), SPLITS)}; "
                 f"it is one of {', '.join(SPLITS)}"
             )
-        if n < 1:
-            raise UserError(f"split '{name}': the number of tasks must be at least 1, not {n}")
+        if not isinstance(n, int | np.integer) or not 1 <= n <= MOST_TASKS:
+            raise UserError(
+                f"split '{name}': the number of tasks must be at least 1 and at most {MOST_TASKS}, "
+                f"not {n!r:.40}"
+            )
         if name == "ood" and not self.has_ood:
             raise UserError(f"family '{self.family.name}' has no ood ranges")
         if self.shared_split and name != "ood":
@@ -201,8 +205,10 @@ class TaskDistribution:
         """
         row = self.nominal().values.copy()
         for name, value in values.items():
-            if not math.isfinite(value):
-                raise UserError(f"parameter '{name}' must be finite, not {value}")
+            if not is_finite(value):
+                raise UserError(
+                    f"parameter '{name}' must be finite, and a number, not {value!r:.80}"
+                )
             row[0, self._index(name)] = value
         tasks = self._tasks(row)
         self.check(tasks)
@@ -210,6 +216,12 @@ class TaskDistribution:
 
     def check(self, tasks: Tasks) -> None:
         """Raise UserError for tasks of another family, or with a choice that is not there."""
+        if not isinstance(tasks, Tasks):
+            raise UserError(
+                f"tasks must be Tasks, such as family.distribution.split('heldout', 30) or "
+                f"family.distribution.make({self.names[0] if self.names else ''}=…), "
+                f"not {tasks!r:.80}"
+            )
         if tasks.names != self.names:
             raise UserError(
                 f"tasks have parameters {tasks.names}, not {self.family.name}'s {self.names}"

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from metarl.video.scene import Camera
 
 
+MOST_STEPS = 10**6
+"""Environment steps in an episode, or physics steps in one of them, at most."""
+
+
 class TaskFamily:
     """A set of MDPs that share one MuJoCo model layout, observation and action space.
 
@@ -228,8 +232,10 @@ class TaskFamily:
             raise UserError(f"{where}: two parameters have the same name ({', '.join(names)})")
         for field in ("frame_skip", "horizon"):
             value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"{where}: {field} must be a positive integer, not {value!r}")
+            if type(value) is not int or value < 1:
+                raise UserError(f"{where}: {field} must be a positive integer, not {value!r:.80}")
+            if value > MOST_STEPS:
+                raise UserError(f"{where}: {field} must be at most {MOST_STEPS}, not {value}")
         for method in ("initial_state", "observe", "reward", "terminated"):
             names = list(inspect.signature(getattr(TaskFamily, method)).parameters)
             try:

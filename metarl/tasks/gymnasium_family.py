@@ -61,13 +61,17 @@ class GymnasiumFamily(TaskFamily):
                     f"family '{self.name}', parameter '{param.name}': an edit changes a MuJoCo "
                     "model, and this is a gymnasium environment: let set_task() use the value"
                 )
+        if type(self.probe_steps) is not int or self.probe_steps < 0:
+            raise UserError(
+                f"family '{self.name}': probe_steps must be a whole number of at least 0, "
+                f"not {self.probe_steps!r:.80}"
+            )
         with self.blamed("making it"):
             env = self.make()
         try:
             with self.blamed("reading its spaces"):
-                self.observation = FlatObservation(
-                    getattr(env, "observation_space", None), self.hide
-                )
+                hide = (self.hide,) if isinstance(self.hide, str) else tuple(self.hide)
+                self.observation = FlatObservation(getattr(env, "observation_space", None), hide)
                 self.action = FlatAction(getattr(env, "action_space", None))
                 self._dt = float(getattr(env.unwrapped, "dt", 1.0))
                 self._sampled_tasks = sampled_tasks(env, self.params)
@@ -122,9 +126,16 @@ class GymnasiumFamily(TaskFamily):
     def make(self) -> gymnasium.Env:
         """Return an environment."""
         options: dict[str, Any] = {"render_mode": self.render_mode} if self.render_mode else {}
-        if isinstance(self.env, str):
-            return gymnasium.make(self.env, **options)
-        return type(self).env(**options)
+        maker = type(self).env
+        if not maker or not (isinstance(maker, str) or callable(maker)):
+            raise UserError(
+                "set `env` to a gymnasium id, or to a function or class that makes an environment, "
+                f"not to {maker!r:.80}"
+            )
+        env = gymnasium.make(maker, **options) if isinstance(maker, str) else maker(**options)
+        if not isinstance(env, gymnasium.Env):
+            raise UserError(f"`env` made {type(env).__name__}, which is no gymnasium.Env")
+        return env
 
     def task_dicts(self, tasks: Tasks) -> list[dict[str, Any]]:
         """Return each task as `set_task` takes it."""
@@ -195,8 +206,10 @@ class GymnasiumFamily(TaskFamily):
             if f"family '{self.name}'" in str(error):
                 raise
             raise UserError(f"family '{self.name}': {error}") from error
-        except (Exception, SystemExit) as error:
-            raise UserError(f"family '{self.name}': {what} failed: {_described(error)}") from error
+        except (Exception, SystemExit, GeneratorExit) as error:
+            hint = _DICTIONARY if isinstance(error, TypeError) and "'dict'" in str(error) else ""
+            words = f"{what} failed: {_described(error)}{hint}"
+            raise UserError(f"family '{self.name}': {words}") from error
 
     def _own_horizon(self, env: gymnasium.Env) -> int:
         with contextlib.suppress(AttributeError):
@@ -228,6 +241,11 @@ def _described(error: BaseException) -> str:
     where = f" (line {frame.lineno} of {Path(frame.filename).name})" if frame else ""
     return ": ".join(filter(None, (type(error).__name__, text))) + where
 
+
+_DICTIONARY = (
+    "; if that is the task, which set_task() gets as a dictionary, write `def set_task(self, env, "
+    "task)` in the family, or name the argument of the environment's set_task after the parameter"
+)
 
 _OPTIONAL = ("horizon", "hide", "task_after_reset", "probe_steps")
 """Attributes of a family that a function or class which makes environments may have."""

@@ -33,7 +33,7 @@ def task_number(params: tuple[Param, ...]) -> str | None:
     return None
 
 
-def setters_of(env: gymnasium.Env) -> list[Callable[[Any], Any]]:
+def setters_of(env: gymnasium.Env) -> list[Callable[..., Any]]:
     """Return the environment's own methods that set its task."""
     names = [name for name in ("set_task", "reset_task") if env.has_wrapper_attr(name)]
     return [env.get_wrapper_attr(name) for name in names]
@@ -87,6 +87,18 @@ def seed_globals(seed: int) -> None:
     random.seed(seed)
 
 
+def takes_keywords(setter: Callable[[Any], Any], params: tuple[Param, ...]) -> bool:
+    """Whether a method that sets the task names parameters of the family as its arguments."""
+    try:
+        arguments = inspect.signature(setter).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    needed = {a.name for a in arguments if a.default is a.empty and a.kind is not a.VAR_KEYWORD}
+    names = {param.name for param in params}
+    rest = any(a.kind is a.VAR_KEYWORD for a in arguments)
+    return needed <= names and (rest or names <= {a.name for a in arguments})
+
+
 def call_setter(env: gymnasium.Env, task: dict[str, Any], params: tuple[Param, ...],
                 sampled: list[Any] | None) -> None:  # fmt: skip
     """Set the task by whichever of its methods the environment has.
@@ -116,5 +128,7 @@ def call_setter(env: gymnasium.Env, task: dict[str, Any], params: tuple[Param, .
             f"its {setters[0].__name__} takes a task's number: give the family one parameter, such "
             "as Param('idx', Choices(range(10))), or write set_task(self, env, task)"
         )
+    elif takes_keywords(setters[0], params):
+        setters[0](**task)
     else:
         setters[0](task)

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl.base.errors import UserError, did_you_mean
+from metarl.base.errors import UserError, did_you_mean, worded
 
 
 class FlatObservation:
@@ -50,7 +50,11 @@ class FlatObservation:
         """Return one observation as (O,) float64. Raises UserError if it does not fit the space."""
         if self.hide:
             obs = {key: value for key, value in obs.items() if key not in self.hide}
-        flat = np.asarray(spaces.flatten(self.space, obs), np.float64)
+        try:
+            flat = np.asarray(spaces.flatten(self.space, obs), np.float64)
+        except Exception as error:
+            words = f"an observation does not fit its space {self.space!s:.200}"
+            raise UserError(f"{words}: {obs!r:.80} ({worded(error)})") from error
         if flat.shape != (self.size,):
             raise UserError(f"an observation has {flat.size} numbers, and its space {self.size}")
         return flat
@@ -81,6 +85,8 @@ class FlatAction:
             )
         self.size: int = sum(self.choices) or space.shape[0]  # type: ignore[index]
         """A."""
+        if self.size == 0:
+            raise UserError(f"it has no actions: its action space is {space}")
 
     def taken(self, action: Tensor) -> Tensor:
         """Return (B, A) actions as they count: clipped to [-1, 1], or one-hot."""

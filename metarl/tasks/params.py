@@ -29,7 +29,7 @@ class Interval:
     area: bool = False
 
     def __post_init__(self) -> None:
-        if not (_finite(self.low) and _finite(self.high) and self.low < self.high):
+        if not (is_finite(self.low) and is_finite(self.high) and self.low < self.high):
             raise UserError(
                 f"Interval({self.low}, {self.high}): low must be below high, both finite"
             )
@@ -79,7 +79,7 @@ class Choices:
         for field in ("values", "heldout", "ood"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         every = (*self.values, *self.heldout, *self.ood)
-        if not self.values or not all(_finite(v) for v in every):
+        if not self.values or not all(is_finite(v) for v in every):
             raise UserError(f"Choices({self.values}): give at least one value, all finite")
         if len(set(every)) < len(every):
             raise UserError(f"Choices({every}): a value is repeated")
@@ -129,8 +129,9 @@ class Param:
     """The value that leaves the robot as it is. None: 1 (scale), 0 (shift), else mid-range."""
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name != self.name.lower():
-            raise UserError(f"parameter name '{self.name}' must be snake_case")
+        name = self.name
+        if not (isinstance(name, str) and name.isidentifier() and name == name.lower()):
+            raise UserError(f"parameter name '{name!s:.80}' must be snake_case")
         if self.size != "model" and not (isinstance(self.size, int) and self.size >= 1):
             raise UserError(
                 f"parameter '{self.name}': size must be a positive integer or 'model', "
@@ -159,7 +160,7 @@ class Param:
                     f"parameter '{self.name}': ood range {outside} overlaps "
                     f"train range {self.train}: it must lie outside"
                 )
-        if self.nominal is not None and not _finite(self.nominal):
+        if self.nominal is not None and not is_finite(self.nominal):
             raise UserError(f"parameter '{self.name}': nominal must be finite, not {self.nominal}")
         self._check_edits()
 
@@ -321,7 +322,7 @@ def _listed(values: tuple[float, ...]) -> str:
     return "{" + ", ".join(f"{v:g}" for v in values) + "}"
 
 
-def _finite(value: object) -> bool:
+def is_finite(value: object) -> bool:
     """Whether a value is a number that a float can hold."""
     try:
         return math.isfinite(value)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import inspect
 import gymnasium
 
 from metarl.base.errors import user_code
-from metarl.base.plugins import load_plugin, plugin_class, plugins
+from metarl.base.plugins import check_name, load_plugin, plugin_class, plugins
 from metarl.tasks.composition import compose
 from metarl.tasks.family import TaskFamily, class_name
 from metarl.tasks.gymnasium_family import family_of
@@ -31,6 +31,7 @@ def family_class(name: str) -> type[TaskFamily]:
 
     A function or class that makes gymnasium environments becomes a family of its `params`.
     """
+    check_name(name, "family")
     path, colon, last = name.rpartition(":")
     last, *extra = [last] if last.endswith(".py") else last.split("+")
     whole = path + colon + last

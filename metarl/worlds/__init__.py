@@ -22,6 +22,11 @@ __all__ = [
     "collect", "make_worlds",
 ]  # fmt: skip
 
+MAX_EPISODES = 10_000
+"""Adaptation rounds beyond this are a slip of the hand."""
+MAX_WORLDS = 1_000_000
+"""Beyond this, a count is a slip of the hand: the worlds of one process need gigabytes by then."""
+
 __getattr__ = _lazy(
     __name__,
     {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,21 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict
 
-from metarl.base.errors import UserError
+from metarl.base.errors import UserError, worded
 from metarl.base.keys import BatchedRNG, Key
 from metarl.tasks.gymnasium_setters import seed_globals
 from metarl.worlds.task_probe import probe
 
 if TYPE_CHECKING:
     from metarl.tasks.gymnasium_family import GymnasiumFamily
+
+
+def _left_to_the_parent(signum: int, frame: object) -> None:
+    """Ignore a signal that a terminal or a scheduler sends to the parent as well, which saves.
+
+    A function, not SIG_IGN, which the programs that an environment starts would inherit.
+    """
+
 
 FLAGS = ("terminated", "truncated", "diverged")
 
@@ -78,12 +87,15 @@ class EnvWorker(gymnasium.Env[Any, np.ndarray]):
         try:
             with self.family.blamed("its environment"):
                 note = work()
-        except UserError as error:
-            return {"error": str(error), "note": ""}
+        except BaseException as error:  # a Ctrl-C is for the parent, so this is none
+            text = f"family '{self.family.name}': its environment raised {worded(error)}"
+            return {"error": str(error) if isinstance(error, UserError) else text, "note": ""}
         return {"error": "", "note": note if isinstance(note, str) else ""}
 
     def _apply_commands(self) -> str:
         torch.set_num_threads(1)  # this process is one of many
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, _left_to_the_parent)
         if "probe" in self.commands:
             return probe(self.family) if self.commands["probe"] else ""
         if not self._envs:

@@ -12,9 +12,9 @@ import functools
 import signal
 import sys
 import warnings
-import weakref
 from collections.abc import Iterator
 from multiprocessing.connection import wait
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +61,10 @@ class GymnasiumWorlds(VecWorlds):
             f"family '{family.name}' is a gymnasium environment: it runs in processes of "
             "AsyncVectorEnv, many times slower than a family on TaskWorlds"
         )
-        if "desired_goal" in family.observation.keys and "desired_goal" not in family.hide:
+        if (
+            "desired_goal" in family.observation.keys
+            and "desired_goal" not in family.observation.hide
+        ):
             _warn(
                 f"family '{family.name}': the agent observes 'desired_goal', so it is told its "
                 'goal; hide = ("desired_goal",) hides it'
@@ -70,7 +73,8 @@ class GymnasiumWorlds(VecWorlds):
             workers, context="fork" if sys.platform == "linux" else None,
             autoreset_mode=AutoresetMode.DISABLED,
         )  # fmt: skip
-        self._closed = weakref.finalize(self, _close, self._vector)
+        # Before multiprocessing ends its processes at exit: by SIGTERM, which these leave alone.
+        self._closed = Finalize(self, _close, (self._vector,), exitpriority=1)
         self.env_steps = 0
         self.spec = Spec(
             family.observation.size, family.action.size, family.horizon, family.action.choices
@@ -205,9 +209,7 @@ class GymnasiumWorlds(VecWorlds):
             for process in ended:
                 process.join(5)  # its files are closed a moment before it has an exit code
             code = ended[0].exitcode if ended else None
-            self._vector.closed = True  # its own close() would wait for the process
-            for process in processes:
-                process.terminate()
+            self.close()
             raise UserError(
                 f"family '{self.family.name}': a process that runs its environment ended "
                 f"{doing} {_ending(code)}; run the environment alone to "
@@ -237,5 +239,8 @@ def _warn(text: str) -> None:
 
 
 def _close(vector: AsyncVectorEnv) -> None:
-    with contextlib.suppress(Exception):
-        vector.close(terminate=True)
+    vector.closed = True  # its own close() would wait for a step that was left half-way
+    for process, pipe in zip(vector.processes, vector.parent_pipes, strict=True):
+        process.kill()
+        process.join()
+        pipe.close()

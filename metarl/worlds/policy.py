@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from metarl.base.errors import UserError
+
 if TYPE_CHECKING:
     from metarl.worlds.rollout import Rollout
     from metarl.worlds.vector import Step
@@ -109,7 +111,10 @@ class FunctionPolicy(Policy):
         self, step: Step, state: Any, *, explore: bool, noise: Tensor | None
     ) -> tuple[Tensor, Any]:
         """Return the function's actions."""
-        return self.function(step.obs), state
+        action = self.function(step.obs)
+        if not isinstance(action, Tensor):
+            raise UserError(f"the policy returned {type(action).__name__}, and not a tensor (B, A)")
+        return action, state
 
 
 class ZeroPolicy(Policy):
@@ -126,4 +131,8 @@ class ZeroPolicy(Policy):
 
 def as_policy(policy: Policy | Callable[[Tensor], Tensor]) -> Policy:
     """Return a policy as it is, and a function of the observation as a `FunctionPolicy`."""
-    return policy if isinstance(policy, Policy) else FunctionPolicy(policy)
+    if isinstance(policy, Policy):
+        return policy
+    if isinstance(policy, type) or not callable(policy):
+        raise UserError(f"a policy is a learner, or a function of observations, not {policy!r:.80}")
+    return FunctionPolicy(policy)

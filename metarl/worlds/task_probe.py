@@ -40,7 +40,8 @@ def probe(family: GymnasiumFamily) -> str:
                 return (
                     f"family '{family.name}': two episodes of one task with one seed and the same "
                     "actions differ, so nothing repeats and tasks cannot be told apart for sure: "
-                    "draw from self.np_random alone, after super().reset(seed=seed)"
+                    "draw from self.np_random alone, after super().reset(seed=seed), and let "
+                    "nothing stay from one episode to the next"
                 )
             if low != high and not _differ(family, env, low, high):
                 raise UserError(_complaint(family, env, param.name, low, high))

@@ -233,14 +233,17 @@ class TaskWorlds(VecWorlds):
                 edit.apply(field, which, value.reshape(len(values), -1))
         for name, field in fields.items():
             if name in NEVER_NEGATIVE and (field < 0).any():
-                self._refuse_negative(name, float(field.min()))
+                self._refuse_field(name, f"{field.min():g}", "be negative")
+            if name.endswith("range") and (field[..., 0] > field[..., 1]).any():
+                low, high = field[field[..., 0] > field[..., 1]][0]
+                self._refuse_field(name, f"{low:g} to {high:g}", "end below its start")
         return task, fields
 
-    def _refuse_negative(self, field: str, lowest: float) -> None:
+    def _refuse_field(self, field: str, would_be: str, must: str) -> None:
         names = [p.name for p in self.family.params if any(e.field == field for e in p.edits)]
         raise UserError(
             f"family '{self.family.name}', parameter {' and '.join(map(repr, names))}: {field} "
-            f"would be {lowest:g} in one of the tasks, and must not be negative"
+            f"would be {would_be} in one of the tasks, and must not {must}"
         )
 
     def _action_map(self) -> None:
@@ -304,10 +307,12 @@ class TaskWorlds(VecWorlds):
 
     def _observe(self) -> Tensor:
         obs = self._ask("observe", self.simulator, self.task)
-        if obs.ndim != 2 or obs.shape[0] != self.num_worlds:
+        width = self.spec.observation_size if hasattr(self, "spec") else 0
+        right = obs.ndim == 2 and obs.shape[0] == self.num_worlds and obs.shape[1]
+        if not right or obs.shape[1] != (width or obs.shape[1]):
             raise UserError(
                 f"family '{self.family.name}': observe() returned shape {tuple(obs.shape)}, "
-                f"expected ({self.num_worlds}, O)"
+                f"expected ({self.num_worlds}, {width or 'O'}), with at least one number"
             )
         return obs.to(torch.float32)
 

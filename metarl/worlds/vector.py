@@ -10,9 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from metarl.base.errors import UserError
+from metarl.worlds import MAX_WORLDS
 
 if TYPE_CHECKING:
     from metarl.base.keys import Key
@@ -95,9 +97,16 @@ class VecWorlds(ABC):
     """What `collect` says of the first reward that is too large for a learner."""
 
     def __init__(self, family: TaskFamily, num_worlds: int) -> None:
-        """Name the family. Raises UserError if there are no worlds."""
-        if num_worlds < 1:
-            raise UserError(f"the number of worlds must be at least 1, not {num_worlds}")
+        """Name the family. Raises UserError if it is none, or for a count that cannot be."""
+        from metarl.tasks.family import TaskFamily
+
+        if not isinstance(family, TaskFamily):
+            raise UserError(f"a family is its name or a TaskFamily, not {family!r:.80}")
+        if not isinstance(num_worlds, int | np.integer) or not 1 <= num_worlds <= MAX_WORLDS:
+            raise UserError(
+                f"the number of worlds must be at least 1 and at most {MAX_WORLDS}, "
+                f"not {num_worlds!r:.40}"
+            )
         self.family, self.num_worlds = family, num_worlds
 
     @abstractmethod
@@ -150,5 +159,7 @@ class VecWorlds(ABC):
 
     def _check_action(self, action: Tensor) -> None:
         expected = (self.num_worlds, self.spec.action_size)
+        if not isinstance(action, Tensor):
+            raise UserError(f"an action must be a tensor of shape {expected}, not {action!r:.80}")
         if tuple(action.shape) != expected:
             raise UserError(f"action has shape {tuple(action.shape)}, expected {expected}")

@@ -386,7 +386,7 @@ def test_pictures_of_many_worlds() -> None:
         (lambda: GymVectorEnv("point-goal", 3, {"goal_x": np.zeros(2)}), "or (3,) numbers"),
         (lambda: GymVectorEnv("point-goal", 3, autoreset_mode="never"), "NextStep, SameStep"),
         (lambda: GymVectorEnv("point-goal", 3, max_episode_steps=0), "max_episode_steps"),
-        (lambda: GymVectorEnv("point-goal", 0), "number of worlds must be at least 1"),
+        (lambda: GymVectorEnv("point-goal", 0), "must be at least 1 and at most 1000000, not 0"),
         (lambda: GymVectorEnv("point-goal", 2).reset(options={"reset_mask": [True]}), "reset_mask"),
         (lambda: GymVectorEnv("point-goal+latency", 2, {"latency": 1.0}), "from 0 to 0.1 s"),
         (lambda: SB3VecEnv("point-goal", 2, autoreset_mode="Disabled"), "same step"),

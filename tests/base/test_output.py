@@ -56,6 +56,7 @@ def test_an_output_that_is_lost_drops_the_rest():
         (TRAIN, ">&- 2>&-", 0, ""),
         (TRAIN, "> /dev/full", 0, ""),
         ("--version", "> /dev/full", 2, "cannot write to the standard output: No space left"),
+        ("nope", ">&-", 2, "unknown command 'nope'"),
         ("train --help", ">&-", 2, "cannot write to the standard output: it is closed"),
     ],
 )

@@ -249,6 +249,8 @@ def test_an_inertia_that_a_parameter_takes_away_is_no_nominal_zero() -> None:
 FLOATS = "the robot floats: the model has no gravity"
 NO_GROUND = "the robot has no ground: nothing that is fixed to the world collides with it"
 
+IDLE = "actions move nothing: the least and the greatest control of every actuator do the same"
+
 
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
@@ -263,6 +265,9 @@ NO_GROUND = "the robot has no ground: nothing that is fixed to the world collide
         ('<motor name="pull" site="s" gear="20 0 0 0 0 0" ctrlrange="-1 1"/>',
          '<motor site="s"/>' * 6, ["no ctrlrange for actuator 0, 1, 2, 3 and 2 more: actions of "
                                    "-1 and 1 give controls of -1 and 1"]),
+        ('gear="20 0 0 0 0 0"', 'gear="0"', [IDLE]),
+        ("<worldbody>", '<option><flag actuation="disable"/></option><worldbody>', [IDLE]),
+        ("<worldbody>", '<option actuatorgroupdisable="0"/><worldbody>', [IDLE]),
         (' ctrlrange="-1 1"', "", ["no ctrlrange for actuator 'pull': actions of -1 and 1 give "
                                    "controls of -1 and 1"]),
     ],

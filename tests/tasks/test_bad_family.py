@@ -11,7 +11,7 @@ from metarl import cli
 from metarl.tasks.registry import find_family
 
 FILE = '''
-from metarl import Choices, Interval, Param, TaskFamily, assign, scale
+from metarl import Choices, Interval, Param, TaskFamily, assign, scale, when
 import torch
 
 MJCF = """
@@ -70,6 +70,42 @@ def param(text: str) -> dict[str, str]:
 
 RANGES = 'Param("mass", {}, ood=({},), edit=scale("body_mass"))'
 BAD = {
+    "name of a parameter": (
+        {"param": "Param(5, Interval(0.5, 2.0))"}, "parameter name '5' must be snake_case",
+    ),
+    "when with no number": (
+        {"param": 'Param("w", Choices((0, 1)), edit=when(1, scale("body_mass"), float("nan")))'},
+        "give finite numbers, and between them scale(…), shift(…) or assign(…)",
+    ),
+    "when without an edit": (
+        {"param": 'Param("w", Choices((0, 1)), edit=when(1, "body_mass", 0.0))'},
+        "when(1, 'body_mass', 0.0): give finite numbers",
+    ),
+    "negative damping": (
+        {"param": 'Param("drag", Interval(-2.0, -1.0), edit=assign("dof_damping", "slide"))'},
+        "parameter 'drag': dof_damping would be -",
+    ),
+    "range that ends below its start": (
+        {"param": 'Param("limit", Interval(-2.0, -1.5), edit=assign("actuator_ctrlrange", '
+                  '"slide", index=1))'},
+        "in one of the tasks, and must not end below its start",
+    ),
+    "observation that grows": (
+        {"observe": "sim.qpos.expand(-1, 1 + int(sim.time.max() > 0.15))"},
+        "observe() returned shape (4, 2), expected (4, 1), with at least one number",
+    ),
+    "observation without numbers": (
+        {"observe": "sim.qpos[:, :0]"}, "expected (4, O), with at least one number",
+    ),
+    "endless episode": (
+        {"more": "horizon = 10**12"}, "horizon must be at most 1000000, not 1000000000000",
+    ),
+    "horizon that is a bool": (
+        {"more": "horizon = True"}, "horizon must be a positive integer, not True",
+    ),
+    "reward that stops a generator": (
+        {"reward": "(_ for _ in ()).throw(GeneratorExit)"}, "reward() failed: GeneratorExit",
+    ),
     # ranges
     "overlap": (
         param(RANGES.format("Interval(0.5, 2.0)", "Interval(1.5, 3.0)")),
@@ -243,6 +279,12 @@ def test_it_is_refused_in_one_line(what, tmp_path, capsys) -> None:
 
 
 VARIED = {
+    "no dictionary": ("variations = None", "+rain", "variations must be a dictionary of names"),
+    "no actuation": (
+        'model = MJCF.replace("<worldbody>", '
+        '\'<option><flag actuation="disable"/></option><worldbody>\', 1)',
+        "+latency", "the physics ignores actuator_delay: a flag of the model's options disables",
+    ),
     "no Variation": ('variations = {"rain": 3}', "+rain", "variation 'rain' must be a Variation"),
     "name": (
         'from metarl import Variation\n    variations = {"Rain": Variation(())}', "+Rain",
