@@ -46,7 +46,7 @@ types: $(STAMP)
 	$(BIN)/pyright
 
 docs: $(STAMP)  ## Build the documentation into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: lint types docs test  ## What CI runs: ruff, pyright, the docs and the tests
 

@@ -26,6 +26,5 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Let links into the repository's experiments/ point to where `on_files` put them."""
-    if "/" in page.file.src_uri:
-        return markdown
-    return markdown.replace(f"]({PREFIX}", "](experiments/")
+    depth = page.file.src_uri.count("/")
+    return markdown.replace(f"]({'../' * depth}{PREFIX}", f"]({'../' * depth}experiments/")

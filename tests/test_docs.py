@@ -7,6 +7,7 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -138,12 +139,46 @@ def test_family_page_has_the_ranges_of_the_code(family):
     assert f"dt {found.dt:g} s (frame skip {found.frame_skip})" in page
 
 
+def script(name: str):
+    """A script of the documentation, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_picture_and_the_reading_lists_are_those_of_the_code():
+    """`python docs/draw_rooms.py` would change nothing, and each list is an afternoon's."""
+    rooms = script("draw_rooms")
+    assert rooms.main(["--check"]) == 0, "run `python docs/draw_rooms.py`"
+    assert rooms.READING.keys() == entry_points("learners").keys()
+    for name, files in rooms.READING.items():
+        paths = [ROOT / "metarl" / f"{file}.py" for file in files]
+        assert name.replace("-", "_") in {path.stem for path in paths}
+        assert len(paths) <= 6
+        assert sum(len(path.read_text("utf-8").splitlines()) for path in paths) <= 1500
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "mkdocs.yml"], ids=name)
+def test_modules_and_files_exist(page):
+    """Each dotted name and path of ours is where the page says; a changelog tells of the past."""
+    text = page.read_text(encoding="utf-8")
+    if page.name == "CHANGELOG.md":
+        return
+    for path in set(
+        re.findall(r"\b(?:metarl|envs|experiments|benchmarks|tests)/[\w/]+\.py\b", text)
+    ):
+        assert (ROOT / path).is_file(), f"{name(page)}: {path}"
+    for dotted in set(re.findall(r"\bmetarl(?:\.[A-Za-z_]\w*)+", text)) - {
+        "metarl.families",
+        "metarl.learners",
+    }:
+        assert resolve_name(dotted) is not None, f"{name(page)}: {dotted}"
+
+
 def test_the_tables_of_the_family_pages_are_those_of_the_code():
     """`python docs/family_tables.py` would change no page."""
-    path = ROOT / "docs" / "family_tables.py"
-    spec = importlib.util.spec_from_file_location("family_tables", path)
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
+    tables = script("family_tables")
     assert tables.main(["--check"]) == 0
     assert "| random actions |" in tables.reference_lines("ant-vel")
     assert "Not measured" in tables.reference_lines("no-family")

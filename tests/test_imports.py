@@ -87,6 +87,7 @@ def test_sizes_stay_readable():
     assert [p for p in FILES.values() if len(p.read_text().splitlines()) > 400] == []
     assert [name for p in FILES.values() for name, lines in functions(p) if lines > 50] == []
     folders = {path.parent for path in FILES.values()}
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
     modules = {f: [p for p in f.glob("*.py") if p.name != "__init__.py"] for f in folders}
     assert [folder for folder, found in modules.items() if len(found) > 12] == []
 

@@ -55,10 +55,10 @@ class Report:
     task_names: list[str]
     """[P]"""
     tasks: list[list[float]]
-    """[M][P]"""
+    """(M, P) nested lists"""
     returns: list[list[float]]
-    """[M][K+1], the mean over the worlds of task m in round k that did not diverge; NaN, which is
-    null in JSON, where all of them did. Such a task is left out of iqm, ci95, mean and stand_still
+    """(M, K+1) nested lists, the mean over the worlds of task m in round k that did not diverge;
+    NaN, which is null in JSON, where all of them did. Such a task is left out of iqm, ci95, mean and stand_still
     in every round, so that these compare the same tasks, and of the gain."""
     experience: list[int]
     """[K+1], episodes of a task that the learner had seen before round k; a horizon of a world is
@@ -67,7 +67,7 @@ class Report:
     """[K+1], interquartile mean over tasks; see `statistics.iqm_interval`. Like ci95, mean
     and stand_still it is NaN (null) where every world of every task diverged"""
     ci95: list[list[float]]
-    """[K+1][2], bootstrap interval of the interquartile mean"""
+    """(K+1, 2) nested lists, bootstrap interval of the interquartile mean"""
     mean: list[float]
     """[K+1], mean over tasks"""
     stand_still: float
@@ -83,7 +83,8 @@ class Report:
     """[M], whose mean is `stand_still` where no task is left out; NaN (null) where every world of a
     task diverged; empty in files of versions that did not write it"""
     diagnostics: dict[str, Any] = field(default_factory=dict)
-    """What the learner says of its state in each round: name -> [K+1][M][…], mean over worlds"""
+    """What the learner says of its state in each round: name -> (K+1, M, …) nested lists, of means
+    over worlds"""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of `metarl evaluate --json`; diagnostics if there are some."""
@@ -311,7 +312,7 @@ class _Rounds(NamedTuple):
     diverged: int
     """Scored episodes"""
     diagnostics: dict[str, Any]
-    """Name -> [K+1][M][…]"""
+    """Name -> (K+1, M, …) nested lists"""
 
 
 def _rounds(

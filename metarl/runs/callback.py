@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from stable_baselines3.common.logger import Logger
 
     from metarl.learning.evaluation import Report
-    from metarl.tasks.family import TaskFamily
     from metarl.learning.learner import Learner
+    from metarl.runs.config import Position, TrainConfig
     from metarl.runs.run_folder import RunFolder
     from metarl.tasks.distribution import Tasks
-    from metarl.runs.config import Position, TrainConfig
+    from metarl.tasks.family import TaskFamily
 
 
 class Run(Protocol):

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from metarl.learning.evaluation import Report
 
 
-
 @dataclass(frozen=True)
 class TrainConfig:
     """How long and on how much to train; the learner's own settings are apart."""

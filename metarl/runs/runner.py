@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metarl.learning import checkpoint as checkpoints
-from metarl.runs.callback import Callback
-from metarl.learning.divergence import DivergenceWatch, nonfinite_metrics, refuse_nonfinite
 from metarl.base.errors import UserError, quoted
-from metarl.learning.evaluation import evaluate
 from metarl.base.files import file_errors, write_json
-from metarl.runs.signals import IterationAborted, StopSignals, TrainingStopped
 from metarl.base.keys import Key
 from metarl.base.plugins import reference
-from metarl.runs.progress import TrainingProgress, closing_lines, evaluation_line, opening_line
-from metarl.runs.run_folder import RunFolder, has_trained
-from metarl.tasks.sampler import task_sampler
 from metarl.base.threads import physics_threads, using
-from metarl.runs.config import Position, TrainConfig, default_out, goal
 from metarl.base.trust import remember
 from metarl.base.versions import versions
+from metarl.learning import checkpoint as checkpoints
+from metarl.learning.divergence import DivergenceWatch, nonfinite_metrics, refuse_nonfinite
+from metarl.learning.evaluation import evaluate
+from metarl.runs.callback import Callback
+from metarl.runs.config import Position, TrainConfig, default_out, goal
+from metarl.runs.progress import TrainingProgress, closing_lines, evaluation_line, opening_line
+from metarl.runs.run_folder import RunFolder, has_trained
+from metarl.runs.signals import IterationAborted, StopSignals, TrainingStopped
+from metarl.tasks.sampler import task_sampler
 from metarl.worlds.factory import make_worlds
 
 __all__ = ["Callback", "IterationFunction", "Runner", "TrainConfig", "meta_train"]

@@ -47,8 +47,9 @@ class TrainingStopped(KeyboardInterrupt):
 class StopSignals:
     """Context in which the first such signal sets `signum` instead of ending the process.
 
-    A block under `may_leave` is left by `IterationAborted` when it goes on for `GRACE` seconds after that, or
-    on a second signal. Signals only reach Python's main thread: elsewhere this does nothing.
+    `IterationAborted` is raised in a block under `may_leave` when the block goes on for `GRACE`
+    seconds after the signal, or when a second signal comes. Python runs signal handlers in the
+    main thread only: in another thread this does nothing.
     """
 
     def __init__(self, grace: float | None = None) -> None:

@@ -252,7 +252,9 @@ def test_a_run_does_not_go_on_with_other_tasks(plugin, tmp_path, monkeypatch):
         source.write_text(text.replace("(-1.0, 1.0)", values))
         plugins._import.cache_clear()  # as in a process of its own
 
-    run = start_run(plugin, "maml-trpo", replace(TRAIN, out=str(tmp_path / "run"), iterations=1), SMALL)
+    run = start_run(
+        plugin, "maml-trpo", replace(TRAIN, out=str(tmp_path / "run"), iterations=1), SMALL
+    )
     for values, shown in (("(-1.0, 2.0)", "{-1.0, 2.0}"), ("(-1.0, 1.0000000000000002)", "0002}")):
         rewrite(values)
         with pytest.raises(UserError, match=r"'direction' was drawn from \{-1.0, 1.0\}") as error:
