@@ -58,8 +58,8 @@ class Report:
     """(M, P) nested lists"""
     returns: list[list[float]]
     """(M, K+1) nested lists, the mean over the worlds of task m in round k that did not diverge;
-    NaN, which is null in JSON, where all of them did. Such a task is left out of iqm, ci95, mean and stand_still
-    in every round, so that these compare the same tasks, and of the gain."""
+    NaN, which is null in JSON, where all of them did. Such a task is left out of iqm, ci95, mean
+    and stand_still in every round, so that these compare the same tasks, and of the gain."""
     experience: list[int]
     """[K+1], episodes of a task that the learner had seen before round k; a horizon of a world is
     one, whatever failures began anew within it"""
