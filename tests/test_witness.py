@@ -1,0 +1,43 @@
+"""Agents of stable-baselines3 as witnesses: trained, evaluated and written as ours are."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from metarl import UserError
+from metarl.learning.evaluation import Report
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def witness(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import witness
+
+    return witness
+
+
+@pytest.mark.parametrize("agent", ["ppo", "sac"])
+def test_a_witness_has_a_report_of_its_own(witness, agent, tmp_path, capsys):
+    argv = ["point-goal", agent, "--env-steps", "150", "--worlds", "2", "--tasks", "3"]
+    if agent == "ppo":  # it collects 2048 steps a world before its first update
+        argv[3] = "100"
+    assert witness.main([*argv, "--results", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / f"point-goal-sb3-{agent}-seed1.json").read_text())
+    report = Report.from_json(result)
+    assert report.algorithm == result["line"] == f"sb3-{agent}"
+    assert len(report.returns) == 3
+    assert report.experience == [0]
+    assert result["ood"]["split"] == "ood"
+    assert result["curve"][0]["env_steps"] >= 100
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_what_is_not_installed_is_one_line(witness, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "sb3_contrib", None)
+    with pytest.raises(UserError, match="pip install sb3-contrib"):
+        witness.make_agent("recurrent-ppo", None, 0)
