@@ -25,6 +25,7 @@ COMMANDS = {
     "algorithms": ("commands.evaluate", "list the algorithms and their settings"),
     "train": ("commands.train", "meta-train an algorithm on a family, or go on with a run"),
     "evaluate": ("commands.evaluate", "draw a run's adaptation curve on tasks it has not seen"),
+    "probe": ("commands.probe", "show whether a run adapts, and to what"),
     "adapt": ("commands.evaluate", "adapt a trained policy to one task, and save it"),
     "render": ("commands.render", "show a trained policy adapt: a video of before and after"),
     "report": ("commands.report", "write one HTML page: curves, tasks, videos; runs compared"),

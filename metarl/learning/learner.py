@@ -182,7 +182,7 @@ class Learner(Policy):
 
         That is `policy_state_dict`, and the state's parts by name, such as ``state.params``.
         """
-        return self.policy_state_dict() | dict(_parts(state, "state"))
+        return self.policy_state_dict() | dict(state_parts(state))
 
     def upgrade_adapted(self, tensors: dict[str, Tensor], rounds: int) -> dict[str, Tensor]:
         """Return what `adapted_state_dict` would give now for tensors that an older version saved.
@@ -202,11 +202,11 @@ class Learner(Policy):
         state = {name: t for name, t in tensors.items() if name.partition(".")[0] == "state"}
         self.load_policy_state_dict({n: t for n, t in tensors.items() if n not in state})
         template = self.begin(1, 1)
-        needed = dict(_parts(template, "state")).keys()
+        needed = dict(state_parts(template)).keys()
         if state.keys() != needed:
             differ = ", ".join(sorted(state.keys() ^ needed))
             raise UserError(f"the state does not fit this {self.name}: {differ}")
-        return _rebuilt(template, state, "state", self.device)
+        return rebuilt_state(template, state, "state", self.device)
 
 
 def load_tensors(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:
@@ -250,7 +250,7 @@ def nonfinite(tensors: Mapping[str, Tensor]) -> str:
     return ""
 
 
-def _parts(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+def state_parts(state: Any, name: str = "state") -> Iterator[tuple[str, Tensor]]:
     """Name the tensors of a nested state; a number is a tensor without dimensions."""
     if isinstance(state, Tensor):
         yield name, state.detach().clone(memory_format=torch.contiguous_format)
@@ -258,18 +258,20 @@ def _parts(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
         yield name, torch.tensor(state, dtype=torch.float64 if isinstance(state, float) else None)
     elif state is not None:
         for key, part in _items(state):
-            yield from _parts(part, f"{name}.{key}")
+            yield from state_parts(part, f"{name}.{key}")
 
 
-def _rebuilt(template: Any, tensors: dict[str, Tensor], name: str, device: torch.device) -> Any:
-    """Return a state like `template`, of the tensors that `_parts` named."""
+def rebuilt_state(
+    template: Any, tensors: dict[str, Tensor], name: str, device: torch.device
+) -> Any:
+    """Return a state like `template`, of the tensors that `state_parts` named."""
     if isinstance(template, Tensor):
         return tensors[name].to(device, template.dtype)
     if isinstance(template, int | float):
         return type(template)(tensors[name].item())
     if template is None:
         return None
-    parts = {k: _rebuilt(t, tensors, f"{name}.{k}", device) for k, t in _items(template)}
+    parts = {k: rebuilt_state(t, tensors, f"{name}.{k}", device) for k, t in _items(template)}
     if isinstance(template, dict):
         return parts
     named = hasattr(template, "_fields")

@@ -103,7 +103,12 @@ def threaded_reward(self, sim, before, action, task):
 
 GOALS = PointGoal.params
 GRIP = Param("grip", Interval(0.5, 2), edit=scale("geom_friction", "robot"))
-GRIPS = Param("grips", Interval(0.5, 2), edit=scale("geom_friction", each=True), size="model")
+"""Its model has no contacts."""
+BALANCE = Param("balance", Interval(0.5, 2), edit=shift("body_ipos", "robot", index=2))
+"""A body that only slides does not notice where its mass is."""
+BALANCES = Param(
+    "balances", Interval(0.5, 2), edit=shift("body_ipos", each=True, index=2), size="model"
+)
 GEARS = Param("gears", Interval(0.5, 2), edit=scale("actuator_gear", each=True), size="model")
 AIM = Param("aim", Interval(-1, 1), size=2)
 
@@ -127,8 +132,9 @@ def half_blind_reward(self, sim, before, action, task) -> torch.Tensor:
         (broken(reward=contagious_reward), "A diverged world", "nan in qpos of world 1"),
         (broken(observe=clock_observe), "next_obs is the true successor", "next_obs of world 0"),
         (broken(reward=threaded_reward), "One, two and four", "on 2 threads"),
-        (broken(params=(*GOALS, GRIP)), "Every parameter", "its edit moves nothing"),
-        (broken(params=(*GOALS, GRIPS)), "Every parameter", "grips[0]=2 gives the run of"),
+        (broken(params=(*GOALS, GRIP)), "The model compiles", "the physics ignores geom_friction"),
+        (broken(params=(*GOALS, BALANCE)), "Every parameter", "its edit moves nothing"),
+        (broken(params=(*GOALS, BALANCES)), "Every parameter", "balances[0]=2 gives the run of"),
         (
             broken(params=(*GOALS, AIM), reward=half_blind_reward),
             "Every parameter",

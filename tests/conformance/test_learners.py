@@ -14,7 +14,8 @@ from metarl import (
     find_learner,
 )
 from metarl.base.keys import Key
-from metarl.learning.learner import Learner
+from metarl.learning.learner import Learner, state_parts
+from metarl.learning.probe import swapped_state
 from metarl.learning.registry import list_learners
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.vector import Step
@@ -242,6 +243,21 @@ def test_an_adapted_policy_of_other_parts_is_refused(learner: Learner) -> None:
             learner.load_adapted_state_dict({n: t for n, t in saved.items() if n != name})
     with pytest.raises(UserError, match=r"does not fit.*state\.more"):
         learner.load_adapted_state_dict(saved | {"state.more": torch.zeros(1)})
+
+
+def test_a_state_belongs_to_tasks_or_to_worlds(learner: Learner) -> None:
+    """So that `metarl probe` can give a task the state of another."""
+    _, state = rollout(learner)
+    parts = dict(state_parts(state))
+    mine = {
+        name for name, part in parts.items() if part.ndim and len(part) in (TASKS, TASKS * WORLDS)
+    }
+    assert mine or not any(part.numel() for part in parts.values())
+    swapped = dict(state_parts(swapped_state(state, TASKS, WORLDS)))
+    for name, part in parts.items():
+        assert torch.equal(
+            swapped[name], part.roll(len(part) // TASKS, 0) if name in mine else part
+        )
 
 
 def test_settings_have_help_texts(learner: Learner) -> None:

@@ -1,0 +1,118 @@
+"""The command probe: does a trained run adapt, and to what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from metarl.base.errors import UserError
+from metarl.base.text import counted, shown
+from metarl.commands.arguments import parse
+from metarl.commands.evaluate import OnRun
+from metarl.runs.config import MAX_WORLDS
+from metarl.runs.progress import bar, say
+
+if TYPE_CHECKING:
+    from metarl.learning.probe import Probe
+
+
+@dataclass(frozen=True)
+class ProbeRun(OnRun):
+    """Show whether a run adapts, and to what: state cleared and swapped, rewards hidden."""
+
+    split: Literal["heldout", "ood", "train"] = "heldout"
+    """Which tasks; see `metarl evaluate`."""
+    tasks: int = 40
+    """How many tasks of the split."""
+    json: Annotated[str | None, tyro.conf.arg(metavar="FILE|-")] = None
+    """Also write what was found as JSON, to a file or to the standard output."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers. Raises UserError."""
+        super().__post_init__()
+        if not 2 <= self.tasks <= MAX_WORLDS:
+            raise UserError(
+                f"tasks must be a whole number from 2 to {MAX_WORLDS}, not {self.tasks}"
+            )
+
+
+def probe(argv: Sequence[str]) -> int:
+    """Probe a run."""
+    args = parse(ProbeRun, argv, prog="metarl probe")
+    from metarl.base.files import finite, write_json
+    from metarl.learning.probe import probe as probe_policy
+    from metarl.run import load_run, worlds_for, worlds_per_task
+    from metarl.tasks.distribution import TaskDistribution
+
+    checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
+    count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
+    tasks = TaskDistribution(family).split(args.split, args.tasks)
+    worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
+    if args.json != "-":
+        words = f"{tasks.counted(f'{args.split} task')}, {counted(args.episodes, 'round')}"
+        say(f"{checkpoint.path}: {words}, {counted(count, 'world')} each")
+    with bar("probing") as show:
+        found = probe_policy(
+            learner, worlds, tasks, episodes=args.episodes, seed=args.seed, progress=show
+        )
+    names = {"family": family.name, "algorithm": learner.name, "split": args.split}
+    about = finite({**names, "seed": args.seed, "episodes": args.episodes, **to_json(found)})
+    if args.json == "-":
+        print(json.dumps(about))
+        return 0
+    for line in lines(found):
+        say(line)
+    if args.json is not None:
+        write_json(Path(args.json), about)
+        say(f"wrote {args.json}")
+    return 0
+
+
+def to_json(found: Probe) -> dict[str, Any]:
+    """Return the probe as a JSON object."""
+    effects = {name: effect._asdict() for name, effect in found.effects.items()}
+    return {**found._asdict(), "effects": effects}
+
+
+def lines(found: Probe) -> list[str]:
+    """Return what was found in words."""
+    import numpy as np
+
+    from metarl.learning.probe import INTERVENTIONS
+
+    table = [f"{'':<15}{'mean return':>12}{'change (IQM)':>14}   95 % interval"]
+    for name, effect in found.effects.items():
+        mean = float(np.nanmean(effect.returns)) if np.isfinite(effect.returns).any() else np.nan
+        centre, low, high = effect.change
+        row = f"{name:<15}{shown(mean, 1):>12}"
+        if name != "as it is":
+            row += f"{centre:>+14.1f}   [{low:+.1f}, {high:+.1f}]"
+        table.append(row)
+    for name, effect in found.effects.items():
+        if name != "as it is":
+            table.append(f"{name} ({INTERVENTIONS[name]}): {_verdict(effect.change)}")
+    read = ", ".join(f"{name} {r2:.2f}" for name, r2 in found.readable.items())
+    table.append(
+        f"task parameters read linearly from the state, R² on other tasks: {read}"
+        if read
+        else "the state holds nothing by task, or the tasks are too few to read parameters from it"
+    )
+    steps = found.identified
+    table.append(
+        f"90 % of the way to the final reward: {counted(steps, 'step')} into the first episode"
+        if steps is not None
+        else "the first episode does not come to 90 % of the final reward"
+    )
+    return table
+
+
+def _verdict(change: tuple[float, float, float]) -> str:
+    _, low, high = change
+    if high < 0:
+        return "it costs return, so the policy makes use of it"
+    return "it gains return" if low > 0 else "no effect is shown"

@@ -1,0 +1,103 @@
+"""Whether a policy adapts, and to what, on policies of which that is known."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from metarl import Policy, TaskDistribution, Tasks, TaskWorlds
+from metarl.cli import main
+from metarl.learning.probe import identified, probe, readable
+
+
+class Told(Policy):
+    """Walks to a goal that its state holds: it learns the goal from what the worlds are."""
+
+    name = "told"
+
+    def __init__(self, worlds: TaskWorlds) -> None:
+        self.worlds = worlds
+
+    def begin(self, tasks, worlds):
+        return {"goal": torch.zeros(tasks * worlds, 2)}
+
+    def act(self, step, state, *, explore, noise):
+        return (5 * (state["goal"] - step.obs[:, :2])).clamp(-1, 1), state
+
+    def adapt(self, state, rollout):
+        task = self.worlds.task
+        return {"goal": torch.stack((task["goal_x"], task["goal_y"]), 1).float()}
+
+
+class RewardSeeker(Told):
+    """The same, but it finds the goal only where it sees a reward."""
+
+    def adapt(self, state, rollout):
+        return super().adapt(state, rollout) if rollout.reward.any() else state
+
+
+def found(cls: type[Told], tasks: int = 12):
+    worlds = TaskWorlds("point-goal", 2 * tasks, 1)
+    split = TaskDistribution(worlds.family).split("heldout", tasks)
+    return probe(cls(worlds), worlds, split, episodes=1, seed=0)
+
+
+@pytest.mark.parametrize(("cls", "seeks"), [(Told, False), (RewardSeeker, True)])
+def test_what_an_adapted_state_is_worth(cls, seeks) -> None:
+    got = found(cls)
+    change = {name: effect.change for name, effect in got.effects.items()}
+    assert change["as it is"] == (0.0, 0.0, 0.0)
+    assert change["state cleared"][2] < 0
+    assert change["state swapped"][2] < 0
+    assert (change["reward hidden"][2] < 0) == seeks
+    assert got.readable == {
+        "goal_x": pytest.approx(1, abs=0.1), "goal_y": pytest.approx(1, abs=0.1)
+    }  # fmt: skip
+    assert len(got.first) == len(got.last) == 20
+
+
+def test_a_policy_without_a_state_is_not_touched() -> None:
+    from metarl.worlds.policy import ZeroPolicy
+
+    worlds = TaskWorlds("point-goal", 12, 1)
+    split = TaskDistribution(worlds.family).split("heldout", 12)
+    got = probe(ZeroPolicy(), worlds, split, episodes=1, seed=0)
+    assert all(effect.change == (0.0, 0.0, 0.0) for effect in got.effects.values())
+    assert got.readable == {}
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "steps"),
+    [
+        ([0.0] * 20 + [1.0] * 30, [1.0] * 50, 28),  # nine of ten steps in the window are there
+        ([0.0] * 50, [1.0] * 50, None),
+        ([1.0] * 50, [1.0] * 50, None),  # there from the start: nothing was to be identified
+    ],
+)
+def test_identification_time(first, last, steps) -> None:
+    assert identified(first, last) == steps
+
+
+def test_a_readout_needs_what_it_reads() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.uniform(-1, 1, (40, 2))
+    tasks = Tasks("point-goal", ("goal_x", "goal_y"), values)
+    state = (torch.tensor(values[:, :1] * 3 + 1), torch.tensor(rng.normal(size=(80, 3))))
+    got = readable(state, tasks, 2)
+    assert got["goal_x"] > 0.9
+    assert got["goal_y"] < 0.2
+
+
+def test_the_command(trained_run, tmp_path, capsys) -> None:
+    out = tmp_path / "probe.json"
+    argv = ["probe", str(trained_run), "--tasks", "4", "--episodes", "1", "--json", str(out)]
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    for words in ("reward hidden", "state cleared", "state swapped", f"wrote {out}"):
+        assert words in said
+    about = json.loads(out.read_text())
+    assert about["algorithm"] == "maml-trpo"
+    assert set(about["effects"]) == {"as it is", "reward hidden", "state cleared", "state swapped"}
+    assert main(["probe", str(trained_run), "--tasks", "1"]) == 2
+    assert "tasks must be a whole number from 2" in capsys.readouterr().err
