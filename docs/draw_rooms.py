@@ -147,12 +147,23 @@ def reading(name: str) -> str:
     return "\n".join([*rows, f"| **{len(READING[name])} files** | **{total}** | |"])
 
 
+def sizes() -> str:
+    """Return the table of lines by room, rounded to hundreds so that it seldom changes."""
+    count: dict[str, int] = {}
+    for module, path in FILES.items():
+        name = "envs" if module.startswith("envs") else box(module) if "." in module else "api"
+        count[name] = count.get(name, 0) + len(path.read_text(encoding="utf-8").splitlines())
+    rows = ["| room | lines, in hundreds |", "|---|---|"]
+    rows += [f"| {name} | {round(lines / 100)} |" for name, lines in sorted(count.items())]
+    return "\n".join([*rows, f"| **all** | **{round(sum(count.values()) / 100)}** |"])
+
+
 def filled(text: str) -> str:
-    """Return the page with its reading lists filled."""
-    for name in READING:
-        begin, end = f"<!-- reading {name} -->\n", "<!-- /reading -->"
+    """Return the page with its reading lists and its table of sizes filled."""
+    for name, made in {**{f"reading {n}": reading(n) for n in READING}, "sizes": sizes()}.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name.split()[0]} -->"
         before, rest = text.split(begin)
-        text = before + f"{begin}\n{reading(name)}\n\n{end}" + rest.split(end, 1)[1]
+        text = before + f"{begin}\n{made}\n\n{end}" + rest.split(end, 1)[1]
     return text
 
 
