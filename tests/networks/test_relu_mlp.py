@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.autograd import grad
 
-from metarl.modules import mlp
+from metarl.networks import relu_mlp as mlp
 from metarl.networks.relu_mlp import Mlp
 
 
