@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, TextIO, cast
 
+from metarl.base.distributed import says
 from metarl.base.errors import UserError, did_you_mean, printable, shortened
 from metarl.base.output import Output
 from metarl.base.plugins import plugin_error
@@ -99,11 +100,12 @@ def _code(command: Callable[[list[str]], int], argv: list[str]) -> int:
     try:
         return command(argv)
     except UserError as error:
-        return _refuse(str(error))
+        return _refuse(str(error)) if says(error) else 2
     except MemoryError as error:
         return _refuse(f"out of memory: {error or 'use fewer tasks or rollouts'}")
     except KeyboardInterrupt as stop:
-        _say(f"metarl: {stop if str(stop) else 'interrupted'}")
+        if says(stop):
+            _say(f"metarl: {stop if str(stop) else 'interrupted'}")
         return getattr(stop, "exit_code", 130)
     except OSError as error:
         if error.filename is None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from metarl.base import distributed
 from metarl.base.errors import UserError
 from metarl.base.files import file_errors
-from metarl.base.threads import set_threads, using
+from metarl.base.threads import available_cores, set_threads, using
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.learner import Learner
 from metarl.learning.registry import find_learner
@@ -23,8 +26,9 @@ from metarl.tasks.registry import find_family
 from metarl.worlds.factory import make_worlds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from metarl.base.distributed import Ranks
     from metarl.learning.checkpoint import Checkpoint
     from metarl.runs.callback import Callback
     from metarl.worlds.vector import VecWorlds
@@ -68,10 +72,11 @@ def start_run(
     Returns:
         The run folder.
     """
-    with using(train.threads):
+    with _sharing(train) as (ranks, train):
         cls, found = find_learner(algorithm), find_family(family)
-        worlds, device = _worlds(found, train), resolve_device(train.device)
+        worlds, device = _worlds(found, train), _device_of_rank(train.device)
         learner = cls(worlds.spec, learner_config, seed=train.seed, device=device)
+        learner.ranks = ranks
         all_callbacks = (*_default_callbacks(train), *callbacks)
         return meta_train(learner, worlds, TaskDistribution(found), train, all_callbacks)
 
@@ -99,8 +104,9 @@ def resume_run(
     device = train.device
     if device == "auto":
         device = str(checkpoint.meta.get("device", "auto"))
-    with using(train.threads or checkpoint.meta.get("threads")):
-        learner = checkpoints.restore(checkpoint, device=resolve_device(device))
+    with _sharing(train, checkpoint.meta.get("threads")) as (ranks, train):
+        learner = checkpoints.restore(checkpoint, device=_device_of_rank(device))
+        learner.ranks = ranks
         family = find_family(checkpoint.family)
         worlds = _worlds(family, train)
         check_spec(learner, worlds)
@@ -108,6 +114,31 @@ def resume_run(
         _check_ranges(checkpoint, distribution)
         all_callbacks = (*_default_callbacks(train), *callbacks)
         return meta_train(learner, worlds, distribution, train, all_callbacks, resume=checkpoint)
+
+
+@contextmanager
+def _sharing(
+    train: TrainConfig, recorded: int | None = None
+) -> Iterator[tuple[Ranks, TrainConfig]]:
+    """Join the other ranks if there are some, and give this one its threads.
+
+    Yields:
+        The ranks, and the settings with the number of shards in them.
+    """
+    with distributed.ranks(train.task_shards) as ranks:
+        count = None if ranks.shards == 1 else ranks.shards
+        train = replace(train, task_shards=count, progress=train.progress and ranks.leads)
+        if ranks.size > 1:
+            recorded = distributed.share_of_cores(available_cores())
+        with using(train.threads or recorded):
+            yield ranks, train
+
+
+def _device_of_rank(name: str) -> str:
+    """Return the device of a name as `resolve_device` does; each rank of a machine has its own."""
+    device = resolve_device(name)
+    local = os.environ.get("LOCAL_RANK", "0")
+    return f"cuda:{local}" if device == "cuda" and distributed.world_size() > 1 else device
 
 
 def _default_callbacks(train: TrainConfig) -> list[Callback]:
@@ -203,7 +234,7 @@ def _plain(value: object) -> object:
 
 
 def _worlds(family: TaskFamily, train: TrainConfig) -> VecWorlds:
-    count = train.tasks_per_iteration * train.rollouts_per_task
+    count = train.tasks_per_iteration * train.rollouts_per_task // (train.task_shards or 1)
     return make_worlds(family, count, train.threads)
 
 

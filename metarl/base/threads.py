@@ -158,6 +158,13 @@ def physics_threads() -> int:
     return _threads or available_cores()
 
 
+def worker_threads() -> int:
+    """Return how many threads of one torch thread each may compute side by side."""
+    import torch
+
+    return _threads or torch.get_num_threads()
+
+
 @contextmanager
 def sampling() -> Iterator[None]:
     """Keep torch to one thread while physics and policy alternate; see the module's docstring."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from metarl.tasks.distribution import Tasks
+    from metarl.tasks.family import TaskFamily
     from metarl.worlds.vector import VecWorlds
 
 HARDLY = 0.05
@@ -262,28 +263,79 @@ def evaluate(
     Returns:
         The report, whose curve has K + 1 points.
     """
-    per_task = _worlds_per_task(policy, worlds, tasks, episodes)
-    started, steps, policy = time.perf_counter(), worlds.env_steps, as_policy(policy)
-    still = _stand_still(worlds, tasks, seed)
-    rounds = _rounds(policy, worlds, len(tasks), episodes, seed, progress, watch)
-    returns = rounds.returns
+    played = [play(policy, worlds, tasks, episodes=episodes, seed=seed, progress=progress,
+                   watch=watch)]  # fmt: skip
+    return report_of(played, policy, worlds.family, tasks, split=split, seed=seed)
+
+
+class Played(NamedTuple):
+    """What an evaluation measured in a part of its tasks."""
+
+    returns: np.ndarray
+    """(m, K+1) float64, means over the worlds of a task"""
+    still: np.ndarray
+    """(m, E) float64, the return of zero actions in every world; NaN where it diverged"""
+    diverged: int
+    """Scored episodes that diverged"""
+    diagnostics: dict[str, Any]
+    """Name -> (K+1, m, …) nested lists"""
+    env_steps: int
+    seconds: float
+
+
+@torch.no_grad()
+def play(
+    policy: Policy | Callable[[Tensor], Tensor], worlds: VecWorlds, tasks: Tasks, *, episodes: int,
+    seed: int, progress: Callable[[int, int], None] | None = None, watch: Watch | None = None,
+) -> Played:  # fmt: skip
+    """Measure what `evaluate` reports, in tasks that may be a slice of the evaluation's."""
+    _worlds_per_task(policy, worlds, tasks, episodes)
+    started, steps = time.perf_counter(), worlds.env_steps
+    still = _stand_still(worlds, tasks, seed).numpy()
+    rounds = _rounds(as_policy(policy), worlds, len(tasks), episodes, seed, progress, watch)
+    seconds = time.perf_counter() - started
+    return Played(rounds[0], still, *rounds[1:], worlds.env_steps - steps, seconds)
+
+
+def report_of(
+    played: Sequence[Played], policy: Policy | Callable[[Tensor], Tensor], family: TaskFamily,
+    tasks: Tasks, *, split: str, seed: int,
+) -> Report:  # fmt: skip
+    """Return the report on an evaluation whose tasks were played in parts.
+
+    Args:
+        played: the parts, in the order of the tasks.
+        policy: what was evaluated.
+        family: whose tasks they are.
+        tasks: all of them.
+        split: see `evaluate`.
+        seed: likewise.
+    """
+    policy = as_policy(policy)
+    returns, still = (np.concatenate(same) for same in list(zip(*played, strict=True))[:2])
+    per_task, rounds = still.shape[1], returns.shape[1]
     finished = np.isfinite(returns).all(1)
     # the same tasks in every round, or a round would gain by losing its worst
     whole = np.flatnonzero(finished | (not finished.any()))
     centre, interval = iqm_interval(
         returns[whole], tasks.values[whole], Key("bootstrap", seed).numpy()
     )
+    said = {
+        name: [[row for part in played for row in part.diagnostics[name][k]] for k in range(rounds)]
+        for name in played[0].diagnostics
+    }
     return Report(
         family=tasks.family, algorithm=policy.name, split=split, seed=seed,
         rollouts_per_task=per_task, task_names=list(tasks.names), tasks=tasks.values.tolist(),
         returns=returns.tolist(),
-        experience=[k * (per_task if policy.adapts_per_task else 1) for k in range(episodes + 1)],
+        experience=[k * (per_task if policy.adapts_per_task else 1) for k in range(rounds)],
         iqm=centre.tolist(), ci95=interval.tolist(), mean=mean_of_tasks(returns[whole]).tolist(),
-        stand_still=float(mean_of_finished(still[whole].flatten())),
-        env_steps=worlds.env_steps - steps, seconds=round(time.perf_counter() - started, 3),
-        diverged=rounds.diverged,
-        train_is_heldout=split == "heldout" and TaskDistribution(worlds.family).shared_split,
-        stand_still_by_task=mean_of_finished(still).tolist(), diagnostics=rounds.diagnostics,
+        stand_still=float(mean_of_finished(torch.from_numpy(still[whole].flatten()))),
+        env_steps=sum(part.env_steps for part in played),
+        seconds=round(sum(part.seconds for part in played), 3),
+        diverged=sum(part.diverged for part in played),
+        train_is_heldout=split == "heldout" and TaskDistribution(family).shared_split,
+        stand_still_by_task=mean_of_finished(torch.from_numpy(still)).tolist(), diagnostics=said,
     )  # fmt: skip
 
 
@@ -304,22 +356,11 @@ def _worlds_per_task(policy: object, worlds: VecWorlds, tasks: Tasks, episodes: 
     return worlds.num_worlds // len(tasks)
 
 
-class _Rounds(NamedTuple):
-    """What the rounds of an evaluation gave."""
-
-    returns: np.ndarray
-    """(M, K+1) float64, means over the worlds of a task"""
-    diverged: int
-    """Scored episodes"""
-    diagnostics: dict[str, Any]
-    """Name -> (K+1, M, …) nested lists"""
-
-
 def _rounds(
     policy: Policy, worlds: VecWorlds, count: int, episodes: int, seed: int,
     progress: Callable[[int, int], None] | None, watch: Watch | None,
-) -> _Rounds:  # fmt: skip
-    """Score and adapt in turns, in worlds that have their `count` tasks; see `evaluate`."""
+) -> tuple[np.ndarray, int, dict[str, Any]]:  # fmt: skip
+    """Score and adapt in turns, in worlds that have their `count` tasks; see `Played`."""
     by_task = (count, worlds.num_worlds // count)
     returns, diverged = [], 0
     said: dict[str, list[Any]] = {}
@@ -331,7 +372,7 @@ def _rounds(
         returns.append(scored.return_by_task().cpu())
         if progress is not None:
             progress(k + 1, episodes + 1)
-    return _Rounds(torch.stack(returns, 1).numpy().astype(np.float64), diverged, said)
+    return torch.stack(returns, 1).numpy().astype(np.float64), diverged, said
 
 
 def stand_still(worlds: VecWorlds, tasks: Tasks, seed: int) -> float:

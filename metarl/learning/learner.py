@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from metarl.base.distributed import ALONE, Ranks
 from metarl.base.errors import UserError
 from metarl.base.threads import check_defaults
 from metarl.worlds.policy import Policy
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
     from metarl.worlds.vector import Spec, VecWorlds
 
 
-def sum_over_tasks(rows: Tensor) -> Tensor:
-    """Return the sum over the first axis, (m, …) to (…)."""
-    return rows.sum(0)
-
-
 class Learner(Policy):
     """A meta-RL algorithm: prior, policy, adaptation rule and meta-update."""
 
@@ -43,10 +39,8 @@ class Learner(Policy):
     """A frozen dataclass of its settings; the docstring under each field is its help text."""
     family: str = ""
     """The name of the family that it was trained on, where `metarl.load` has read it."""
-    sum_tasks: Callable[[Tensor], Tensor] = staticmethod(sum_over_tasks)
-    """Sums one row a task, (m, …), over all tasks of the iteration, in their order. A process that
-    holds a part of the tasks replaces it by one that gathers the other rows first, so that many
-    processes reach the same bits as one."""
+    ranks: Ranks = ALONE
+    """The processes that share the tasks of an iteration; a run sets it before training."""
     discrete_actions: ClassVar[bool] = False
     """Whether it can choose among discrete actions, which `Spec.actions` counts."""
 
@@ -95,6 +89,13 @@ class Learner(Policy):
 
     # --- the meta-update -----------------------------------------------------------------------
 
+    def sum_tasks(self, rows: Tensor) -> Tensor:
+        """Return the sum of one row a task, (m, …) to (…), over all tasks of the iteration.
+
+        It holds the rows of other processes, too, so that many reach the same bits as one.
+        """
+        return self.ranks.sum_rows(rows)
+
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Any:
         """Return the data of one shard of an iteration, for `update`.
 
@@ -119,14 +120,20 @@ class Learner(Policy):
     def meta_step(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> dict[str, float]:
         """Collect data for M tasks and make one meta-update: a function of (weights, tasks, key).
 
+        Args:
+            worlds: a multiple of M / S worlds, of the S shards that the tasks are cut into.
+            tasks: all tasks of the iteration, of which this process collects its own shards.
+            key: of the iteration.
+
         Returns:
             Metrics, among them ``return_before`` and ``return_after`` (mean training return before
             and after adaptation, `Rollout.mean_return`) and ``diverged`` (transitions left out).
         """
         started = time.perf_counter()
-        data = self.collect(worlds, tasks, key)
+        parts = self.ranks.slices(len(tasks))
+        shards = [self.collect(worlds, tasks[part], key) for part in parts]
         collected = time.perf_counter()
-        metrics = self.update([data], key)
+        metrics = self.update(shards, key)
         return metrics | {
             "seconds_sampling": collected - started,
             "seconds_update": time.perf_counter() - collected,

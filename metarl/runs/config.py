@@ -40,6 +40,9 @@ class TrainConfig:
     """How many of the newest checkpoints to keep."""
     video_every: int = 0
     """Iterations between videos of a held-out task, in TensorBoard and RUN/videos; 0: none."""
+    task_shards: int | None = None
+    """Parts that the tasks of an iteration are cut into, for torchrun: each rank owns whole ones,
+    and the result depends on their number, not on that of the ranks; default: one a rank."""
     seed: int = 0
     """Of everything random: weights, tasks, initial states, actions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -57,7 +60,7 @@ class TrainConfig:
         """Check every field. Raises UserError."""
         for name in _COUNTS:
             value = getattr(self, name)
-            if value is None and name in ("env_steps", "threads"):
+            if value is None and name in ("env_steps", "threads", "task_shards"):
                 continue
             low = 0 if name in ("seed", "video_every") else 1
             if type(value) is not int or not low <= value < 2**63:
@@ -69,6 +72,11 @@ class TrainConfig:
                 raise UserError(
                     f"{one} x rollouts_per_task is {worlds} worlds; the limit is {MAX_WORLDS}"
                 )
+        if self.tasks_per_iteration % (self.task_shards or 1):
+            raise UserError(
+                f"tasks_per_iteration is {self.tasks_per_iteration}, which {self.task_shards} task "
+                f"shards cannot share evenly"
+            )
         if self.evaluate_episodes > MAX_EPISODES:
             raise UserError(
                 f"evaluate_episodes must be at most {MAX_EPISODES}, not {self.evaluate_episodes}"
@@ -98,7 +106,7 @@ class TrainConfig:
 _COUNTS = (
     "tasks_per_iteration", "rollouts_per_task", "iterations", "env_steps", "evaluate_every",
     "evaluate_tasks", "evaluate_episodes", "checkpoint_every", "keep_checkpoints", "video_every",
-    "seed", "threads", "print_every",
+    "seed", "threads", "print_every", "task_shards",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ killed goes on from its newest checkpoint to the same bits as one that was not.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -26,20 +27,21 @@ from metarl.base.trust import remember
 from metarl.base.versions import versions
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.divergence import DivergenceWatch, nonfinite_metrics, refuse_nonfinite
-from metarl.learning.evaluation import evaluate
 from metarl.runs.callback import Callback
 from metarl.runs.config import Position, TrainConfig, default_out, goal
 from metarl.runs.progress import TrainingProgress, closing_lines, evaluation_line, opening_line
 from metarl.runs.run_folder import RunFolder, has_trained
+from metarl.runs.shards import evaluate_shards, meet, refuse_apart
 from metarl.runs.signals import IterationAborted, StopSignals, TrainingStopped
 from metarl.tasks.sampler import task_sampler
-from metarl.worlds.factory import make_worlds
+from metarl.worlds.factory import SizedWorlds
 
 __all__ = ["Callback", "IterationFunction", "Runner", "TrainConfig", "meta_train"]
 
 if TYPE_CHECKING:
     from stable_baselines3.common.logger import Logger
 
+    from metarl.learning.evaluation import Report
     from metarl.learning.learner import Learner
     from metarl.tasks.distribution import TaskDistribution, Tasks
     from metarl.worlds.vector import VecWorlds
@@ -81,9 +83,14 @@ def meta_train(
             the weights stop being finite. The newest checkpoint is good in each case.
         TrainingStopped: SIGINT, SIGTERM or SIGHUP; the state is saved.
     """
+    kind, sharded = Runner, learner.ranks.shards > 1
+    if not learner.ranks.leads:
+        kind = importlib.import_module("metarl.runs.follower").Follower
     recorded = None if resume is None else resume.meta.get("threads")
-    with using(config.threads or recorded):
-        return Runner(learner, worlds, distribution, config, callbacks, resume=resume).learn()
+    with using(physics_threads() if sharded else config.threads or recorded):
+        if sharded:  # or the bits of torch's sums would depend on the number of threads
+            torch.set_num_threads(1)
+        return kind(learner, worlds, distribution, config, callbacks, resume=resume).learn()
 
 
 class Runner:
@@ -103,10 +110,14 @@ class Runner:
         resume: checkpoints.Checkpoint | None = None,
     ) -> None:
         """Take what `meta_train` takes; threads are those that the process uses now."""
-        needed = config.tasks_per_iteration * config.rollouts_per_task
+        self.ranks = learner.ranks
+        needed = config.tasks_per_iteration * config.rollouts_per_task // self.ranks.shards
         if worlds.num_worlds != needed:
             raise UserError(
                 f"worlds must be tasks_per_iteration x rollouts_per_task = {needed}, "
+                f"not {worlds.num_worlds}"
+                if self.ranks.shards == 1
+                else f"worlds must be those of one of {self.ranks.shards} task shards, {needed}, "
                 f"not {worlds.num_worlds}"
             )
         count = config.tasks_per_iteration
@@ -120,15 +131,13 @@ class Runner:
         self.threads = physics_threads()
         name = default_out(self.family.name, learner.name, config.seed)
         self.folder = RunFolder(config.out or name)
-        self.stop = StopSignals()
+        self.stop, self._agreed_to_stop = StopSignals(), False
         self.progress = TrainingProgress(
             total=goal(config), done=self.position.done(config),
             print_every=config.print_every, show=config.progress,
         )  # fmt: skip
         self.eval_tasks = distribution.split("heldout", config.evaluate_tasks)
-        self.eval_worlds = make_worlds(
-            self.family, len(self.eval_tasks) * config.rollouts_per_task, config.threads
-        )
+        self.eval_worlds = SizedWorlds(self.family, config.rollouts_per_task, config.threads)
         self._snapshot: dict[str, Tensor] | None = None
 
     def learn(self) -> Path:
@@ -139,10 +148,11 @@ class Runner:
             TrainingStopped: likewise.
         """
         position, config = self.position, self.config
+        meet(self.learner, config, position.iteration)
         with self.folder, self.stop, self.open():
             with self.saving():
                 self.evaluate_if_due()
-                while not self.ended() and not self.stopped:
+                while not self.ended() and not self.agree_to_stop():
                     tasks = self.sampler.sample(position.iteration, Key(config.seed))
                     metrics, steps_per_second = self.update(tasks)
                     self.log(metrics, steps_per_second)
@@ -173,8 +183,16 @@ class Runner:
 
     @property
     def stopped(self) -> bool:
-        """Whether a signal has come."""
-        return self.stop.signum is not None
+        """Whether a signal has come; among several ranks, one that all of them know of."""
+        return self._agreed_to_stop if self.ranks.size > 1 else self.stop.signum is not None
+
+    def agree_to_stop(self) -> bool:
+        """Return `stopped`, after asking the other ranks whether a signal has come to them."""
+        came = [signum for signum in self.ranks.objects(self.stop.signum) if signum is not None]
+        self._agreed_to_stop = bool(came)
+        if came and self.stop.signum is None:
+            self.stop.signum = came[0]
+        return self.stopped
 
     # --- the beginning -------------------------------------------------------------------------
 
@@ -218,7 +236,7 @@ class Runner:
             "threads": self.threads,
             "device": str(self.learner.device),
             "versions": versions(),
-        }
+        } | ({} if self.ranks.size == 1 else {"ranks": self.ranks.size})
 
     # --- an iteration --------------------------------------------------------------------------
 
@@ -229,11 +247,15 @@ class Runner:
     def update(self, tasks: Tasks) -> tuple[dict[str, float], float]:
         """Make one meta-update and check it. Returns its metrics and its env steps per second."""
         number, key = self.position.iteration, Key(self.config.seed)
-        began, steps = time.monotonic(), self.worlds.env_steps
+        began, steps, sent = time.monotonic(), self.worlds.env_steps, self.ranks.bytes_sent
         with self.interruptible(), _global_draws(key.fold("global", number), self.learner.device):
             metrics = self.learner.meta_step(self.worlds, tasks, key.fold("meta", number))
         seconds, steps = time.monotonic() - began, self.worlds.env_steps - steps
         refuse_nonfinite(self.learner, self.worlds, number + 1, self.folder.checkpoints)
+        if self.ranks.size > 1:
+            steps = sum(self.ranks.objects(steps))
+            refuse_apart(self.learner, number + 1)
+            metrics["megabytes_sent"] = (self.ranks.bytes_sent - sent) / 1e6
         for line in self.divergence.note(metrics.get("diverged", 0), steps, self.worlds):
             self.say(line)
         self.position.iteration += 1
@@ -270,10 +292,14 @@ class Runner:
         """Evaluate on held-out tasks, in worlds of their own; append to the curve."""
         position, config = self.position, self.config
         with self.interruptible():
-            report = evaluate(
-                self.learner, self.eval_worlds, self.eval_tasks,
-                episodes=config.evaluate_episodes, seed=config.seed, split="heldout",
-            )  # fmt: skip
+            report = evaluate_shards(self.learner, self.eval_worlds, self.eval_tasks, config)
+        self.record(report)
+        if position.iteration == 0:
+            self.progress.restart_clock()
+
+    def record(self, report: Report) -> None:
+        """Append an evaluation to the curve; write and show it."""
+        position = self.position
         position.record(report)
         with file_errors(self.folder.path, INTACT):
             write_json(self.folder.evaluation_path(position.iteration), report.to_json())
@@ -284,8 +310,6 @@ class Runner:
         for callback in self.callbacks:
             callback.on_evaluation(self, report)
         self.say(evaluation_line(position.env_steps, report))
-        if position.iteration == 0:
-            self.progress.restart_clock()
 
     # --- what is saved -------------------------------------------------------------------------
 

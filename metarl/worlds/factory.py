@@ -26,3 +26,18 @@ def make_worlds(family: TaskFamily | str, num_worlds: int, threads: int | None =
 
         return GymnasiumWorlds(family, num_worlds, threads)
     return TaskWorlds(family, num_worlds, threads)
+
+
+class SizedWorlds:
+    """Worlds of one family, made when a number of tasks first needs them, and kept."""
+
+    def __init__(self, family: TaskFamily, per_task: int, threads: int | None = None) -> None:
+        """Take what `make_worlds` takes, and the number of worlds of a task."""
+        self.family, self.per_task, self.threads = family, per_task, threads
+        self._made: dict[int, VecWorlds] = {}
+
+    def of(self, tasks: int) -> VecWorlds:
+        """Return the worlds for so many tasks."""
+        if tasks not in self._made:
+            self._made[tasks] = make_worlds(self.family, tasks * self.per_task, self.threads)
+        return self._made[tasks]

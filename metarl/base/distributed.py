@@ -1,0 +1,229 @@
+"""Ranks: the tasks of an iteration cut into shards, which the processes of torchrun share.
+
+A run that is distributed cuts each iteration's tasks into a number of shards that it records. Each
+process, a rank, owns whole shards, computes each of them by itself, and sends one tensor a shard.
+Every rank adds the tensors of all shards in the order of the shards. So the result does not depend
+on how many ranks there are, to the bit: on CPUs of one kind, each rank computing on one thread.
+
+This is the only module that knows ``torch.distributed``; learners call `Ranks.sum` and `Ranks.rows`
+through `Learner.ranks`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from metarl.base.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+TIMEOUT = 600
+"""Seconds that a rank waits for the others; METARL_RANK_TIMEOUT in the environment overrides it."""
+
+T = TypeVar("T")
+
+
+class LostRankError(UserError):
+    """Another rank has ended or hangs, so this one cannot go on."""
+
+
+class Ranks:
+    """This process's place among those of a run, and what it exchanges with them."""
+
+    def __init__(self, shards: int = 1, rank: int = 0, size: int = 1) -> None:
+        """Share `shards` shards out.
+
+        Args:
+            shards: S, the parts that the tasks of an iteration are cut into.
+            rank: of this process, from 0.
+            size: W, the number of processes.
+
+        Raises:
+            UserError: there are fewer shards than processes.
+        """
+        if shards < size:
+            raise UserError(
+                f"{size} ranks need at least as many task shards, not {shards}: give "
+                f"--task-shards {size}, or start fewer ranks"
+            )
+        self.shards, self.rank, self.size = shards, rank, size
+        self.owned = self._owned(rank)
+        self.bytes_sent = 0
+        """Bytes that this rank has sent to the others."""
+
+    def _owned(self, rank: int) -> range:
+        return range(rank * self.shards // self.size, (rank + 1) * self.shards // self.size)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the rank that writes files and prints."""
+        return self.rank == 0
+
+    def slices(self, count: int) -> list[slice]:
+        """Return where this rank's shards lie in `count` tasks; the last shards may be larger."""
+        ends = [count * shard // self.shards for shard in range(self.shards + 1)]
+        return [slice(ends[shard], ends[shard + 1]) for shard in self.owned]
+
+    # --- exchange ------------------------------------------------------------------------------
+
+    def gather(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Return one tensor of each shard, in their order.
+
+        Args:
+            parts: one of each shard that this rank owns, all of the same shape on every rank.
+        """
+        if self.size == 1:
+            return list(parts)
+        import torch
+
+        most = -(-self.shards // self.size)
+        mine = torch.stack([part.detach() for part in parts])
+        kind = mine.dtype
+        if kind == torch.bool:
+            mine = mine.to(torch.uint8)
+        if len(mine) < most:
+            mine = torch.cat((mine, mine.new_zeros(most - len(mine), *mine.shape[1:])))
+        mine = mine.contiguous()
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        self._exchange(lambda dist: dist.all_gather(found, mine), mine.nbytes)
+        return [
+            part.to(kind)
+            for rank, tensor in enumerate(found)
+            for part in tensor[: len(self._owned(rank))]
+        ]
+
+    def sum(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the sum of one tensor of each shard, added in the order of the shards.
+
+        Args:
+            parts: see `gather`.
+        """
+        import torch
+
+        every = self.gather(parts)
+        return every[0] if len(every) == 1 else torch.stack(every).sum(0)
+
+    def sum_rows(self, rows: Tensor) -> Tensor:
+        """Return the sum over tasks, (m, …) to (…); `rows` holds one row a task of this rank."""
+        return self.sum([part.sum(0) for part in rows.tensor_split(len(self.owned))])
+
+    def rows(self, local: Tensor, dim: int = 0) -> Tensor:
+        """Return what every shard holds side by side along `dim`, given this rank's part of it."""
+        if self.size == 1:
+            return local
+        import torch
+
+        return torch.cat(self.gather(local.tensor_split(len(self.owned), dim)), dim)
+
+    def objects(self, mine: T) -> list[T]:
+        """Return one object of each rank, in their order."""
+        if self.size == 1:
+            return [mine]
+        found: list[Any] = [None] * self.size
+        self._exchange(lambda dist: dist.all_gather_object(found, mine), 0)
+        return found
+
+    def _exchange(self, call: Callable[[Any], object], size: int) -> None:
+        import torch.distributed as dist
+
+        self.bytes_sent += size * (self.size - 1)
+        try:
+            call(dist)
+        except RuntimeError as error:
+            late = "timed out" in str(error).lower() or "timeout" in str(error).lower()
+            what = f"did not answer within {timeout()} s" if late else "has ended"
+            raise LostRankError(f"rank {self.rank} stops: another rank {what}") from error
+
+    def refuse_differences(self, what: dict[str, Any]) -> None:
+        """Check that every rank has the same settings, versions and kind of CPU.
+
+        Raises UserError naming the first that differs.
+        """
+        found = self.objects(what)
+        for rank, other in enumerate(found):
+            for name, value in other.items():
+                if value != found[0][name]:
+                    raise UserError(
+                        f"rank {rank} has another {name} than rank 0, so their sums would differ: "
+                        f"{value} and {found[0][name]}"
+                    )
+
+
+ALONE = Ranks()
+"""One process with all tasks in one shard."""
+_joined = False
+
+
+def world_size() -> int:
+    """Return the number of ranks that torchrun has started, or 1."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def follows() -> bool:
+    """Whether this process is a rank other than the first: it neither writes files nor prints."""
+    return world_size() > 1 and os.environ.get("RANK", "0") != "0"
+
+
+def says(error: BaseException) -> bool:
+    """Whether this rank is to tell the user of an error, or leaves it to the first rank.
+
+    Before the ranks meet, all of them find the same faults. After that, a rank tells of its own.
+    """
+    lost = isinstance(error, LostRankError | KeyboardInterrupt)
+    return not follows() or (_joined and not lost)
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process again after a rank was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def share_of_cores(cores: int) -> int:
+    """Return how many of a machine's cores each of the ranks on it gets."""
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def timeout() -> int:
+    """Return the seconds that a rank waits for the others. Raises UserError."""
+    text = os.environ.get("METARL_RANK_TIMEOUT", str(TIMEOUT))
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"METARL_RANK_TIMEOUT must be a number of seconds, not {text!r:.40}")
+    return int(text)
+
+
+@contextmanager
+def ranks(shards: int | None) -> Iterator[Ranks]:
+    """Join the other ranks, if torchrun has started some, for the length of the block.
+
+    Args:
+        shards: of the run; None means one a rank.
+
+    Yields:
+        `Ranks`.
+    """
+    size = world_size()
+    if size == 1:
+        yield ALONE if shards in (None, 1) else Ranks(shards)
+        return
+    import torch
+    import torch.distributed as dist
+
+    global _joined
+    found = Ranks(shards or size, int(os.environ["RANK"]), size)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout()))
+    except (RuntimeError, ValueError) as error:
+        raise LostRankError(f"rank {found.rank} cannot reach the others: {error}") from error
+    _joined = True
+    try:
+        yield found
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,64 @@
+"""Follower: a rank of a distributed run other than the first.
+
+It samples, updates and evaluates its own shards, as the first rank does. It reads the run folder,
+and writes nothing: files, lines and callbacks are the first rank's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from metarl.learning.evaluation import Report
+from metarl.runs.runner import Runner
+
+
+class Follower(Runner):
+    """A training run in a process beside the one that keeps its folder."""
+
+    def __init__(self, *what: Any, **named: Any) -> None:
+        """Take what `Runner` takes, without its callbacks."""
+        super().__init__(*what, **named)
+        self.callbacks, self.functions = [], []
+        self.folder = _Unwritten(self.folder.path)
+
+    def open(self) -> contextlib.AbstractContextManager[Any]:
+        """Take over the resumed state."""
+        if self.resume is not None:
+            self.learner.load_state_dict(self.resume.tensors)
+        self.take_snapshot()
+        return contextlib.nullcontext()
+
+    def say(self, line: str) -> None:
+        """Print nothing."""
+
+    def log(self, metrics: dict[str, float], steps_per_second: float) -> None:
+        """Write nothing."""
+
+    def record(self, report: Report) -> None:
+        """Append to the curve, which says what is evaluated, and write nothing."""
+        self.position.record(report)
+
+    def save(self, *, again: bool = False) -> None:
+        """Write nothing."""
+
+    def how_to_resume(self) -> str:
+        """Return what is not printed."""
+        return f"rank {self.ranks.rank} stopped"
+
+    def summarise(self) -> None:
+        """Print nothing."""
+
+
+class _Unwritten:
+    """The name of a run folder that another process writes; a context that does nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.checkpoints = path, path / "checkpoints"
+
+    def __enter__(self) -> _Unwritten:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
