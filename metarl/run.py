@@ -131,6 +131,8 @@ def _sharing(
         if ranks.size > 1:
             recorded = distributed.share_of_cores(available_cores())
         with using(train.threads or recorded):
+            if count:  # of the initial weights, too, the bits depend on the number of threads
+                torch.set_num_threads(1)
             yield ranks, train
 
 

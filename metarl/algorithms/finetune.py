@@ -21,7 +21,7 @@ from metarl.modules.batched_ppo import Adam, BatchedPpo, PpoSettings
 from metarl.modules.ppo import adapted_lr
 from metarl.modules.settings import Count, Positive
 from metarl.tasks.distribution import Tasks
-from metarl.worlds.rollout import Rollout, collect
+from metarl.worlds.rollout import Rollout, collect, mean_of_finished
 from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
@@ -92,7 +92,7 @@ class Finetune(Learner):
         """Make PPO's gradient steps in every task, on the rollouts of that task."""
         adam = Adam(state.first, state.second, state.steps)
         params, adam, _ = self.ppo.improve(
-            state.params, adam, self.ppo.batch(rollout, state.params),
+            state.params, adam, self.ppo.prepared([rollout], state.params),
             epochs=self.config.adapt_epochs, lr=self.config.adapt_lr,
             key=Key("finetune", int(state.steps)),
         )  # fmt: skip
@@ -111,19 +111,20 @@ class Finetune(Learner):
 
     def update(self, shards: Sequence[Rollout], key: Key) -> dict[str, float]:
         """Make PPO's gradient steps on the transitions of all tasks together."""
-        rollout, metrics, lr = Rollout.joined(shards, dim=1), {}, float(self.lr)
+        metrics, lr = {}, float(self.lr)
         if not self.config.scratch:
             self.params, self.adam, metrics = self.ppo.improve(
-                self.params, self.adam, self.ppo.batch(rollout, self.params),
-                epochs=self.config.epochs, lr=lr, key=key,
+                self.params, self.adam, self.ppo.prepared(shards, self.params, self.ranks),
+                epochs=self.config.epochs, lr=lr, key=key, ranks=self.ranks,
             )  # fmt: skip
             lr = adapted_lr(lr, metrics["kl"], self.config.desired_kl)
             self.lr = torch.tensor(lr, dtype=torch.float64)
-        self.ppo.update_moments(rollout)
-        mean = rollout.mean_return()
+        self.ppo.update_moments(shards, self.ranks)
+        returns = torch.cat([part.first_episode_return() for part in shards])
+        mean = float(mean_of_finished(self.ranks.rows(returns)))
+        diverged = float(self.ranks.sum([part.diverged.sum() for part in shards]))
         return {
-            "return_before": mean, "return_after": mean,
-            "diverged": float(rollout.diverged.sum()), **metrics, "lr": lr,
+            "return_before": mean, "return_after": mean, "diverged": diverged, **metrics, "lr": lr,
         }  # fmt: skip
 
     # --- saving --------------------------------------------------------------------------------

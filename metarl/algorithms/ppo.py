@@ -23,7 +23,7 @@ from metarl.learning.learner import Learner, load_tensors
 from metarl.modules.batched_ppo import Adam, BatchedPpo, PpoSettings
 from metarl.modules.ppo import adapted_lr
 from metarl.tasks.distribution import Tasks
-from metarl.worlds.rollout import Rollout, collect
+from metarl.worlds.rollout import Rollout, collect, mean_of_finished
 from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
@@ -84,18 +84,19 @@ class Ppo(Learner):
 
     def update(self, shards: Sequence[Rollout], key: Key) -> dict[str, float]:
         """Make PPO's gradient steps on the transitions of all shards."""
-        rollout = Rollout.joined(shards, dim=1)
-        batch = self.ppo.batch(rollout, self.params)
+        batch = self.ppo.prepared(shards, self.params, self.ranks)
         self.params, self.adam, metrics = self.ppo.improve(
-            self.params, self.adam, batch, epochs=self.config.epochs, lr=float(self.lr), key=key
-        )
+            self.params, self.adam, batch, epochs=self.config.epochs, lr=float(self.lr), key=key,
+            ranks=self.ranks,
+        )  # fmt: skip
         lr = adapted_lr(float(self.lr), metrics["kl"], self.config.desired_kl)
         self.lr = torch.tensor(lr, dtype=torch.float64)
-        self.ppo.update_moments(rollout)
-        mean = rollout.mean_return()
+        self.ppo.update_moments(shards, self.ranks)
+        returns = torch.cat([part.first_episode_return() for part in shards])
+        mean = float(mean_of_finished(self.ranks.rows(returns)))
+        diverged = float(self.ranks.sum([part.diverged.sum() for part in shards]))
         return {
-            "return_before": mean, "return_after": mean,
-            "diverged": float(rollout.diverged.sum()), **metrics, "lr": lr,
+            "return_before": mean, "return_after": mean, "diverged": diverged, **metrics, "lr": lr,
         }  # fmt: skip
 
     # --- saving --------------------------------------------------------------------------------

@@ -223,12 +223,16 @@ class Rl2(Learner):
 
     # --- the meta-update -----------------------------------------------------------------------
 
-    def _spread(self, mean: Tensor) -> dict[str, float]:
-        """Return how much the policy explores, as a metric."""
-        policy = self.net.policy(mean)
-        if isinstance(policy, Categorical):
-            return {"entropy": float(policy.entropy().mean())}
-        return {"std": float(policy.log_std.detach().exp().mean())}
+    def _spread(self, means: Sequence[Tensor]) -> dict[str, float]:
+        """Return how much the policy explores, as a metric, given its mean actions by shard."""
+        spread, name = [], "std"
+        for policy in map(self.net.policy, means):
+            if isinstance(policy, Categorical):
+                name = "entropy"
+                spread.append(policy.entropy().mean())
+            else:
+                spread.append(policy.log_std.detach().exp().mean())
+        return {name: float(self.ranks.sum(spread)) / self.ranks.shards}
 
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Trials:
         """Collect one trial in every world.
@@ -256,25 +260,37 @@ class Rl2(Learner):
 
     def update(self, shards: Sequence[Trials], key: Key) -> dict[str, float]:
         """Make PPO's gradient steps on the trials of all shards."""
-        trials = Trials.joined(shards)
-        rollout = trials.rollout
-        batch = self._batch(trials)
+        trials, ranks = Trials.joined(shards), self.ranks
+        batch = self._batch(shards)
         losses = self._gradient_steps(batch, key)
-        self.obs_moments.update(rollout.obs[rollout.valid])
-        self.reward_moments.update(rollout.reward[rollout.valid][:, None])
-        returns = mean_of_finished(trials.returns).tolist()
+        parts = [shard.rollout for shard in shards]
+        self.obs_moments.update(*(part.obs[part.valid] for part in parts), ranks=ranks)
+        rewards = (part.reward[part.valid][:, None] for part in parts)
+        self.reward_moments.update(*rewards, ranks=ranks)
+        returns = mean_of_finished(ranks.rows(trials.returns, 1)).tolist()
         return {
             "return_before": returns[0],
             "return_after": returns[-1],
-            "diverged": float(rollout.diverged.sum()),
+            "diverged": float(ranks.sum([part.diverged.sum() for part in parts])),
             **losses,
             "lr": self.adam.lr,
-            **self._spread(rollout.extras["mean"]),
+            **self._spread([part.extras["mean"] for part in parts]),
         }
 
     @torch.no_grad()
-    def _batch(self, trials: Trials) -> Batch:
-        """Estimate advantages and value targets.
+    def _batch(self, shards: Sequence[Trials]) -> Batch:
+        """Return what the gradient steps are made on, shard by shard: sums depend on the shape."""
+        sums = (
+            ppo.discounted_sums(part.reward, self.config.gamma)[part.valid][:, None]
+            for part in (shard.rollout for shard in shards)
+        )
+        self.return_moments.update(*sums, ranks=self.ranks)
+        parts = [self._estimates(shard) for shard in shards]
+        batch = Batch(*(torch.cat(same, 1) for same in zip(*parts, strict=True)))
+        return batch._replace(advantage=ppo.normalized(batch.advantage, batch.weight, self.ranks))
+
+    def _estimates(self, trials: Trials) -> Batch:
+        """Estimate advantages, not normalised yet, and value targets.
 
         The time limit of an episode inside the trial is no end: the value of what follows is that
         of the next episode's first step. The trial's own end bootstraps from the true successor.
@@ -283,10 +299,6 @@ class Rl2(Learner):
         """
         rollout, config = trials.rollout, self.config
         mean, value = rollout.extras["mean"], rollout.extras["value"]
-        weight = rollout.valid.float()
-        self.return_moments.update(
-            ppo.discounted_sums(rollout.reward, config.gamma)[rollout.valid][:, None]
-        )
         reward = rollout.reward / self.return_moments.std.float()
         ended = rollout.terminated | rollout.diverged
         advantage = generalized_advantages(
@@ -297,23 +309,23 @@ class Rl2(Learner):
         action = torch.where(rollout.diverged[..., None], 0.0, rollout.action)  # may be NaN there
         log_prob = self.net.policy(mean).log_prob(action)
         return Batch(
-            self._inputs(rollout), action, log_prob, ppo.normalized(advantage, weight),
-            advantage + value, weight,
+            self._inputs(rollout), action, log_prob, advantage, advantage + value,
+            rollout.valid.float(),
         )  # fmt: skip
 
     def _gradient_steps(self, batch: Batch, key: Key) -> dict[str, float]:
         """Pass over the trials several times, in minibatches of worlds; a step for each."""
-        config, worlds = self.config, batch.weight.shape[1]
+        config, worlds = self.config, batch.weight.shape[1] // len(self.ranks.owned)
+        weight, parts = batch.weight.sum(0, keepdim=True), min(config.minibatches, worlds)
         metrics: list[Tensor] = []
         with ppo.thread_pool() as pool:
             for epoch in range(config.epochs):
-                order = torch.randperm(worlds, generator=key.fold("minibatches", epoch).torch())
-                metrics = []
-                for chosen in order.to(self.device).chunk(min(config.minibatches, worlds)):
-                    total = batch.weight[:, chosen].sum().clamp(min=1.0)
+                metrics, order = [], key.fold("minibatches", epoch)
+                for chosen, total in ppo.minibatches(weight, parts, order, self.ranks):
                     gradient, found = ppo.parallel_gradient(
-                        lambda ids, total=total: self._loss(batch, ids, total), self.adam.params,
-                        chosen.chunk(self._shards(len(chosen))), pool,
+                        lambda ids, total=total: self._loss(batch, ids, total[0, 0]),
+                        self.adam.params, [ids.chunk(self._shards(len(ids))) for ids in chosen],
+                        pool, self.ranks,
                     )  # fmt: skip
                     self.adam.step(gradient, config.max_grad_norm)
                     metrics.append(found)

@@ -8,6 +8,7 @@ product a layer.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metarl.base.distributed import ALONE, Ranks
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.modules import ppo
@@ -109,7 +111,7 @@ class Batch(NamedTuple):
     log_prob: Tensor
     """(M, N), when it was chosen"""
     advantage: Tensor
-    """(M, N), normalised in each task"""
+    """(M, N); `BatchedPpo.improve` takes it normalised in each task"""
     target: Tensor
     """(M, N), for the value function"""
     weight: Tensor
@@ -223,6 +225,8 @@ class BatchedPpo:
     def batch(self, rollout: Rollout, params: Tensor) -> Batch:
         """Estimate advantages and value targets of a rollout, N = B T / M transitions a row.
 
+        The advantages are not normalised; see `prepared`.
+
         A diverged step teaches nothing, and the step before it bootstraps, as at a time limit.
         """
         tasks, config = len(params), self.config
@@ -241,20 +245,36 @@ class BatchedPpo:
         weight = rollout.per_task(rollout.valid.float()).flatten(1)
         action = rollout.per_task(rollout.action).flatten(1, 2)
         action = torch.where(weight[..., None] > 0, action, 0.0)  # may be NaN there
-        normal = torch.stack([ppo.normalized(a, w) for a, w in zip(advantage, weight, strict=True)])
         log_prob = self.policy(params, inputs).log_prob(action)
-        return Batch(inputs, action, log_prob, normal, advantage + value, weight)
+        return Batch(inputs, action, log_prob, advantage, advantage + value, weight)
 
-    def update_moments(self, rollout: Rollout) -> None:
-        """Take the observations and rewards of a training rollout into the running statistics."""
-        valid = rollout.valid
-        self.obs_moments.update(rollout.obs[valid])
-        sums = ppo.discounted_sums(rollout.reward, self.config.gamma)
-        self.return_moments.update(sums[valid][:, None])
+    def prepared(self, rollouts: Sequence[Rollout], params: Tensor, ranks: Ranks = ALONE) -> Batch:
+        """Return the batch of rollouts side by side, its advantages normalised in each task.
+
+        Args:
+            rollouts: of the shards that this process owns.
+            params: (M, D).
+            ranks: over whose shards the advantages are normalised.
+        """
+        parts = [self.batch(rollout, params) for rollout in rollouts]
+        batch = Batch(*(torch.cat(same, 1) for same in zip(*parts, strict=True)))
+        pairs = zip(batch.advantage, batch.weight, strict=True)
+        normal = torch.stack([ppo.normalized(a, weight, ranks) for a, weight in pairs])
+        return batch._replace(advantage=normal)
+
+    def update_moments(self, rollouts: Sequence[Rollout], ranks: Ranks = ALONE) -> None:
+        """Take the observations and rewards of training rollouts into the running statistics."""
+        self.obs_moments.update(*(part.obs[part.valid] for part in rollouts), ranks=ranks)
+        sums = (
+            ppo.discounted_sums(part.reward, self.config.gamma)[part.valid][:, None]
+            for part in rollouts
+        )
+        self.return_moments.update(*sums, ranks=ranks)
 
     def improve(
-        self, params: Tensor, adam: Adam, batch: Batch, *, epochs: int, lr: float, key: Key
-    ) -> tuple[Tensor, Adam, dict[str, float]]:
+        self, params: Tensor, adam: Adam, batch: Batch, *, epochs: int, lr: float, key: Key,
+        ranks: Ranks = ALONE,
+    ) -> tuple[Tensor, Adam, dict[str, float]]:  # fmt: skip
         """Make passes of gradient steps on a batch, every task on its own rows.
 
         Args:
@@ -264,19 +284,19 @@ class BatchedPpo:
             epochs: passes.
             lr: step size.
             key: orders the transitions.
+            ranks: whose shards the transitions are of.
 
         Returns:
             The new parameters and state, and the mean metrics of the last pass.
         """
-        rows = batch.weight.shape[1]
+        rows = batch.weight.shape[1] // len(ranks.owned) * ranks.shards
         parts = max(1, round(rows / self.config.batch_size))
         metrics: list[Tensor] = []
         with ppo.thread_pool() as pool:
             for epoch in range(epochs):
-                order = torch.randperm(rows, generator=key.fold("minibatches", epoch).torch())
-                metrics = []
-                for chosen in order.to(self.device).chunk(parts):
-                    gradient, found = self._gradient(params, batch, chosen, pool)
+                metrics, order = [], key.fold("minibatches", epoch)
+                for chosen, total in ppo.minibatches(batch.weight, parts, order, ranks):
+                    gradient, found = self._gradient(params, batch, chosen, total, pool, ranks)
                     params, adam = adam.step(params, gradient, lr, self.config.max_grad_norm)
                     metrics.append(found)
         means = torch.stack(metrics).mean(0).tolist()
@@ -284,14 +304,15 @@ class BatchedPpo:
         return params, adam, dict(zip(names, means, strict=True))
 
     def _gradient(
-        self, params: Tensor, batch: Batch, chosen: Tensor, pool: ThreadPoolExecutor
-    ) -> tuple[Tensor, Tensor]:
+        self, params: Tensor, batch: Batch, chosen: list[Tensor], total: Tensor,
+        pool: ThreadPoolExecutor, ranks: Ranks,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         params = params.detach().requires_grad_()
-        total = batch.weight[:, chosen].sum(1, keepdim=True).clamp(min=1.0)
-        shards = min(self.config.shards, len(chosen)) if self.device.type == "cpu" else 1
+        most = self.config.shards if self.device.type == "cpu" else 1
         (gradient,), metrics = ppo.parallel_gradient(
-            lambda ids: self._loss(params, batch, ids, total), [params], chosen.chunk(shards), pool
-        )
+            lambda ids: self._loss(params, batch, ids, total), [params],
+            [ids.chunk(min(most, len(ids))) for ids in chosen], pool, ranks,
+        )  # fmt: skip
         return gradient, metrics
 
     def _loss(

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from metarl.base.distributed import ALONE, Ranks
+from metarl.base.keys import Key
 from metarl.base.threads import worker_threads
 
 
@@ -40,11 +42,22 @@ def adapted_lr(lr: float, kl: float, desired_kl: float) -> float:
     return min(lr * 1.5, 1e-2) if kl < desired_kl / 2 else lr
 
 
-def normalized(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x with mean 0 and variance 1 where `weight` is 1, and 0 where that is 0."""
-    total = weight.sum().clamp(min=1.0)
-    centred = (x - (x * weight).sum() / total) * weight
-    return centred / ((centred.square().sum() / total).sqrt() + 1e-8)
+def normalized(x: Tensor, weight: Tensor, ranks: Ranks = ALONE) -> Tensor:
+    """Return x with mean 0 and variance 1 where `weight` is 1, and 0 where that is 0.
+
+    Args:
+        x: of the shards that this process owns, side by side in its last dimension.
+        weight: like x.
+        ranks: over whose shards mean and variance are taken.
+    """
+
+    def total(values: Tensor) -> Tensor:
+        parts = values.tensor_split(len(ranks.owned), -1)
+        return ranks.sum([part.contiguous().sum() for part in parts])  # or the order would differ
+
+    count = total(weight).clamp(min=1.0)
+    centred = (x - total(x * weight) / count) * weight
+    return centred / ((total(centred.square()) / count).sqrt() + 1e-8)
 
 
 def discounted_sums(reward: Tensor, gamma: float) -> Tensor:
@@ -76,31 +89,63 @@ def thread_pool() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
+def minibatches(
+    weight: Tensor, parts: int, key: Key, ranks: Ranks = ALONE
+) -> list[tuple[list[Tensor], Tensor]]:
+    """Cut a shuffled pass over N samples into at most `parts` minibatches of the same size.
+
+    Args:
+        weight: (M, N) of each sample in each of M losses; those of the shards that this process
+            owns, side by side.
+        parts: how many; each holds a part of every shard.
+        key: orders the samples.
+        ranks: whose shards they are.
+
+    Returns:
+        For each minibatch the ids of its samples in each shard that this process owns, and the
+        weight (M, 1) of its samples in all shards, at least 1.
+    """
+    count, cut = weight.shape[1] // len(ranks.owned), []
+    for place, shard in enumerate(ranks.owned):
+        own = key if ranks.shards == 1 else key.fold("shard", shard)
+        order = place * count + torch.randperm(count, generator=own.torch())
+        cut.append(order.to(weight.device).chunk(parts))
+    totals = ranks.sum(
+        [torch.stack([weight[:, ids].sum(1, keepdim=True) for ids in chunks]) for chunks in cut]
+    )
+    return list(zip(map(list, zip(*cut, strict=True)), totals.clamp(min=1.0), strict=True))
+
+
 def parallel_gradient(
     loss: Callable[[Tensor], tuple[Tensor, Tensor]],
     params: Sequence[Tensor],
-    parts: Sequence[Tensor],
+    shards: Sequence[Sequence[Tensor]],
     pool: ThreadPoolExecutor,
+    ranks: Ranks = ALONE,
 ) -> tuple[list[Tensor], Tensor]:
     """Differentiate a loss that is a sum over worlds, part by part and side by side.
 
-    The parts are added in order, so the sum has the same bits on any number of threads.
+    The parts are added in order, so the sum has the same bits on any number of threads or ranks.
 
     Args:
         loss: ids of worlds -> their share of the loss, and metrics that add up likewise.
         params: what to differentiate with respect to.
-        parts: the ids, cut up.
+        shards: the ids in each shard that this process owns, cut into parts.
         pool: who computes.
+        ranks: over whose shards the gradients are added up.
 
     Returns:
         The gradient of each parameter, and the metrics.
     """
 
-    def one(ids: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    def one(ids: Tensor) -> Tensor:
         with torch.enable_grad():
             value, metrics = loss(ids)
-            return torch.autograd.grad(value, params), metrics
+            gradient = torch.autograd.grad(value, params)
+            return torch.cat([*(g.flatten() for g in gradient), metrics])
 
-    done = list(pool.map(one, parts))
-    gradient = [torch.stack(same).sum(0) for same in zip(*(g for g, _ in done), strict=True)]
-    return gradient, torch.stack([metrics for _, metrics in done]).sum(0)
+    done = iter(list(pool.map(one, [ids for parts in shards for ids in parts])))
+    flat = ranks.sum([torch.stack([next(done) for _ in parts]).sum(0) for parts in shards])
+    sizes = [param.numel() for param in params]
+    *gradient, metrics = flat.split([*sizes, len(flat) - sum(sizes)])
+    return [g.view_as(param) for g, param in zip(gradient, params, strict=True)], metrics

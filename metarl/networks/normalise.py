@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metarl.base.distributed import ALONE, Ranks
+
 
 class RunningMoments:
     """Mean and variance of all rows seen so far (Chan, Golub and LeVeque 1979).
@@ -26,14 +28,22 @@ class RunningMoments:
         self.clip = clip
         self._affine()
 
-    def update(self, rows: Tensor) -> None:
-        """Take in (N, size) rows; none at all changes nothing."""
-        if not len(rows):
-            return
-        rows = rows.double()
-        variance, mean = torch.var_mean(rows, 0, correction=0)
-        total = self.count + len(rows)
-        share, shift = len(rows) / total, mean - self.mean
+    def update(self, *parts: Tensor, ranks: Ranks = ALONE) -> None:
+        """Take in (N, size) rows; none at all changes nothing.
+
+        Args:
+            parts: the rows of each shard that this process owns.
+            ranks: whose shards' rows are taken in, in their order.
+        """
+        for part in ranks.gather([_moments(rows.double()) for rows in parts]):
+            if part[0, 0] > 0:
+                self._merge(*part)
+        self._affine()
+
+    def _merge(self, count: Tensor, mean: Tensor, variance: Tensor) -> None:
+        """Take in the moments of some rows, (size,) each; their number stands in all of `count`."""
+        total = self.count + count[0]
+        share, shift = total.reciprocal() * count[0], mean - self.mean
         if self.count == 0:
             self.mean, self.variance = mean, variance
         else:
@@ -41,7 +51,6 @@ class RunningMoments:
             self.variance = self.variance + share * (1 - share) * shift.square()
             self.mean = self.mean + share * shift
         self.count = total
-        self._affine()
 
     def normalise(self, x: Tensor) -> Tensor:
         """Return float32 (…, size): centred, divided by the standard deviation, and clipped."""
@@ -67,3 +76,11 @@ class RunningMoments:
     def _affine(self) -> None:
         self._scale = (1 / self.std).float()
         self._offset = (-self.mean / self.std).float()
+
+
+def _moments(rows: Tensor) -> Tensor:
+    """Return number, mean and variance of (N, size) rows, (3, size); all 0 without rows."""
+    if not len(rows):
+        return rows.new_zeros(3, rows.shape[1])
+    variance, mean = torch.var_mean(rows, 0, correction=0)
+    return torch.stack((torch.full_like(mean, len(rows)), mean, variance))

@@ -62,7 +62,7 @@ def targets(agent: Rl2, data: Rollout, value: Tensor, last: Tensor) -> tuple[Ten
     agent.return_moments.variance = torch.full((1,), 4.0, dtype=torch.float64)
     agent.return_moments.count = torch.tensor(1e12, dtype=torch.float64)  # a scale of 2 that stays
     data = data._replace(extras={"mean": torch.zeros(*value.shape, 2), "value": value / 2})
-    batch = agent._batch(Trials(data, last / 2, torch.zeros(1, data.obs.shape[1])))
+    batch = agent._batch([Trials(data, last / 2, torch.zeros(1, data.obs.shape[1]))])
     return batch.target * 2, batch
 
 
@@ -259,7 +259,7 @@ def test_a_gradient_has_the_same_bits_on_any_number_of_threads() -> None:
         with ThreadPoolExecutor(threads) as pool:
             return parallel_gradient(
                 lambda ids: agent._loss(batch, ids, total), agent.adam.params,
-                everyone.chunk(parts), pool,
+                [everyone.chunk(parts)], pool,
             )[0]  # fmt: skip
 
     one, four, whole = gradient(4, 1), gradient(4, 4), gradient(1, 1)
@@ -270,7 +270,7 @@ def test_a_gradient_has_the_same_bits_on_any_number_of_threads() -> None:
 def collected(agent: Rl2, worlds: TaskWorlds) -> tuple[Batch, Tensor, Tensor]:
     """A batch, and the means and values of its steps."""
     trials = agent.collect(worlds, worlds.tasks, Key(2))
-    return agent._batch(trials), trials.rollout.extras["mean"], trials.rollout.extras["value"]
+    return agent._batch([trials]), trials.rollout.extras["mean"], trials.rollout.extras["value"]
 
 
 def test_minibatches_are_drawn_from_the_key() -> None:
