@@ -125,15 +125,15 @@ def _sharing(
     Yields:
         The ranks, and the settings with the number of shards in them.
     """
-    with distributed.ranks(train.task_shards) as ranks:
-        count = None if ranks.shards == 1 else ranks.shards
-        train = replace(train, task_shards=count, progress=train.progress and ranks.leads)
-        if ranks.size > 1:
-            recorded = distributed.share_of_cores(available_cores())
-        with using(train.threads or recorded):
-            if count:  # of the initial weights, too, the bits depend on the number of threads
-                torch.set_num_threads(1)
-            yield ranks, train
+    ranks = distributed.ranks(train.task_shards)
+    count = None if ranks.shards == 1 else ranks.shards
+    train = replace(train, task_shards=count, progress=train.progress and ranks.leads)
+    if ranks.size > 1:
+        recorded = distributed.share_of_cores(available_cores())
+    with using(train.threads or recorded):
+        if count:  # of the initial weights, too, the bits depend on the number of threads
+            torch.set_num_threads(1)
+        yield ranks, train
 
 
 def _device_of_rank(name: str) -> str:

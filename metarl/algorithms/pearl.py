@@ -260,9 +260,9 @@ class Pearl(Learner):
         return given._replace(rounds=max(given.rounds, self.config.exploration_episodes))
 
     def update(self, shards: Sequence[Experience], key: Key) -> dict[str, float]:
-        """Take the experience into the replays, and make gradient steps on the whole pool."""
+        """Take everybody's experience into the replays, and make gradient steps on the pool."""
         replay, context = self._replay()
-        for shard in shards:
+        for shard in (shards := self.ranks.every(shards)):  # each rank holds the whole replay
             for rows, valid in shard.parts:
                 replay.add(shard.ids, rows, valid)
             context.assign(shard.ids, shard.context)

@@ -11,17 +11,15 @@ through `Learner.ranks`.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from metarl.base.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
 TIMEOUT = 600
@@ -130,6 +128,10 @@ class Ranks:
         self._exchange(lambda dist: dist.all_gather_object(found, mine), 0)
         return found
 
+    def every(self, mine: Sequence[T]) -> list[T]:
+        """Return the objects of all shards in their order, given those of this rank's shards."""
+        return [item for items in self.objects(list(mine)) for item in items]
+
     def _exchange(self, call: Callable[[Any], object], size: int) -> None:
         import torch.distributed as dist
 
@@ -198,32 +200,31 @@ def timeout() -> int:
     return int(text)
 
 
-@contextmanager
-def ranks(shards: int | None) -> Iterator[Ranks]:
-    """Join the other ranks, if torchrun has started some, for the length of the block.
+def ranks(shards: int | None) -> Ranks:
+    """Join the other ranks, if torchrun has started some; they stay joined until the process ends.
 
     Args:
         shards: of the run; None means one a rank.
-
-    Yields:
-        `Ranks`.
     """
     size = world_size()
     if size == 1:
-        yield ALONE if shards in (None, 1) else Ranks(shards)
-        return
+        return ALONE if shards in (None, 1) else Ranks(shards)
+    found = Ranks(shards or size, int(os.environ["RANK"]), size)
+    _join(found.rank)
+    return found
+
+
+def _join(rank: int) -> None:
     import torch
     import torch.distributed as dist
 
     global _joined
-    found = Ranks(shards or size, int(os.environ["RANK"]), size)
+    if dist.is_initialized():
+        return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout()))
     except (RuntimeError, ValueError) as error:
-        raise LostRankError(f"rank {found.rank} cannot reach the others: {error}") from error
+        raise LostRankError(f"rank {rank} cannot reach the others: {error}") from error
+    atexit.register(dist.destroy_process_group)
     _joined = True
-    try:
-        yield found
-    finally:
-        dist.destroy_process_group()

@@ -157,18 +157,22 @@ def under_way() -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]
         )
 
 
-def opening_line(run: Run, num_worlds: int, resumed_at: int | None) -> str:
+def opening_line(run: Run, resumed_at: int | None) -> str:
     """Return the first line of a run: what is trained, with what, and where.
 
     Args:
         run: that begins.
-        num_worlds: that it trains in.
         resumed_at: the iteration from which it goes on; None for a new run.
     """
+    config, ranks = run.config, run.learner.ranks
+    worlds = config.tasks_per_iteration * config.rollouts_per_task
+    shared = f"  {ranks.shards} task shards" * (ranks.shards > 1)
+    shared += f"  {ranks.size} ranks of" * (ranks.size > 1)
     return (
-        f"{run.family.name}  {run.learner.name}  seed {run.config.seed}  "
-        f"{counted(num_worlds, 'world')}  {counted(run.threads, 'thread')}  {run.learner.device}  "
-        f"→ {run.folder.path}" + ("" if resumed_at is None else f", from iteration {resumed_at}")
+        f"{run.family.name}  {run.learner.name}  seed {config.seed}  "
+        f"{counted(worlds, 'world')}{shared}  {counted(run.threads, 'thread')}  "
+        f"{run.learner.device}  → {run.folder.path}"
+        + ("" if resumed_at is None else f", from iteration {resumed_at}")
     )
 
 

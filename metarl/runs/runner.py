@@ -196,7 +196,7 @@ class Runner:
 
     # --- the beginning -------------------------------------------------------------------------
 
-    def open(self) -> TrainingProgress:
+    def open(self) -> contextlib.AbstractContextManager[Any]:
         """Take over the resumed state, and write the first files, line and checkpoint.
 
         Returns:
@@ -223,7 +223,7 @@ class Runner:
         # A kill must not lose a new goal, which a resume reads from the checkpoint.
         self.save(again=(had.iterations, had.env_steps) != (config.iterations, config.env_steps))
         resumed_at = position.iteration if resume else None
-        self.say(opening_line(self, self.worlds.num_worlds, resumed_at))
+        self.say(opening_line(self, resumed_at))
         return self.progress
 
     def describe(self) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import torch
 from metarl.base.errors import UserError
 from metarl.base.versions import versions
 from metarl.learning.evaluation import play, report_of
+from metarl.learning.learner import Learner
 
 if TYPE_CHECKING:
     from metarl.learning.evaluation import Report
-    from metarl.learning.learner import Learner
     from metarl.runs.config import TrainConfig
     from metarl.tasks.distribution import Tasks
     from metarl.worlds.factory import SizedWorlds
@@ -26,8 +26,13 @@ def meet(learner: Learner, config: TrainConfig, iteration: int) -> None:
     """Wait for all ranks, and compare them.
 
     Raises UserError if one has other settings, other versions or another kind of CPU, or goes on
-    from another iteration.
+    from another iteration; or if the learner cannot share its tasks.
     """
+    if learner.ranks.shards > 1 and type(learner).meta_step is not Learner.meta_step:
+        raise UserError(
+            f"{learner.name} has a meta_step() of its own, so its tasks cannot be cut into shards: "
+            f"define collect() and update() instead, see docs/extending.md"
+        )
     if learner.ranks.size == 1:
         return
     settings = {name: value for name, value in asdict(config).items() if name not in OF_A_RANK}
@@ -61,5 +66,5 @@ def evaluate_shards(
         for part in learner.ranks.slices(len(tasks))
         if part.stop > part.start
     ]  # fmt: skip
-    every = [part for parts in learner.ranks.objects(played) for part in parts]
+    every = learner.ranks.every(played)
     return report_of(every, learner, worlds.family, tasks, split="heldout", seed=config.seed)

@@ -76,7 +76,7 @@ def test_no_round_gains_by_losing_its_worst_tasks(monkeypatch) -> None:
     """The worse of two tasks diverges after adaptation: it is in no round's mean, nor in what
     standing still scores; where that leaves no task, each round has what it has."""
     returns = np.array([[-1.0, -1.0], [-9.0, NAN]])
-    monkeypatch.setattr(evaluation, "_rounds", lambda *_: evaluation._Rounds(returns, 2, {}))
+    monkeypatch.setattr(evaluation, "_rounds", lambda *_: (returns, 2, {}))
     monkeypatch.setattr(
         evaluation, "_stand_still", lambda *_: torch.tensor([[-2.0, -2.0], [-9.0, -9.0]])
     )

@@ -1,0 +1,38 @@
+"""Trains every learner a little, as one of the ranks that torchrun starts, or as the only one.
+
+python -m torch.distributed.run --nproc-per-node 2 -m tests.helpers.rank_runs FOLDER SHARDS
+"""
+
+import sys
+from pathlib import Path
+
+from metarl import find_learner
+from metarl.learning.registry import list_learners
+from metarl.run import start_run
+from metarl.runs.config import TrainConfig
+
+SMALL = {
+    "maml-trpo": {"hidden": (8,), "inner_steps": 2, "cg_iterations": 4},
+    "ppo": {"hidden": (8,), "batch_size": 50},
+    "finetune": {"hidden": (8,), "batch_size": 50},
+    "rl2": {"hidden": 8, "units": 8},
+    "pearl": {
+        "train_tasks": 8, "hidden": (8,), "encoder_hidden": (8,), "gradient_steps": 2,
+        "meta_batch": 3, "batch_size": 8, "context_size": 4, "initial_episodes": 2,
+    },
+}  # fmt: skip
+
+
+def train_all(folder: Path, shards: int) -> None:
+    """Train each learner for three iterations with its tasks in so many shards."""
+    for name in list_learners():
+        train = TrainConfig(
+            tasks_per_iteration=8, rollouts_per_task=2, iterations=3, evaluate_every=3,
+            evaluate_tasks=5, out=str(folder / name), progress=False, device="cpu",
+            task_shards=shards,
+        )  # fmt: skip
+        start_run("point-goal", name, train, find_learner(name).Config(**SMALL.get(name, {})))
+
+
+if __name__ == "__main__":
+    train_all(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,199 @@
+"""Several processes share the tasks of an iteration, and reach the bits of one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from metarl.base.distributed import LostRankError, Ranks, ranks, says
+from metarl.base.errors import UserError
+from metarl.learning import checkpoint as checkpoints
+from metarl.learning.registry import find_learner, list_learners
+from metarl.run import start_run
+from metarl.runs.config import TrainConfig
+from tests.helpers import rank_runs
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+ROOT = Path(__file__).parents[2]
+
+
+def launched(size: int, *argv: str, **more) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [*TORCHRUN, "--nproc-per-node", str(size), *argv]
+    return subprocess.Popen(
+        command, env=environment | more, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
+    )
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(checkpoints.newest(run) / "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> tuple[Path, Path]:
+    """The runs of one process, and those of two."""
+    alone, shared = (tmp_path_factory.mktemp(name) for name in ("alone", "shared"))
+    process = launched(2, "-m", "tests.helpers.rank_runs", str(shared), "4")
+    rank_runs.train_all(alone, 4)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    return alone, shared
+
+
+@pytest.mark.parametrize("name", list_learners())
+def test_two_ranks_reach_the_bits_of_one(both, name: str) -> None:
+    alone, shared = (folder / name for folder in both)
+    one, two = weights(alone), weights(shared)
+    assert one.keys() == two.keys()
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+    curves = [json.loads((run / "curve.json").read_text()) for run in (alone, shared)]
+    for entry in (entry for curve in curves for entry in curve):
+        entry.pop("seconds")
+    assert curves[0] == curves[1]
+    rows = [(run / "metrics.csv").read_text().splitlines() for run in (alone, shared)]
+    header, last = (row.split(",") for row in (rows[1][0], rows[1][-1]))
+    two_ranks = dict(zip(header, last, strict=True))
+    assert float(two_ranks.pop("megabytes_sent")) > 0 or name == "pearl"
+    one_rank = dict(zip(rows[0][0].split(","), rows[0][-1].split(","), strict=True))
+    timed = {name for name in one_rank if "second" in name}
+    assert {k: v for k, v in one_rank.items() if k not in timed} == {
+        k: v for k, v in two_ranks.items() if k not in timed
+    }
+
+
+def test_shards_change_what_is_computed_and_ranks_do_not(tmp_path) -> None:
+    """One shard is what a run without ranks does: the shards are recorded in the run."""
+    train = dict(
+        tasks_per_iteration=4, rollouts_per_task=1, iterations=1, evaluate_tasks=2, device="cpu",
+        progress=False,
+    )  # fmt: skip
+    config = find_learner("ppo").Config(**rank_runs.SMALL["ppo"])
+    runs = [
+        start_run(
+            "point-goal", "ppo",
+            TrainConfig(**train, out=str(tmp_path / str(shards)), task_shards=shards), config,
+        )
+        for shards in (None, 1, 2)
+    ]  # fmt: skip
+    none, one, two = (weights(run)["params"] for run in runs)
+    assert torch.equal(none, one)
+    assert not torch.equal(none, two)
+    assert json.loads((runs[2] / "config.json").read_text())["train"]["task_shards"] == 2
+
+
+def test_shards_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UserError, match="6, which 4 task shards cannot share evenly"):
+        TrainConfig(tasks_per_iteration=6, task_shards=4)
+    with pytest.raises(UserError, match="4 ranks need at least as many task shards, not 2"):
+        Ranks(2, 0, 4)
+
+
+def test_every_shard_is_owned_once_and_slices_cover_the_tasks() -> None:
+    for size in (1, 2, 3, 5):
+        every = [Ranks(8, rank, size) for rank in range(size)]
+        assert [shard for one in every for shard in one.owned] == list(range(8))
+        parts = [part for one in every for part in one.slices(20)]
+        assert [i for part in parts for i in range(20)[part]] == list(range(20))
+
+
+def test_what_a_rank_tells(monkeypatch) -> None:
+    """The first rank speaks for all, and another one of what happened to itself alone."""
+    own, lost = UserError("a reward is NaN"), LostRankError("another rank has ended")
+    assert says(own)
+    assert says(lost)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert not says(own)  # both found it before they met
+    monkeypatch.setattr("metarl.base.distributed._joined", True)
+    assert [says(e) for e in (own, lost, KeyboardInterrupt())] == [True, False, False]
+
+
+def test_a_timeout_must_be_seconds(monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("METARL_RANK_TIMEOUT", "soon")
+    with pytest.raises(UserError, match="must be a number of seconds"):
+        ranks(2)
+
+
+def test_a_learner_with_a_meta_step_of_its_own_is_not_shared(tmp_path) -> None:
+    cls = find_learner("ppo")
+
+    class Own(cls):
+        def meta_step(self, worlds, tasks, key):
+            return super().meta_step(worlds, tasks, key)
+
+    from metarl import TaskDistribution, meta_train
+    from metarl.worlds.factory import make_worlds
+
+    worlds = make_worlds("point-goal", 2)
+    learner = Own(worlds.spec, Own.Config(), seed=0)
+    learner.ranks = Ranks(2)
+    config = TrainConfig(
+        tasks_per_iteration=4, rollouts_per_task=1, task_shards=2, out=str(tmp_path / "run")
+    )
+    with pytest.raises(UserError, match="has a meta_step"):
+        meta_train(learner, worlds, TaskDistribution(worlds.family), config)
+
+
+KILLED = (
+    "-m", "metarl", "train", "point-goal", "maml-trpo", "--tasks-per-iteration", "4",
+    "--rollouts-per-task", "2", "--iterations", "30", "--evaluate-every", "30", "--evaluate-tasks",
+    "2", "--checkpoint-every", "1", "--task-shards", "2", "--device", "cpu", "--hidden", "8",
+)  # fmt: skip
+
+
+def rank_processes(agent: subprocess.Popen) -> list[int]:
+    """The processes that torchrun runs now."""
+    path = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
+    return [int(word) for word in path.read_text().split()]
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_bits(tmp_path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = launched(1, *KILLED, "--out", str(whole))
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    process = launched(2, "--max-restarts", "2", *KILLED, "--out", str(killed))
+    for goal, rank in ((3, 1), (12, 0)):
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline and process.poll() is None:
+            steps = [int(path.name[5:]) for path in killed.glob("checkpoints/step_*")]
+            if max(steps, default=0) >= goal:
+                break
+            time.sleep(0.005)
+        os.kill(rank_processes(process)[rank], signal.SIGKILL)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+    one, two = weights(whole), weights(killed)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    curves = [json.loads((run / "curve.json").read_text()) for run in (whole, killed)]
+    assert [c["mean"] for c in curves[0]] == [c["mean"] for c in curves[1]]
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_noticed(tmp_path) -> None:
+    process = launched(2, *KILLED, "--out", str(tmp_path / "run"), METARL_RANK_TIMEOUT="5")
+    while not list(tmp_path.glob("run/checkpoints/step_00000002")) and process.poll() is None:
+        time.sleep(0.05)
+    hanging = rank_processes(process)[1]
+    os.kill(hanging, signal.SIGSTOP)
+    line = "metarl: error: rank 0 stops: another rank did not answer within 5 s"
+    seen = ""
+    for text in process.stdout or ():
+        seen += text
+        if line in text:
+            break
+    os.kill(hanging, signal.SIGKILL)
+    seen += process.communicate()[0]
+    assert line in seen
+    assert process.returncode != 0
