@@ -220,7 +220,7 @@ def refuse_changes(checkpoint: Checkpoint, train: TrainConfig, learner_config: A
     """
     wanted = {k: v for k, v in asdict(train).items() if k not in MAY_CHANGE}
     wanted |= {} if learner_config is None else asdict(learner_config)
-    had = asdict(train_config(checkpoint)) | checkpoint.learner_config
+    had = asdict(train_config(checkpoint)) | asdict(checkpoints.learner_config(checkpoint))
     for name, new in wanted.items():
         before, after = _plain(had.get(name)), _plain(new)
         if before != after:

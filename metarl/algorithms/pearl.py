@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,10 +23,10 @@ from torch.autograd import grad
 
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
-from metarl.learning.learner import Learner, load_tensors
+from metarl.learning.learner import Learner, load_tensors, state_parts
 from metarl.modules.context import ContextEncoder, Posterior, kl_from_prior, product_of_gaussians
 from metarl.modules.cuda_graph import GraphedStep, can_capture
-from metarl.modules.replay import TaskReplay, pack, refuse_large_rewards
+from metarl.modules.replay import Batch, Experience, TaskReplay, pack, refuse_large_rewards
 from metarl.modules.sac import ActorCritic
 from metarl.modules.settings import (
     Count,
@@ -37,6 +37,7 @@ from metarl.modules.settings import (
     Positive,
     Settings,
 )
+from metarl.networks.normalise import RunningMoments
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.rollout import Rollout, collect, mean_of_finished
 from metarl.worlds.vector import Spec, Step, VecWorlds
@@ -72,6 +73,8 @@ class PearlConfig(Settings):
     """Weight of the mean squares of the policy's mean and log std, before the tanh."""
     context_next_obs: bool = False
     """Show the encoder the next observation too, for tasks that differ in their dynamics."""
+    normalise: bool = False
+    """Scale observations by their running mean and standard deviation."""
     bfloat16: bool = False
     """Compute the hidden layers of policy and critics in bfloat16, for processors that have it."""
     meta_batch: Count = 16
@@ -88,8 +91,11 @@ class PearlConfig(Settings):
     """Episodes of each task of an iteration with z from the prior; they replace the context."""
     posterior_episodes: CountOrZero = 3
     """Episodes of each task of an iteration with z from the posterior, for actor and critics."""
+    adapt_every: CountOrZero = 10
+    """When adapting, steps after which the belief is brought up to date, within an episode too; 0
+    is the authors' protocol: only between episodes, the first exploration_episodes on the prior."""
     exploration_episodes: CountOrZero = 2
-    """Episodes with z from the prior when adapting to a task, before the posterior is used."""
+    """With adapt_every 0, episodes with z from the prior before the posterior is used."""
     replay_capacity: Count = 10_000
     """Transitions that are kept of each task."""
     replay_device: Literal["same", "cpu"] = "same"
@@ -104,40 +110,11 @@ METRICS = ("critic_loss", "actor_loss", "kl", "entropy", "z_variance", "temperat
 """What `Pearl.gradient_step` returns; kl is nats a task."""
 
 
-class Experience(NamedTuple):
-    """What one shard of an iteration collected in M tasks."""
-
-    ids: Tensor
-    """(M,) int64, which tasks of the pool"""
-    parts: list[tuple[Tensor, Tensor]]
-    """The phases: rows (M, n, W) and which of them are valid (M, n), for the replay"""
-    context: TaskReplay
-    """The encoder's buffers of the M tasks, as they are after this"""
-    returns: Tensor
-    """(phases, B)"""
-    diverged: Tensor
-    """() int64, transitions left out"""
-
-
-class Batch(NamedTuple):
-    """The input of a gradient step: m tasks of b transitions."""
-
-    context: Tensor
-    """(m, c, C) what the encoder sees"""
-    rows: Tensor
-    """(m, b, W) transitions; see `metarl.modules.replay.pack`"""
-    z_noise: Tensor
-    """(m, L) standard normal"""
-    next_noise: Tensor
-    """(m b, A) of the next actions"""
-    noise: Tensor
-    """(m b, A) of the policy's actions"""
-
-
 class Pearl(Learner):
     """Soft actor-critic on a task variable that is inferred from a few episodes."""
 
     name = "pearl"
+    unknown_reward = float("nan")
     Config = PearlConfig
     config: PearlConfig
 
@@ -147,20 +124,24 @@ class Pearl(Learner):
         """Initialise the weights; the replay takes memory when there is something to put in."""
         super().__init__(spec, config, seed=seed, device=device)
         o, a, latent = spec.observation_size, spec.action_size, config.latent_size
-        self.context_width = o + a + 1 + (o if config.context_next_obs else 0)
+        seen = (o, a + 1, o) if config.context_next_obs else (o, a + 1)
+        self.context_width = sum(seen)
+        self.moments = RunningMoments(o, self.device) if config.normalise else None
         self.sac = ActorCritic(
             o + latent, a, config.hidden, lr=config.lr, temperature=config.temperature,
             generator=Key(seed, "actor-critic").torch(), device=self.device,
             compute_dtype=torch.bfloat16 if config.bfloat16 else torch.float32,
         )  # fmt: skip
         self.encoder = ContextEncoder(
-            self.context_width, latent, config.encoder_hidden, lr=config.lr,
-            generator=Key(seed, "encoder").torch(), device=self.device,
+            seen, latent, config.encoder_hidden, lr=config.lr,
+            generator=Key(seed, "encoder").torch(), device=self.device, moments=self.moments,
         )  # fmt: skip
+        self.exploring_rounds = 0 if config.adapt_every else config.exploration_episodes
+        self._replay_device = torch.device("cpu" if config.replay_device == "cpu" else self.device)
         self._memory: tuple[TaskReplay, TaskReplay] | None = None
         self._graph: GraphedStep | None = None
         self._noise = torch.Generator(self.device)
-        self._draws = torch.Generator(self._replay_device())
+        self._draws = torch.Generator(self._replay_device)
 
     @property
     def num_train_tasks(self) -> int:
@@ -176,7 +157,8 @@ class Pearl(Learner):
     def begin_seeded(self, tasks: int, worlds: int, seed: int, first_task: int = 0) -> Posterior:
         """Return the prior, with a seed's draws of z."""
         key = Key("pearl z", seed) if seed else Key("pearl z")
-        return self._prior(tasks, worlds, key, first_task)
+        state = self._prior(tasks, worlds, key, first_task)
+        return state.with_recent(self.spec.observation_size) if self.config.adapt_every else state
 
     def _prior(self, tasks: int, worlds: int, key: Key, first_task: int) -> Posterior:
         size = self.config.latent_size
@@ -186,20 +168,35 @@ class Pearl(Learner):
     def act(
         self, step: Step, state: Posterior, *, explore: bool, noise: Tensor | None
     ) -> tuple[Tensor, Posterior]:
-        """Act on the observation and z, which is drawn anew for each episode."""
+        """Act on the observation and z: what is believed by now, or one draw for each episode."""
         state = state._replace(episode=state.episode + step.first)
-        z = state.z(from_prior=state.rounds < self.config.exploration_episodes)
-        mean, log_std = self.sac.head(self.sac.policy.params, torch.cat((step.obs, z), 1))
+        if state.recent is None:
+            z = state.z(from_prior=state.rounds < self.config.exploration_episodes)
+        else:
+            limit, every = self.config.context_size, max(self.config.adapt_every, 1)
+            state, z = state.observe(step, self._factors, limit=limit, every=every, draw=explore)
+        x = torch.cat((self._scaled(step.obs), z), 1)
+        mean, log_std = self.sac.head(self.sac.policy.params, x)
         if explore and noise is not None:
             mean = torch.addcmul(mean, log_std.exp(), noise)
         return mean.tanh(), state
 
+    def _factors(
+        self, obs: Tensor, action: Tensor, reward: Tensor, next_obs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return mean and variance, (…, L) each, of the factors of transitions (…)."""
+        context = torch.cat((obs, action, reward[..., None], next_obs), dim=-1)
+        return self.encoder(context[..., : self.context_width])
+
+    def _scaled(self, obs: Tensor) -> Tensor:
+        return self.moments.normalise(obs) if self.moments else obs
+
     @torch.no_grad()
     def adapt(self, state: Posterior, rollout: Rollout) -> Posterior:
         """Multiply the belief by the factors of a rollout's transitions, world by world."""
-        parts = [rollout.obs, rollout.action, rollout.reward[..., None], rollout.next_obs]
-        context = torch.cat(parts, dim=-1)[..., : self.context_width]
-        return state.multiply(*self.encoder(context), rollout.valid)
+        factors = self._factors(rollout.obs, rollout.action, rollout.reward, rollout.next_obs)
+        limit = None if state.recent is None else self.config.context_size
+        return state.multiply(*factors, rollout.valid, limit)
 
     def diagnostics(self, state: Posterior) -> dict[str, Tensor]:
         """Return mean and variance of z, (B, L) each."""
@@ -251,8 +248,8 @@ class Pearl(Learner):
         """Return the state with the posterior given a sample of the tasks' contexts."""
         shard = (first_task,) if first_task else ()
         self._draws.manual_seed(key.fold("context", *shard).seed())
-        every = torch.arange(len(context.size), device=context.size.device)
-        rows = context.sample(every, self.config.context_size, self._draws)
+        tasks = torch.arange(len(context.size), device=context.size.device)
+        rows = context.sample(tasks, self.config.context_size, self._draws)
         factors = self.encoder(rows.to(self.device).transpose(0, 1))
         mean, variance = (part.repeat_interleave(each, 1) for part in factors)
         valid = torch.ones(mean.shape[:2], dtype=torch.bool, device=self.device)
@@ -265,6 +262,8 @@ class Pearl(Learner):
         for shard in (shards := self.ranks.every(shards)):  # each rank holds the whole replay
             for rows, valid in shard.parts:
                 replay.add(shard.ids, rows, valid)
+                if self.moments is not None:
+                    self.moments.update(rows[valid][:, : self.spec.observation_size])
             context.assign(shard.ids, shard.context)
         returns = mean_of_finished(torch.cat([shard.returns for shard in shards], 1)).tolist()
         metrics = {
@@ -292,7 +291,7 @@ class Pearl(Learner):
 
     def _captured(self) -> GraphedStep | None:
         """Return the gradient step as a CUDA graph, or None where it cannot be one."""
-        here = can_capture(self._replay_device()) and self.config.cuda_graph
+        here = can_capture(self._replay_device) and self.config.cuda_graph
         if self._graph is None and here:
             changed = list(self._weights().values())
             self._graph = GraphedStep(self._step, changed, [self._draws, self._noise])
@@ -300,21 +299,10 @@ class Pearl(Learner):
 
     def sample_batch(self, draws: torch.Generator, noise: torch.Generator) -> Batch:
         """Draw tasks and transitions from `draws`, and noise from `noise`; nothing waits."""
-        config, (replay, context) = self.config, self._replay()
-        device, m = replay.data.device, config.meta_batch
-        pools = -(-m // config.train_tasks)  # more tasks than there are: each about as often
-        order = torch.rand(pools, config.train_tasks, device=device, generator=draws).argsort(1)
-        ids = order.flatten()[:m]
-        rows = replay.sample(ids, config.batch_size, draws)
-        seen = context.sample(ids, config.context_size, draws)
-        actions = (m * config.batch_size, self.spec.action_size)
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, device=self.device, generator=noise)
-
-        return Batch(
-            seen.to(self.device, non_blocking=True), rows.to(self.device, non_blocking=True),
-            normal(m, config.latent_size), normal(*actions), normal(*actions),
+        config = self.config
+        return Batch.sample(
+            *self._replay(), (config.meta_batch, config.batch_size, config.context_size),
+            (config.latent_size, self.spec.action_size), draws, noise, self.device,
         )  # fmt: skip
 
     def gradient_step(self, batch: Batch) -> Tensor:
@@ -327,6 +315,7 @@ class Pearl(Learner):
         obs, action, reward, next_obs, terminated = batch.rows.flatten(0, 1).split(
             (o, a, 1, o, 1), dim=1
         )
+        obs, next_obs = self._scaled(obs), self._scaled(next_obs)
         mean, variance = product_of_gaussians(*self.encoder(batch.context))
         z = torch.addcmul(mean, variance.sqrt(), batch.z_noise)
         z = z.repeat_interleave(batch.rows.shape[1], 0)
@@ -361,18 +350,18 @@ class Pearl(Learner):
             recent = min(config.replay_capacity, episodes * spec.horizon)
             self._memory = TaskReplay.pair(
                 config.train_tasks, (config.replay_capacity, recent), (width, self.context_width),
-                self._replay_device(), pinned=self._replay_device() != self.device,
+                self._replay_device, pinned=self._replay_device != self.device,
             )  # fmt: skip
         return self._memory
-
-    def _replay_device(self) -> torch.device:
-        return self.device if self.config.replay_device == "same" else torch.device("cpu")
 
     # --- saving --------------------------------------------------------------------------------
 
     def _weights(self) -> dict[str, Tensor]:
-        encoder = {f"encoder.{name}": t for name, t in self.encoder.weights.tensors().items()}
-        return self.sac.tensors() | encoder
+        tensors = self.sac.tensors()
+        moments = {} if self.moments is None else self.moments.state_dict()
+        for part, own in (("encoder", self.encoder.weights.tensors()), ("obs", moments)):
+            tensors |= {f"{part}.{name}": tensor for name, tensor in own.items()}
+        return tensors
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return networks, Adam's moments and, if there is one to be saved, the replay."""
@@ -384,17 +373,27 @@ class Pearl(Learner):
 
     def policy_state_dict(self) -> dict[str, Tensor]:
         """Return the policy and the encoder, without Adam's moments."""
-        return {name: self._weights()[name] for name in ("policy.params", "encoder.params")}
+        kept = ("policy.params", "encoder.params", "obs.mean", "obs.variance", "obs.count")
+        return {name: tensor for name, tensor in self._weights().items() if name in kept}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned; without a replay in it, the replay is empty."""
-        parts: dict[str, dict[str, Tensor]] = {"replay": {}, "context": {}}
-        weights = {}
-        for name, tensor in tensors.items():
-            group, _, key = name.partition(".")
-            parts.get(group, weights)[key if group in parts else name] = tensor
+        weights, parts = TaskReplay.split_state(tensors, ("replay", "context"))
         load_tensors(self._weights(), weights, self.name)
+        if self.moments is not None:
+            self.moments.load_state_dict(self.moments.state_dict())
         self._memory, self._graph = None, None
-        if any(parts.values()):
-            for replay, part in zip(self._replay(), parts.values(), strict=True):
+        if any(parts):
+            for replay, part in zip(self._replay(), parts, strict=True):
                 replay.load_state_dict(part)
+
+    def upgrade_adapted(self, tensors: dict[str, Tensor], rounds: int) -> dict[str, Tensor]:
+        """Add the counts and the recent part of the state, which earlier versions did not save."""
+        if "state.count" in tensors:
+            return tensors
+        new = dict(state_parts(self.begin(1, len(tensors["state.episode"]))))
+        new["state.count"] += rounds * self.spec.horizon
+        added = {
+            name: t for name, t in new.items() if name.startswith(("state.count", "state.rec"))
+        }
+        return tensors | added

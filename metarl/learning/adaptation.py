@@ -220,6 +220,6 @@ def load_adapted(
         if problem := nonfinite(tensors):
             raise UserError(f"'{folder / WEIGHTS}' cannot be used: {problem}")
         learner = checkpoints.fresh(checkpoint, device=device)
-        if "round" not in about:
-            tensors = learner.upgrade_adapted(tensors, len(about["experience"]) - 1)
+        rounds = about.get("round", len(about["experience"]) - 1)
+        tensors = learner.upgrade_adapted(tensors, rounds)
         return learner, learner.load_adapted_state_dict(tensors)

@@ -44,12 +44,13 @@ class AdaptedPolicy:
         """Return the action for an observation, and None.
 
         The policy keeps its own state from call to call. `stable_baselines3`'s ``evaluate_policy``
-        calls it with `episode_start`; it has no rewards to give, so a policy that reads them (RL²)
-        is told them by the ``callback=policy.sb3_callback`` of ``evaluate_policy``.
+        calls it with `episode_start`; it has no rewards to give, so a policy that reads them (RL²,
+        PEARL) is told them by the ``callback=policy.sb3_callback`` of ``evaluate_policy``.
 
         Args:
             obs: (O,) or (n, O).
-            reward: what the last action earned, a number or (n,); None is 0.
+            reward: what the last action earned, a number or (n,); None where it is not known,
+                which RL² takes for 0, and PEARL for a step that says nothing of the task.
             done: whether the last episode ended with it, or (n,); a new one then begins.
             state: ignored; the policy has its own.
             episode_start: whether an episode begins, as SB3 says it; instead of `done`.
@@ -69,7 +70,8 @@ class AdaptedPolicy:
         with torch.no_grad():
             action, self.state = self.learner.act(step, self.state, explore=False, noise=None)
         action = action.clamp(-1.0, 1.0).cpu()
-        self._previous = step._replace(prev_action=action, prev_reward=torch.zeros(len(rows)))
+        unknown = torch.full((len(rows),), self.learner.unknown_reward)
+        self._previous = step._replace(prev_action=action, prev_reward=unknown)
         return (action if np.ndim(obs) > 1 else action[0]).numpy(), None
 
     def sb3_callback(self, local: Mapping[str, Any], _: Mapping[str, Any]) -> None:

@@ -195,7 +195,7 @@ class Learner(Policy):
         """Return what `adapted_state_dict` would give now for tensors that an older version saved.
 
         Args:
-            tensors: of an adapted policy without the number of its round.
+            tensors: of an adapted policy.
             rounds: rounds of adaptation that it went through.
         """
         return tensors

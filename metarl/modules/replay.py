@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import os
 import sys
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -138,6 +140,17 @@ class TaskReplay:
         out = torch.empty(len(where), rows.shape[1], pin_memory=True) if self.pinned else None
         return torch.index_select(rows, 0, where, out=out).unflatten(0, (len(ids), n))
 
+    @staticmethod
+    def split_state(
+        tensors: dict[str, Tensor], groups: Sequence[str]
+    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+        """Return the tensors whose names begin with no ``group.``, and those of each group."""
+        rest, parts = {}, {group: {} for group in groups}
+        for name, tensor in tensors.items():
+            group, _, key = name.partition(".")
+            parts.get(group, rest)[key if group in parts else name] = tensor
+        return rest, list(parts.values())
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return the rows up to the fullest buffer's, and where each buffer stands."""
         filled = int(self.size.max())
@@ -207,3 +220,65 @@ def free_memory(device: torch.device) -> int | None:
 def gib(size: int) -> str:
     """Return a number of bytes in words."""
     return f"{size / 2**30:.3g} GiB"
+
+
+class Experience(NamedTuple):
+    """What one shard of an iteration collected in M tasks."""
+
+    ids: Tensor
+    """(M,) int64, which tasks of the pool"""
+    parts: list[tuple[Tensor, Tensor]]
+    """The phases: rows (M, n, W) and which of them are valid (M, n), for the replay"""
+    context: TaskReplay
+    """The encoder's buffers of the M tasks, as they are after this"""
+    returns: Tensor
+    """(phases, B)"""
+    diverged: Tensor
+    """() int64, transitions left out"""
+
+
+class Batch(NamedTuple):
+    """The input of a gradient step: m tasks of b transitions."""
+
+    context: Tensor
+    """(m, c, C) what the encoder sees"""
+    rows: Tensor
+    """(m, b, W) transitions; see `pack`"""
+    z_noise: Tensor
+    """(m, L) standard normal"""
+    next_noise: Tensor
+    """(m b, A) of the next actions"""
+    noise: Tensor
+    """(m b, A) of the policy's actions"""
+
+    @classmethod
+    def sample(
+        cls, replay: TaskReplay, context: TaskReplay, rows: tuple[int, int, int],
+        sizes: tuple[int, int], draws: torch.Generator, noise: torch.Generator,
+        device: torch.device,
+    ) -> Batch:  # fmt: skip
+        """Draw tasks and transitions from `draws`, and noise from `noise`; nothing waits.
+
+        Args:
+            replay: of all transitions of a pool of tasks.
+            context: what the encoder may see of the same tasks.
+            rows: m tasks, b transitions and c of the context; of more tasks than there are, each
+                comes about as often.
+            sizes: L and A.
+            draws: on the replay's device.
+            noise: on `device`.
+            device: where the batch goes.
+        """
+        (m, b, c), (latent, actions) = rows, sizes
+        where, pool = replay.data.device, len(replay.size)
+        order = torch.rand(-(-m // pool), pool, device=where, generator=draws).argsort(1)
+        ids = order.flatten()[:m]
+        taken, seen = replay.sample(ids, b, draws), context.sample(ids, c, draws)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, device=device, generator=noise)
+
+        return cls(
+            seen.to(device, non_blocking=True), taken.to(device, non_blocking=True),
+            normal(m, latent), normal(m * b, actions), normal(m * b, actions),
+        )  # fmt: skip

@@ -26,6 +26,7 @@ class RunningMoments:
         self.variance = torch.ones(size, dtype=torch.float64, device=device)
         self.count = torch.zeros((), dtype=torch.float64, device=device)
         self.clip = clip
+        self._scale, self._offset = (torch.zeros(size, device=device) for _ in range(2))
         self._affine()
 
     def update(self, *parts: Tensor, ranks: Ranks = ALONE) -> None:
@@ -74,8 +75,8 @@ class RunningMoments:
         self._affine()
 
     def _affine(self) -> None:
-        self._scale = (1 / self.std).float()
-        self._offset = (-self.mean / self.std).float()
+        self._scale.copy_(1 / self.std)  # in place, for a captured graph to see
+        self._offset.copy_(-self.mean / self.std)
 
 
 def _moments(rows: Tensor) -> Tensor:

@@ -38,6 +38,10 @@ class Policy(ABC):
     """Whether `adapt` pools the worlds of a task. If not, each world is a trial of its own."""
     adapts_on_exploration: ClassVar[bool] = False
     """Whether `adapt` needs exploring rollouts, apart from those that are scored."""
+    exploring_rounds: int = 0
+    """How many rounds of an evaluation, from the first, explore and use nothing of the task."""
+    unknown_reward: ClassVar[float] = 0.0
+    """What `act` takes for the last reward where nobody measures it, such as on a real robot."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take the flags of a policy by their old names, too, with a warning."""
