@@ -149,9 +149,10 @@ def adapted(reports: list[dict[str, Any]], k: int) -> str:
 def spread(reports: list[dict[str, Any]], k: int) -> str:
     """Return the mean over seeds in round k, and the lowest and highest."""
     values = np.array([report["mean"][k] for report in reports], float)
+    mark = " exploring" if k % len(reports[0]["mean"]) < reports[0].get("exploring", 0) else ""
     if len(values) == 1:
-        return whole(values[0])
-    return f"{whole(np.mean(values))} [{whole(values.min())}, {whole(values.max())}]"
+        return whole(values[0]) + mark
+    return f"{whole(np.mean(values))} [{whole(values.min())}, {whole(values.max())}]{mark}"
 
 
 def whole(value: float) -> str:
@@ -178,7 +179,7 @@ def page(results: Results) -> str:
         for algorithm, seeds in by_algorithm.items():
             parts.append(section(family, algorithm, seeds))
     if agents():
-        parts.append("## FlatParams agents\n")
+        parts.append("## Trained agents\n")
         parts.append(
             "These come with the repository; every command that takes a RUN takes their folders, "
             "such as `metarl adapt experiments/agents/"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,18 +135,27 @@ def evaluate(
     )  # fmt: skip
 
 
-def load(path: Path | str, *, device: str = "cpu", **trust: Any) -> Learner:
+def load(
+    path: Path | str,
+    *,
+    device: str = "cpu",
+    settings: Mapping[str, Any] | None = None,
+    **trust: Any,
+) -> Learner:
     """Return the learner of a run folder's newest checkpoint, of a checkpoint, or of an agent.
 
     Args:
         path: a folder, or the name of an agent that ships.
         device: where its weights go.
+        settings: of the learner, in place of those that it was trained with, such as
+            ``{"adapt_every": 0}``, with which PEARL adapts as its authors have it.
         trust: `family`, `algorithm` or `trust_code`, see `metarl.learning.checkpoint.load`.
 
     Raises:
         UserError: there is none that can be read, or it names a file that is not trusted.
     """
     checkpoint = checkpoints.load(checkpoints.newest(find_run(path)), **trust)
+    checkpoint = checkpoints.with_settings(checkpoint, settings)
     learner = checkpoints.restore(checkpoint, device=resolve_device(device))
     learner.family = checkpoint.family
     return learner

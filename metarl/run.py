@@ -26,7 +26,7 @@ from metarl.tasks.registry import find_family
 from metarl.worlds.factory import make_worlds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from metarl.base.distributed import Ranks
     from metarl.learning.checkpoint import Checkpoint
@@ -168,6 +168,7 @@ def load_run(
     family: str | None = None,
     algorithm: str | None = None,
     trust_code: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> tuple[Checkpoint, TaskFamily, Learner]:
     """Load the newest checkpoint of a run folder, or the checkpoint `run` is, for use.
 
@@ -179,6 +180,7 @@ def load_run(
         family: see `metarl.learning.checkpoint.load`, as for the rest.
         algorithm: likewise.
         trust_code: likewise.
+        settings: of the learner, in place of those that it was trained with.
 
     Returns:
         The checkpoint, its family and its learner.
@@ -187,6 +189,7 @@ def load_run(
     checkpoint = checkpoints.load(
         checkpoints.newest(Path(run)), family=family, algorithm=algorithm, trust_code=trust_code
     )
+    checkpoint = checkpoints.with_settings(checkpoint, settings)
     found = find_family(checkpoint.family)
     return checkpoint, found, checkpoints.restore(checkpoint, device=resolve_device(device))
 

@@ -1,7 +1,7 @@
 """RL² (Duan et al. 2016; Wang et al. 2016): a policy with a memory that adapts as it acts.
 
 The policy sees, besides the observation, what it did last, what reward that brought, and whether an
-episode begins; its memory lasts through the episodes of a trial. FlatParams by PPO (Schulman et al.
+episode begins; its memory lasts through the episodes of a trial. Trained by PPO (Schulman et al.
 2017) on whole trials, it learns to find out which task it is in and to make use of it:
 
     max_θ  E[min(ρ_t A_t, clip(ρ_t, 1 ± ε) A_t)],    ρ_t = π_θ(a_t | h_t) / π_old(a_t | h_t)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -47,10 +48,24 @@ class OnRun(Said):
     """Where the learner computes."""
     threads: int | None = None
     """CPU threads; the default is every core."""
+    setting: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
+    ] = ()
+    """One of the learner's settings, in place of the one that it was trained with, such as
+    adapt_every=0, with which PEARL adapts between episodes alone, as its authors have it."""
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises UserError."""
         check_counts(self, episodes=0, rollouts_per_task=1, seed=0, threads=1)
+
+    def said(self) -> dict[str, Any]:
+        """Return what was said, as arguments of `metarl.run.load_run`."""
+        settings: dict[str, Any] = {}
+        for name, text in named_values(self.setting, "--setting", "adapt_every=0"):
+            with contextlib.suppress(ValueError):  # what is no JSON is a string
+                text = json.loads(text)
+            settings[name] = text
+        return super().said() | {"settings": settings}
 
 
 @dataclass(frozen=True)
@@ -200,7 +215,8 @@ def adapt(argv: Sequence[str]) -> int:
             spread = f"   (worlds from {known.min():.2f} to {known.max():.2f})"
         ill = f"   the physics diverged in {counted(one.diverged, 'world')}" if one.diverged else ""
         seen = f"{counted(one.experience, 'episode'):<13}"
-        say(f"after {seen} return {shown(one.mean, 2):>10}{spread}{ill}")
+        mark = "   exploring" * one.exploring
+        say(f"after {seen} return {shown(one.mean, 2):>10}{spread}{mark}{ill}")
     if args.out is not None:
         path = save_adapted(Path(args.out), checkpoint, learner, task, rounds)
         best = rounds[best_round(rounds)]
@@ -218,18 +234,26 @@ def parse_task(family: TaskFamily, settings: Sequence[str]) -> Tasks:
     from metarl.tasks.distribution import TaskDistribution
 
     values: dict[str, float] = {}
-    for word in settings:
-        name, mark, text = word.partition("=")
-        name = name.strip().replace("-", "_")
-        if not mark or not name:
-            raise UserError(f"--set {word}: write it as NAME=VALUE, such as --set mass=1.5")
-        if name in values:
-            raise UserError(f"--set {word}: '{name}' is set twice")
+    for name, text in named_values(settings, "--set", "mass=1.5"):
         try:
             values[name] = float(text)
         except ValueError:
-            raise UserError(f"--set {word}: '{text}' is not a number") from None
+            raise UserError(f"--set {name}={text}: '{text}' is not a number") from None
     return TaskDistribution(family).make(**values)
+
+
+def named_values(words: Sequence[str], option: str, example: str) -> list[tuple[str, str]]:
+    """Return the names and the values of ``name=value`` words. Raises UserError on a bad one."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, mark, text = word.partition("=")
+        name = name.strip().replace("-", "_")
+        if not mark or not name:
+            raise UserError(f"{option} {word}: write it as NAME=VALUE, such as {option} {example}")
+        if name in found:
+            raise UserError(f"{option} {word}: '{name}' is set twice")
+        found[name] = text
+    return list(found.items())
 
 
 __all__ = ["adapt", "algorithms", "check", "evaluate"]

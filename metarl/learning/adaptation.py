@@ -49,6 +49,8 @@ class Round(NamedTuple):
     """The learner's state that earned them."""
     diverged: int = 0
     """Worlds whose physics diverged in a scored episode."""
+    exploring: bool = False
+    """Whether the policy explored, and used nothing of what it had seen."""
 
     @property
     def mean(self) -> float:
@@ -76,7 +78,8 @@ def adapt_to(
     per_round = worlds.num_worlds if policy.adapts_per_task else 1
     for k, (state, scored) in enumerate(adaptation_rounds(policy, worlds, 1, episodes, seed)):
         diverged = int(scored.first_episode_diverged().sum())
-        yield Round(k * per_round, scored.first_episode_return().cpu(), state, diverged)
+        returns, exploring = scored.first_episode_return().cpu(), k < policy.exploring_rounds
+        yield Round(k * per_round, returns, state, diverged, exploring)
 
 
 def adaptation_rounds(

@@ -14,7 +14,8 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,6 +208,11 @@ def learner_config(checkpoint: Checkpoint) -> Any:
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise UserError(f"'{checkpoint.path}': its settings are refused: {error}") from None
+
+
+def with_settings(checkpoint: Checkpoint, settings: Mapping[str, Any] | None) -> Checkpoint:
+    """Return a checkpoint whose learner has other values of some settings, to be evaluated."""
+    return replace(checkpoint, learner_config=checkpoint.learner_config | dict(settings or {}))
 
 
 def restore(checkpoint: Checkpoint, *, device: str = "cpu") -> Learner:

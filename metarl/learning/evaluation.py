@@ -78,6 +78,8 @@ class Report:
     seconds: float
     diverged: int = 0
     """Scored episodes that the physics did not see to their end: left out of the returns"""
+    exploring: int = 0
+    """Rounds, from the first, whose episodes explore and use nothing of the task that was seen"""
     train_is_heldout: bool = False
     """Whether these held-out tasks are the training tasks, since every parameter is a choice"""
     stand_still_by_task: list[float] = field(default_factory=list)
@@ -110,7 +112,7 @@ class Report:
         missing = [name for name in _required(cls) if name not in data]
         if missing:
             raise UserError(f"'{where}' is not an evaluation report: it lacks {', '.join(missing)}")
-        values: dict[str, Any] = {"diverged": 0, "train_is_heldout": None}
+        values: dict[str, Any] = {"diverged": 0, "exploring": 0, "train_is_heldout": None}
         values |= {field.name: data[field.name] for field in fields(cls) if field.name in data}
         try:
             return cls(**values | checked(values))
@@ -203,10 +205,10 @@ class Report:
         ]
         digits = decimals([*self.mean, self.stand_still])
         table = zip(self.experience, self.mean, self.iqm, self.ci95, strict=True)
-        for seen, mean, iqm, (low, high) in table:
+        for k, (seen, mean, iqm, (low, high)) in enumerate(table):
             lines.append(
                 f"{seen:>15}{mean:>10.{digits}f}{iqm:>10.{digits}f}"
-                f"   [{low:.{digits}f}, {high:.{digits}f}]"
+                f"   [{low:.{digits}f}, {high:.{digits}f}]{'   exploring' * (k < self.exploring)}"
                 if math.isfinite(mean)
                 else f"{seen:>15}  {ALL_DIVERGED}"
             )
@@ -333,7 +335,7 @@ def report_of(
         stand_still=float(mean_of_finished(torch.from_numpy(still[whole].flatten()))),
         env_steps=sum(part.env_steps for part in played),
         seconds=round(sum(part.seconds for part in played), 3),
-        diverged=sum(part.diverged for part in played),
+        diverged=sum(part.diverged for part in played), exploring=min(policy.exploring_rounds, rounds),
         train_is_heldout=split == "heldout" and TaskDistribution(family).shared_split,
         stand_still_by_task=mean_of_finished(torch.from_numpy(still)).tolist(), diagnostics=said,
     )  # fmt: skip

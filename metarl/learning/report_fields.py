@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-_LEAST = {"seed": 0, "rollouts_per_task": 1, "env_steps": 0, "diverged": 0}
+_LEAST = {"seed": 0, "rollouts_per_task": 1, "env_steps": 0, "diverged": 0, "exploring": 0}
 _SHAPES = {
     "returns": "MK", "tasks": "MP", "ci95": "K2", "experience": "K", "iqm": "K", "mean": "K",
     "stand_still": "", "seconds": "",

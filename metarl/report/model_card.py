@@ -109,7 +109,7 @@ def _limits(family: TaskFamily, reports: dict[str, Report], result: dict[str, An
     heldout, ood = reports["heldout"], reports.get("ood")
     seen = heldout.experience
     lines = [
-        f"FlatParams and tested in simulation only, with episodes of {family.horizon} steps "
+        f"Trained and tested in simulation only, with episodes of {family.horizon} steps "
         f"({family.horizon * family.dt:g} s).",
         f"Each round of adaptation takes {counted(seen[1] - seen[0], 'episode')} of the task."
         if len(seen) > 1

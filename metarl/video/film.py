@@ -281,7 +281,8 @@ def _phases(recording: Recording, m: int) -> list[tuple[str, str, list[Episode],
     middle = max(last // 2, 0 if recording.explores else 1)
 
     def scored(phase: str, k: int) -> tuple[str, str, list[Episode], float | None]:
-        return phase, experience(seen[k]), episodes["score", k], report.returns[m][k]
+        title = "exploring, " * (k < report.exploring) + experience(seen[k])
+        return phase, title, episodes["score", k], report.returns[m][k]
 
     out = [scored("before", 0)]
     if recording.explores and last > 0:

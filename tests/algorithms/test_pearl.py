@@ -17,6 +17,10 @@ from metarl.learning.evaluation import Report
 from metarl.modules.context import NOISE_EPISODES, Posterior, kl_from_prior, product_of_gaussians
 from metarl.tasks.sampler import task_sampler
 
+AUTHORS = replace(SMALL, adapt_every=0)
+"""Episodes with z from the prior first, and a belief that changes between episodes alone."""
+
+
 # --- the posterior -----------------------------------------------------------------------------
 
 
@@ -49,7 +53,7 @@ def rollout_of(made: Pearl, tasks: int = 2, worlds: int = 2):
 
 
 def test_the_belief_of_each_world_is_the_product_over_its_own_transitions() -> None:
-    made = learner()
+    made = learner(AUTHORS)
     data, state = rollout_of(made)
     adapted = made.adapt(state, data)
     mean, variance = adapted.posterior()
@@ -63,7 +67,7 @@ def test_the_belief_of_each_world_is_the_product_over_its_own_transitions() -> N
 
 
 def test_the_posterior_contracts_with_context() -> None:
-    made = learner()
+    made = learner(AUTHORS)
     data, state = rollout_of(made)
     variances = [state.posterior()[1]]
     for _ in range(3):
@@ -76,7 +80,7 @@ def test_the_posterior_contracts_with_context() -> None:
 
 
 def test_the_order_of_the_context_does_not_matter() -> None:
-    made = learner()
+    made = learner(AUTHORS)
     data, state = rollout_of(made)
     order = torch.randperm(SPEC.horizon)
     shuffled = data._replace(
@@ -98,7 +102,7 @@ def test_next_observations_are_context_only_if_asked_for() -> None:
 
 
 def test_z_is_drawn_anew_in_each_episode_and_kept_within_it() -> None:
-    made, worlds = learner(), TaskWorlds("point-goal", 3, 1)
+    made, worlds = learner(AUTHORS), TaskWorlds("point-goal", 3, 1)
     worlds.reset()
     state, seen = made.begin(3, 1), []
     for _ in range(2 * SPEC.horizon):
@@ -142,7 +146,7 @@ def test_draws_of_z_have_the_posteriors_moments() -> None:
 
 
 def test_the_report_has_the_posterior_of_each_round() -> None:
-    made = learner(replace(SMALL, exploration_episodes=1))
+    made = learner(replace(AUTHORS, exploration_episodes=1))
     worlds = TaskWorlds("point-goal", 6, 1)
     tasks = TaskDistribution(worlds.family).split("heldout", 3)
     report = evaluate(made, worlds, tasks, episodes=2, seed=0)
@@ -151,12 +155,15 @@ def test_the_report_has_the_posterior_of_each_round() -> None:
     assert (variance[0] == 1).all()
     assert (variance[1] < variance[0]).all()
     assert (variance[2] < variance[1]).all()
+    assert report.exploring == 1
+    marked = [line for line in report.summary() if line.endswith("exploring")]
+    assert [line.split()[0] for line in marked] == ["0"]
     assert Report.from_json(report.to_json()) == report
     assert Report.from_json({k: v for k, v in report.to_json().items() if k != "diagnostics"})
 
 
 def test_the_posterior_is_used_after_the_exploration_episodes() -> None:
-    made = learner(replace(SMALL, exploration_episodes=2))
+    made = learner(replace(AUTHORS, exploration_episodes=2))
     data, state = rollout_of(made)
     step = TaskWorlds("point-goal", 4, 1).current
 
@@ -293,7 +300,7 @@ def test_it_learns_to_adapt_and_needs_the_context_of_the_right_task() -> None:
         train_tasks=2, hidden=(32, 32), encoder_hidden=(32,), lr=3e-3, gamma=0.9,
         target_rate=0.02, meta_batch=4, batch_size=64, context_size=20, gradient_steps=100,
         initial_episodes=10, prior_episodes=5, posterior_episodes=5, replay_capacity=3000,
-        temperature=0.2, exploration_episodes=2,
+        temperature=0.2, adapt_every=0,
     )  # fmt: skip
     made, each = Pearl(SPEC, config), 5
     worlds = TaskWorlds(PointSide(), 2 * each, 1)
