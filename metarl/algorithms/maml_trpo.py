@@ -7,12 +7,16 @@ through the inner steps:
     φ_0 = θ,   φ_{k+1} = φ_k − α ∇ L_k(φ_k),      L_k(φ) = −E_k[log π_φ(a|s) A]
     min_θ  E_m E[−π_φ(a|s) / π_old(a|s) A]   s.t.   E_m E[KL(π_old ‖ π_φ)] ≤ δ
 
+With `learn_inner_lr` every parameter has a step size of its own, which is learned with the prior
+(Meta-SGD, Li et al. 2017): the trust-region step is on (θ, log α), and is measured at φ(θ, α).
+
 All tasks are one tensor: parameters are (M, D), data (M, N, …), and no loop runs over tasks.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +36,9 @@ from metarl.tasks.distribution import Tasks
 from metarl.worlds.rollout import Rollout
 from metarl.worlds.vector import Spec, Step, VecWorlds
 
+Linear = Callable[[Tensor], Tensor]
+"""A linear map of vectors, one for each task."""
+
 
 @dataclass(frozen=True)
 class MamlTrpoConfig(Settings):
@@ -41,6 +48,8 @@ class MamlTrpoConfig(Settings):
     """Gradient steps that adapt the policy, each on fresh rollouts."""
     inner_lr: Positive = 0.1
     """Step size α of the adaptation."""
+    learn_inner_lr: bool = False
+    """Learn a step size for each parameter, which begins as inner_lr (Meta-SGD)."""
     first_order: bool = False
     """Drop the second derivative through the inner steps (FOMAML)."""
     max_kl: Positive = 0.01
@@ -90,10 +99,15 @@ class MamlTrpo(Learner):
             spec.observation_size, spec.action_size, config.hidden,
             action_scale=config.action_scale, init_std=config.init_std, min_std=config.min_std,
         )  # fmt: skip
-        self.inner = InnerLoop(
-            self.policy, config.inner_lr, config.gamma, config.gae_lambda, config.inner_steps
-        )
         self.theta = self.policy.initial(Key(seed, "policy").torch()).to(self.device)
+        self.log_lr = torch.full_like(self.theta, math.log(config.inner_lr))
+
+    @property
+    def inner(self) -> InnerLoop:
+        """The inner loop, with the step sizes as they are now."""
+        config = self.config
+        lr = self.log_lr.exp() if config.learn_inner_lr else config.inner_lr
+        return InnerLoop(self.policy, lr, config.gamma, config.gae_lambda, config.inner_steps)
 
     # --- acting and adapting -------------------------------------------------------------------
 
@@ -134,6 +148,7 @@ class MamlTrpo(Learner):
             "line_search_trials": float(step.trials),
             "std": float(std),
             "inner_agreement": agreement,
+            **({"inner_lr": float(self.log_lr.mean().exp())} if self.config.learn_inner_lr else {}),
         }
 
     def _count(self, batch: Batch) -> int:
@@ -145,18 +160,18 @@ class MamlTrpo(Learner):
         """Make the trust-region step on θ, given the data of every phase."""
         *inner, last = batches
         tasks, every = len(last.obs), self._count(last)
-        theta = self.theta.expand(tasks, -1).clone().requires_grad_()
-        phi = self.inner.adapted(theta, inner, second_order=not self.config.first_order)[-1]
+        start = self._start(self._learned(), tasks)
+        phi = self._adapted(start, inner, second_order=not self.config.first_order)[-1]
         new = self.policy(phi, last.obs)
         old = new.detach()
         losses = self._surrogate(new, old, last) / every
-        (by_task,) = grad(losses.sum(), theta)
+        (by_task,) = grad(losses.sum(), start)
         del phi, new
 
         @torch.enable_grad()
         def objective(params: Tensor) -> tuple[Tensor, Tensor]:
-            start = params.expand(tasks, -1).clone().requires_grad_()
-            adapted = self.inner.adapted(start, inner, second_order=False)[-1].detach()
+            start = self._start(params, tasks)
+            adapted = self._adapted(start, inner, second_order=False)[-1].detach()
             with torch.no_grad():
                 policy = self.policy(adapted, last.obs)
                 kl = (old.kl(policy) * last.weight).sum(1)
@@ -165,12 +180,30 @@ class MamlTrpo(Learner):
                 return loss, kl
 
         step = trust_region_step(
-            self.theta, self.sum_tasks(by_task), self._fisher_product(batches), objective,
+            self._learned(), self.sum_tasks(by_task), self._fisher_product(batches), objective,
             float(self.sum_tasks(losses.detach())), max_kl=self.config.max_kl,
             iterations=self.config.cg_iterations,
         )  # fmt: skip
-        self.theta = step.params
+        if self.config.learn_inner_lr:
+            self.theta, self.log_lr = (part.clone() for part in step.params.chunk(2))
+        else:
+            self.theta = step.params
         return step
+
+    def _learned(self) -> Tensor:
+        """(D,) the prior, or (2 D,) with the logarithms of the step sizes behind it."""
+        return torch.cat((self.theta, self.log_lr)) if self.config.learn_inner_lr else self.theta
+
+    def _start(self, params: Tensor, tasks: int) -> Tensor:
+        """Return M copies of what is learned, to differentiate by."""
+        return params.expand(tasks, -1).clone().requires_grad_()
+
+    def _adapted(self, start: Tensor, batches: list[Batch], *, second_order: bool) -> list[Tensor]:
+        """Return [φ_0, …, φ_K] of M copies of what is learned; see `InnerLoop.adapted`."""
+        if not self.config.learn_inner_lr:
+            return self.inner.adapted(start, batches, second_order=second_order)
+        theta, log_lr = start.chunk(2, dim=1)
+        return self.inner.adapted(theta, batches, second_order=second_order, lr=log_lr.exp())
 
     def _surrogate(self, new: Gaussian, old: Gaussian, batch: Batch) -> Tensor:
         """(M,) mean over samples of −π_new / π_old A."""
@@ -180,16 +213,16 @@ class MamlTrpo(Learner):
     def _fisher_product(self, batches: list[Batch]) -> Callable[[Tensor], Tensor]:
         """Return v -> Jᵀ F J v, the Hessian of the mean KL at the old policy.
 
-        F is the Fisher matrix of the adapted policy and J = ∂φ/∂θ. An inner step's Jacobian
-        I − α∇²L is symmetric, so one vector-Jacobian product serves as both J_k and J_kᵀ.
+        F is the Fisher matrix of the adapted policy and J = ∂φ/∂θ; with step sizes that are
+        learned, J = ∂φ/∂(θ, log α).
         """
         stride = max(1, round(1 / self.config.fisher_fraction))
         *inner, last = [batch.every(stride) for batch in batches]
         tasks, every = len(last.obs), self._count(last)
-        second_order = not self.config.first_order
         with torch.enable_grad():
-            theta = self.theta.expand(tasks, -1).clone().requires_grad_()
-            chain = self.inner.adapted(theta, inner, second_order=second_order)
+            start = self._start(self._learned(), tasks)
+            chain = self._adapted(start, inner, second_order=not self.config.first_order)
+            forward, back = self._jacobian(start, chain)
         phi = chain[-1].detach()
         pull_back = torch.func.vjp(lambda p: self.policy.mean(p, last.obs), phi)[1]
         log_std = self.policy(phi, last.obs[:, :1]).log_std
@@ -198,30 +231,48 @@ class MamlTrpo(Learner):
         free = phi[:, -stds:] > self.policy.min_log_std
 
         def product(vector: Tensor) -> Tensor:
-            by_task = vector.expand(tasks, -1)
-            if second_order:
-                for before, after in itertools.pairwise(chain):
-                    (by_task,) = grad(after, before, by_task, retain_graph=True)
+            by_task = forward(vector.expand(tasks, -1))
             tangent = _jvp(lambda p: self.policy.mean(p, last.obs), phi, by_task)
             (fisher,) = pull_back(inverse_variance * tangent)
             # the log std is free of the state, and its Fisher information is 2, 0 at the floor
             fisher[:, -stds:] += 2 * (free * by_task[:, -stds:]) / every
-            if second_order:
-                for before, after in reversed(list(itertools.pairwise(chain))):
-                    (fisher,) = grad(after, before, fisher, retain_graph=True)
-            return self.sum_tasks(fisher) + self.config.cg_damping * vector
+            return self.sum_tasks(back(fisher)) + self.config.cg_damping * vector
 
         return product
+
+    def _jacobian(self, start: Tensor, chain: list[Tensor]) -> tuple[Linear, Linear]:
+        """Return v -> J v and u -> Jᵀ u, task by task, J = ∂φ_K/∂start.
+
+        An inner step's Jacobian I − α∇²L is symmetric where α is one number, so one vector-Jacobian
+        product serves as both J_k and J_kᵀ. Otherwise J v is the derivative of ⟨Jᵀ u, v⟩ by u.
+        """
+        pairs = [] if self.config.first_order else list(itertools.pairwise(chain))
+
+        def through(pairs: list[tuple[Tensor, Tensor]]) -> Linear:
+            def product(vector: Tensor) -> Tensor:
+                for of, by in pairs:
+                    (vector,) = grad(of, by, vector, retain_graph=True)
+                return vector
+
+            return product
+
+        if not self.config.learn_inner_lr:
+            steps = [(after, before) for before, after in pairs]
+            return through(steps), through(steps[::-1])
+        u = torch.zeros_like(chain[-1], requires_grad=True)
+        (pulled,) = grad(chain[-1], start, u, create_graph=True)
+        return through([(pulled, u)]), through([(chain[-1], start)])
 
     # --- saving --------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the prior, (D,)."""
-        return {"theta": self.theta}
+        """Return the prior, (D,), and the logarithms of the step sizes, (D,), if learned."""
+        sizes = {"log_inner_lr": self.log_lr} if self.config.learn_inner_lr else {}
+        return {"theta": self.theta} | sizes
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over a prior."""
-        load_tensors({"theta": self.theta}, tensors, self.name)
+        load_tensors(self.state_dict(), tensors, self.name)
 
     def upgrade_adapted(self, tensors: dict[str, Tensor], rounds: int) -> dict[str, Tensor]:
         """Add the number of inner steps, which earlier versions did not save."""

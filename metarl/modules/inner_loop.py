@@ -92,8 +92,8 @@ class InnerLoop:
 
     policy: GaussianMLP
     """The layout of the policies; their parameters are passed in."""
-    lr: float
-    """Step size α."""
+    lr: float | Tensor
+    """Step size α, or (D,) one of each parameter (Meta-SGD, Li et al. 2017)."""
     gamma: float
     """Discount."""
     gae_lambda: float
@@ -155,6 +155,7 @@ class InnerLoop:
         *,
         second_order: bool,
         loss: Callable[[Tensor, int], Tensor] | None = None,
+        lr: Tensor | None = None,
     ) -> list[Tensor]:
         """Return [φ_0, …, φ_K], (M, D) each: one inner step on each of K batches, from φ_0.
 
@@ -163,12 +164,13 @@ class InnerLoop:
             batches: K of them.
             second_order: whether the steps themselves can be differentiated.
             loss: (φ_k, k) -> the loss of inner step k, summed over tasks; the default is `loss`.
+            lr: (M, D) step sizes to differentiate by; the default is `lr`.
         """
         chain = [params]
         for k, batch in enumerate(batches):
             value = loss(chain[-1], k) if loss else self.loss(chain[-1], batch)
             (gradient,) = grad(value, chain[-1], create_graph=second_order)
-            chain.append(chain[-1] - self.lr * gradient)
+            chain.append(chain[-1] - (self.lr if lr is None else lr) * gradient)
         return chain
 
     @torch.no_grad()

@@ -25,6 +25,8 @@ def learner(**changes: object) -> MamlTrpo:
     settings = {"hidden": (5,), "fisher_fraction": 1.0, "cg_damping": 0.0, "action_scale": 0.5}
     agent = MamlTrpo(SPEC, MamlTrpoConfig(**(settings | changes)))
     agent.theta = agent.theta.double()
+    spread = 0.3 * torch.randn(len(agent.theta), generator=torch.Generator().manual_seed(7))
+    agent.log_lr = agent.log_lr.double() + spread  # read only if step sizes are learned
     return agent
 
 
@@ -41,32 +43,65 @@ def batch(seed: int, tasks: int = 4, samples: int = 12) -> Batch:
     return Batch(draw(tasks, samples, 3), draw(tasks, samples, 2), draw(tasks, samples), weight)
 
 
-def meta_loss(agent: MamlTrpo, theta: Tensor, data: list[Batch]) -> Tensor:
-    """The mean surrogate after the inner steps, as a plain function of the prior."""
-    start = theta.expand(len(data[0].obs), -1).clone().requires_grad_()
-    phi = agent.inner.adapted(start, data[:-1], second_order=False)[-1].detach()
+def plainly_adapted(agent: MamlTrpo, learned: Tensor, data: list[Batch]) -> Tensor:
+    """(M, D) the parameters after the inner steps, as a plain function of what is learned."""
+    size, lr = len(agent.theta), agent.config.inner_lr
+    phi = learned[:size].expand(len(data[0].obs), -1).clone().requires_grad_()
+    sizes = learned[size:].exp() if len(learned) > size else torch.full_like(learned, lr)
+    for one in data[:-1]:
+        (gradient,) = grad(agent.inner.loss(phi, one), phi)
+        phi = (phi - sizes * gradient).detach().requires_grad_()
+    return phi.detach()
+
+
+def meta_loss(agent: MamlTrpo, learned: Tensor, data: list[Batch]) -> Tensor:
+    """The mean surrogate after the inner steps, as a plain function of what is learned."""
+    phi = plainly_adapted(agent, learned, data)
     old = agent.policy(agent.theta.expand(len(phi), -1) * 0.9, data[-1].obs).detach()
     return agent._surrogate(agent.policy(phi, data[-1].obs), old, data[-1]).mean()
 
 
+@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("inner_steps", [1, 2, 3])
-def test_meta_gradient_equals_finite_differences(inner_steps: int) -> None:
-    agent = learner(inner_steps=inner_steps, inner_lr=0.3)
+def test_meta_gradient_equals_finite_differences(inner_steps: int, learned: bool) -> None:
+    agent = learner(inner_steps=inner_steps, inner_lr=0.3, learn_inner_lr=learned)
     data = [batch(seed) for seed in range(inner_steps + 1)]
-    theta = agent.theta.expand(4, -1).clone().requires_grad_()
-    phi = agent.inner.adapted(theta, data[:-1], second_order=True)[-1]
+    start = agent._start(agent._learned(), 4)
+    phi = agent._adapted(start, data[:-1], second_order=True)[-1]
+    torch.testing.assert_close(phi, plainly_adapted(agent, agent._learned(), data))
     old = agent.policy(agent.theta.expand(4, -1) * 0.9, data[-1].obs).detach()
     loss = agent._surrogate(agent.policy(phi, data[-1].obs), old, data[-1]).mean()
-    (by_task,) = grad(loss, theta)
+    (by_task,) = grad(loss, start)
     exact = by_task.sum(0)
+    assert len(exact) == (1 + learned) * len(agent.theta)
     numeric = torch.empty_like(exact)
     step = 1e-5
     for i in range(len(exact)):
         shift = torch.zeros_like(exact)
         shift[i] = step
-        up, down = (meta_loss(agent, agent.theta + s * shift, data) for s in (1, -1))
+        up, down = (meta_loss(agent, agent._learned() + s * shift, data) for s in (1, -1))
         numeric[i] = (up - down) / (2 * step)
     assert float((exact - numeric).norm() / numeric.norm()) < 1e-6
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_learned_step_sizes_are_stepped_on_saved_and_adapted_with(first_order: bool) -> None:
+    agent, data = learner(learn_inner_lr=True, first_order=first_order), [batch(0), batch(1)]
+    before = agent.log_lr.clone()
+    step = agent._trust_region_step(data)
+    assert step.accepted
+    assert step.kl <= agent.config.max_kl
+    assert (agent.log_lr != before).all()
+    assert agent.state_dict().keys() == {"theta", "log_inner_lr"}
+    saved = safetensors.torch.load(safetensors.torch.save(agent.state_dict()))
+    other = learner(learn_inner_lr=True, inner_lr=0.7)
+    other.load_state_dict(saved)
+    adapted = [
+        one.inner.adapt(State(one.theta.expand(4, -1)), data[0]).params for one in (agent, other)
+    ]
+    assert torch.equal(*adapted)
+    torch.testing.assert_close(adapted[0], plainly_adapted(agent, agent._learned(), data))
+    assert learner().state_dict().keys() == {"theta"}
 
 
 def test_first_order_takes_the_gradient_at_the_adapted_parameters() -> None:
@@ -82,31 +117,33 @@ def test_first_order_takes_the_gradient_at_the_adapted_parameters() -> None:
     assert torch.allclose(through, at_phi, rtol=1e-12)
 
 
+@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize(("inner_steps", "min_std"), [(1, 1e-3), (2, 1e-3), (1, 1.0)])
-def test_fisher_product_is_the_hessian_of_the_kl(inner_steps: int, min_std: float) -> None:
-    agent = learner(inner_steps=inner_steps, inner_lr=0.3, min_std=min_std)
+def test_fisher_product_is_the_hessian_of_the_kl(
+    inner_steps: int, min_std: float, learned: bool
+) -> None:
+    agent = learner(
+        inner_steps=inner_steps, inner_lr=0.3, min_std=min_std, learn_inner_lr=learned
+    )  # fmt: skip
     if min_std == 1.0:
         agent.theta[-agent.spec.action_size :] -= 0.5  # below the floor
     data = [batch(seed) for seed in range(inner_steps + 1)]
     product = agent._fisher_product(data)
-    start = agent.theta.expand(4, -1).clone().requires_grad_()
-    old = agent.policy(
-        agent.inner.adapted(start, data[:-1], second_order=False)[-1], data[-1].obs
-    ).detach()
+    point = agent._learned()
+    old = agent.policy(plainly_adapted(agent, point, data), data[-1].obs).detach()
 
     def kl_gradient(params: Tensor) -> Tensor:
-        theta = params.expand(4, -1).clone().requires_grad_()
-        phi = agent.inner.adapted(theta, data[:-1], second_order=True)[-1]
+        start = agent._start(params, 4)
+        phi = agent._adapted(start, data[:-1], second_order=True)[-1]
         kl = (old.kl(agent.policy(phi, data[-1].obs)) * data[-1].weight).sum(1).mean()
-        return grad(kl, theta)[0].sum(0)
+        return grad(kl, start)[0].sum(0)
 
     rng = torch.Generator().manual_seed(9)
     for _ in range(3):
-        v = torch.randn(len(agent.theta), generator=rng, dtype=torch.float64)
+        v = torch.randn(len(point), generator=rng, dtype=torch.float64)
         step = 1e-5
-        numeric = (kl_gradient(agent.theta + step * v) - kl_gradient(agent.theta - step * v)) / (
-            2 * step
-        )
+        up, down = (kl_gradient(point + sign * step * v) for sign in (1, -1))
+        numeric = (up - down) / (2 * step)
         assert float((product(v) - numeric).norm() / numeric.norm()) < 1e-6
 
 

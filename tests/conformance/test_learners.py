@@ -21,7 +21,10 @@ from metarl.tasks.sampler import task_sampler
 from metarl.worlds.vector import Step
 
 TASKS, WORLDS = 3, 4
-VARIANTS = [("rl2", {"memory": memory}) for memory in ("lstm", "transformer", "snail")]
+VARIANTS = [
+    *(("rl2", {"memory": memory}) for memory in ("lstm", "transformer", "snail")),
+    ("maml-trpo", {"learn_inner_lr": True}), ("pearl", {"normalise": True, "adapt_every": 0}),
+]  # fmt: skip
 """Settings of a learner that change what its state is."""
 EXAMPLES = [
     (f"docs/examples/{name}", {})
@@ -42,7 +45,7 @@ SMALL = {
 
 @pytest.fixture(
     params=[*((name, {}) for name in list_learners()), *VARIANTS, *EXAMPLES],
-    ids=lambda which: "-".join((which[0].rpartition(":")[2], *which[1].values())),
+    ids=lambda which: "-".join((which[0].rpartition(":")[2], *map(str, which[1].values()))),
 )
 def learner(request: pytest.FixtureRequest) -> Learner:
     name, settings = request.param
