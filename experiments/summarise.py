@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl.base.text import ALL_DIVERGED
+from metarl.base.text import ALL_DIVERGED, counted
 from metarl.cli import guarded
 from metarl.learning.evaluation import Report
 from metarl.report.charts import plot_comparison
@@ -140,19 +140,29 @@ def cost(seeds: list[dict[str, Any]], what: str, unit: float) -> str:
 
 def adapted(reports: list[dict[str, Any]], k: int) -> str:
     """Return the return in round k, and after how many episodes of the task that is."""
-    if len(reports[0]["mean"]) < 2:
+    rounds = longest(reports)
+    if len(rounds) < 2:
         return "—"
-    seen = reports[0]["experience"][k]
+    seen = rounds[k]
     return f"{spread(reports, k)} after {seen} episode{'s' if seen != 1 else ''}"
 
 
 def spread(reports: list[dict[str, Any]], k: int) -> str:
-    """Return the mean over seeds in round k, and the lowest and highest."""
-    values = np.array([report["mean"][k] for report in reports], float)
-    mark = " exploring" if k % len(reports[0]["mean"]) < reports[0].get("exploring", 0) else ""
+    """Return the mean over the seeds that have round k, and the lowest and highest."""
+    k %= len(longest(reports))
+    having = [report for report in reports if k < len(report["mean"])]
+    values = np.array([report["mean"][k] for report in having], float)
+    mark = " exploring" if k < having[0].get("exploring", 0) else ""
+    if len(having) < len(reports):
+        mark += f" ({counted(len(having), 'seed')})"
     if len(values) == 1:
         return whole(values[0]) + mark
     return f"{whole(np.mean(values))} [{whole(values.min())}, {whole(values.max())}]{mark}"
+
+
+def longest(reports: list[dict[str, Any]]) -> list[int]:
+    """Return the episodes seen in each round, of the report that has most rounds."""
+    return max((report["experience"] for report in reports), key=len)
 
 
 def whole(value: float) -> str:
@@ -195,7 +205,7 @@ def section(family: str, algorithm: str, seeds: list[dict[str, Any]]) -> str:
     """Return one algorithm on one family: the adaptation curve of each split, and the plot."""
     lines = [f"### {family}, {algorithm}\n"]
     for split, reports in splits(seeds):
-        seen = reports[0]["experience"]
+        seen = longest(reports)
         head = " | ".join(str(k) for k in seen)
         lines += [f"| {split}: episodes seen | {head} |", "|---|" + "---|" * len(seen)]
         by_round = " | ".join(spread(reports, k) for k in range(len(seen)))
@@ -204,9 +214,11 @@ def section(family: str, algorithm: str, seeds: list[dict[str, Any]]) -> str:
         of_seeds = [Report.from_json(report) for report in reports]
         for result, report in zip(seeds, of_seeds, strict=True):
             gain, low, high = report.difference()
+            short = len(report.experience) < len(seen)
+            after = f", after {counted(report.experience[-1], 'episode')}" if short else ""
             gains.append(
                 f"{number(gain, True)} [{number(low, True)}, {number(high, True)}] "
-                f"(seed {result['config']['train']['seed']}: {report.verdict()})"
+                f"(seed {result['config']['train']['seed']}{after}: {report.verdict()})"
             )
         what = f"{of_seeds[0].distinct_tasks} {split} tasks{of_seeds[0].mark()}"
         lines.append(

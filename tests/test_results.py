@@ -54,6 +54,17 @@ def test_a_row_says_after_how_many_episodes():
     assert "| −9 | −5 after 1 episode | −2 after 2 episodes |" in rl2
 
 
+def test_a_round_that_only_some_seeds_have_says_of_how_many_it_is():
+    results = {("toy", "a"): [
+        result(1, [-9, -5, -2], [0, 20, 40]) | {"exploring": 1}, result(2, [-7, -3], [0, 20]),
+    ]}  # fmt: skip
+    row = summarise().rows(results)[-1]
+    assert "| −8 [−9, −7] exploring | −4 [−5, −3] after 20 episodes | −2 (1 seed) after 40" in row
+    page = summarise().page(results)
+    assert "(seed 2, after 20 episodes: " in page
+    assert "| heldout: episodes seen | 0 | 20 | 40 |" in page
+
+
 def test_a_row_counts_the_distinct_tasks_and_says_where_heldout_is_train():
     """Four rows of two tasks in turns are the training tasks; four draws of three are not."""
     turns, draws = [[0.0], [1.0]] * 2, [[0.0], [1.0], [1.0], [2.0]]

@@ -58,7 +58,7 @@ SHOTS = {
         "heldout", 0, "A half-cheetah finds out that it is to run backward"
     ),
     "half-cheetah-dir-pearl": Shot(
-        "heldout", 1, "PEARL takes two wrong guesses, and then knows which way to run"
+        "heldout", 1, "PEARL finds out in the first steps which way to run"
     ),
     "half-cheetah-dir-rl2": Shot("heldout", 0, "RL² finds out that it is to run backward"),
     "half-cheetah-terrain-rl2": Shot("heldout", says="RL² on ground that it was not trained on"),

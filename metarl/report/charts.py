@@ -123,12 +123,13 @@ def draw_adaptation(
         task_blind: also draw the first group's return before adaptation as a line.
     """
     for label, colour, reports in groups:
-        values = np.array([getattr(report, centre) for report in reports], float)
-        band = values.min(0), values.max(0)
+        rounds = max((report.experience for report in reports), key=len)
+        values = _padded([getattr(report, centre) for report in reports])
+        band = np.nanmin(values, 0), np.nanmax(values, 0)
         if centre == "iqm":
-            low, high = np.array([report.ci95 for report in reports], float).mean(0).T
+            low, high = np.nanmean(_padded([report.ci95 for report in reports]), 0).T
             band = low, high
-        _line(axes, reports[0].experience, values.mean(0), band, colour, label)
+        _line(axes, rounds, np.nanmean(values, 0), band, colour, label)
     first = groups[0]
     if task_blind:
         before = float(np.mean([getattr(report, centre)[0] for report in first.reports]))
@@ -192,6 +193,13 @@ def _line(
 ) -> None:
     axes.plot(x, y, "o-", ms=4.5, color=PALETTE[colour], label=label)
     axes.fill_between(x, *band, color=PALETTE[colour], alpha=0.17, lw=0)
+
+
+def _padded(rows: Sequence[Sequence[Any]]) -> np.ndarray:
+    """Return rows of different lengths as an array, with NaN behind the shorter ones."""
+    longest = max(map(len, rows))
+    nothing = np.full(np.shape(rows[0][0]), np.nan)
+    return np.array([[*row, *[nothing] * (longest - len(row))] for row in rows], float)
 
 
 def _rule(axes: Axes, y: float, colour: str, style: str, label: str) -> None:
