@@ -4,7 +4,7 @@
 
 On held-out tasks that differ in one number: a linear probe from the posterior mean to that number,
 fitted on half of the tasks and scored (R²) on the other half; and the return of the episode after
-exploration, with the own context and with that of another task.
+adapting, with the own context and with that of another task.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Findings:
 
 @torch.no_grad()
 def explored(learner: Pearl, worlds: TaskWorlds, episodes: int, seed: int) -> Posterior:
-    """Return the beliefs after exploration, a world a task."""
+    """Return the beliefs after some episodes, a world a task."""
     state = learner.begin(len(worlds.tasks), 1)
     for k in range(episodes):
         key = Key(seed, "explore", k)
@@ -114,7 +114,7 @@ def draw(found: Findings, name: str, path: Path) -> None:
     left.set_title(f"z carries the task: R² = {found.r2:.3f}", fontsize=10)
     right.plot(found.task, found.own, "o", color="#1f6fb2", ms=4, label="own context")
     right.plot(found.task, found.shuffled, "x", color="#c44e52", ms=4, label="another task's")
-    right.set(xlabel=name, ylabel="return after exploration")
+    right.set(xlabel=name, ylabel="return after adapting")
     right.set_title(
         f"mean {found.own.mean():.1f} with its own context, {found.shuffled.mean():.1f} without",
         fontsize=10,

@@ -215,8 +215,7 @@ class Report:
         lines.append(f"{'stand still':>15} {shown(self.stand_still, digits):>9}")
         compared = {"lead over standing still": self.lead}
         if len(self.experience) > 1:
-            since = "gain over episode 0"
-            compared = {since: self.difference, **compared}
+            compared = {"gain over episode 0": self.difference, **compared}
         for words, difference in compared.items():
             centre, low, high = difference()
             interval = f"(IQM; 95 % interval {low:+.{digits}f} to {high:+.{digits}f})"
