@@ -388,12 +388,9 @@ class Pearl(Learner):
                 replay.load_state_dict(part)
 
     def upgrade_adapted(self, tensors: dict[str, Tensor], rounds: int) -> dict[str, Tensor]:
-        """Add the counts and the recent part of the state, which earlier versions did not save."""
-        if "state.count" in tensors:
+        """Add what versions whose belief changed between episodes alone did not save."""
+        if "state.seen" in tensors:
             return tensors
         new = dict(state_parts(self.begin(1, len(tensors["state.episode"]))))
-        new["state.count"] += rounds * self.spec.horizon
-        added = {
-            name: t for name, t in new.items() if name.startswith(("state.count", "state.rec"))
-        }
-        return tensors | added
+        new["state.seen"] += rounds * self.spec.horizon
+        return tensors | {name: new[name] for name in new if "seen" in name or "recent" in name}

@@ -37,7 +37,7 @@ class Recent(NamedTuple):
     """(B, L) sum of the precisions of the factors of these transitions"""
     weighted: Tensor
     """(B, L) sum of their precision times mean"""
-    count: Tensor
+    seen: Tensor
     """(B,) int64 these transitions"""
     z: Tensor
     """(B, L) what the policy acts on until the belief is next brought up to date"""
@@ -60,7 +60,7 @@ class Posterior(NamedTuple):
     """(B,) int64 the present episode, −1 before the first"""
     rounds: int
     """Rollouts that the belief is built on"""
-    count: Tensor
+    seen: Tensor
     """(B,) int64 transitions that it is built on"""
     recent: Recent | None = None
     """None where the belief stays as it is until `adapt`"""
@@ -78,9 +78,9 @@ class Posterior(NamedTuple):
 
     def with_recent(self, observation_size: int) -> Posterior:
         """Return the belief as one that also changes within an episode."""
-        obs, none = self.precision.new_zeros(len(self.count), observation_size), 0 * self.precision
-        known, count = torch.zeros_like(self.count, dtype=torch.bool), torch.zeros_like(self.count)
-        return self._replace(recent=Recent(obs, known, none, none, count, none))
+        none, count = torch.zeros_like(self.precision), torch.zeros_like(self.seen)
+        obs = none.new_zeros(len(none), observation_size)
+        return self._replace(recent=Recent(obs, count > 0, none, none, count, none))
 
     def multiply(
         self, mean: Tensor, variance: Tensor, valid: Tensor, limit: int | None = None
@@ -94,13 +94,13 @@ class Posterior(NamedTuple):
             limit: how many transitions of a world count in all; None for any number.
         """
         if limit is not None:
-            valid = valid & (self.count + valid.cumsum(0) <= limit)
+            valid = valid & (self.seen + valid.cumsum(0) <= limit)
         precision, weighted = _natural(mean, variance, valid)
         belief = self._replace(
             precision=self.precision + precision.sum(0),
             weighted=self.weighted + weighted.sum(0),
             rounds=self.rounds + 1,
-            count=self.count + valid.sum(0),
+            seen=self.seen + valid.sum(0),
         )
         return belief if self.recent is None else belief.with_recent(self.recent.obs.shape[1])
 
@@ -117,28 +117,28 @@ class Posterior(NamedTuple):
             step: what is seen now.
             encode: from (obs, action, reward, next_obs) to mean and variance, (B, L), of a factor.
             limit: how many transitions of a world count in all.
-            every: z changes when an episode begins, and after so many transitions.
+            every: z changes after so many transitions, and where there is none.
             draw: whether z is drawn, or the mean; before any data it is drawn.
         """
         recent = self.recent
         assert recent is not None
         factor = encode(recent.obs, step.prev_action, step.prev_reward, step.obs)
         known = recent.known & ~step.first & step.prev_reward.isfinite()
-        valid = known & (self.total_count() < limit)
+        valid = known & (self.total_seen() < limit)
         precision, weighted = _natural(*factor, valid)
         recent = Recent(
             step.obs, torch.ones_like(known), recent.precision + precision,
-            recent.weighted + weighted, recent.count + valid, recent.z,
+            recent.weighted + weighted, recent.seen + valid, recent.z,
         )  # fmt: skip
         belief = self._replace(recent=recent)
-        count = belief.total_count()
-        due = step.first | (count % every == 0) | (count == limit)
+        count = belief.total_seen()
+        due = ~known | (count % every == 0) | (count == limit)
         z = torch.where(due[:, None], belief.z(from_prior=False, draw=draw), recent.z)
         return belief._replace(recent=recent._replace(z=z)), z
 
-    def total_count(self) -> Tensor:
+    def total_seen(self) -> Tensor:
         """Return (B,) how many transitions the belief is built on, recent ones too."""
-        return self.count if self.recent is None else self.count + self.recent.count
+        return self.seen if self.recent is None else self.seen + self.recent.seen
 
     def posterior(self) -> tuple[Tensor, Tensor]:
         """Return mean and variance of z, (B, L) each; the prior's where there is no data."""
@@ -163,7 +163,7 @@ class Posterior(NamedTuple):
         if from_prior:
             return noise
         mean, variance = self.posterior()
-        std = variance.sqrt() if draw else (self.total_count() == 0).float()[:, None]
+        std = variance.sqrt() if draw else (self.total_seen() == 0).float()[:, None]
         return torch.addcmul(mean, std, noise)
 
 

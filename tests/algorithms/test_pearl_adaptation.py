@@ -69,7 +69,7 @@ def test_no_more_transitions_count_than_in_a_context_of_training() -> None:
         ):
             torch.testing.assert_close(part, expected)
             torch.testing.assert_close(seen, expected)
-        assert state.count.tolist() == [ONLINE.context_size] * 4
+        assert state.seen.tolist() == [ONLINE.context_size] * 4
 
 
 def test_a_new_episode_goes_on_from_the_belief_and_skips_the_step_between() -> None:
@@ -78,8 +78,8 @@ def test_a_new_episode_goes_on_from_the_belief_and_skips_the_step_between() -> N
     data, state = collect(worlds, made, made.begin(2, 1), 2 * SPEC.horizon, Key(0), explore=False)
     assert data.first[SPEC.horizon].all()
     # the last transition of an episode, and of the rollout, ends with no step that is acted on
-    assert state.total_count().tolist() == [2 * (SPEC.horizon - 1)] * 2
-    assert made.adapt(state, data).total_count().tolist() == [2 * SPEC.horizon] * 2
+    assert state.total_seen().tolist() == [2 * (SPEC.horizon - 1)] * 2
+    assert made.adapt(state, data).total_seen().tolist() == [2 * SPEC.horizon] * 2
 
 
 def test_diverged_and_unknown_transitions_do_not_count() -> None:
@@ -90,7 +90,7 @@ def test_diverged_and_unknown_transitions_do_not_count() -> None:
         rewards = torch.tensor([1.0, reward])
         step = step._replace(prev_reward=rewards, first=torch.zeros(2, dtype=torch.bool))
         _, state = made.act(step, state, explore=False, noise=None)
-    assert state.total_count().tolist() == [3, 2]
+    assert state.total_seen().tolist() == [3, 2]
     assert all(part.isfinite().all() for part in state.posterior())
 
 
@@ -106,7 +106,7 @@ def test_a_deployed_policy_adapts_if_it_is_told_rewards(told: bool) -> None:
         rows.append((obs, action))
         obs, earned, *_ = env.step(action)
         reward = earned if told else None
-    assert policy.state.total_count().item() == (ONLINE.context_size if told else 0)
+    assert policy.state.total_seen().item() == (ONLINE.context_size if told else 0)
     z = state.draws[0]
     for obs, action in rows if not told else rows[:EVERY]:
         x = torch.cat((torch.tensor(np.float32(obs))[None], z), 1)
@@ -137,7 +137,7 @@ def test_a_policy_that_an_earlier_version_saved_still_acts() -> None:
     made, worlds = sharp(), worlds_of(1)
     data, state = collect(worlds, made, made.begin(1, 1), SPEC.horizon, Key(0), explore=False)
     saved = made.adapted_state_dict(made.adapt(state, data))
-    old = {n: t for n, t in saved.items() if not n.startswith(("state.count", "state.recent"))}
+    old = {n: t for n, t in saved.items() if not n.startswith(("state.seen", "state.recent"))}
     loaded = made.load_adapted_state_dict(made.upgrade_adapted(old, rounds=1))
     assert torch.equal(loaded.precision, made.adapt(state, data).precision)
     after, end = collect(worlds_of(1), made, loaded, SPEC.horizon, Key(0), explore=False)
