@@ -90,9 +90,12 @@ class Report:
     over worlds"""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object of `metarl evaluate --json`; diagnostics if there are some."""
+        """Return the JSON object of `metarl evaluate --json`.
+
+        It has `diagnostics` and `exploring` only if there are some.
+        """
         data = cast(dict[str, Any], finite(asdict(self))) | {"distinct_tasks": self.distinct_tasks}
-        return data if self.diagnostics else {k: v for k, v in data.items() if k != "diagnostics"}
+        return {k: v for k, v in data.items() if v or k not in ("diagnostics", "exploring")}
 
     def save(self, path: Path | str, more: Mapping[str, Any] | None = None) -> None:
         """Write the JSON, and `more` in it, whole or not at all; folders are made.
