@@ -23,6 +23,7 @@ from metarl.check.trajectory import (
     StateFault,
     Trace,
     difference,
+    differs,
     equal_bits,
     extreme_tasks,
     far_tasks,
@@ -40,7 +41,9 @@ from metarl.tasks.family import TaskFamily, replace_attributes, without_terminat
 from metarl.worlds.task_worlds import TaskWorlds
 
 LONGEST = 1000
-"""Environment steps of a check that goes by the horizon, at most."""
+"""Environment steps, at most, in which everything must stay finite."""
+MANY = 200
+"""Environment steps, at most, of the other checks that go by the horizon."""
 _STATELESS = "keep nothing in the family, set states in initial_state(), edit models by Param"
 
 
@@ -108,7 +111,7 @@ def check_finite(family: TaskFamily) -> None:
         replace_attributes(family, reward=spy("reward"), observe=spy("observe")), tasks
     )
     worlds.reset()
-    for t, action in enumerate(random_actions(worlds, _long(family))):
+    for t, action in enumerate(random_actions(worlds, min(family.horizon, LONGEST))):
         diverged = worlds.step(action).diverged
         if diverged.any():
             raise CheckError(f"the physics diverged at step {t}: {worlds.why_diverged()}")
@@ -199,12 +202,12 @@ def check_parameters(family: TaskFamily) -> None:
     worlds = worlds_of(
         without_termination(family), nominal, 2
     )  # a fallen robot meets more of its world
-    actions = random_actions(worlds, _long(family, 200))
+    actions = random_actions(worlds, min(family.horizon, MANY))
     base = run(worlds, actions)
 
     def moves(task: Tasks) -> bool:
         worlds.set_tasks(task, 2)
-        return bool(difference(base, run(worlds, actions)))
+        return differs(base, worlds, actions)
 
     for param in family.params:
         inert: list[str] = []
@@ -263,7 +266,7 @@ def check_clipping(family: TaskFamily) -> None:
 
 def check_horizon(family: TaskFamily) -> None:
     """Episodes are cut exactly at the horizon."""
-    horizon = min(family.horizon, LONGEST)
+    horizon = min(family.horizon, MANY)
     worlds = worlds_of(replace_attributes(family, horizon=horizon), sample_tasks(family))
     got = run(worlds, random_actions(worlds, 2 * horizon + 1))
     done = got.done
@@ -392,7 +395,3 @@ def _demand(condition: object, complaint: str) -> None:
 def _same(expected: Trace, got: Trace, what: str, hint: str) -> None:
     where = difference(expected, got)
     _demand(not where, f"{what} differs: {where}; {hint}")
-
-
-def _long(family: TaskFamily, most: int = LONGEST) -> int:
-    return min(family.horizon, most)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -76,20 +77,32 @@ def run(
 ) -> Trace:
     """Seed and reset the worlds, and step them with `actions`, (T, B, A), random by default."""
     actions = random_actions(worlds, STEPS) if actions is None else actions
+    return Trace(*map(torch.stack, zip(*steps_of(worlds, actions, fault), strict=True)))
+
+
+def steps_of(
+    worlds: TaskWorlds, actions: Tensor, fault: StateFault | None = None
+) -> Iterator[Trace]:
+    """Yield the steps of a run one by one, as traces without a first axis."""
     worlds.seed(KEY)
     worlds.reset()
-    sim, steps = worlds.simulator, []
+    sim = worlds.simulator
     for t, action in enumerate(actions):
         if fault and t == fault.step:
             getattr(sim, fault.field)[fault.world] = fault.value
         got = worlds.step(action)
-        steps.append(
-            Trace(
-                got.obs, got.next_obs, got.reward, got.terminated, got.truncated, got.diverged,
-                sim.qpos.clone(), sim.qvel.clone(),
-            )
+        yield Trace(
+            got.obs, got.next_obs, got.reward, got.terminated, got.truncated, got.diverged,
+            sim.qpos.clone(), sim.qvel.clone(),
         )  # fmt: skip
-    return Trace(*(torch.stack(part) for part in zip(*steps, strict=True)))
+
+
+def differs(base: Trace, worlds: TaskWorlds, actions: Tensor) -> bool:
+    """Return whether a run of the worlds leaves `base`, up to the first step at which it does."""
+    return any(
+        not all(map(equal_bits, before, now))
+        for before, now in zip(zip(*base, strict=True), steps_of(worlds, actions), strict=True)
+    )
 
 
 def same_bits(a: Tensor, b: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import norm, t, trim_mean
+from scipy.special import ndtr, stdtrit
 
 from metarl.base.keys import Key
 
@@ -16,7 +16,10 @@ since none goes beyond the worst and the best of them."""
 
 def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
     """Return the interquartile mean: the mean of the middle half (Agarwal et al. 2021)."""
-    return np.asarray(trim_mean(values, 0.25, axis=axis))
+    size = values.shape[axis]
+    cut = size // 4
+    middle = np.partition(values, (cut, size - cut - 1), axis).take(range(cut, size - cut), axis)
+    return np.asarray(middle.mean(axis))
 
 
 def iqm_interval(
@@ -114,7 +117,7 @@ def levels(tasks: np.ndarray | list[list[float]]) -> list[float]:
     strata, n = len(np.unique(label)), len(label)
     if n == strata:  # nothing varies, and nothing is known of what would
         return [0.0, 100.0]
-    low = 100 * float(norm.cdf(t.ppf(0.025, n - strata) * np.sqrt(n / (n - strata))))
+    low = 100 * float(ndtr(stdtrit(n - strata, 0.025) * np.sqrt(n / (n - strata))))
     return [low, 100 - low]
 
 

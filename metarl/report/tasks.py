@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from scipy.stats import spearmanr
 
 from metarl.learning.evaluation import Report
 from metarl.learning.statistics import gain_interval, mean_of_tasks
@@ -186,7 +185,13 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     """Return Spearman's rank correlation; 0 where one of them does not vary."""
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
-    return float(spearmanr(x, y)[0])  # type: ignore[index]
+    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return the rank of each of (n,) values; equal ones share the mean of theirs."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]
 
 
 def _scatter(runs: Sequence[RunSummary], found: Found, p: int, units: dict[str, str]) -> Panel:

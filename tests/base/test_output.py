@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from helpers.process import forked, run_forked
 
 from metarl import UserError, cli
 from metarl.base.output import Output
@@ -52,12 +53,9 @@ def test_an_output_that_is_lost_drops_the_rest():
 @pytest.mark.parametrize(
     ("words", "where", "code", "said"),
     [
-        (TRAIN, "| head -1", 0, ""),
-        (TRAIN, ">&- 2>&-", 0, ""),
-        (TRAIN, "> /dev/full", 0, ""),
         ("--version", "> /dev/full", 2, "cannot write to the standard output: No space left"),
         ("nope", ">&-", 2, "unknown command 'nope'"),
-        ("train --help", ">&-", 2, "cannot write to the standard output: it is closed"),
+        ("evaluate --help", ">&-", 2, "cannot write to the standard output: it is closed"),
     ],
 )
 def test_commands_without_an_output(words, where, code, said, tmp_path):
@@ -68,8 +66,25 @@ def test_commands_without_an_output(words, where, code, said, tmp_path):
     )  # fmt: skip
     assert done.returncode == code, done.stderr
     assert said in done.stderr
-    assert done.stderr.count("\n") == (said != "")
-    assert not words.startswith(TRAIN) or (tmp_path / "run/checkpoints/step_00000002").is_dir()
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_help_of_training_is_no_training():
+    done = run_forked(lambda: cli.main(["train", "--help"]), closed=(1,))
+    said = "metarl: error: cannot write to the standard output: it is closed\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
+@pytest.mark.parametrize("where", ["| head -1", ">&- 2>&-", "> /dev/full"])
+def test_a_training_goes_on_without_an_output(where, tmp_path):
+    how = {">&- 2>&-": {"closed": (1, 2)}, "> /dev/full": {"stdout": open("/dev/full", "w")}}
+    with forked(lambda: cli.main(TRAIN.split()), cwd=tmp_path, **how.get(where, {})) as run:
+        if where == "| head -1":
+            assert run.stdout.readline().startswith("point-goal  maml-trpo")
+            run.stdout.close()
+        assert run.stderr.read() == ""
+    assert run.returncode == 0
+    assert (tmp_path / "run/checkpoints/step_00000002").is_dir()
 
 
 @pytest.mark.parametrize("command", ["adapt", "evaluate", "export", "render", "report"])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.process import run_forked
 
 from metarl.algorithms.maml_trpo import MamlTrpoConfig
 from metarl.cli import main
@@ -303,8 +302,7 @@ def test_experiments(argv, name, capsys, tmp_path):
      (["evaluate", "nowhere"], "nowhere")],
 )  # fmt: skip
 def test_a_real_process(argv, name):
-    done = subprocess.run([sys.executable, "-m", "metarl.cli", *argv], capture_output=True,
-                          text=True, timeout=60)  # fmt: skip
+    done = run_forked(lambda: main(argv))
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.process import run_forked
 
 from metarl.algorithms.maml_trpo import MamlTrpoConfig
 from metarl.commands.experiment import Settings
@@ -99,10 +100,13 @@ def test_a_family_without_ood_has_none(tmp_path, plugin, monkeypatch):
 )  # fmt: skip
 def test_a_script_explains_itself(script, word, code, said, tmp_path):
     path = Path(__file__).parents[2] / "experiments" / script
-    done = subprocess.run(
-        [sys.executable, str(path), word], capture_output=True, text=True, timeout=60,
-        cwd=tmp_path, check=False,
-    )  # fmt: skip
+
+    def run():
+        sys.argv = [str(path), word]
+        sys.path.insert(0, str(path.parent))
+        runpy.run_path(str(path), run_name="__main__")
+
+    done = run_forked(run, cwd=tmp_path)
     assert (done.returncode, said in done.stdout + done.stderr) == (code, True)
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())

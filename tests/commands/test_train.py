@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from helpers.process import forked, run_forked
 
 from metarl.cli import main
 from metarl.learning import checkpoint as checkpoints
@@ -101,11 +101,8 @@ def test_a_strangers_family_trains_evaluates_and_resumes(plugin, tmp_path, monke
 
 def test_a_signal_ends_a_real_run_with_its_code_and_one_line(tmp_path):
     out = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "metarl.cli", "train", "point-goal", "maml-trpo", *SMALL,
-         "--iterations", "100000", "--out", str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    argv = ["train", "point-goal", "maml-trpo", *SMALL, "--iterations", "100000", "--out", str(out)]
+    process = forked(lambda: main(argv))
     try:
         deadline = time.monotonic() + 60
         while not (out / "checkpoints" / "step_00000010").exists():
@@ -124,12 +121,16 @@ def test_a_signal_ends_a_real_run_with_its_code_and_one_line(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 def test_a_disk_that_fills_up_is_one_line(tmp_path):
     """A limit on the size of files fails every writer: checkpoints, the CSV and TensorBoard's."""
-    code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (80000, 80000)); "
-            "from metarl.cli import main; sys.exit(main(sys.argv[1:]))")  # fmt: skip
+    import resource
+
     out = tmp_path / "run"
-    argv = ["train", "point-goal", "maml-trpo", *SMALL, "--checkpoint-every", "5", "--out", out]
-    done = subprocess.run([sys.executable, "-c", code, *map(str, argv)], capture_output=True,
-                          text=True, timeout=120)  # fmt: skip
+    argv = ["train", "point-goal", "maml-trpo", *SMALL, "--checkpoint-every", "5"]
+
+    def train():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (80000, 80000))
+        return main([*argv, "--out", str(out)])
+
+    done = run_forked(train)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "File too large" in done.stderr

@@ -5,13 +5,12 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.process import forked
 
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.base.errors import UserError
@@ -301,26 +300,18 @@ def test_a_full_disk_leaves_the_last_one_and_no_litter(tmp_path: Path, monkeypat
     checkpoints.load(good)
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from metarl.learning import checkpoint
-from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
-from metarl.worlds.vector import Spec
-learner = MamlTrpo(Spec(4, 2, 20), MamlTrpoConfig(hidden=(256, 256)))
-for step in range(10**6):
-    if step == 1:
-        print("ready", flush=True)
-    checkpoint.save(Path(sys.argv[1]), learner, family="point-goal", step=step % 5, meta={})
-    checkpoint.prune(Path(sys.argv[1]), keep=3)
-"""
+def save_for_ever(folder: Path) -> None:
+    learner = MamlTrpo(Spec(4, 2, 20), MamlTrpoConfig(hidden=(256, 256)))
+    for step in range(10**6):
+        if step == 1:
+            print("ready", flush=True)
+        checkpoints.save(folder, learner, family="point-goal", step=step % 5, meta={})
+        checkpoints.prune(folder, keep=3)
 
 
 def test_kill_at_any_moment_leaves_a_readable_checkpoint(tmp_path: Path) -> None:
     for delay in (0.03, 0.05, 0.08):
-        with subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE
-        ) as process:
+        with forked(lambda: save_for_ever(tmp_path)) as process:
             assert process.stdout is not None
             process.stdout.readline()
             time.sleep(delay)
