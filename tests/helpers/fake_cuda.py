@@ -10,6 +10,7 @@ of CUDA's kernels.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,13 +20,14 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils._pytree import tree_flatten
 from torch.utils.backend_registration import (
     _DummyBackendModule,
     _setup_privateuseone_for_python_backend,
 )
 
 aten = torch.ops.aten
+NESTED = (tuple, list)
 
 
 class _Module(_DummyBackendModule):
@@ -117,24 +119,45 @@ CAPTURING: list[Graph] = []
 
 def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operation of which an argument, or the result, lies on the GPU."""
-    flat = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
+    flat: list[Tensor] = []
+    bare = without_gpu(args, flat), {name: without_gpu(x, flat) for name, x in kwargs.items()}
     target = kwargs.get("device")
     to_gpu = any(isinstance(t, OnGpu) for t in flat) if target is None else on_gpu(target)
     check(func, flat, to_gpu)
-    bare = tree_map_only(OnGpu, lambda t: t.numbers, (args, kwargs))
     if target is not None and to_gpu:
         bare[1]["device"] = torch.device("cpu")
     bare[1].pop("pin_memory", None)
     kernel = KERNELS.get(func, func)
     result = kernel(*bare[0], **bare[1])
-    if not to_gpu or not tree_flatten(result)[0]:
+    if not to_gpu or (type(result) in NESTED and not result):
         return result
     if CAPTURING:
         CAPTURING[-1].record(func, kernel, bare, result)
-    wrapped = tree_map_only(Tensor, OnGpu, result)
+    wrapped = with_gpu(result)
     if func in TRANSFERS and not isinstance(args[0], OnGpu):
         return args[0] if func is aten.copy_.default else wrapped
-    return return_and_correct_aliasing(func, args, kwargs, wrapped)
+    return return_and_correct_aliasing(func, args, kwargs, wrapped) if aliases(func) else wrapped
+
+
+def without_gpu(value: Any, seen: list[Tensor]) -> Any:
+    """Return arguments with the CPU tensors of those on the GPU; append every tensor to `seen`."""
+    if isinstance(value, Tensor):
+        seen.append(value)
+        return value.numbers if isinstance(value, OnGpu) else value
+    return type(value)(without_gpu(x, seen) for x in value) if type(value) in NESTED else value
+
+
+def with_gpu(value: Any) -> Any:
+    """Return results with each tensor on the GPU."""
+    if isinstance(value, Tensor):
+        return OnGpu(value)
+    return type(value)(map(with_gpu, value)) if type(value) in NESTED else value
+
+
+@functools.cache
+def aliases(func: Any) -> bool:
+    """Whether a result of an operation may share the memory of an argument."""
+    return any(argument.alias_info is not None for argument in func._schema.arguments)
 
 
 def on_gpu(device: Any) -> bool:
@@ -200,6 +223,10 @@ def capture(graph: Graph) -> Iterator[None]:
 class _Everywhere(TorchDispatchMode):
     """Sees the operations that make tensors, whose arguments have no device."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and dynamo takes seconds to import
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if any(issubclass(kind, OnGpu) for kind in types) or (
@@ -214,17 +241,18 @@ class _Indexed(TorchFunctionMode):
     """Says which GPU is meant, for torch without CUDA cannot find out."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        def index(device: torch.device) -> torch.device:
-            return GPU if device.type == GPU.type else device
-
-        args, kwargs = tree_map_only(torch.device, index, (args, kwargs or {}))
-        if func is Tensor.to and args[1:2] == (GPU.type,):
-            args = (args[0], GPU, *args[2:])
-        if kwargs.get("device") == GPU.type:
+        kwargs = kwargs or {}
+        if func is Tensor.to:
+            args = tuple(GPU if is_gpu(x) else x for x in args)
+        if is_gpu(kwargs.get("device")):
             kwargs["device"] = GPU
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") == GPU:
             return func(*args, **kwargs | {"device": "cpu"}).to(GPU)
         return func(*args, **kwargs)
+
+
+def is_gpu(device: Any) -> bool:
+    return isinstance(device, str | torch.device) and on_gpu(device)
 
 
 class _Generator(torch.Generator):
