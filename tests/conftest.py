@@ -13,7 +13,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="metarl-state-")
 
 import pytest
-import torch
 from hypothesis import settings
 
 # No deadline: the first example pays for compiling a model. No random example: a failure repeats.
@@ -24,6 +23,8 @@ settings.load_profile("metarl")
 @pytest.fixture(autouse=True)
 def _torch_as_found():
     """Give every test one torch thread and leave torch's global settings as they were."""
+    import torch  # not above: the process that shares out the tests needs none
+
     torch.set_num_threads(1)
     dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
     yield
@@ -50,6 +51,8 @@ def _only_videos(train):
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory) -> Path:
     """A run of two iterations on point-goal, evaluated at 0, 1 and 2; copy it to change it."""
+    import torch
+
     from metarl.algorithms.maml_trpo import MamlTrpoConfig
     from metarl.run import start_run
     from metarl.runs.config import TrainConfig
@@ -100,6 +103,7 @@ def _gl() -> None:
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory) -> Path:
     """The tiny run of `small_runs.train`, which nothing interrupted; copy it to change it."""
+    import torch
     from helpers.runs import train
 
     torch.set_num_threads(1)

@@ -6,6 +6,8 @@ import importlib.util
 import json
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
@@ -37,6 +39,7 @@ def test_the_stored_output_is_whole_and_of_no_machine():
     assert all(cell["execution_count"] for cell in stored() if cell["cell_type"] == "code")
 
 
+@pytest.mark.slow  # test_docs.py runs the code of its page
 def test_the_notebook_runs(tmp_path, monkeypatch):
     """In a small form: 1 iteration of 2 tasks, in a kernel of its own."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.process import forked, run_forked
 
+from envs.walker2d import Walker2dParams
 from metarl.cli import main
 from metarl.learning import checkpoint as checkpoints
 
@@ -63,6 +64,7 @@ def test_commands_to_copy_quote_what_a_shell_would_split(
     trained_run, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Walker2dParams, "horizon", 20)
     argv = ["train", "walker2d-params", "maml-trpo", *SMALL, "--iterations", "1"]
     assert main([*argv, "--out", "my run"]) == 0
     out = capsys.readouterr().out.splitlines()

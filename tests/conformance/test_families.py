@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from metarl.check import suite
 from metarl.check.suite import CHECKS, check_family, title
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family, list_families
@@ -17,7 +18,16 @@ def family(request: pytest.FixtureRequest) -> TaskFamily:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_family(family: TaskFamily, check) -> None:
+def test_family(family: TaskFamily, check, monkeypatch) -> None:
+    """Of an episode of 1000 steps, some hundred; the test below goes to its end."""
+    monkeypatch.setattr(suite, "LONGEST", 150)
+    monkeypatch.setattr(suite, "MANY", 100)
+    check(family)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", [suite.check_finite, suite.check_horizon])
+def test_family_to_the_end_of_an_episode(family: TaskFamily, check) -> None:
     check(family)
 
 

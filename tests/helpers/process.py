@@ -31,7 +31,7 @@ def forked(main: Callable[[], object], *, closed: tuple[int, ...] = (), **more: 
         for number in closed:
             os.close(number)
         sys.stdout, sys.stderr = (
-            None if number in closed else open(number, "w", encoding="utf-8", closefd=False)
+            None if number in closed else os.fdopen(number, "w", encoding="utf-8", closefd=False)
             for number in (1, 2)
         )
         code = 1
