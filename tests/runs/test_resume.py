@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.process import forked
 from helpers.runs import SMALL, TRAIN, curve, digest, go_on, rows, steer, train
 
 from metarl import UserError
@@ -205,31 +205,21 @@ def train_or_go_on(run: Path) -> None:
 )
 def test_kill_9_at_any_moment_then_resume_gives_the_same_bits(tmp_path, kills):
     """With a checkpoint an iteration, many of the kills fall inside a save."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "metarl.run",
-            "metarl.algorithms.maml_trpo",
-            "metarl.report.callbacks",
-            "matplotlib.figure",
-        ]
-    )
     run, moment = tmp_path / "run", random.Random(kills)
     done = 0
     for _ in range(kills):
-        process = context.Process(target=train_or_go_on, args=(run,))
-        process.start()
+        process = forked(lambda: train_or_go_on(run), stdout=None, stderr=None)
         # Let it come at least one checkpoint further, then kill it up to 50 ms later.
         goal = min(done + moment.randint(1, max(1, 80 // kills)), 55)
         deadline = time.monotonic() + 60
-        while process.is_alive() and time.monotonic() < deadline:
+        while process.poll() is None and time.monotonic() < deadline:
             steps = [int(p.name[5:]) for p in (run / "checkpoints").glob("step_*")]
             if max(steps, default=-1) >= goal:
                 break
             time.sleep(0.002)
         time.sleep(moment.uniform(0, 0.05))
         process.kill()
-        process.join()
+        process.wait()
         newest = checkpoints.newest(run)
         assert checkpoints.load(newest).step >= done  # what was saved once stays saved
         done = checkpoints.load(newest).step

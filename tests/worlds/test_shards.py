@@ -69,7 +69,7 @@ def test_two_processes_with_half_of_the_tasks_each_reach_the_bits_of_one() -> No
     before = learner.theta.clone()
     expected = learner.update([shard(learner, "point-goal", 0, TASKS)], Key(1))
     assert not torch.equal(before, learner.theta)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     ends, results, processes = context.Pipe(), [], []
     for part, (start, stop) in enumerate(((0, 2), (2, TASKS))):
         mine, theirs = context.Pipe()
