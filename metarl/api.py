@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.base.errors import UserError, did_you_mean
+from metarl.base.errors import UserError, did_you_mean, refuse_unknown
 from metarl.base.threads import using
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning import evaluation
@@ -140,7 +140,10 @@ def load(
     *,
     device: str = "cpu",
     settings: Mapping[str, Any] | None = None,
-    **trust: Any,
+    family: str | None = None,
+    algorithm: str | None = None,
+    trust_code: bool = False,
+    **unknown: Any,
 ) -> Learner:
     """Return the learner of a run folder's newest checkpoint, of a checkpoint, or of an agent.
 
@@ -149,12 +152,21 @@ def load(
         device: where its weights go.
         settings: of the learner, in place of those that it was trained with, such as
             ``{"adapt_every": 0}``, with which PEARL adapts as its authors have it.
-        trust: `family`, `algorithm` or `trust_code`, see `metarl.learning.checkpoint.load`.
+        family: see `metarl.learning.checkpoint.load`, as for the rest.
+        algorithm: likewise.
+        trust_code: likewise.
+        unknown: is refused.
 
     Raises:
         UserError: there is none that can be read, or it names a file that is not trusted.
     """
-    checkpoint = checkpoints.load(checkpoints.newest(find_run(path)), **trust)
+    refuse_unknown(
+        "metarl.load", unknown, ("device", "settings", "family", "algorithm", "trust_code")
+    )
+    checkpoint = checkpoints.load(
+        checkpoints.newest(find_run(path)),
+        family=family, algorithm=algorithm, trust_code=trust_code,
+    )  # fmt: skip
     checkpoint = checkpoints.with_settings(checkpoint, settings)
     learner = checkpoints.restore(checkpoint, device=resolve_device(device))
     learner.family = checkpoint.family

@@ -114,7 +114,7 @@ def _code(command: Callable[[list[str]], int], argv: list[str]) -> int:
     except Warning as warning:  # python -W error
         kind = type(warning).__name__
         return _refuse(f"a warning, and Python was told to stop at warnings: {kind}: {warning}")
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a plug-in may raise anything
         if "tried to allocate" in str(error).lower():  # torch's words on a CPU and on a GPU
             return _refuse(f"out of memory: use fewer tasks or rollouts ({error})")
         if words := plugin_error(error):
@@ -129,7 +129,7 @@ def _refuse(line: str) -> int:
     return 2
 
 
-def _confess(error: Exception) -> int:
+def _confess(error: BaseException) -> int:
     """Print the traceback of an error of metarl's own, without control characters."""
     sys.stdout.flush()
     for line in "".join(traceback.format_exception(error)).splitlines():

@@ -24,6 +24,7 @@ from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family
 from metarl.worlds.factory import make_worlds
+from metarl.worlds.model_probe import refuse_inert
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -74,6 +75,7 @@ def start_run(
     """
     with _sharing(train) as (ranks, train):
         cls, found = find_learner(algorithm), find_family(family)
+        refuse_inert(found)
         worlds, device = _worlds(found, train), _device_of_rank(train.device)
         learner = cls(worlds.spec, learner_config, seed=train.seed, device=device)
         learner.ranks = ranks
@@ -205,7 +207,9 @@ def worlds_for(
 
 def worlds_per_task(checkpoint: Checkpoint, wanted: int | None, tasks: int) -> int:
     """Return how many worlds each of `tasks` tasks gets: as wanted, or else as in training."""
-    count = wanted or train_config(checkpoint).rollouts_per_task
+    count = train_config(checkpoint).rollouts_per_task if wanted is None else wanted
+    if not isinstance(count, int) or count < 1:
+        raise UserError(f"rollouts_per_task must be a whole number from 1, not {count!r:.40}")
     if tasks * count > MAX_WORLDS:
         raise UserError(
             f"tasks x rollouts_per_task is {tasks * count} worlds; the limit is {MAX_WORLDS}"

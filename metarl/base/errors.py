@@ -37,6 +37,22 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
+def refuse_unknown(function: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UserError for the first keyword argument that a function does not have."""
+    for name in given:
+        options = list(known)
+        raise UserError(
+            f"{function} has no argument '{name}'{did_you_mean(name, options)}; "
+            f"it has {', '.join(options)}"
+        )
+
+
+def check_progress(progress: object) -> None:
+    """Raise UserError for a `progress` that cannot be called."""
+    if progress is not None and not callable(progress):
+        raise UserError(f"progress must be a function of (done, in all), not {progress!r:.80}")
+
+
 def quoted(word: Path | str) -> str:
     """Return a path or another word as a shell takes it, for a command to be copied."""
     return shlex.quote(str(word))
@@ -82,6 +98,14 @@ def _middle_out(found: re.Match[str]) -> str:
     return f"{found[0][:half]}…{found[0][1 - half :]}"
 
 
+class Abort(BaseException):
+    """Ends what runs without being an error: no user's code has raised it."""
+
+
+STOPS = (KeyboardInterrupt, Abort)
+"""What passes wherever everything else that user code raises is turned into a line."""
+
+
 class CheckError(AssertionError):
     """A family breaks its contract: one line that says why, and how to mend it."""
 
@@ -89,7 +113,7 @@ class CheckError(AssertionError):
 class user_code:  # noqa: N801  (a context manager, used as a function is)
     """Turns whatever a user's class raises, SystemExit included, into one line.
 
-    A UserError that names the same owner, a CheckError and a MemoryError pass.
+    A UserError that names the same owner, a CheckError, a MemoryError and `STOPS` pass.
     """
 
     def __init__(self, what: str, source: object) -> None:
@@ -106,12 +130,11 @@ class user_code:  # noqa: N801  (a context manager, used as a function is)
 
     def __exit__(self, kind: object, error: BaseException | None, place: object) -> None:
         """Raise UserError for what was raised."""
-        if error is None or isinstance(error, CheckError | MemoryError):
+        if error is None or isinstance(error, (CheckError, MemoryError, *STOPS)):
             return
         if isinstance(error, UserError) and self.what.partition(":")[0] in str(error):
             return
-        if isinstance(error, Exception | SystemExit | GeneratorExit):
-            raise UserError(f"{self.what} failed: {one_line(error, self.source)}") from error
+        raise UserError(f"{self.what} failed: {one_line(error, self.source)}") from error
 
 
 def worded(error: BaseException) -> str:

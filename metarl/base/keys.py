@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.base.errors import UserError
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -62,6 +64,13 @@ class Key:
             draws = self.fold("task", first_task + m).numpy()
             out[:, m] = draws.standard_normal((steps, worlds, size), np.float32)
         return torch.from_numpy(out.reshape(steps, tasks * worlds, size))
+
+
+def as_key(key: Key) -> Key:
+    """Return the key. Raises UserError for anything else, such as a whole number."""
+    if not isinstance(key, Key):
+        raise UserError(f"a key is metarl.Key(…), as in Key(1), not {key!r:.80}")
+    return key
 
 
 class BatchedRNG:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from metarl.base.errors import UserError, did_you_mean, quoted, worded
+from metarl.base.errors import STOPS, UserError, did_you_mean, quoted, worded
 
 KINDS = ("family", "algorithm")
 """What a run has of plug-ins."""
@@ -150,7 +150,9 @@ def _import(file: Path, kind: str) -> ModuleType:
             exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
     except UserError as error:
         raise UserError(f"{_place(error, file)}: {error}") from error
-    except (Exception, SystemExit) as error:  # whatever a user's file raises is one line
+    except STOPS:
+        raise
+    except BaseException as error:  # whatever a user's file raises is one line
         text = worded(error)
         if isinstance(error, ModuleNotFoundError) and file in _ALONE:
             text += f"; for modules beside it, name the file: --{kind} {quoted(file)}:CLASS"

@@ -109,12 +109,9 @@ def set_threads(threads: int | None = None) -> int:
     """
     import torch
 
-    if threads is not None and not isinstance(threads, int):
-        raise UserError(f"threads must be a whole number or None, not {threads!r:.40}")
-    if threads is not None and threads > MOST:
-        raise UserError(f"threads must be at most {MOST}, not {threads}")
+    _check(threads)
     global _threads
-    _threads = available_cores() if threads is None else max(1, int(threads))
+    _threads = available_cores() if threads is None else max(1, threads)
     torch.set_num_threads(_threads)
     keep_freed_memory()
     return _threads
@@ -163,6 +160,23 @@ def worker_threads() -> int:
     import torch
 
     return _threads or torch.get_num_threads()
+
+
+def threads_or_default(threads: int | None) -> int:
+    """Return how many threads are wanted, `physics_threads` of them where it is None or 0.
+
+    Raises:
+        UserError: it is no such number.
+    """
+    _check(threads)
+    return max(1, threads or physics_threads())
+
+
+def _check(threads: int | None) -> None:
+    if threads is not None and not isinstance(threads, int):
+        raise UserError(f"threads must be a whole number or None, not {threads!r:.40}")
+    if threads is not None and threads > MOST:
+        raise UserError(f"threads must be at most {MOST}, not {threads}")
 
 
 @contextmanager

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
+from metarl.base.errors import CheckError
 from metarl.simulation.edits import Edit
+from metarl.simulation.model_faults import raised
 from metarl.tasks.family import TaskFamily
 
 _DOFS = {
@@ -74,7 +76,10 @@ def edited_model(family: TaskFamily, values: Sequence[float] | np.ndarray) -> mu
                     _edit_row(model, edit, row, component, edit.to)
         column += size
     if any(param.edits for param in family.params):
-        mujoco.mj_setConst(model, mujoco.MjData(model))
+        try:
+            mujoco.mj_setConst(model, mujoco.MjData(model))
+        except mujoco.FatalError as error:
+            raise CheckError(f"MuJoCo refuses an edit: {raised(error, model)}") from error
     return model
 
 

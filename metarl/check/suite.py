@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.base.errors import CheckError, one_line
+from metarl.base.errors import STOPS, CheckError, one_line
 from metarl.check.notes import notes
 from metarl.check.plain_physics import PlainWorld, edited_model, first_difference
 from metarl.check.trajectory import (
@@ -23,10 +23,8 @@ from metarl.check.trajectory import (
     StateFault,
     Trace,
     difference,
-    differs,
     equal_bits,
     extreme_tasks,
-    far_tasks,
     in_train_box,
     one_task,
     random_actions,
@@ -38,6 +36,7 @@ from metarl.simulation.controls import control_range
 from metarl.simulation.simulator import Simulator
 from metarl.tasks.distribution import TaskDistribution, Tasks
 from metarl.tasks.family import TaskFamily, replace_attributes, without_termination
+from metarl.worlds.model_probe import inert_parameter
 from metarl.worlds.task_worlds import TaskWorlds
 
 LONGEST = 1000
@@ -197,33 +196,8 @@ def check_order(family: TaskFamily) -> None:
 
 def check_parameters(family: TaskFamily) -> None:
     """Every parameter changes the trajectory, the observation or the reward."""
-    distribution = TaskDistribution(family)
-    nominal = distribution.nominal()
-    worlds = worlds_of(
-        without_termination(family), nominal, 2
-    )  # a fallen robot meets more of its world
-    actions = random_actions(worlds, min(family.horizon, MANY))
-    base = run(worlds, actions)
-
-    def moves(task: Tasks) -> bool:
-        worlds.set_tasks(task, 2)
-        return differs(base, worlds, actions)
-
-    for param in family.params:
-        inert: list[str] = []
-        for name in param.names:
-            tasks = far_tasks(distribution, name)
-            if not any(moves(tasks[k]) for k in range(len(tasks))):
-                inert.append(f"{name}={tasks.column(name)[0]:.4g}")
-            elif param.edits:
-                break  # of a vector, such as the friction of all geoms, some elements may be idle
-        if len(inert) == len(param.names) or (inert and not param.edits):
-            why = (
-                "its edit moves nothing, choose a field that the robot's physics uses"
-                if param.edits
-                else f"it has no edit, so reward() must read task['{param.name}']"
-            )
-            raise CheckError(f"{inert[0]} gives the run of {nominal.label(0)}: {why}")
+    why = inert_parameter(family, family.probe_steps or MANY)
+    _demand(not why, why)
 
 
 def check_splits(family: TaskFamily) -> None:
@@ -368,7 +342,9 @@ def check_family(
         try:
             family = family() if isinstance(family, type) else family
             check(family)
-        except (Exception, SystemExit) as error:  # whatever a user's code raises
+        except STOPS:
+            raise
+        except BaseException as error:  # whatever a user's code raises
             failures += 1
             report(f"FAIL  {title(check)}: {one_line(error, family)}")
             stopped = title(check) if check in gates else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -77,32 +76,20 @@ def run(
 ) -> Trace:
     """Seed and reset the worlds, and step them with `actions`, (T, B, A), random by default."""
     actions = random_actions(worlds, STEPS) if actions is None else actions
-    return Trace(*map(torch.stack, zip(*steps_of(worlds, actions, fault), strict=True)))
-
-
-def steps_of(
-    worlds: TaskWorlds, actions: Tensor, fault: StateFault | None = None
-) -> Iterator[Trace]:
-    """Yield the steps of a run one by one, as traces without a first axis."""
     worlds.seed(KEY)
     worlds.reset()
-    sim = worlds.simulator
+    sim, steps = worlds.simulator, []
     for t, action in enumerate(actions):
         if fault and t == fault.step:
             getattr(sim, fault.field)[fault.world] = fault.value
         got = worlds.step(action)
-        yield Trace(
-            got.obs, got.next_obs, got.reward, got.terminated, got.truncated, got.diverged,
-            sim.qpos.clone(), sim.qvel.clone(),
+        steps.append(
+            Trace(
+                got.obs, got.next_obs, got.reward, got.terminated, got.truncated, got.diverged,
+                sim.qpos.clone(), sim.qvel.clone(),
+            )
         )  # fmt: skip
-
-
-def differs(base: Trace, worlds: TaskWorlds, actions: Tensor) -> bool:
-    """Return whether a run of the worlds leaves `base`, up to the first step at which it does."""
-    return any(
-        not all(map(equal_bits, before, now))
-        for before, now in zip(zip(*base, strict=True), steps_of(worlds, actions), strict=True)
-    )
+    return Trace(*(torch.stack(part) for part in zip(*steps, strict=True)))
 
 
 def same_bits(a: Tensor, b: Tensor) -> Tensor:
@@ -151,19 +138,6 @@ def extreme_tasks(family: TaskFamily, *, ood: bool = False) -> Tasks:
         for name in param.names:
             rows += [distribution.make(**{name: v}).values for r in ranges for v in _ends(r)]
     return Tasks(family.name, distribution.names, np.concatenate(rows))
-
-
-def far_tasks(distribution: TaskDistribution, name: str) -> Tasks:
-    """Return tasks with one column at both ends of its range, or at up to 8 of its choices.
-
-    The others are nominal. The task farthest from the nominal one comes first.
-    """
-    train = next(p.train for p in distribution.family.params if name in p.names)
-    count = min(len(train.values), 8) if isinstance(train, Choices) else 2
-    tasks = distribution.sweep(name, count)
-    away = np.abs(tasks.column(name) - distribution.nominal().column(name))
-    order = np.argsort(-away, kind="stable")
-    return Tasks(tasks.family, tasks.names, tasks.values[order])
 
 
 def _ends(where: Interval | Choices) -> tuple[float, ...]:

@@ -19,6 +19,7 @@ from metarl.base.trust import admitted, located
 from metarl.base.untrusted import read_object, refusing, regular_size
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.learner import nonfinite
+from metarl.worlds import MAX_EPISODES
 from metarl.worlds.rollout import OnStep, Rollout, collect, mean_of_finished
 
 if TYPE_CHECKING:
@@ -74,12 +75,22 @@ def adapt_to(
     Yields:
         The rounds, the first of them before any data.
     """
+    check_episodes(episodes)
     worlds.set_tasks(task, worlds.num_worlds)
     per_round = worlds.num_worlds if policy.adapts_per_task else 1
     for k, (state, scored) in enumerate(adaptation_rounds(policy, worlds, 1, episodes, seed)):
         diverged = int(scored.first_episode_diverged().sum())
         returns, exploring = scored.first_episode_return().cpu(), k < policy.exploring_rounds
         yield Round(k * per_round, returns, state, diverged, exploring)
+
+
+def check_episodes(episodes: int) -> None:
+    """Raise UserError for what is no number of rounds of adaptation."""
+    if not isinstance(episodes, int) or not 0 <= episodes <= MAX_EPISODES:
+        raise UserError(
+            f"episodes must be a whole number of at least 0 and at most {MAX_EPISODES}, "
+            f"not {episodes!r:.40}"
+        )
 
 
 def adaptation_rounds(

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from metarl.base.errors import UserError
+from metarl.base.errors import UserError, refuse_unknown
 from metarl.learning.adaptation import adapt_to
 from metarl.tasks.distribution import Tasks
+from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family
 from metarl.worlds.factory import make_worlds
 from metarl.worlds.vector import Step
 
 if TYPE_CHECKING:
     from metarl.learning.learner import Learner
-    from metarl.tasks.family import TaskFamily
 
 
 class AdaptedPolicy:
@@ -107,6 +107,7 @@ def adapted(
     num_envs: int = 1,
     rollouts: int = 20,
     seed: int = 0,
+    **unknown: Any,
 ) -> AdaptedPolicy:
     """Adapt a learner to one task in simulation, and return what acts there.
 
@@ -118,8 +119,10 @@ def adapted(
         num_envs: environments that the policy will act in at once.
         rollouts: worlds that a round collects in, of a learner that pools them.
         seed: of initial states and exploration.
+        unknown: is refused.
     """
-    found = find_family(family) if isinstance(family, str) else family
+    refuse_unknown("adapted", unknown, ("family", "episodes", "num_envs", "rollouts", "seed"))
+    found = family if isinstance(family, TaskFamily) else find_family(family)
     if not isinstance(task, Tasks | Mapping) or not all(
         isinstance(n, str) for n in getattr(task, "names", task)
     ):

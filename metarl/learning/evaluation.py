@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import torch
 
-from metarl.base.errors import UserError
+from metarl.base.errors import UserError, check_progress
 from metarl.base.files import file_errors, finite, read_json, write_json
 from metarl.base.keys import Key
 from metarl.base.text import ALL_DIVERGED, counted, decimals, shown
-from metarl.learning.adaptation import Watch, adaptation_rounds
+from metarl.learning.adaptation import Watch, adaptation_rounds, check_episodes
 from metarl.learning.divergence import WARN_ABOVE
 from metarl.learning.report_fields import checked
 from metarl.learning.statistics import gain_interval, iqm_interval, mean_of_tasks, too_few
 from metarl.tasks.distribution import TaskDistribution
-from metarl.worlds import MAX_EPISODES
 from metarl.worlds.policy import Policy, as_policy
 from metarl.worlds.rollout import mean_of_finished
 
@@ -349,12 +348,7 @@ def _worlds_per_task(policy: object, worlds: VecWorlds, tasks: Tasks, episodes: 
     spec = getattr(policy, "spec", worlds.spec)
     if isinstance(policy, Policy) and tuple(spec) != tuple(worlds.spec):
         raise UserError(f"the policy is for {spec}, and '{worlds.family.name}' has {worlds.spec}")
-    if not isinstance(episodes, int) or not 0 <= episodes <= MAX_EPISODES:
-        raise UserError(
-            f"episodes must be a whole number of at least 0 and at most {MAX_EPISODES}, "
-            f"not {episodes!r:.40}"
-        )
-
+    check_episodes(episodes)
     if worlds.num_worlds % len(tasks):
         raise UserError(f"{worlds.num_worlds} worlds cannot be shared by {len(tasks)} tasks evenly")
     return worlds.num_worlds // len(tasks)

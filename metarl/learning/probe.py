@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.base.errors import check_progress
 from metarl.base.keys import Key
 from metarl.learning.adaptation import adaptation_rounds
 from metarl.learning.learner import rebuilt_state, state_parts
@@ -119,6 +120,7 @@ def probe(
         seed: of initial states and exploration.
         progress: called with (evaluations done, evaluations in all).
     """
+    check_progress(progress)
     each, count = worlds.num_worlds // len(tasks), len(tasks)
     done = iter(range(1, len(INTERVENTIONS) + 1))
 

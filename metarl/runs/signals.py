@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+from metarl.base.errors import Abort
+
 GRACE = 2.5
 """Seconds that an iteration may take to finish after a signal; the save comes after that."""
 
@@ -24,7 +26,7 @@ EXIT_CODES = {
 """Exit code of a run that a signal stopped: 128 plus the signal's number, as shells have it."""
 
 
-class IterationAborted(BaseException):
+class IterationAborted(Abort):
     """Raised out of an iteration that takes too long to wait for.
 
     A BaseException, so that no ``except Exception`` on the way stops it.

@@ -8,6 +8,7 @@ says if nothing else stands out.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -101,6 +102,8 @@ _ABOUT_MEMORY = {
     int(_W.mjWARN_CONTACTFULL): "there is no memory for so many contacts",
     int(_W.mjWARN_CNSTRFULL): "there is no memory for so many constraints",
 }
+RAISED = -1
+"""Stands beside MuJoCo's warnings for what it raised."""
 BADQVEL = int(_W.mjWARN_BADQVEL)
 _AT_JOINT = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
 _MOST = 2
@@ -123,6 +126,28 @@ def explain(model: mujoco.MjModel, warning: int, info: int) -> str:
     address = model.jnt_qposadr if warning == int(_W.mjWARN_BADQPOS) else model.jnt_dofadr
     joint = max(0, int(np.searchsorted(address, info, side="right")) - 1)
     return f"{_called(model, 'joint', joint)} {_ABOUT_DOF[warning]}: {advice(model, joint)}"
+
+
+def raised(error: object, model: mujoco.MjModel | None = None) -> str:
+    """Return in one line what MuJoCo raised, and what to do, where that is known.
+
+    Args:
+        error: an exception of MuJoCo's, or of its batch engine.
+        model: whose bodies it may name by number.
+    """
+    text = " ".join(str(error).split())
+    text = re.sub(r"^(MuJoCo raised in .*?; simulation \d+: |Error: engine error: )", "", text)
+    if "out of memory" in text:
+        size = re.search(r"narena = (\d+)", text)
+        now = f", {size[1]} bytes," if size else ""
+        return (
+            f"the arena of MuJoCo{now} is too small for its constraints and contacts: give the "
+            "model a larger <size memory=…>, or none"
+        )
+    if found := re.search(r"body (\d+) is compiled as simple", text):
+        who = f"body {found[1]}" if model is None else _called(model, "body", int(found[1]))
+        return f"{who} is compiled as simple, where this is fixed: write simple='false' in it"
+    return text
 
 
 def advice(model: mujoco.MjModel, joint: int) -> str:

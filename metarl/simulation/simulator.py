@@ -22,9 +22,9 @@ from mujoco.batch import DATA_FIELDS, Batch, SimulationError
 from torch import Tensor
 
 from metarl.base.errors import UserError, did_you_mean
-from metarl.base.threads import physics_threads
+from metarl.base.threads import threads_or_default
 from metarl.simulation.edits import nominal_value
-from metarl.simulation.model_faults import BADQVEL, explain
+from metarl.simulation.model_faults import BADQVEL, RAISED, explain, raised
 
 _VEL = int(mujoco.mjtStage.mjSTAGE_VEL)
 _NONE = int(mujoco.mjtStage.mjSTAGE_NONE)
@@ -73,8 +73,9 @@ class Simulator:
         """
         self.model = model
         self.num_worlds = num_worlds
+        count = min(threads_or_default(threads), num_worlds)
         try:
-            self.batch = Batch(model, num_worlds, min(threads or physics_threads(), num_worlds))
+            self.batch = Batch(model, num_worlds, count)
         except ValueError as error:
             text = " ".join(str(error).split())
             raise UserError(f"worlds cannot be batched of this model: {text}") from None
@@ -88,6 +89,7 @@ class Simulator:
         self._expanded: set[str] = set()
         self.blame: dict[tuple[int, int], tuple[int, int]] = {}
         """(mjtWarning, its lastinfo) -> how many worlds it ended, and the first of them."""
+        self._raised = ""
         self._warnings = torch.from_numpy(self.batch.warning)[:, :, 1]
         self._remember_warnings()
 
@@ -162,8 +164,8 @@ class Simulator:
             try:
                 self.batch.set_const(None if ids is None else ids.numpy())
             except SimulationError as error:
-                text = " ".join(str(error).split())
-                raise UserError(f"MuJoCo refuses an edit of {', '.join(fields)}: {text}") from None
+                why = raised(error, self.model)
+                raise UserError(f"MuJoCo refuses an edit of {', '.join(fields)}: {why}") from None
 
     def model_field(self, field: str) -> Tensor:
         """Return the (B, …) values that a model field has in each world: to read, not to write."""
@@ -194,6 +196,7 @@ class Simulator:
             self.batch.step(nstep=frame_skip, stage=self._stage)
         except SimulationError as error:
             failed = torch.from_numpy(np.asarray(error.ids, np.int64))
+            self._raised = raised(error, self.model)
         finite = math.isfinite(self._state.sum().item())
         if finite and failed is None and self.batch.warning.tobytes() == self._warning_bytes:
             return torch.zeros(self.num_worlds, dtype=torch.bool)
@@ -201,11 +204,11 @@ class Simulator:
         diverged |= ~(torch.isfinite(self.qpos).all(1) & torch.isfinite(self.qvel).all(1))
         if failed is not None:
             diverged[failed] = True
-        self._note_blame(diverged)
+        self._note_blame(diverged, failed)
         self._remember_warnings()
         return diverged
 
-    def _note_blame(self, diverged: Tensor) -> None:
+    def _note_blame(self, diverged: Tensor, failed: Tensor | None) -> None:
         """Count what MuJoCo blames in the diverged worlds: see `blame`."""
         worlds = diverged.nonzero()[:, 0].numpy()
         new = self._warnings.numpy()[worlds] > self._counts[worlds]
@@ -214,6 +217,7 @@ class Simulator:
         # What the last physics step led to, MuJoCo has not looked at.
         dof = (~np.isfinite(self.qvel.numpy()[worlds])).argmax(1)
         found = np.stack([np.where(warned, kind, BADQVEL), np.where(warned, info, dof)], 1)
+        found[np.isin(worlds, () if failed is None else failed.numpy())] = RAISED, 0
         causes, first, counts = np.unique(found, axis=0, return_index=True, return_counts=True)
         for (kind, info), i, count in zip(causes.tolist(), first, counts, strict=True):
             before, world = self.blame.get((kind, info), (0, int(worlds[i])))
@@ -224,6 +228,8 @@ class Simulator:
         if not self.blame:
             return None, "an action, observe() or reward() was not finite"
         (warning, info), (_, world) = max(self.blame.items(), key=lambda item: item[1][0])
+        if warning == RAISED:
+            return world, self._raised
         return world, explain(self.world_model(world), warning, info)
 
     def _remember_warnings(self) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.keys import BatchedRNG
-from metarl.simulation.model_faults import nonfinite
+from metarl.simulation.model_faults import nonfinite, raised
 from metarl.tasks.distribution import TaskDistribution, Tasks
 from metarl.tasks.params import Param
 
@@ -59,6 +59,8 @@ class TaskFamily:
     """Environment steps in one episode; the time limit truncates, it does not terminate."""
     reset_noise: ClassVar[float] = 0.1
     """Scale of the default initial state's noise: qpos uniform, qvel normal."""
+    probe_steps: ClassVar[int] = 200
+    """Steps in which each parameter must change something before a training; 0: unchecked."""
     keep: ClassVar[tuple[str, ...]] = ()
     """Fields of MjData, besides qpos and qvel, that `reward` finds in `before.kept`, such as
     ``subtree_com``. One that MuJoCo derives from the state costs a kinematics pass a step."""
@@ -79,6 +81,7 @@ class TaskFamily:
         """Read the class attributes and compile the model."""
         self.name = class_name(type(self))
         self._check_params()
+        self._check_probe()
         self.compiled = self._compile()
         edited: set[str] = set()
         self.params = tuple(self._resolve(param, edited) for param in self.params)
@@ -173,7 +176,7 @@ class TaskFamily:
             try:
                 model = self.build(_spec(_beside(type(self))))
             except (ValueError, OSError, TypeError, mujoco.FatalError) as error:
-                text = " ".join(str(error).split())
+                text = raised(error)
                 if isinstance(error, UserError) and text.startswith("family '"):
                     raise
                 raise UserError(
@@ -194,6 +197,13 @@ class TaskFamily:
         if model.nu == 0:
             raise UserError(f"family '{self.name}': the model has no actuators, so no actions")
         return model
+
+    def _check_probe(self) -> None:
+        if type(self.probe_steps) is not int or self.probe_steps < 0:
+            raise UserError(
+                f"family '{self.name}': probe_steps must be a whole number of at least 0, "
+                f"not {self.probe_steps!r:.80}"
+            )
 
     def _check_params(self) -> None:
         params = self.params

@@ -19,7 +19,7 @@ import mujoco
 import numpy as np
 
 import metarl
-from metarl.base.errors import UserError
+from metarl.base.errors import STOPS, UserError
 from metarl.tasks.distribution import Param, Tasks
 from metarl.tasks.family import TaskFamily, class_name
 from metarl.tasks.gymnasium_setters import call_setter, is_whole, sampled_tasks
@@ -61,11 +61,7 @@ class GymnasiumFamily(TaskFamily):
                     f"family '{self.name}', parameter '{param.name}': an edit changes a MuJoCo "
                     "model, and this is a gymnasium environment: let set_task() use the value"
                 )
-        if type(self.probe_steps) is not int or self.probe_steps < 0:
-            raise UserError(
-                f"family '{self.name}': probe_steps must be a whole number of at least 0, "
-                f"not {self.probe_steps!r:.80}"
-            )
+        self._check_probe()
         with self.blamed("making it"):
             env = self.make()
         try:
@@ -206,7 +202,9 @@ class GymnasiumFamily(TaskFamily):
             if f"family '{self.name}'" in str(error):
                 raise
             raise UserError(f"family '{self.name}': {error}") from error
-        except (Exception, SystemExit, GeneratorExit) as error:
+        except STOPS:
+            raise
+        except BaseException as error:
             hint = _DICTIONARY if isinstance(error, TypeError) and "'dict'" in str(error) else ""
             words = f"{what} failed: {_described(error)}{hint}"
             raise UserError(f"family '{self.name}': {words}") from error
@@ -258,19 +256,26 @@ def family_of(make: Callable[[], gymnasium.Env]) -> type[GymnasiumFamily]:
     ``params`` is an attribute of the function or class, as is whatever else it sets of a family
     (``horizon``, if its environments have no time limit).
     """
-    name = getattr(make, "__name__", "environment")
-    params = getattr(make, "params", None)
+    inner = getattr(make, "func", make)  # of a functools.partial, which has no name
+    name = getattr(inner, "__name__", "environment")
+    given = {
+        key: getattr(owner, key)
+        for owner in (inner, make)
+        for key in ("params", "name", *_OPTIONAL)
+        if hasattr(owner, key)
+    }
+    params = given.pop("params", None)
     if not (isinstance(params, tuple) and params and all(isinstance(p, Param) for p in params)):
         raise UserError(
             f"'{name}' makes gymnasium environments, but says nothing of their tasks: set "
             f"{name}.params = (Param(…),), or write a class with metarl.adapters.GymnasiumFamily"
         )
     members = {
-        "__module__": make.__module__,
-        "__doc__": make.__doc__,
-        "name": str(getattr(make, "name", name.replace("_", "-").lower())),
+        "__module__": inner.__module__,
+        "__doc__": inner.__doc__,
         "env": staticmethod(make),
         "params": params,
-        **{name: getattr(make, name) for name in _OPTIONAL if hasattr(make, name)},
+        **given,
+        "name": str(given.get("name", name.replace("_", "-").lower())),
     }
     return type(name, (GymnasiumFamily,), members)

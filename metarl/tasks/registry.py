@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 
 import gymnasium
@@ -36,7 +37,8 @@ def family_class(name: str) -> type[TaskFamily]:
     last, *extra = [last] if last.endswith(".py") else last.split("+")
     whole = path + colon + last
     found = load_plugin(whole, "metarl.families", "family")
-    if inspect.isfunction(found) or (isinstance(found, type) and issubclass(found, gymnasium.Env)):
+    makes = inspect.isfunction(found) or isinstance(found, functools.partial)
+    if makes or (isinstance(found, type) and issubclass(found, gymnasium.Env)):
         found = family_of(found)
     cls = plugin_class(found, whole, TaskFamily, "family")
     if not extra:

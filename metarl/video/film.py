@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 from PIL import Image
 
-from metarl.base.errors import UserError, one_line
+from metarl.base.errors import STOPS, UserError, one_line
 from metarl.video.overlay import COLOURS, DARK, Header, Panel, PanelOverlay, Strip, gauge_spans
 from metarl.video.renderer import (
     Marks,
@@ -216,7 +216,9 @@ def asked(family: TaskFamily, what: str, question: Callable[[], T]) -> T:
     """Return what a member of a family answers. Raises UserError: one line if that fails."""
     try:
         return question()
-    except (Exception, SystemExit) as error:  # whatever a user's code raises becomes one line
+    except STOPS:
+        raise
+    except BaseException as error:  # whatever a user's code raises becomes one line
         reason = one_line(error, family)
         raise UserError(f"family '{family.name}', {what}: {reason}") from error
 

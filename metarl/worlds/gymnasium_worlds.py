@@ -24,7 +24,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
-from metarl.base.threads import physics_threads
+from metarl.base.threads import threads_or_default
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.env_worker import FLAGS, EnvWorker
 from metarl.worlds.vector import Spec, Step, Transition, VecWorlds
@@ -49,7 +49,7 @@ class GymnasiumWorlds(VecWorlds):
             threads: how many processes; None takes the process's setting of threads.
         """
         super().__init__(family, num_worlds)
-        self.per_worker = -(-num_worlds // min(threads or physics_threads(), num_worlds))
+        self.per_worker = -(-num_worlds // min(threads_or_default(threads), num_worlds))
         starts = range(0, num_worlds, self.per_worker)
         workers = [
             functools.partial(
@@ -87,7 +87,8 @@ class GymnasiumWorlds(VecWorlds):
 
     def seed(self, key: Key) -> None:
         """Start the randomness of resets anew."""
-        self._key, self._fresh = key, True
+        super().seed(key)
+        self._fresh = True
 
     def set_tasks(self, tasks: Tasks, worlds_per_task: int) -> None:
         """Give every world its task. Call `reset` next."""
@@ -108,7 +109,7 @@ class GymnasiumWorlds(VecWorlds):
     def reset(self, ids: Tensor | None = None) -> Tensor:
         """Begin a new trial in the worlds `ids`, (n,) int64 or a (B,) mask, or in all."""
         mask = torch.zeros(self.num_worlds, dtype=torch.bool)
-        mask[slice(None) if ids is None else ids] = True
+        mask[slice(None) if ids is None else self._world_ids(ids)] = True
         size = self.per_worker
         commands = [
             {

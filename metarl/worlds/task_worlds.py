@@ -78,7 +78,7 @@ class TaskWorlds(VecWorlds):
 
     def seed(self, key: Key) -> None:
         """Start the randomness of resets anew: the next reset of world i is its episode 0."""
-        self._key = key
+        super().seed(key)
         self._episode = np.zeros(self.num_worlds, np.int64)
 
     def set_tasks(self, tasks: Tasks, worlds_per_task: int) -> None:
@@ -102,12 +102,12 @@ class TaskWorlds(VecWorlds):
             ids: (n,) int64, the worlds.
             tasks: n tasks of this family.
         """
-        if self.worlds_per_task != 1 or len(tasks) != len(ids):
+        self.check_tasks(tasks)
+        if self.worlds_per_task != 1 or len(tasks) != len(self._world_ids(ids)):
             raise UserError(
                 f"{len(tasks)} tasks for {len(ids)} worlds, of {self.worlds_per_task} a task: "
                 "each world that changes needs a task of its own"
             )
-        self.check_tasks(tasks)
         values = self.tasks.values.copy()
         values[ids.numpy()] = tasks.values
         self.tasks = Tasks(self.tasks.family, self.tasks.names, values, first=self.tasks.first)
@@ -134,7 +134,7 @@ class TaskWorlds(VecWorlds):
             (B, O) float32 observation of every world.
         """
         if ids is not None:
-            ids = ids.nonzero()[:, 0] if ids.dtype == torch.bool else torch.unique(ids)
+            ids = self._world_ids(ids)
         self._begin_episodes(ids)
         obs = self._observe_start()
         if ids is None:

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from metarl.base.errors import UserError
+from metarl.base.keys import as_key
 from metarl.worlds import MAX_WORLDS
 
 if TYPE_CHECKING:
@@ -109,9 +111,9 @@ class VecWorlds(ABC):
             )
         self.family, self.num_worlds = family, num_worlds
 
-    @abstractmethod
     def seed(self, key: Key) -> None:
         """Start the randomness of resets anew: the next reset of world i is its episode 0."""
+        self._key = as_key(key)
 
     @abstractmethod
     def set_tasks(self, tasks: Tasks, worlds_per_task: int) -> None:
@@ -150,11 +152,12 @@ class VecWorlds(ABC):
 
     def _take_tasks(self, tasks: Tasks, worlds_per_task: int) -> None:
         """Check that tasks fill the worlds, and take them over."""
-        if len(tasks) * worlds_per_task != self.num_worlds:
-            raise UserError(
-                f"{len(tasks)} tasks x {worlds_per_task} worlds do not fill {self.num_worlds}"
-            )
         self.check_tasks(tasks)
+        whole = isinstance(worlds_per_task, int | np.integer)
+        if not whole or len(tasks) * worlds_per_task != self.num_worlds:
+            raise UserError(
+                f"{len(tasks)} tasks x {worlds_per_task!r:.40} worlds do not fill {self.num_worlds}"
+            )
         self.tasks, self.worlds_per_task = tasks, worlds_per_task
 
     def _check_action(self, action: Tensor) -> None:
@@ -163,3 +166,32 @@ class VecWorlds(ABC):
             raise UserError(f"an action must be a tensor of shape {expected}, not {action!r:.80}")
         if tuple(action.shape) != expected:
             raise UserError(f"action has shape {tuple(action.shape)}, expected {expected}")
+        real = not action.is_complex() and action.dtype is not torch.bool
+        if not (real and action.is_cpu and action.layout is torch.strided):
+            raise UserError(
+                f"an action must be dense, of real numbers and on the CPU, not of {action.dtype}, "
+                f"{action.layout} on {action.device}"
+            )
+        if action.requires_grad and torch.is_grad_enabled():
+            raise UserError(
+                "an action must carry no gradient, for there is none through the physics: act "
+                "under torch.no_grad(), or give action.detach()"
+            )
+
+    def _world_ids(self, ids: Tensor) -> Tensor:
+        """Return which worlds are meant, each once, (n,) int64.
+
+        Args:
+            ids: their numbers, in any order, or a (B,) mask.
+        """
+        if isinstance(ids, Tensor) and ids.is_cpu:
+            if ids.dtype is torch.bool and ids.shape == (self.num_worlds,):
+                return ids.nonzero()[:, 0]
+            whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype is torch.bool)
+            if ids.ndim == 1 and whole and ((ids >= 0) & (ids < self.num_worlds)).all():
+                return torch.unique(ids.long())
+        what = f"{ids.dtype} of shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else repr(ids)
+        raise UserError(
+            f"worlds are a CPU tensor of numbers from 0 to {self.num_worlds - 1}, or a mask of "
+            f"{self.num_worlds}, not {what:.80}"
+        )

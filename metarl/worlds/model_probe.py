@@ -1,0 +1,113 @@
+"""Whether each parameter of a family moves anything: far tasks, one seed, the same actions.
+
+Of families with a MuJoCo model; `task_probe` asks the same of third-party environments.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.base.errors import UserError
+from metarl.base.keys import Key
+from metarl.tasks.distribution import TaskDistribution, Tasks
+from metarl.tasks.family import TaskFamily, without_termination
+from metarl.tasks.params import Choices
+from metarl.worlds.task_worlds import TaskWorlds
+
+_KEY = Key("metarl parameters")
+_WORLDS = 2
+
+
+def refuse_inert(family: TaskFamily) -> None:
+    """Raise UserError for a parameter that changes nothing, before a training relies on it.
+
+    Draws nothing from the generators of the process. What else is wrong with the family is for
+    the training to say.
+    """
+    if not family.has_model or not family.probe_steps:
+        return
+    drawn = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        why = inert_parameter(family, family.probe_steps)
+    except UserError:
+        why = ""
+    finally:
+        torch.set_rng_state(drawn[0])
+        np.random.set_state(drawn[1])  # noqa: NPY002
+        random.setstate(drawn[2])
+    if why:
+        raise UserError(f"family '{family.name}': {why}")
+
+
+def inert_parameter(family: TaskFamily, steps: int) -> str:
+    """Return which parameter changes neither trajectory, observation nor reward, or ''.
+
+    Of a vector with an edit, such as the friction of all geoms, some elements may be idle.
+
+    Args:
+        family: whose parameters.
+        steps: environment steps, at most; a comparison ends at the first difference.
+    """
+    distribution = TaskDistribution(family)
+    free = without_termination(family)  # a fallen robot meets more of its world
+    worlds, others = (TaskWorlds(free, _WORLDS, 1) for _ in range(2))
+    size = (min(steps, family.horizon), _WORLDS, worlds.spec.action_size)
+    actions = 2 * torch.rand(*size, generator=_KEY.fold("actions").torch()) - 1
+    nominal, played = _played(worlds, actions), []
+
+    def moves(task: Tasks) -> bool:
+        others.set_tasks(task, _WORLDS)
+        for t, got in enumerate(_played(others, actions)):
+            if t == len(played):
+                played.append(next(nominal))
+            if got != played[t]:
+                return True
+        return False
+
+    for param in family.params:
+        inert: list[str] = []
+        for name in param.names:
+            tasks = far_tasks(distribution, name)
+            if not any(moves(tasks[k]) for k in range(len(tasks))):
+                inert.append(f"{name}={tasks.column(name)[0]:.4g}")
+            elif param.edits:
+                break
+        if len(inert) == len(param.names) or (inert and not param.edits):
+            why = (
+                "its edit moves nothing, choose a field that the robot's physics uses"
+                if param.edits
+                else f"it has no edit, so reward() must read task['{param.name}']"
+            )
+            return (
+                f"{inert[0]} gives the run of {distribution.nominal().label(0)}: {why}; where "
+                f"random actions rarely meet the difference, raise `probe_steps` = {steps}"
+            )
+    return ""
+
+
+def far_tasks(distribution: TaskDistribution, name: str) -> Tasks:
+    """Return tasks with one column at both ends of its range, or at up to 8 of its choices.
+
+    The others are nominal. The task farthest from the nominal one comes first.
+    """
+    train = next(p.train for p in distribution.family.params if name in p.names)
+    count = min(len(train.values), 8) if isinstance(train, Choices) else 2
+    tasks = distribution.sweep(name, count)
+    away = np.abs(tasks.column(name) - distribution.nominal().column(name))
+    order = np.argsort(-away, kind="stable")
+    return Tasks(tasks.family, tasks.names, tasks.values[order])
+
+
+def _played(worlds: TaskWorlds, actions: Tensor) -> Iterator[bytes]:
+    """Seed and reset the worlds, and yield all bits of each step of actions (T, B, A)."""
+    worlds.seed(_KEY)
+    worlds.reset()
+    sim = worlds.simulator
+    for action in actions:
+        parts = (*worlds.step(action), sim.qpos, sim.qvel)
+        yield b"".join(part.numpy().tobytes() for part in parts)
