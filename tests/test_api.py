@@ -201,3 +201,20 @@ def test_weights_of_whole_numbers_are_refused(method: str) -> None:
     weights = {name: tensor.int() for name, tensor in learner.policy_state_dict().items()}
     with pytest.raises(UserError, match=r"expected .*, found .* of whole numbers"):
         getattr(learner, method)(weights)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda run: metarl.load(run, devise="cpu"), "no argument 'devise' (did you mean 'device'"),
+        (lambda run: metarl.load(run).adapted({}, episode=1), "no argument 'episode' (did you"),
+        (lambda run: metarl.load(run).adapted({}, episodes="1"), "episodes must be a whole number"),
+        (lambda run: metarl.load(run).adapted({}, family=5), "family: give a name"),
+        (lambda run: metarl.evaluate(run, tasks=2, progress=5), "progress must be a function"),
+        (lambda run: metarl.evaluate(run, rollouts_per_task="2"), "rollouts_per_task must be a"),
+        (lambda run: metarl.evaluate(run, threads="2"), "threads must be a whole number"),
+    ],
+)
+def test_a_wrong_argument_of_a_run_is_one_sentence(trained_run, call, words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        call(trained_run)

@@ -359,6 +359,7 @@ def _rounds(
     progress: Callable[[int, int], None] | None, watch: Watch | None,
 ) -> tuple[np.ndarray, int, dict[str, Any]]:  # fmt: skip
     """Score and adapt in turns, in worlds that have their `count` tasks; see `Played`."""
+    check_progress(progress)
     by_task = (count, worlds.num_worlds // count)
     returns, diverged = [], 0
     said: dict[str, list[Any]] = {}

@@ -6,6 +6,8 @@ import mujoco
 import pytest
 import torch
 
+from metarl import Interval, Param, TaskWorlds, UserError, shift
+from metarl.check.suite import CheckError, check_finite, check_model
 from metarl.simulation.model_faults import advice, explain, nonfinite
 from metarl.simulation.simulator import Simulator
 from metarl.tasks.family import TaskFamily
@@ -152,3 +154,40 @@ def test_a_simulator_counts_what_is_to_blame() -> None:
     sim.qvel[2] = 1e12
     sim.step(1)
     assert sim.blame[int(W.mjWARN_BADQVEL), 0] == (1, 2)
+
+
+BOXES = """<mujoco><size memory="{memory}"/><worldbody><geom type="plane" size="5 5 .1"/>
+<body name="one" pos="0 0 .3"><freejoint/><geom type="box" size=".1 .1 .1" mass="1"/><site name="s"/>
+</body><body pos="0 0 .6"><freejoint/><geom type="box" size=".1 .1 .1" mass="1"/></body></worldbody>
+<actuator><motor site="s" gear="1 0 0 0 0 0"/></actuator></mujoco>"""
+
+
+def boxes(memory: str, *params: Param) -> TaskFamily:
+    """Two boxes that fall on each other, in an arena of that size."""
+    body = {
+        "name": "boxes", "model": BOXES.format(memory=memory), "horizon": 40,
+        "params": params or (Param("goal", Interval(-1, 1)),),
+        "reward": lambda self, sim, before, action, task: sim.qpos[:, 0],
+    }  # fmt: skip
+    return type("Boxes", (TaskFamily,), body)()
+
+
+@pytest.mark.parametrize(("memory", "size"), [("6K", 6144), ("20K", 20480)])
+def test_an_arena_that_is_full_is_no_matter_of_the_timestep(memory: str, size: int) -> None:
+    words = f"the arena of MuJoCo, {size} bytes, is too small"
+    with pytest.raises(CheckError, match=f"diverged at step .*{words}.*give the model a larger"):
+        check_finite(boxes(memory))
+
+
+def test_an_arena_that_is_too_small_to_compile_in_is_named() -> None:
+    with pytest.raises(UserError, match="does not compile: the arena of MuJoCo, 1024 bytes"):
+        boxes("1K")
+
+
+def test_an_edit_that_mujoco_refuses_is_told_of_the_body_by_name() -> None:
+    family = boxes("1M", Param("com", Interval(-0.05, 0.05), edit=shift("body_ipos", "one")))
+    words = "MuJoCo refuses an edit.*: body 'one' is compiled as simple.* write simple='false'"
+    with pytest.raises(CheckError, match=words):
+        check_model(family)
+    with pytest.raises(UserError, match=words):
+        TaskWorlds(family, 1, 1).set_tasks(family.distribution.make(com=0.05), 1)

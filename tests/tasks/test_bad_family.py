@@ -333,3 +333,25 @@ def test_a_search_path_that_has_the_folder_keeps_its_order(plugin, monkeypatch) 
     before = list(sys.path)
     find_family(plugin)
     assert sys.path == before
+
+
+@pytest.mark.parametrize("method", ["reward", "observe", "terminated", "initial_state", "__init__"])
+def test_what_is_no_exception_but_a_base_exception_is_one_line(method, tmp_path, capsys) -> None:
+    more = f"class Stop(BaseException): pass\n    def {method}(self, *rest): raise self.Stop('now')"
+    code, error = train(tmp_path, capsys, {"more": more})
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "failed: Stop: now (line" in error
+    assert cli.main(["check", f"{tmp_path}/robot.py:Robot"]) == 1
+    assert "Stop: now (line" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop", ["KeyboardInterrupt", "IterationAborted('')"])
+def test_what_stops_a_process_passes_a_family(stop: str) -> None:
+    from metarl.base.errors import user_code
+    from metarl.runs.signals import IterationAborted
+
+    error = eval(stop, {"IterationAborted": IterationAborted})
+    kind = error if isinstance(error, type) else IterationAborted
+    with pytest.raises(kind), user_code("family 'x': reward()", object):
+        raise error

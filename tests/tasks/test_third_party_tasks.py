@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 
@@ -15,6 +16,7 @@ from metarl import Choices, Interval, Param, TaskDistribution, UserError, evalua
 from metarl.adapters import GymnasiumFamily
 from metarl.check import gymnasium_suite
 from metarl.check.suite import check_family
+from metarl.tasks.gymnasium_family import family_of
 from metarl.tasks.gymnasium_spaces import FlatAction, FlatObservation
 from metarl.video.encode import VideoConfig, write
 from metarl.video.gymnasium import DrawingWorlds, PictureFilm, drawing
@@ -413,3 +415,38 @@ def test_learners_of_continuous_actions_say_so(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} takes continuous actions, .* 3 choices: use rl2"):
         cls(worlds.spec, cls.Config())
     worlds.close()
+
+
+class Gain(Goal):
+    params = (Param("goal", Interval(-1, 1)),)
+    horizon = 8
+
+    def __init__(self, gain):
+        self.gain = gain
+
+
+def test_a_partial_is_what_its_function_is() -> None:
+    """As an environment of a family, and as a family by its `params`."""
+    half = functools.partial(Gain, gain=0.5)
+    family = type("Half", (GymnasiumFamily,), {"env": half, "horizon": 8, "params": Gain.params})()
+    assert family.make().gain == 0.5
+    made = family_of(half)()
+    assert (made.name, made.horizon, made.make().gain) == ("gain", 8, 0.5)
+    named = functools.partial(Gain, gain=0.25)
+    named.name, named.horizon = "quarter", 4
+    assert (family_of(named)().name, family_of(named)().horizon) == ("quarter", 4)
+    with pytest.raises(UserError, match=r"'Base' makes gymnasium.*set Base\.params"):
+        family_of(functools.partial(Base))
+
+
+def test_a_base_exception_of_an_environment_is_one_line() -> None:
+    class Stop(BaseException):
+        pass
+
+    class Stops(Goal):
+        def step(self, action):
+            raise Stop("here")
+
+    body = {"env": Stops, "horizon": 8, "params": Gain.params}
+    with pytest.raises(UserError, match=r"its environment failed: Stop: here \(line"):
+        make_worlds(type("Stopping", (GymnasiumFamily,), body)(), 2, 1)

@@ -1,0 +1,119 @@
+"""A parameter that moves nothing stops a training before it begins, and draws nothing."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from envs.point import PointGoal
+from metarl import Choices, Interval, Param, UserError, shift
+from metarl.check.suite import CheckError, check_parameters
+from metarl.cli import main
+from metarl.tasks.registry import list_families
+from metarl.worlds.model_probe import inert_parameter, refuse_inert
+
+INERT = """
+from envs.point import PointGoal
+from metarl import Interval, Param
+
+class Inert(PointGoal):
+    name = "inert"
+    params = (*PointGoal.params, Param("weight", Interval(1, 2)))
+"""
+READ = (*PointGoal.params, Param("wind", Interval(1.0, 2.0)))
+
+
+def family(**attributes: object) -> PointGoal:
+    return type("Probed", (PointGoal,), {"name": "probed", **attributes})()
+
+
+def late(step: int):
+    """A reward that reads the parameter `wind` from a step on."""
+
+    def reward(self, sim, before, action, task):
+        paid = PointGoal.reward(self, sim, before, action, task)
+        return paid + (sim.time > (step - 0.5) * self.dt) * task["wind"]
+
+    return reward
+
+
+def test_training_stops_with_the_line_of_check(tmp_path: Path, capsys) -> None:
+    (tmp_path / "inert.py").write_text(INERT)
+    words = ["train", f"{tmp_path}/inert.py:Inert", "maml-trpo", "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("metarl: error: family 'inert': weight=")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    assert main(["check", words[1]]) == 1
+    line = next(line for line in capsys.readouterr().out.splitlines() if line[:4] == "FAIL")
+    assert line.partition("reward: ")[2] == error.strip().partition("'inert': ")[2]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"params": (*READ,)}, r"reward\(\) must read task\['wind'\]"),
+        ({"params": (*PointGoal.params, Param("lift", Interval(0.0, 1.0), edit=shift(
+            "geom_pos", "robot", index=2)))}, "its edit moves nothing"),
+        ({"params": (*PointGoal.params, Param("side", Choices((0, 1))))}, "side=0 gives the run"),
+        ({"params": READ, "reward": late(9), "probe_steps": 8}, "raise `probe_steps` = 8"),
+    ],
+)  # fmt: skip
+def test_what_moves_nothing_is_named(attributes: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        refuse_inert(family(**attributes))
+    with pytest.raises(CheckError, match=words):
+        check_parameters(family(**attributes))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"params": READ, "reward": late(9), "probe_steps": 9},
+        {"params": READ, "reward": late(9), "probe_steps": 0},
+        {"params": ()},
+    ],
+)
+def test_what_moves_late_or_is_not_probed_passes(attributes: dict) -> None:
+    refuse_inert(family(**attributes))
+
+
+@pytest.mark.parametrize("steps", [-1, 2.5, "many"])
+def test_steps_that_cannot_be_are_refused(steps: object) -> None:
+    with pytest.raises(UserError, match="probe_steps must be a whole number of at least 0"):
+        family(probe_steps=steps)
+
+
+@pytest.mark.parametrize("name", [name for name in list_families() if "terrain" not in name])
+def test_the_families_of_the_library_are_moved_by_every_parameter(name: str) -> None:
+    from metarl import find_family
+
+    assert inert_parameter(find_family(name), 200) == ""
+
+
+def test_a_probe_draws_nothing() -> None:
+    """Not even where a family draws from the generators of the process."""
+
+    def noisy(self, sim, before, action, task):
+        noise = torch.rand(1).item() + np.random.rand() + random.random()  # noqa: NPY002
+        return PointGoal.reward(self, sim, before, action, task) + 1e-6 * noise
+
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(3)
+    refuse_inert(family(reward=noisy))
+    after = torch.rand(1).item(), np.random.rand(), random.random()  # noqa: NPY002
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(3)
+    assert after == (torch.rand(1).item(), np.random.rand(), random.random())  # noqa: NPY002
+
+
+def test_a_family_that_fails_is_left_to_the_training() -> None:
+    def fails(self, sim, before, action, task):
+        raise RuntimeError("no reward")
+
+    refuse_inert(family(reward=fails))
