@@ -249,6 +249,11 @@ _OPTIONAL = ("horizon", "hide", "task_after_reset", "probe_steps")
 """Attributes of a family that a function or class which makes environments may have."""
 
 
+def maker_name(make: Callable[..., gymnasium.Env]) -> str:
+    """Return the name of a function or class, or of the one in a functools.partial."""
+    return getattr(getattr(make, "func", make), "__name__", "environment")
+
+
 @functools.cache
 def family_of(make: Callable[[], gymnasium.Env]) -> type[GymnasiumFamily]:
     """Return the family of a function or class that makes environments: its `params` say which.
@@ -256,8 +261,8 @@ def family_of(make: Callable[[], gymnasium.Env]) -> type[GymnasiumFamily]:
     ``params`` is an attribute of the function or class, as is whatever else it sets of a family
     (``horizon``, if its environments have no time limit).
     """
-    inner = getattr(make, "func", make)  # of a functools.partial, which has no name
-    name = getattr(inner, "__name__", "environment")
+    inner = getattr(make, "func", make)
+    name = maker_name(make)
     given = {
         key: getattr(owner, key)
         for owner in (inner, make)

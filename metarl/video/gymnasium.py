@@ -18,7 +18,7 @@ from metarl.base.errors import UserError
 from metarl.base.text import shown
 from metarl.learning.adaptation import adaptation_rounds
 from metarl.tasks.family import replace_attributes
-from metarl.tasks.gymnasium_family import GymnasiumFamily
+from metarl.tasks.gymnasium_family import GymnasiumFamily, maker_name
 from metarl.video.overlay import font
 from metarl.worlds.gymnasium_worlds import GymnasiumWorlds
 
@@ -85,7 +85,7 @@ def drawing(family: GymnasiumFamily) -> GymnasiumFamily:
         takes = inspect.signature(made).parameters.values()
         if not any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in takes):
             raise UserError(
-                f"family '{family.name}': to be drawn, {made.__name__} must take render_mode, and "
+                f"family '{family.name}': to be drawn, {maker_name(made)} must take render_mode, and "
                 "its environment then draw with render_mode='rgb_array'"
             )
     return replace_attributes(family, render_mode="rgb_array", probed=True)  # type: ignore[return-value]

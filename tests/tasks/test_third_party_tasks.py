@@ -432,6 +432,8 @@ def test_a_partial_is_what_its_function_is() -> None:
     assert family.make().gain == 0.5
     made = family_of(half)()
     assert (made.name, made.horizon, made.make().gain) == ("gain", 8, 0.5)
+    with pytest.raises(UserError, match="to be drawn, Gain must take render_mode"):
+        drawing(family)
     named = functools.partial(Gain, gain=0.25)
     named.name, named.horizon = "quarter", 4
     assert (family_of(named)().name, family_of(named)().horizon) == ("quarter", 4)
