@@ -85,8 +85,8 @@ def drawing(family: GymnasiumFamily) -> GymnasiumFamily:
         takes = inspect.signature(made).parameters.values()
         if not any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in takes):
             raise UserError(
-                f"family '{family.name}': to be drawn, {maker_name(made)} must take render_mode, and "
-                "its environment then draw with render_mode='rgb_array'"
+                f"family '{family.name}': to be drawn, {maker_name(made)} must take render_mode, "
+                "and its environment then draw with render_mode='rgb_array'"
             )
     return replace_attributes(family, render_mode="rgb_array", probed=True)  # type: ignore[return-value]
 

@@ -158,7 +158,8 @@ def test_a_simulator_counts_what_is_to_blame() -> None:
 
 BOXES = """<mujoco><size memory="{memory}"/><worldbody><geom type="plane" size="5 5 .1"/>
 <body name="one" pos="0 0 .3"><freejoint/><geom type="box" size=".1 .1 .1" mass="1"/>
-<site name="s"/></body><body pos="0 0 .6"><freejoint/><geom type="box" size=".1 .1 .1" mass="1"/></body></worldbody>
+<site name="s"/></body><body pos="0 0 .6"><freejoint/>
+<geom type="box" size=".1 .1 .1" mass="1"/></body></worldbody>
 <actuator><motor site="s" gear="1 0 0 0 0 0"/></actuator></mujoco>"""
 
 
