@@ -19,9 +19,9 @@ def family(request: pytest.FixtureRequest) -> TaskFamily:
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_family(family: TaskFamily, check, monkeypatch) -> None:
-    """Of an episode of 1000 steps, some hundred; the test below goes to its end."""
-    monkeypatch.setattr(suite, "LONGEST", 150)
-    monkeypatch.setattr(suite, "MANY", 100)
+    """Of an episode of 1000 steps, 60; the test below goes to its end."""
+    monkeypatch.setattr(suite, "LONGEST", 60)
+    monkeypatch.setattr(suite, "MANY", 60)
     check(family)
 
 
