@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from metarl.networks.memory import Memory, MemoryState
+from metarl.networks.backbone import Memory, MemoryState
 from metarl.networks.task_mlp import Gaussian
 
 

@@ -13,8 +13,11 @@ from metarl.networks.memory import (
     TemporalConvolution,
     make_memory,
 )
+from metarl.networks.scan import linear_scan
 
 WORLDS, INPUTS, UNITS, CONTEXT = 3, 5, 16, 40
+RESTARTING = ("gru", "lstm", "mingru", "s5")
+"""Those in which a trial can begin in one world alone."""
 
 
 @pytest.fixture(params=MEMORIES)
@@ -46,8 +49,24 @@ def test_stepping_equals_unrolling(memory: Memory, steps: int) -> None:
     x = inputs(steps)
     with torch.no_grad():
         whole = memory.unroll(x)
-    assert whole.shape == (steps, WORLDS, UNITS)
+    assert whole.shape == (steps, WORLDS, memory.outputs)
     assert (stepped(memory, x) - whole).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", RESTARTING)
+def test_stepping_equals_unrolling_where_trials_begin_in_the_middle(name: str) -> None:
+    memory, x = made(name), inputs(50)
+    begins = torch.zeros(50, WORLDS, dtype=torch.bool)
+    begins[[0, 20, 20, 33, 49], [1, 0, 2, 2, 1]] = True
+    state, out = memory.begin(WORLDS), []
+    with torch.no_grad():
+        whole = memory.unroll(x, begins)
+        for part, new in zip(x, begins, strict=True):
+            y, state = memory.step(part, memory.restart(state, new))
+            out.append(y)
+        alone = memory.unroll(x[20:33, ::2])
+    assert (torch.stack(out) - whole).abs().max() < 1e-5
+    assert (alone - whole[20:33, ::2]).abs().max() < 1e-5
 
 
 def test_what_comes_later_changes_nothing_before(memory: Memory) -> None:
@@ -96,14 +115,19 @@ def test_a_state_keeps_its_shapes_and_has_a_row_for_every_world(memory: Memory) 
     assert all(len(tensor) == WORLDS for tensor in state)
 
 
-def test_the_gradient_matches_finite_differences(memory: Memory) -> None:
+@pytest.mark.parametrize("begins", [False, True])
+def test_the_gradient_matches_finite_differences(memory: Memory, begins: bool) -> None:
+    """Of the weights and the inputs; with trials that begin in the middle, too."""
     memory.double()
-    x = inputs(6).double()
+    x, steps = inputs(6).double().requires_grad_(), None
+    if begins and memory.restarts:
+        steps = torch.tensor([0, 0, 1, 0, 0, 1], dtype=torch.bool)[:, None].repeat(1, WORLDS)
+        steps[2, 1:] = False
 
     def loss() -> Tensor:
-        return memory.unroll(x).square().sum()
+        return memory.unroll(x, steps).square().sum()
 
-    params = list(memory.parameters())
+    params = [x, *memory.parameters()]
     gradient = torch.autograd.grad(loss(), params)
     direction = [torch.randn_like(p) for p in params]
     slope = sum((g * d).sum() for g, d in zip(gradient, direction, strict=True))
@@ -185,3 +209,34 @@ def test_gru_and_lstm_are_torchs_own() -> None:
         reference = kind(INPUTS, UNITS)
         reference.load_state_dict(memory.net.state_dict())
         assert torch.allclose(reference(x)[0], stepped(memory, x), atol=1e-6)
+
+
+@pytest.mark.parametrize(("steps", "worlds"), [(1, 1), (7, 3), (90, 5), (3, 200)])
+def test_the_gradient_of_the_gru_is_torchs(steps: int, worlds: int) -> None:
+    """To the precision of float64, in one block of steps and in several."""
+    torch.manual_seed(0)
+    memory, x = made("gru").double(), torch.randn(steps, worlds, INPUTS, dtype=torch.float64)
+    params, weight = [x.requires_grad_(), *memory.parameters()], torch.randn(UNITS).double()
+    mine, theirs = (
+        torch.autograd.grad((hidden * weight).square().sum(), params)
+        for hidden in (memory.unroll(x), memory.net(x)[0])
+    )
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("steps", [1, 2, 5, 12])
+def test_a_scan_is_the_loop_and_so_is_its_gradient(steps: int, kind: torch.dtype) -> None:
+    a, b, weight = torch.randn(3, steps, 2, dtype=kind).requires_grad_().unbind(0)
+    loop = [b[0]]
+    for t in range(1, steps):
+        loop.append(a[t] * loop[-1] + b[t])
+    scanned = linear_scan(a, b)
+    torch.testing.assert_close(scanned, torch.stack(loop))
+    both = [
+        torch.autograd.grad((h * weight).abs().square().sum(), (a, b), retain_graph=True)
+        for h in (scanned, torch.stack(loop))
+    ]
+    for one, other in zip(*both, strict=True):
+        torch.testing.assert_close(one, other)

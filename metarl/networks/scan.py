@@ -1,0 +1,199 @@
+"""Memories whose recurrence is linear in the state, and so can be computed for many steps at once.
+
+    h_t = a_t ∘ h_{t-1} + b_t,  a_t and b_t functions of the input alone
+
+`linear_scan` needs about 3 √T operations for T steps, however many worlds there are; where another
+trial begins, a_t is 0. Both memories are layers, each of them added to its input: `MinGruLayer` with
+gates (Feng et al. 2024), and `S5Layer` with the fixed complex rates of a diagonal state-space model
+(Smith et al. 2023; within reinforcement learning: Lu et al. 2023).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metarl.networks.backbone import Memory, MemoryState, like
+
+
+def linear_scan(a: Tensor, b: Tensor) -> Tensor:
+    """Return (T, …) h with h_0 = b_0 and h_t = a_t ∘ h_{t-1} + b_t; real or complex."""
+    return _LinearScan.apply(a, b)
+
+
+class _LinearScan(torch.autograd.Function):
+    """The gradient of a scan is a scan back in time: δ_t = ∂L/∂h_t + conj(a_{t+1}) δ_{t+1}."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        hidden = _scan(a, b)
+        ctx.save_for_backward(a, hidden)
+        return hidden
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        a, hidden = ctx.saved_tensors
+        delta = _scan(a.conj(), grad, back=True)
+        d_a = torch.zeros_like(a)
+        torch.mul(delta[1:], hidden[:-1].conj(), out=d_a[1:])
+        return d_a, delta
+
+
+def _scan(a: Tensor, b: Tensor, *, back: bool = False) -> Tensor:
+    """Scan √T blocks of √T steps side by side, and then hand each block's last state to the next.
+
+    Args:
+        a: (T, …).
+        b: likewise.
+        back: go back in time instead, h_t = a_{t+1} ∘ h_{t+1} + b_t.
+    """
+    steps, shift = len(b), int(back)
+    size = math.isqrt(steps)
+    count = -(-steps // size)
+    hidden = b.new_zeros(count * size, *b.shape[1:])
+    hidden[:steps] = b
+    carry = torch.zeros_like(hidden)  # how much of the state before a block there is in each state
+    carry[: steps - shift] = a[shift:]
+    hidden, carry = (part.unflatten(0, (count, size)) for part in (hidden, carry))
+    way = reversed if back else iter
+    inside = way(list(zip(hidden.unbind(1), carry.unbind(1), strict=True)))
+    for (h, p), (h_next, p_next) in itertools.pairwise(inside):
+        h_next.addcmul_(p_next, h)
+        p_next.mul_(p)
+    blocks = way(list(zip(hidden.unbind(0), carry.unbind(0), strict=True)))
+    for (h, _), (h_next, p_next) in itertools.pairwise(blocks):
+        h_next.addcmul_(p_next, h[0 if back else -1])
+    return hidden.flatten(0, 1)[:steps]
+
+
+class _Layer(nn.Module, ABC):
+    """What one layer's recurrence is driven by, and what is read from its state."""
+
+    units: int
+    """Numbers in the state"""
+
+    @abstractmethod
+    def drive(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a and b of the recurrence, for (…, width) inputs."""
+
+    @abstractmethod
+    def read(self, hidden: Tensor, x: Tensor) -> Tensor:
+        """Return (…, width), given the states and the inputs."""
+
+
+class MinGruLayer(_Layer):
+    """h_t = (1 - z_t) ∘ h_{t-1} + z_t ∘ n_t, with z = σ(W x + b) and n linear in x."""
+
+    def __init__(self, width: int, units: int, context: int) -> None:
+        """Lay out the weights.
+
+        Args:
+            width: of the input and output.
+            units: of the state.
+            context: the units remember for 1 to this many steps at first (Tallec, Ollivier 2018).
+        """
+        super().__init__()
+        self.units = units
+        self.enter = nn.Linear(width, 2 * units)
+        self.leave = nn.Linear(units, width)
+        with torch.no_grad():
+            steps = torch.empty(units).uniform_(0, 1).mul_(math.log(context)).exp_()
+            self.enter.bias[:units] = -steps.log()  # z about 1 / steps
+
+    def drive(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return 1 - z, and z times n."""
+        z, new = self.enter(x).to(self.enter.weight.dtype).chunk(2, -1)
+        z = torch.sigmoid(z)
+        return 1 - z, z * new
+
+    def read(self, hidden: Tensor, x: Tensor) -> Tensor:
+        """Return a linear map of the state."""
+        return self.leave(hidden)
+
+
+class S5Layer(_Layer):
+    """dh/dt = Λ h + B x, y = Re(C h) + D ∘ x, discretised by a zero-order hold, then gated.
+
+    Λ is diagonal and complex; it starts as S4D-Lin (Gu et al. 2022).
+    """
+
+    def __init__(self, width: int, units: int, context: int) -> None:
+        """Lay out the weights.
+
+        Args:
+            width: of the input and output.
+            units: real numbers in the state, two for each complex one.
+            context: the longest time, in steps, that a unit remembers at first.
+        """
+        super().__init__()
+        self.units, count = units, units // 2
+        self.log_rate = nn.Parameter(torch.full((count,), math.log(0.5)))
+        self.frequency = nn.Parameter(math.pi * torch.arange(count))
+        share = torch.linspace(0, 1, count)[torch.randperm(count)]
+        longest = max(context, 10)
+        self.log_step = nn.Parameter(share * math.log(longest / 5) - math.log(longest))
+        self.enter = nn.Linear(width, units, bias=False)
+        self.leave = nn.Linear(units, width, bias=False)
+        self.skip = nn.Parameter(torch.randn(width))
+        self.gate = nn.Linear(width, width)
+
+    def drive(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return exp(Λ Δ), and (exp(Λ Δ) - 1) / Λ times B x, both complex."""
+        rate = torch.complex(-self.log_rate.exp(), self.frequency)
+        decay = torch.exp(rate * self.log_step.exp())
+        driven = self.enter(x).to(self.skip.dtype).unflatten(-1, (-1, 2))
+        driven = torch.view_as_complex(driven)
+        return decay.expand_as(driven), (decay - 1) / rate * driven
+
+    def read(self, hidden: Tensor, x: Tensor) -> Tensor:
+        """Return the gated output."""
+        y = self.leave(torch.view_as_real(hidden).flatten(-2)) + self.skip * x
+        y = functional.gelu(y)
+        return y * torch.sigmoid(self.gate(y))
+
+
+class Scan(Memory):
+    """Layers of linear recurrences, each added to its input, which the later ones normalise."""
+
+    def __init__(self, width: int, layers: Sequence[_Layer]) -> None:
+        """Take the size of an input, which is that of an output, and the layers."""
+        super().__init__(width, width)
+        self.layers = nn.ModuleList(layers)
+        norms = [nn.LayerNorm(width) for _ in layers[1:]]
+        self.norms = nn.ModuleList([nn.Identity(), *norms])  # the embedding is bounded already
+
+    def begin(self, worlds: int) -> MemoryState:
+        """Return (B, units) zeros for each layer; complex numbers as pairs of real ones."""
+        return tuple(torch.zeros(worlds, layer.units, **like(self)) for layer, _ in self._each())
+
+    def step(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
+        """Return (B, width), and the new state."""
+        new = []
+        for (layer, norm), h in zip(self._each(), state, strict=True):
+            u = norm(x)
+            a, b = layer.drive(u)
+            h = torch.view_as_complex(h.unflatten(-1, (-1, 2))) if a.is_complex() else h
+            h = torch.addcmul(b, a, h)
+            x = x + layer.read(h, u)
+            new.append(torch.view_as_real(h).flatten(-2) if a.is_complex() else h)
+        return x, tuple(new)
+
+    def unroll(self, x: Tensor, begins: Tensor | None = None) -> Tensor:
+        """Return (T, B, width)."""
+        going = None if begins is None else (~begins)[..., None]
+        for layer, norm in self._each():
+            u = norm(x)
+            a, b = layer.drive(u)
+            x = x + layer.read(linear_scan(a if going is None else a * going, b), u)
+        return x
+
+    def _each(self) -> list[tuple[_Layer, nn.Module]]:
+        pairs = zip(self.layers, self.norms, strict=True)
+        return [(layer, norm) for layer, norm in pairs if isinstance(layer, _Layer)]
