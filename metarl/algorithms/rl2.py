@@ -41,7 +41,7 @@ from metarl.worlds.vector import Spec, Step, VecWorlds
 class Rl2Config(Settings):
     """Settings of RL²."""
 
-    memory: Literal["gru", "lstm", "transformer", "snail"] = "gru"
+    memory: Literal["gru", "lstm", "mingru", "s5", "transformer", "snail"] = "gru"
     """The sequence backbone."""
     units: Count = 128
     """Width of the memory."""

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from metarl.networks.backbone import Memory, MemoryState
 from metarl.networks.task_mlp import Gaussian
@@ -58,8 +59,11 @@ class MemoryActorCritic(nn.Module):
         return self._heads(embedded, self.memory.unroll(embedded))
 
     def _heads(self, embedded: Tensor, remembered: Tensor) -> tuple[Tensor, Tensor]:
-        body = torch.tanh(self.body(torch.cat((remembered, embedded), -1)))
-        actor, critic = body.chunk(2, -1)
+        seen = torch.cat((remembered, embedded), -1)
+        actor, critic = (  # apart, since halves of one product would lie in memory by turns
+            torch.tanh(functional.linear(seen, weight, bias))
+            for weight, bias in zip(self.body.weight.chunk(2), self.body.bias.chunk(2), strict=True)
+        )
         return self.mean(actor), self.value(critic).squeeze(-1)
 
     def policy(self, mean: Tensor) -> Gaussian:

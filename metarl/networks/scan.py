@@ -3,9 +3,9 @@
     h_t = a_t ∘ h_{t-1} + b_t,  a_t and b_t functions of the input alone
 
 `linear_scan` needs about 3 √T operations for T steps, however many worlds there are; where another
-trial begins, a_t is 0. Both memories are layers, each of them added to its input: `MinGruLayer` with
-gates (Feng et al. 2024), and `S5Layer` with the fixed complex rates of a diagonal state-space model
-(Smith et al. 2023; within reinforcement learning: Lu et al. 2023).
+trial begins, a_t is 0. Both memories are layers, each of them added to its input: `MinGruLayer`
+with gates (Feng et al. 2024), and `S5Layer` with the fixed complex rates of a diagonal state-space
+model (Smith et al. 2023; within reinforcement learning: Lu et al. 2023).
 """
 
 from __future__ import annotations
@@ -101,17 +101,17 @@ class MinGruLayer(_Layer):
         """
         super().__init__()
         self.units = units
-        self.enter = nn.Linear(width, 2 * units)
+        self.gate = nn.Linear(width, units)
+        self.enter = nn.Linear(width, units)
         self.leave = nn.Linear(units, width)
-        with torch.no_grad():
-            steps = torch.empty(units).uniform_(0, 1).mul_(math.log(context)).exp_()
-            self.enter.bias[:units] = -steps.log()  # z about 1 / steps
+        with torch.no_grad():  # z is about 1 / steps, whose logarithm is uniform
+            self.gate.bias.uniform_(-math.log(context), 0)
 
     def drive(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 - z, and z times n."""
-        z, new = self.enter(x).to(self.enter.weight.dtype).chunk(2, -1)
-        z = torch.sigmoid(z)
-        return 1 - z, z * new
+        kind = self.enter.weight.dtype  # in mixed precision, too, the recurrence keeps its own
+        z = torch.sigmoid(self.gate(x).to(kind))
+        return 1 - z, z * self.enter(x).to(kind)
 
     def read(self, hidden: Tensor, x: Tensor) -> Tensor:
         """Return a linear map of the state."""
