@@ -42,8 +42,8 @@ READING = {
         "networks/task_mlp", "worlds/rollout",
     ),
     "rl2": (
-        "algorithms/rl2", "modules/ppo", "modules/returns", "networks/actor_critic",
-        "networks/memory", "worlds/rollout",
+        "algorithms/rl2", "modules/ppo", "modules/trials", "networks/actor_critic",
+        "networks/recurrent", "worlds/rollout",
     ),
     "pearl": (
         "algorithms/pearl", "modules/context", "modules/sac", "modules/replay",

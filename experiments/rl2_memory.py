@@ -66,15 +66,16 @@ def measure(run: str, tasks: int, seed: int, threads: int | None) -> dict[str, A
         worlds.reset()
         data, after = collect(worlds, learner, state, worlds.spec.horizon, key, explore=False)
         by_task = data.first_episode_return().reshape(tasks, WORLDS_PER_TASK).mean(1)
-        return data.reward.mean(1).cpu().numpy(), by_task.tolist(), after
+        return data.reward.mean(1).cpu().numpy(), by_task.tolist(), learner.adapt(after, data)
 
     begun = learner.begin(tasks, WORLDS_PER_TASK)
     first, returns, after = episode(begun, 0)
     half = tasks // 2 * WORLDS_PER_TASK
+    last = None if after.last is None else after.last.roll(half, 0)
     states = {
         "kept": after,
         "zeroed": begun,
-        "swapped": State(tuple(part.roll(half, 0) for part in after.memory)),
+        "swapped": State(tuple(part.roll(half, 0) for part in after.memory), last),
     }
     second = {name: episode(state, 1) for name, state in states.items()}
     return {

@@ -18,7 +18,7 @@ from torch import Tensor
 from metarl.base.keys import Key
 from metarl.learning.learner import Learner, load_tensors
 from metarl.modules.batched_ppo import Adam, BatchedPpo, PpoSettings
-from metarl.modules.ppo import adapted_lr
+from metarl.modules.ppo import next_lr
 from metarl.modules.settings import Count, Positive
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.rollout import Rollout, collect, mean_of_finished
@@ -117,7 +117,7 @@ class Finetune(Learner):
                 self.params, self.adam, self.ppo.prepared(shards, self.params, self.ranks),
                 epochs=self.config.epochs, lr=lr, key=key, ranks=self.ranks,
             )  # fmt: skip
-            lr = adapted_lr(lr, metrics["kl"], self.config.desired_kl)
+            lr = next_lr(lr, metrics["kl"], self.ppo.env_steps, self.config)
             self.lr = torch.tensor(lr, dtype=torch.float64)
         self.ppo.update_moments(shards, self.ranks)
         returns = torch.cat([part.first_episode_return() for part in shards])

@@ -21,7 +21,7 @@ from torch import Tensor
 from metarl.base.keys import Key
 from metarl.learning.learner import Learner, load_tensors
 from metarl.modules.batched_ppo import Adam, BatchedPpo, PpoSettings
-from metarl.modules.ppo import adapted_lr
+from metarl.modules.ppo import next_lr
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.rollout import Rollout, collect, mean_of_finished
 from metarl.worlds.vector import Spec, Step, VecWorlds
@@ -89,9 +89,9 @@ class Ppo(Learner):
             self.params, self.adam, batch, epochs=self.config.epochs, lr=float(self.lr), key=key,
             ranks=self.ranks,
         )  # fmt: skip
-        lr = adapted_lr(float(self.lr), metrics["kl"], self.config.desired_kl)
-        self.lr = torch.tensor(lr, dtype=torch.float64)
         self.ppo.update_moments(shards, self.ranks)
+        lr = next_lr(float(self.lr), metrics["kl"], self.ppo.env_steps, self.config)
+        self.lr = torch.tensor(lr, dtype=torch.float64)
         returns = torch.cat([part.first_episode_return() for part in shards])
         mean = float(mean_of_finished(self.ranks.rows(returns)))
         diverged = float(self.ranks.sum([part.diverged.sum() for part in shards]))

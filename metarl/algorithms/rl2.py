@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,8 +26,10 @@ from metarl.base.keys import Key
 from metarl.learning.learner import Learner, refuse_misfit
 from metarl.modules import ppo
 from metarl.modules.optim import ClippedAdam
+from metarl.modules.ppo import Batch
 from metarl.modules.returns import generalized_advantages
-from metarl.modules.settings import Count, Fraction, NonNegative, Positive, Settings
+from metarl.modules.settings import Count
+from metarl.modules.trials import Trials, trial_starts
 from metarl.networks.actor_critic import MemoryActorCritic
 from metarl.networks.categorical import Categorical, DiscreteActorCritic
 from metarl.networks.memory import MemoryState, make_memory
@@ -38,8 +40,11 @@ from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
 @dataclass(frozen=True)
-class Rl2Config(Settings):
+class Rl2Config(ppo.ClippedSettings):
     """Settings of RL²."""
+
+    absent: ClassVar[dict[str, Any]] = {"last_transition": False}
+    """Agents of before there was the setting."""
 
     memory: Literal["gru", "lstm", "mingru", "s5", "transformer", "snail"] = "gru"
     """The sequence backbone."""
@@ -48,39 +53,25 @@ class Rl2Config(Settings):
     hidden: Count = 64
     """Width of the input's embedding, and of the hidden layer of policy and of value."""
     layers: Count = 2
-    """Layers of a transformer, or pairs of convolution and attention in SNAIL."""
+    """Layers of minGRU, S5 or a transformer, or pairs of convolution and attention in SNAIL."""
     heads: Count = 4
     """Attention heads of a transformer; each takes its part of the units."""
     context: Count | None = None
     """Steps that a transformer or SNAIL looks back; default: a training trial."""
     episodes: Count = 2
     """Episodes in a training trial."""
-    gamma: Fraction = 0.99
-    """Discount."""
-    gae_lambda: Fraction = 0.95
-    """λ of the advantage estimation; 1 is Monte Carlo."""
-    clip: Positive = 0.2
-    """ε: how far the probability of an action may move before its gain stops to count."""
+    min_episodes: Count | None = None
+    """With less than `episodes`, each world cuts its episodes at random into trials of this many
+    and more; default: one trial of all of them."""
+    last_transition: bool = True
+    """Whether the action and the reward that end an episode reach the memory."""
     epochs: Count = 3
     """Passes over the trials of an iteration."""
     minibatches: Count = 4
     """Groups of worlds in a pass, at most, with a gradient step each."""
-    lr: Positive = 1e-3
-    """Initial step size of Adam."""
-    desired_kl: NonNegative = 0.02
-    """KL divergence of an iteration, in nats, that the step size is adapted to; 0 keeps it."""
-    entropy_weight: NonNegative = 0.0
-    """Weight of the policy's entropy."""
-    value_weight: NonNegative = 0.5
-    """Weight of the value function's loss."""
-    max_grad_norm: Positive = 0.5
-    """Longer gradients are scaled down to this."""
-    init_std: Positive = 0.5
-    """Initial exploration: standard deviation of an action, in units of half its range."""
-    min_std: Positive = 0.02
-    """Floor of the exploration."""
     shards: Count = 4
-    """Parts of a minibatch whose gradients are computed side by side, on a CPU thread each."""
+    """Parts of a minibatch, at most, whose gradients are computed side by side, on a CPU thread
+    each."""
     bfloat16: bool = False
     """Compute the update's forward passes in mixed precision: for GPUs."""
     compile: bool = False
@@ -89,51 +80,24 @@ class Rl2Config(Settings):
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         super().__post_init__()
-        if self.init_std < self.min_std:  # below the floor it has no gradient
-            raise UserError(f"init_std must be at least min_std = {self.min_std}")
+        if self.min_episodes is None:
+            return
+        if self.min_episodes > self.episodes:
+            raise UserError(f"min_episodes must be at most episodes = {self.episodes}")
+        if self.memory in ("transformer", "snail"):
+            raise UserError(
+                f"min_episodes needs a memory that can begin a trial in some worlds alone, which "
+                f"{self.memory} cannot: use gru, lstm, mingru or s5"
+            )
 
 
 class State(NamedTuple):
     """What the policy remembers of the trial, in each world."""
 
     memory: MemoryState
-
-
-class Trials(NamedTuple):
-    """What one shard of an iteration collected: a trial in each of B worlds."""
-
-    rollout: Rollout
-    """T = episodes x horizon steps; in its extras the mean action and the value of each step"""
-    last_value: Tensor
-    """(B,) the value of what follows the trial"""
-    returns: Tensor
-    """(episodes, B)"""
-
-    @classmethod
-    def joined(cls, shards: Sequence[Trials]) -> Trials:
-        """Return the trials of several shards side by side."""
-        return cls(
-            Rollout.joined([shard.rollout for shard in shards], dim=1),
-            torch.cat([shard.last_value for shard in shards]),
-            torch.cat([shard.returns for shard in shards], 1),
-        )
-
-
-class Batch(NamedTuple):
-    """What an iteration learns from, time first."""
-
-    inputs: Tensor
-    """(T, B, I)"""
-    action: Tensor
-    """(T, B, A)"""
-    log_prob: Tensor
-    """(T, B), when it was chosen"""
-    advantage: Tensor
-    """(T, B), normalised"""
-    target: Tensor
-    """(T, B), for the value function"""
-    weight: Tensor
-    """(T, B), 1, or 0 where the physics diverged"""
+    last: Tensor | None = None
+    """(B, A + 1) action and reward that ended the last episode, from `adapt` to the next step;
+    otherwise zeros; None without `last_transition`"""
 
 
 class Rl2(Learner):
@@ -174,13 +138,17 @@ class Rl2(Learner):
         return kind(
             spec.observation_size + spec.action_size + 2, spec.action_size, config.hidden, memory,
             init_std=config.init_std, min_std=config.min_std,
+            state_std=config.state_std and not spec.actions,
         )  # fmt: skip
 
     # --- acting and adapting -------------------------------------------------------------------
 
     def begin(self, tasks: int, worlds: int) -> State:
         """Return the memory at the start of a trial, for every world."""
-        return State(self.net.memory.begin(tasks * worlds))
+        last = None
+        if self.config.last_transition:
+            last = torch.zeros(tasks * worlds, self.spec.action_size + 1, device=self.device)
+        return State(self.net.memory.begin(tasks * worlds), last)
 
     def act(
         self, step: Step, state: State, *, explore: bool, noise: Tensor | None
@@ -193,40 +161,58 @@ class Rl2(Learner):
     def act_and_record(
         self, step: Step, state: State, *, explore: bool, noise: Tensor | None
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        """Act, and record the mean action (B, A) and the value (B,) for the update."""
-        mean, value, memory = self.net.step(self._inputs(step), state.memory)
-        action, policy = mean, self.net.policy(mean)
+        """Act, and record the policy's head (B, …) and the value (B,) for the update."""
+        last = state.last
+        if last is not None:  # worlds show it themselves, unless they were reset
+            action, reward = last[:, :-1], last[:, -1]
+            step = step._replace(
+                prev_action=torch.where(action != 0, action, step.prev_action),
+                prev_reward=torch.where(reward != 0, reward, step.prev_reward),
+            )
+            last = torch.zeros_like(last)
+        head, value, memory = self.net.step(self._inputs(step), state.memory)
+        policy = self.net.policy(head)
         if isinstance(policy, Categorical):
             action = policy.sample(noise if explore else None)
-        elif explore and noise is not None:
-            action = mean + noise * policy.log_std.exp()
-        return action, State(memory), {"mean": mean, "value": value}
+        else:
+            action = policy.mean
+            if explore and noise is not None:
+                action = action + noise * policy.log_std.exp()
+        return action, State(memory, last), {"head": head, "value": value}
 
     def adapt(self, state: State, rollout: Rollout) -> State:
-        """Return the state as it is: acting has adapted it already."""
-        return state
+        """Take in what ended the rollout; acting has adapted the state to the rest already."""
+        if state.last is None:
+            return state
+        end = torch.cat((rollout.action[-1].clamp(-1, 1), rollout.reward[-1, :, None]), -1)
+        return state._replace(last=end.masked_fill(rollout.diverged[-1, :, None], 0.0))
+
+    def _restarted(self, state: State, where: Tensor) -> State:
+        """Return the state with a new trial in the worlds `where`, (B,) bool."""
+        memory = self.net.memory.restart(state.memory, where)
+        last = None if state.last is None else state.last.masked_fill(where[:, None], 0.0)
+        return State(memory, last)
 
     def _inputs(self, step: Step | Rollout) -> Tensor:
         """(…, O + A + 2): observation, last action, its reward, and whether an episode begins.
 
-        The first step of an episode has no last action; whether the worlds still hold the one
-        before (they do when they began the episode themselves) must make no difference.
+        Without `last_transition`, the first step of an episode has no last action; whether the
+        worlds still hold the one before (they do when they began the episode themselves) must make
+        no difference.
         """
-        going = (~step.first)[..., None].to(step.obs.dtype)
+        first = step.first[..., None].to(step.obs.dtype)
+        action = step.prev_action
         reward = self.reward_moments.normalise(step.prev_reward[..., None])
-        return torch.cat(
-            (
-                self.obs_moments.normalise(step.obs), step.prev_action * going, reward * going,
-                1 - going,
-            ), -1,
-        )  # fmt: skip
+        if not self.config.last_transition:
+            action, reward = action * (1 - first), reward * (1 - first)
+        return torch.cat((self.obs_moments.normalise(step.obs), action, reward, first), -1)
 
     # --- the meta-update -----------------------------------------------------------------------
 
-    def _spread(self, means: Sequence[Tensor]) -> dict[str, float]:
-        """Return how much the policy explores, as a metric, given its mean actions by shard."""
+    def _spread(self, heads: Sequence[Tensor]) -> dict[str, float]:
+        """Return how much the policy explores, as a metric, given its head's output by shard."""
         spread, name = [], "std"
-        for policy in map(self.net.policy, means):
+        for policy in map(self.net.policy, heads):
             if isinstance(policy, Categorical):
                 name = "entropy"
                 spread.append(policy.entropy().mean())
@@ -235,28 +221,40 @@ class Rl2(Learner):
         return {name: float(self.ranks.sum(spread)) / self.ranks.shards}
 
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Trials:
-        """Collect one trial in every world.
+        """Collect `episodes` episodes in every world, in one trial or several.
 
         Every episode starts with a reset of all worlds, as in evaluation.
         """
         worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
         worlds.seed(key.fold("reset"))
         state = self.begin(len(tasks), worlds.worlds_per_task)
-        parts = []
-        for k in range(self.config.episodes):
+        begins = trial_starts(
+            tasks, worlds.worlds_per_task, self.config.min_episodes or self.config.episodes,
+            self.config.episodes, key.fold("trials"),
+        ).to(self.device)  # fmt: skip
+        parts, values = [], []
+        for k, new in enumerate(begins):
             worlds.reset()
+            state = self._restarted(state, new) if k and new.any() else state
+            last = state.last
             part, state = collect(
                 worlds, self, state, self.spec.horizon, key.fold("noise", k), explore=True
             )
+            if last is not None and k:  # as the policy saw it
+                part.prev_action[0], part.prev_reward[0] = last[:, :-1], last[:, -1]
+            values.append(self._value_after(part, state))
+            state = self.adapt(state, part)
             parts.append(part)
-        rollout = Rollout.joined(parts, dim=0)
-        end = Step(
-            rollout.next_obs[-1], rollout.action[-1].clamp(-1, 1), rollout.reward[-1],
-            torch.zeros_like(rollout.first[-1]),
-        )  # fmt: skip
-        _, _, last = self.act_and_record(end, state, explore=False, noise=None)
         returns = torch.stack([part.first_episode_return() for part in parts])
-        return Trials(rollout, last["value"], returns)
+        return Trials(Rollout.joined(parts, dim=0), torch.stack(values), returns, begins)
+
+    def _value_after(self, part: Rollout, state: State) -> Tensor:
+        """Return the value, (B,), of what would follow a rollout that ended in `state`."""
+        end = Step(
+            part.next_obs[-1], part.action[-1].clamp(-1, 1), part.reward[-1],
+            torch.zeros_like(part.first[-1]),
+        )  # fmt: skip
+        return self.act_and_record(end, state, explore=False, noise=None)[2]["value"]
 
     def update(self, shards: Sequence[Trials], key: Key) -> dict[str, float]:
         """Make PPO's gradient steps on the trials of all shards."""
@@ -267,14 +265,18 @@ class Rl2(Learner):
         self.obs_moments.update(*(part.obs[part.valid] for part in parts), ranks=ranks)
         rewards = (part.reward[part.valid][:, None] for part in parts)
         self.reward_moments.update(*rewards, ranks=ranks)
-        returns = mean_of_finished(ranks.rows(trials.returns, 1)).tolist()
+        steps = float(self.obs_moments.count)
+        self.adam.lr = ppo.next_lr(self.adam.lr, losses["kl"], steps, self.config)
+        returns, begins, ends = (
+            ranks.rows(part.double(), 1) for part in (trials.returns, trials.begins, trials.ends)
+        )
         return {
-            "return_before": returns[0],
-            "return_after": returns[-1],
+            "return_before": float(mean_of_finished(returns[begins > 0])),
+            "return_after": float(mean_of_finished(returns[ends > 0])),
             "diverged": float(ranks.sum([part.diverged.sum() for part in parts])),
             **losses,
             "lr": self.adam.lr,
-            **self._spread([part.extras["mean"] for part in parts]),
+            **self._spread([part.extras["head"] for part in parts]),
         }
 
     @torch.no_grad()
@@ -286,7 +288,7 @@ class Rl2(Learner):
         )
         self.return_moments.update(*sums, ranks=self.ranks)
         parts = [self._estimates(shard) for shard in shards]
-        batch = Batch(*(torch.cat(same, 1) for same in zip(*parts, strict=True)))
+        batch = Batch.joined(parts)
         return batch._replace(advantage=ppo.normalized(batch.advantage, batch.weight, self.ranks))
 
     def _estimates(self, trials: Trials) -> Batch:
@@ -298,19 +300,20 @@ class Rl2(Learner):
         bootstraps.
         """
         rollout, config = trials.rollout, self.config
-        mean, value = rollout.extras["mean"], rollout.extras["value"]
+        head, value = rollout.extras["head"], rollout.extras["value"]
         reward = rollout.reward / self.return_moments.std.float()
         ended = rollout.terminated | rollout.diverged
         advantage = generalized_advantages(
-            torch.where(rollout.diverged, value, reward), value,
-            torch.cat((value[1:], trials.last_value[None])), ended, ended,
+            torch.where(rollout.diverged, value, reward), value, trials.following(value),
+            ended, ended | trials.by_step(trials.ends, -1),
             gamma=config.gamma, gae_lambda=config.gae_lambda,
         )  # fmt: skip
         action = torch.where(rollout.diverged[..., None], 0.0, rollout.action)  # may be NaN there
-        log_prob = self.net.policy(mean).log_prob(action)
+        log_prob = self.net.policy(head).log_prob(action)
         return Batch(
             self._inputs(rollout), action, log_prob, advantage, advantage + value,
             rollout.valid.float(),
+            None if config.min_episodes is None else trials.by_step(trials.begins, 0),
         )  # fmt: skip
 
     def _gradient_steps(self, batch: Batch, key: Key) -> dict[str, float]:
@@ -329,47 +332,30 @@ class Rl2(Learner):
                     )  # fmt: skip
                     self.adam.step(gradient, config.max_grad_norm)
                     metrics.append(found)
-        policy_loss, value_loss, kl, clipped = torch.stack(metrics).mean(0).tolist()
-        self.adam.lr = ppo.adapted_lr(self.adam.lr, kl, config.desired_kl)
-        return {
-            "loss": policy_loss, "value_loss": value_loss, "kl": kl, "clip_fraction": clipped,
-        }  # fmt: skip
+        means = torch.stack(metrics).mean(0).tolist()[:4]
+        return dict(zip(("loss", "value_loss", "kl", "clip_fraction"), means, strict=True))
 
     def _shards(self, worlds: int) -> int:
-        return min(self.config.shards, worlds) if self.device.type == "cpu" else 1
+        if self.device.type != "cpu":
+            return 1
+        return max(1, min(self.config.shards, worlds // self.net.memory.worth_a_thread))
 
     def _loss(self, batch: Batch, ids: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         """Return the part of worlds `ids` in the loss of a minibatch of `total` steps.
 
         Returns:
-            The loss; and policy loss, value loss, KL divergence and share of clipped ratios, (4,).
+            The loss, and the metrics of `ppo.objective`.
         """
-        config, part = self.config, Batch(*(tensor[:, ids] for tensor in batch))
-        weight = part.weight / total
-        mean, value = self._unroll(part.inputs)
-        policy = self.net.policy(mean)
-        log_ratio = policy.log_prob(part.action) - part.log_prob
-        policy_loss = -(
-            ppo.clipped_surrogate(log_ratio, part.advantage, config.clip) * weight
-        ).sum()
+        part = batch.select(ids)
+        head, value = self._unroll(part.inputs, part.begins)
         error = functional.smooth_l1_loss(value, part.target, reduction="none")
-        value_loss = (error * weight).sum()
-        if isinstance(policy, Categorical):
-            entropy = (policy.entropy() * weight).sum()
-        else:
-            entropy = policy.log_std.sum() * weight.sum()
-        loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
-        with torch.no_grad():
-            ratio = log_ratio.exp()
-            kl = ((ratio - 1 - log_ratio) * weight).sum()  # Schulman's estimate: never negative
-            outside = (((ratio - 1).abs() > config.clip) * weight).sum()
-            return loss, torch.stack((policy_loss, value_loss, kl, outside))
+        return ppo.objective(self.net.policy(head), error, part, total, self.config)
 
-    def _unroll(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def _unroll(self, inputs: Tensor, begins: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run the network over whole trials, in mixed precision if so set."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            mean, value = self._forward(inputs)
-        return mean.float(), value.float()
+            head, value = self._forward(inputs, begins)
+        return head.float(), value.float()
 
     # --- saving --------------------------------------------------------------------------------
 

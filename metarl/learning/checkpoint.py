@@ -196,7 +196,7 @@ def learner_config(checkpoint: Checkpoint) -> Any:
 
     cls = find_learner(checkpoint.algorithm).Config
     known = {field.name: field for field in fields(cls)}
-    values = {}
+    values = dict(getattr(cls, "absent", {}))
     for name, value in checkpoint.learner_config.items():
         if name not in known:
             raise UserError(

@@ -7,7 +7,6 @@ product a layer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ import torch
 from torch import Tensor
 
 from metarl.base.distributed import ALONE, Ranks
-from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.modules import ppo
+from metarl.modules.ppo import Batch
 from metarl.modules.returns import generalized_advantages
-from metarl.modules.settings import Count, Fraction, Layers, NonNegative, Positive, Settings
+from metarl.modules.settings import Count, Layers
 from metarl.networks.categorical import Categorical
 from metarl.networks.normalise import RunningMoments
 from metarl.networks.task_mlp import Gaussian, GaussianMLP
@@ -30,45 +29,19 @@ from metarl.worlds.vector import Spec, Step
 
 
 @dataclass(frozen=True)
-class PpoSettings(Settings):
+class PpoSettings(ppo.ClippedSettings):
     """Settings of PPO with a feed-forward policy."""
 
     hidden: Layers = (64, 64)
     """Units of the hidden layers, of the policy and of the value function each."""
     history: Count = 1
     """Steps that the policy sees, the present one too; from 2 on with the actions in between."""
-    gamma: Fraction = 0.99
-    """Discount."""
-    gae_lambda: Fraction = 0.95
-    """λ of the advantage estimation; 1 is Monte Carlo."""
-    clip: Positive = 0.2
-    """ε: how far the probability of an action may move before its gain stops to count."""
     epochs: Count = 10
     """Passes over the transitions of an iteration."""
     batch_size: Count = 500
     """Transitions in a gradient step, about: a pass is cut evenly."""
-    lr: Positive = 1e-3
-    """Initial step size of Adam."""
-    desired_kl: NonNegative = 0.02
-    """KL divergence of an iteration, in nats, that the step size is adapted to; 0 keeps it."""
-    entropy_weight: NonNegative = 0.0
-    """Weight of the policy's entropy."""
-    value_weight: NonNegative = 0.5
-    """Weight of the value function's loss."""
-    max_grad_norm: Positive = 0.5
-    """Longer gradients are scaled down to this."""
-    init_std: Positive = 0.5
-    """Initial exploration: standard deviation of an action, in units of half its range."""
-    min_std: Positive = 0.02
-    """Floor of the exploration."""
     shards: Count = 2
     """Parts of a gradient step's transitions that are computed side by side, on a thread each."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        super().__post_init__()
-        if self.init_std < self.min_std:  # below the floor it has no gradient
-            raise UserError(f"init_std must be at least min_std = {self.min_std}")
 
 
 class Adam(NamedTuple):
@@ -101,23 +74,6 @@ class Adam(NamedTuple):
         return params, Adam(first, second, steps)
 
 
-class Batch(NamedTuple):
-    """What gradient steps are made on: N transitions of each of M tasks."""
-
-    inputs: Tensor
-    """(M, N, I)"""
-    action: Tensor
-    """(M, N, A)"""
-    log_prob: Tensor
-    """(M, N), when it was chosen"""
-    advantage: Tensor
-    """(M, N); `BatchedPpo.improve` takes it normalised in each task"""
-    target: Tensor
-    """(M, N), for the value function"""
-    weight: Tensor
-    """(M, N), 1, or 0 where the physics diverged"""
-
-
 class BatchedPpo:
     """The networks, what they see, and PPO's update; parameters are passed in and returned."""
 
@@ -128,7 +84,7 @@ class BatchedPpo:
         inputs = self.frame * config.history
         self.actor = GaussianMLP(
             inputs, spec.action_size, config.hidden, init_std=config.init_std,
-            min_std=config.min_std,
+            min_std=config.min_std, state_std=config.state_std and not spec.actions,
         )  # fmt: skip
         self.critic = GaussianMLP(inputs, 1, config.hidden)
         self.obs_moments = RunningMoments(spec.observation_size, device)
@@ -150,6 +106,11 @@ class BatchedPpo:
             for name, moments in (("obs", self.obs_moments), ("return", self.return_moments))
             for part, tensor in moments.state_dict().items()
         }
+
+    @property
+    def env_steps(self) -> float:
+        """Environment steps of training that the running statistics have seen."""
+        return float(self.obs_moments.count)
 
     def refresh(self) -> None:
         """Work with the running statistics that were written into the tensors of `state_dict`."""
@@ -257,7 +218,7 @@ class BatchedPpo:
             ranks: over whose shards the advantages are normalised.
         """
         parts = [self.batch(rollout, params) for rollout in rollouts]
-        batch = Batch(*(torch.cat(same, 1) for same in zip(*parts, strict=True)))
+        batch = Batch.joined(parts)
         pairs = zip(batch.advantage, batch.weight, strict=True)
         normal = torch.stack([ppo.normalized(a, weight, ranks) for a, weight in pairs])
         return batch._replace(advantage=normal)
@@ -319,21 +280,8 @@ class BatchedPpo:
         self, params: Tensor, batch: Batch, ids: Tensor, total: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the part of the rows `ids` in the loss, summed over tasks, and metrics, (5,)."""
-        config, part = self.config, Batch(*(tensor[:, ids] for tensor in batch))
-        weight = part.weight / total
-        policy = self.policy(params, part.inputs)
-        log_ratio = policy.log_prob(part.action) - part.log_prob
-        gain = (ppo.clipped_surrogate(log_ratio, part.advantage, config.clip) * weight).sum()
-        error = self.value(params, part.inputs) - part.target
-        value_loss = (error.square() * weight).sum()
-        if isinstance(policy, Categorical):
-            entropy = (policy.entropy() * weight).sum()
-        else:
-            constant = 0.5 * math.log(2 * math.pi * math.e) * policy.log_std.shape[-1]
-            entropy = ((policy.log_std.sum(-1) + constant) * weight).sum()
-        loss = -gain + config.value_weight * value_loss - config.entropy_weight * entropy
-        with torch.no_grad():
-            ratio = log_ratio.exp()
-            kl = ((ratio - 1 - log_ratio) * weight).sum()  # Schulman's estimate: never negative
-            outside = (((ratio - 1).abs() > config.clip) * weight).sum()
-            return loss, torch.stack((-gain, value_loss, kl, outside, entropy)) / len(params)
+        part = batch.select(ids)
+        policy, value = self.policy(params, part.inputs), self.value(params, part.inputs)
+        error = (value - part.target).square()
+        loss, metrics = ppo.objective(policy, error, part, total, self.config)
+        return loss, metrics / len(params)

@@ -8,13 +8,115 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from metarl.base.distributed import ALONE, Ranks
+from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.base.threads import worker_threads
+from metarl.modules.settings import Count, Fraction, NonNegative, Positive, Settings
+from metarl.networks.categorical import Categorical
+from metarl.networks.task_mlp import Gaussian
+
+
+@dataclass(frozen=True)
+class ClippedSettings(Settings):
+    """Settings of the objective and its optimiser, whatever the network."""
+
+    gamma: Fraction = 0.99
+    """Discount."""
+    gae_lambda: Fraction = 0.95
+    """λ of the advantage estimation; 1 is Monte Carlo."""
+    clip: Positive = 0.2
+    """ε: how far the probability of an action may move before its gain stops to count."""
+    lr: Positive = 1e-3
+    """Initial step size of Adam."""
+    desired_kl: NonNegative = 0.02
+    """KL divergence of an iteration, in nats, that the step size is adapted to; 0 keeps it."""
+    lr_decay_steps: Count | None = None
+    """Environment steps over which the desired divergence, or a step size that is kept, falls
+    linearly to a fiftieth; default: never."""
+    entropy_weight: NonNegative = 0.0
+    """Weight of the policy's entropy."""
+    value_weight: NonNegative = 0.5
+    """Weight of the value function's loss."""
+    max_grad_norm: Positive = 0.5
+    """Longer gradients are scaled down to this."""
+    init_std: Positive = 0.5
+    """Initial exploration: standard deviation of an action, in units of half its range."""
+    min_std: Positive = 0.02
+    """Floor of the exploration."""
+    state_std: bool = False
+    """Whether the standard deviation of an action depends on the state."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        super().__post_init__()
+        if self.init_std < self.min_std:  # below the floor it has no gradient
+            raise UserError(f"init_std must be at least min_std = {self.min_std}")
+
+
+class Batch(NamedTuple):
+    """What gradient steps are made on: in a row, steps of a task or of a trial."""
+
+    inputs: Tensor
+    """(…, N, I)"""
+    action: Tensor
+    """(…, N, A)"""
+    log_prob: Tensor
+    """(…, N), when it was chosen"""
+    advantage: Tensor
+    """(…, N); gradient steps are made on normalised ones"""
+    target: Tensor
+    """(…, N), for the value function"""
+    weight: Tensor
+    """(…, N), 1, or 0 where the physics diverged"""
+    begins: Tensor | None = None
+    """(…, N) bool, where a trial begins, of trials that begin within the rows"""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Batch]) -> Batch:
+        """Return batches side by side in the second axis."""
+        names = [name for name, part in parts[0]._asdict().items() if part is not None]
+        columns = {name: torch.cat([getattr(part, name) for part in parts], 1) for name in names}
+        return parts[0]._replace(**columns)
+
+    def select(self, ids: Tensor) -> Batch:
+        """Return the columns `ids` of the second axis: transitions of a task, or worlds."""
+        parts = self._asdict().items()
+        return self._replace(**{name: part[:, ids] for name, part in parts if part is not None})
+
+
+def objective(
+    policy: Gaussian | Categorical, error: Tensor, part: Batch, total: Tensor,
+    config: ClippedSettings,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return the loss of steps, and metrics: sums over the steps by their weights.
+
+    Args:
+        policy: the distribution of each step's action.
+        error: (…) of the value function at each step.
+        part: the steps.
+        total: weight of all steps that the mean is over, of which these may be a part.
+        config: clipping, and the weights of the loss's terms.
+
+    Returns:
+        The loss; and (5,) policy loss, value loss, KL divergence, share of clipped ratios, entropy.
+    """
+    weight = part.weight / total
+    log_ratio = policy.log_prob(part.action) - part.log_prob
+    gain = (clipped_surrogate(log_ratio, part.advantage, config.clip) * weight).sum()
+    value_loss, entropy = (error * weight).sum(), (policy.entropy() * weight).sum()
+    loss = -gain + config.value_weight * value_loss - config.entropy_weight * entropy
+    with torch.no_grad():
+        ratio = log_ratio.exp()
+        kl = ((ratio - 1 - log_ratio) * weight).sum()  # Schulman's estimate: never negative
+        outside = (((ratio - 1).abs() > config.clip) * weight).sum()
+        return loss, torch.stack((-gain, value_loss, kl, outside, entropy))
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
@@ -40,6 +142,23 @@ def adapted_lr(lr: float, kl: float, desired_kl: float) -> float:
     if kl > 2 * desired_kl:
         return max(lr / 1.5, 1e-5)
     return min(lr * 1.5, 1e-2) if kl < desired_kl / 2 else lr
+
+
+def next_lr(lr: float, kl: float, env_steps: float, config: ClippedSettings) -> float:
+    """Return the step size for the next iteration, by `adapted_lr` and the schedule.
+
+    Args:
+        lr: that of this one.
+        kl: its divergence.
+        env_steps: environment steps learned from so far.
+        config: `lr`, `desired_kl` and `lr_decay_steps`.
+    """
+    left = 1.0
+    if config.lr_decay_steps is not None:
+        left = max(1 - env_steps / config.lr_decay_steps, 0.02)
+    if not config.desired_kl:
+        return config.lr * left
+    return adapted_lr(lr, kl, config.desired_kl * left)
 
 
 def normalized(x: Tensor, weight: Tensor, ranks: Ranks = ALONE) -> Tensor:

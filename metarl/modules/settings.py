@@ -14,7 +14,7 @@ import functools
 import math
 import types
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from metarl.base.errors import UserError, did_you_mean
 
@@ -54,6 +54,9 @@ Layers = Annotated[tuple[int, ...], Range(1, 2**31 - 1)]
 
 class Settings:
     """Base of a frozen dataclass whose fields are checked against their annotated ranges."""
+
+    absent: ClassVar[dict[str, Any]] = {}
+    """Setting -> what it is in a checkpoint that does not name it, if that is not the default."""
 
     def __post_init__(self) -> None:
         """Check every field. Raises UserError naming the first that cannot be."""

@@ -1,6 +1,7 @@
 """From observations to actions: networks, their memories and their distributions.
 
 task_mlp: M Gaussian policies as one tensor (M, D).  relu_mlp: flat ReLU networks.
-memory, actor_critic: recurrent and attention memories, and the heads on them.
+backbone, recurrent, scan, attention, memory: what a memory is, the memories, and their names.
+actor_critic: the heads on a memory.
 categorical: discrete actions.  normalise: running statistics.
 """

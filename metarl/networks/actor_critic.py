@@ -15,13 +15,13 @@ from metarl.networks.task_mlp import Gaussian
 class MemoryActorCritic(nn.Module):
     """Embedding, memory, and the heads of policy and value, which also see the embedding.
 
-    The heads see what is remembered and what is seen now; the policy's standard deviation depends
-    on neither.
+    The heads see what is remembered and what is seen now. What the head of the policy gives is the
+    mean action; with `state_std` also what to add to the logarithm of each standard deviation.
     """
 
     def __init__(
         self, inputs: int, actions: int, hidden: int, memory: Memory, *, init_std: float,
-        min_std: float,
+        min_std: float, state_std: bool = False,
     ) -> None:  # fmt: skip
         """Initialise; torch's global generator decides the weights.
 
@@ -32,12 +32,14 @@ class MemoryActorCritic(nn.Module):
             memory: from embeddings to what is remembered.
             init_std: initial standard deviation of the actions.
             min_std: floor of it.
+            state_std: whether it depends on the state.
         """
         super().__init__()
         self.embed = nn.Linear(inputs, hidden)
         self.memory = memory
         self.body = nn.Linear(self.memory.outputs + hidden, 2 * hidden)
-        self.mean = nn.Linear(hidden, actions)
+        self.state_std = state_std
+        self.mean = nn.Linear(hidden, actions * (1 + state_std))
         self.value = nn.Linear(hidden, 1)
         self.log_std = nn.Parameter(torch.full((actions,), math.log(init_std)))
         self.min_log_std = math.log(min_std)
@@ -48,24 +50,32 @@ class MemoryActorCritic(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def step(self, x: Tensor, state: MemoryState) -> tuple[Tensor, Tensor, MemoryState]:
-        """Return the mean action (B, A), the value (B,) and the new state, given (B, inputs)."""
+        """Return the policy's head (B, …), the value (B,) and the new state, given (B, inputs)."""
         embedded = torch.tanh(self.embed(x))
         remembered, state = self.memory.step(embedded, state)
-        return *self._heads(embedded, remembered), state
+        body = torch.tanh(self.body(torch.cat((remembered, embedded), -1)))
+        actor, critic = body.chunk(2, -1)
+        return self.mean(actor), self.value(critic).squeeze(-1), state
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (T, B, A) mean actions and (T, B) values for (T, B, inputs) of whole trials."""
+    def forward(self, x: Tensor, begins: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the policy's head (T, B, …) and values (T, B) for (T, B, inputs).
+
+        Args:
+            x: whole trials.
+            begins: (T, B) bool, where trials begin; None if only at the first step.
+        """
         embedded = torch.tanh(self.embed(x))
-        return self._heads(embedded, self.memory.unroll(embedded))
-
-    def _heads(self, embedded: Tensor, remembered: Tensor) -> tuple[Tensor, Tensor]:
-        seen = torch.cat((remembered, embedded), -1)
+        seen = torch.cat((self.memory.unroll(embedded, begins), embedded), -1)
         actor, critic = (  # apart, since halves of one product would lie in memory by turns
             torch.tanh(functional.linear(seen, weight, bias))
             for weight, bias in zip(self.body.weight.chunk(2), self.body.bias.chunk(2), strict=True)
         )
         return self.mean(actor), self.value(critic).squeeze(-1)
 
-    def policy(self, mean: Tensor) -> Gaussian:
-        """Return the action distribution around a mean."""
-        return Gaussian(mean, self.log_std.clamp(min=self.min_log_std))
+    def policy(self, head: Tensor) -> Gaussian:
+        """Return the action distribution, given what the policy's head gave."""
+        if not self.state_std:
+            return Gaussian(head, self.log_std.clamp(min=self.min_log_std))
+        mean, offset = head.chunk(2, -1)
+        # an unbounded standard deviation can run away
+        return Gaussian(mean, (self.log_std + offset).clamp(self.min_log_std, 0.0))

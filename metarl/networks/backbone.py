@@ -22,6 +22,9 @@ class Memory(nn.Module, ABC):
 
     restarts: ClassVar[bool] = True
     """Whether some worlds can begin another trial while the others go on."""
+    worth_a_thread: ClassVar[int] = 8
+    """Worlds from which `unroll` gains by a thread: the operations of fewer are so short that the
+    threads wait for Python's lock."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         """Take the sizes of an input and of an output."""

@@ -62,6 +62,6 @@ class DiscreteActorCritic(MemoryActorCritic):
         del self.log_std
         self.choices = choices
 
-    def policy(self, mean: Tensor) -> Categorical:  # type: ignore[override]
+    def policy(self, head: Tensor) -> Categorical:  # type: ignore[override]
         """Return the action distribution of (…, A) logits."""
-        return Categorical(mean, self.choices)
+        return Categorical(head, self.choices)

@@ -162,6 +162,8 @@ class S5Layer(_Layer):
 class Scan(Memory):
     """Layers of linear recurrences, each added to its input, which the later ones normalise."""
 
+    worth_a_thread = 2
+
     def __init__(self, width: int, layers: Sequence[_Layer]) -> None:
         """Take the size of an input, which is that of an output, and the layers."""
         super().__init__(width, width)

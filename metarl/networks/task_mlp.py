@@ -20,13 +20,17 @@ class Gaussian(NamedTuple):
     mean: Tensor
     """(M, N, A)"""
     log_std: Tensor
-    """(M, 1, A), independent of the state"""
+    """(M, 1, A), or (M, N, A) where it depends on the state"""
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Return (M, N) log densities of (M, N, A) actions."""
         z = (action - self.mean) * torch.exp(-self.log_std)
         constant = self.log_std.sum(-1) + 0.5 * math.log(2 * math.pi) * action.shape[-1]
         return -0.5 * z.square().sum(-1) - constant
+
+    def entropy(self) -> Tensor:
+        """Return (M, 1) or (M, N) entropies in nats."""
+        return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     def kl(self, other: Gaussian) -> Tensor:
         """Return (M, N) KL(self ‖ other)."""
@@ -56,9 +60,14 @@ class GaussianMLP:
         action_scale: float = 1.0,
         init_std: float = 1.0,
         min_std: float = 1e-3,
+        state_std: bool = False,
     ) -> None:
-        """Lay out the flat vector: each layer's weight (in, out) and bias, then the log stds."""
-        self.sizes = (inputs, *hidden, outputs)
+        """Lay out the flat vector: each layer's weight (in, out) and bias, then the log stds.
+
+        With `state_std`, the last layer also gives what to add to each log std.
+        """
+        self.state_std = state_std
+        self.sizes = (inputs, *hidden, outputs * (1 + state_std))
         self.shapes = [
             shape for i, o in itertools.pairwise(self.sizes) for shape in ((i, o), (1, o))
         ]
@@ -75,7 +84,7 @@ class GaussianMLP:
             bound = math.sqrt(6.0 / (i + o))
             weight = (2 * torch.rand(i, o, generator=generator) - 1) * bound
             parts += [weight.flatten(), torch.zeros(o)]
-        parts.append(torch.full((self.sizes[-1],), math.log(self.init_std)))
+        parts.append(torch.full(self.shapes[-1], math.log(self.init_std))[0])
         return torch.cat(parts)
 
     def split(self, params: Tensor) -> list[Tensor]:
@@ -97,8 +106,12 @@ class GaussianMLP:
             obs: (M, N, O).
         """
         *layers, log_std = self.split(params)
+        mean = self._forward(layers, obs)
+        if self.state_std:
+            mean, offset = mean.chunk(2, -1)
+            log_std = (log_std + offset).clamp(max=0.0)  # an unbounded one can run away
         log_std = log_std.clamp(min=self.min_log_std) + math.log(self.action_scale)
-        return Gaussian(self._forward(layers, obs), log_std)
+        return Gaussian(mean, log_std)
 
     def _forward(self, layers: list[Tensor], x: Tensor) -> Tensor:
         for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):

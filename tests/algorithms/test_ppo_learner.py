@@ -43,12 +43,14 @@ def test_a_window_holds_the_latest_steps_of_the_episode() -> None:
     assert not window[0, 1].any()
 
 
-@pytest.mark.parametrize("history", [1, 3])
+@pytest.mark.parametrize(("history", "state_std"), [(1, False), (3, False), (1, True)])
 @pytest.mark.parametrize("cls", [Ppo, Finetune])
-def test_the_update_sees_what_was_seen_in_acting(cls, history: int) -> None:
+def test_the_update_sees_what_was_seen_in_acting(cls, history: int, state_std: bool) -> None:
     """Log-probabilities of the batch are those of the noise that chose the actions."""
     worlds = TaskWorlds("hopper-params", 4, 1)  # its episodes end early
-    learner = cls(worlds.spec, cls.Config(history=history, init_std=0.7), seed=0)
+    settings = {"history": history, "init_std": 0.7, "state_std": state_std}
+    learner = cls(worlds.spec, cls.Config(**settings), seed=0)
+    learner.ppo.actor.split(learner.params[:, : learner.ppo.actor.num_params])[-3].mul_(50.0)
     worlds.set_tasks(TaskDistribution(worlds.family).split("train", 2), 2)
     worlds.seed(Key(0))
     worlds.reset()
@@ -57,6 +59,7 @@ def test_the_update_sees_what_was_seen_in_acting(cls, history: int) -> None:
     params = learner.params.repeat(2, 1)
     batch = learner.ppo.batch(rollout, params)
     policy = learner.ppo.policy(params, batch.inputs)
+    assert (policy.log_std.shape == policy.mean.shape and policy.log_std.std() > 0.1) == state_std
     noise = Key(1).normal(2, 60, 2, 3)  # (T, B, A)
     expected = noise.unflatten(1, (2, 2)).permute(1, 2, 0, 3).flatten(1, 2)
     torch.testing.assert_close(
@@ -81,7 +84,7 @@ def test_tasks_do_not_mix() -> None:
     whole, adam, _ = ppo.improve(params, Adam.start(params), batch, **how)
     for m in range(3):
         mine = params[m : m + 1]
-        part = Batch(*(x[m : m + 1] for x in batch))
+        part = Batch(*(x[m : m + 1] for x in batch if x is not None))
         alone, state, _ = ppo.improve(mine, Adam.start(mine), part, **how)
         torch.testing.assert_close(whole[m : m + 1], alone)
         torch.testing.assert_close(adam.first[m : m + 1], state.first)

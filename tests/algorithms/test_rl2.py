@@ -5,10 +5,19 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from metarl import TaskDistribution, TaskWorlds, UserError, collect, evaluate
-from metarl.algorithms.rl2 import Batch, Rl2, Rl2Config, State, Trials
+from metarl import (
+    TaskDistribution,
+    Tasks,
+    TaskWorlds,
+    UserError,
+    collect,
+    evaluate,
+    find_family,
+)
+from metarl.algorithms.rl2 import Rl2, Rl2Config, State
 from metarl.base.keys import Key
-from metarl.modules.ppo import parallel_gradient
+from metarl.modules.ppo import Batch, parallel_gradient
+from metarl.modules.trials import Trials, trial_starts
 from metarl.networks.memory import MEMORIES
 from metarl.worlds.rollout import Rollout
 from metarl.worlds.vector import Spec, Step
@@ -56,13 +65,22 @@ def rollout(reward: Tensor, **flags: Tensor) -> Rollout:
     return Rollout(**(parts | flags))
 
 
-def targets(agent: Rl2, data: Rollout, value: Tensor, last: Tensor) -> tuple[Tensor, Batch]:
-    """The value targets in units of the reward's scale, where `value` and `last` are in rewards."""
+def targets(
+    agent: Rl2, data: Rollout, value: Tensor, last: Tensor, first: Tensor | None = None,
+    cut: bool = False,
+) -> tuple[Tensor, Batch]:  # fmt: skip
+    """The value targets in units of the reward's scale, where all values are in rewards.
+
+    `first` and `last` are those of what would follow the first and the second episode; a trial of
+    its own is each of them with `cut`.
+    """
     agent.return_moments.mean = torch.zeros(1, dtype=torch.float64)
     agent.return_moments.variance = torch.full((1,), 4.0, dtype=torch.float64)
     agent.return_moments.count = torch.tensor(1e12, dtype=torch.float64)  # a scale of 2 that stays
-    data = data._replace(extras={"mean": torch.zeros(*value.shape, 2), "value": value / 2})
-    batch = agent._batch([Trials(data, last / 2, torch.zeros(1, data.obs.shape[1]))])
+    data = data._replace(extras={"head": torch.zeros(*value.shape, 2), "value": value / 2})
+    begins = torch.tensor([True, cut])[:, None].expand(2, data.obs.shape[1])
+    after = torch.stack((last if first is None else first, last)) / 2
+    batch = agent._batch([Trials(data, after, torch.zeros_like(after), begins)])
     return batch.target * 2, batch
 
 
@@ -93,30 +111,36 @@ def test_the_first_epoch_finds_the_log_probs_of_the_collection(memory: str) -> N
     assert metrics[3] == 0
 
 
-def test_training_and_evaluation_show_the_same_inputs() -> None:
+@pytest.mark.parametrize("last_transition", [True, False])
+def test_training_and_evaluation_show_the_same_inputs(last_transition: bool) -> None:
     """Episodes that the worlds begin by themselves keep the last action; resets forget it."""
-    agent, worlds = point()
-    kept, seen = [], []
+    agent, worlds = point(last_transition=last_transition)
+    shaken(agent)
+    seen = []
     for reset in (False, True):
         state = agent.begin(TASKS, 2)
         worlds.seed(Key(3))
         worlds.reset()
-        _, state = collect(worlds, agent, state, worlds.spec.horizon, Key(4), explore=True)
+        first, state = collect(worlds, agent, state, worlds.spec.horizon, Key(4), explore=True)
         if reset:
             worlds.seed(Key(3))
             worlds.reset()
             worlds.reset()  # the second episode of the same worlds
+        else:
+            assert worlds.current.prev_action.abs().sum() > 0
+        assert reset == (worlds.current.prev_action.abs().sum() == 0)
+        state = agent.adapt(state, first)
         second, _ = collect(worlds, agent, state, worlds.spec.horizon, Key(5), explore=True)
-        kept.append(second.prev_action[0])
         seen.append(second)
-    assert kept[0].abs().sum() > 0
-    assert kept[1].abs().sum() == 0
-    assert torch.equal(agent._inputs(seen[0]), agent._inputs(seen[1]))
+    assert torch.equal(seen[0].obs, seen[1].obs)
     assert torch.equal(seen[0].action, seen[1].action)
+    if not last_transition:
+        assert torch.equal(agent._inputs(seen[0]), agent._inputs(seen[1]))
 
 
 def test_an_input_is_observation_last_action_its_reward_and_the_beginning() -> None:
-    agent = learner()
+    agent, old = learner(), learner(last_transition=False)
+    old.obs_moments, old.reward_moments = agent.obs_moments, agent.reward_moments
     agent.obs_moments.update(torch.tensor([[0.0, 0.0, 0.0], [2.0, 4.0, 200.0]]))
     agent.reward_moments.update(torch.tensor([[1.0], [3.0]]))
     step = Step(
@@ -124,10 +148,32 @@ def test_an_input_is_observation_last_action_its_reward_and_the_beginning() -> N
         torch.tensor([4.0, 4.0]), torch.tensor([False, True]),
     )  # fmt: skip
     # means 1, 2, 100 and stds 1, 2, 100; the last clipped at 10; the reward's mean 2 and std 1
-    assert torch.allclose(
-        agent._inputs(step),
-        torch.tensor([[1, 0, 10, 0.5, -1, 2, 0], [1, 0, 10, 0, 0, 0, 1]], dtype=torch.float32),
-    )
+    same, hidden = [1, 0, 10, 0.5, -1, 2, 0], [1, 0, 10, 0, 0, 0, 1]
+    for one, second in ((agent, [*same[:-1], 1]), (old, hidden)):
+        expected = torch.tensor([same, second], dtype=torch.float32)
+        assert torch.allclose(one._inputs(step), expected)
+
+
+def test_the_action_and_the_reward_that_end_an_episode_are_seen_in_the_next() -> None:
+    """On worlds that were reset: in training and in evaluation, once, and not in a new trial."""
+    agent, worlds = point(last_transition=True)
+    shaken(agent)
+    trials = agent.collect(worlds, worlds.tasks, Key(2))
+    data, horizon = trials.rollout, worlds.spec.horizon
+    assert torch.equal(data.prev_action[horizon], data.action[horizon - 1].clamp(-1, 1))
+    assert torch.equal(data.prev_reward[horizon], data.reward[horizon - 1])
+    assert data.prev_action[0].abs().sum() == 0
+    state = agent.adapt(agent.begin(TASKS, 2), data)
+    assert torch.equal(state.last[:, -1], data.reward[-1])
+    worlds.reset()
+    told, after = agent.act(worlds.current, state, explore=False, noise=None)
+    not_told, _ = agent.act(worlds.current, agent.begin(TASKS, 2), explore=False, noise=None)
+    assert not torch.allclose(told, not_told)
+    assert after.last.abs().sum() == 0
+    where = torch.arange(2 * TASKS) < 3
+    again, _ = agent.act(worlds.current, agent._restarted(state, where), explore=False, noise=None)
+    assert torch.equal(again[:3], not_told[:3])
+    assert torch.equal(again[3:], told[3:])
 
 
 def test_the_mean_is_played_in_evaluation_and_the_memory_goes_on() -> None:
@@ -162,6 +208,61 @@ def test_one_step_targets_use_the_value_of_the_next_episode() -> None:
     reward, value = torch.ones(4, 1), torch.tensor([[10.0], [20.0], [30.0], [40.0]])
     target, _ = targets(agent, rollout(reward), value, torch.tensor([50.0]))
     assert torch.allclose(target[:, 0], torch.tensor([11.0, 16.0, 21.0, 26.0]), atol=1e-5)
+
+
+def test_a_trial_that_ends_between_episodes_bootstraps_from_its_own_successor() -> None:
+    agent = learner(gamma=0.5, gae_lambda=1.0, min_episodes=1)
+    reward, zeros = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.zeros(4, 1)
+    data = rollout(reward)
+    target, batch = targets(agent, data, zeros, torch.tensor([8.0]), torch.tensor([6.0]), cut=True)
+    # 2 + 6/2 = 5; 1 + 5/2 = 3.5; the second trial as before
+    assert torch.allclose(target[:, 0], torch.tensor([3.5, 5.0, 7.0, 8.0]))
+    assert batch.begins is not None
+    assert batch.begins[:, 0].tolist() == [True, False, True, False]
+
+
+def test_trials_have_every_number_of_episodes_equally_often() -> None:
+    tasks = TaskDistribution(find_family("point-goal")).sample(3000, Key(0).numpy())
+    begins = trial_starts(tasks, 1, 2, 5, Key(1))
+    assert begins[0].all()
+    first = torch.where(begins[1:].any(0), begins[1:].int().argmax(0) + 1, 5)
+    counts = [int((first == n).sum()) for n in range(1, 6)]
+    # of 4 drawn, 1 episode would be left, too little for a trial: it is 5
+    assert counts[0] == counts[3] == 0
+    assert all(
+        abs(n / 3000 - share) < 0.03 for n, share in zip(counts[1:3], (0.25, 0.25), strict=True)
+    )
+    part = Tasks(tasks.family, tasks.names, tasks.values[100:], first=100)
+    assert torch.equal(trial_starts(part, 1, 2, 5, Key(1)), begins[:, 100:])
+
+
+@pytest.mark.parametrize("memory", ["gru", "lstm", "mingru", "s5"])
+def test_trials_of_random_lengths_are_replayed_as_they_were_played(memory: str) -> None:
+    agent, worlds = point(memory=memory, episodes=3, min_episodes=1)
+    agent.meta_step(worlds, worlds.tasks, Key(1))
+    shaken(agent)
+    trials = agent.collect(worlds, worlds.tasks, Key(2))
+    assert trials.begins[1:].any()
+    assert not trials.begins[1:].all()
+    batch = agent._batch([trials])
+    with torch.no_grad():
+        head, value = agent._unroll(batch.inputs, batch.begins)
+    assert (head - trials.rollout.extras["head"]).abs().max() < 1e-5
+    assert (value - trials.rollout.extras["value"]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_the_standard_deviation_can_depend_on_the_state(discrete: bool) -> None:
+    spec = Spec(3, 4, 10, (2, 2)) if discrete else SPEC
+    agent = shaken(Rl2(spec, Rl2Config(units=16, hidden=8, state_std=True, min_std=0.1)))
+    head, _ = agent.net(torch.randn(5, 3, spec.observation_size + spec.action_size + 2))
+    policy = agent.net.policy(head)
+    assert head.shape[-1] == 4
+    if not discrete:
+        std = policy.log_std.exp()
+        assert std.shape == policy.mean.shape == (5, 3, 2)
+        assert std.std(0).min() > 0.01
+        assert 0.0999 < std.min() < std.max() <= 1.0
 
 
 def test_a_failure_has_no_successor() -> None:
@@ -208,7 +309,7 @@ def test_the_gradient_of_the_loss_equals_finite_differences() -> None:
     agent = shaken(learner(entropy_weight=0.1))
     agent.net.double()
     _, batch = targets(agent, rollout(torch.randn(6, 4)), torch.randn(6, 4), torch.randn(4))
-    batch = Batch(*(part.double() for part in batch))
+    batch = Batch(*(part.double() for part in batch if part is not None))
     agent._unroll = agent.net  # not back to float32
     ids, params = torch.arange(4), agent.adam.params
 
@@ -270,7 +371,7 @@ def test_a_gradient_has_the_same_bits_on_any_number_of_threads() -> None:
 def collected(agent: Rl2, worlds: TaskWorlds) -> tuple[Batch, Tensor, Tensor]:
     """A batch, and the means and values of its steps."""
     trials = agent.collect(worlds, worlds.tasks, Key(2))
-    return agent._batch([trials]), trials.rollout.extras["mean"], trials.rollout.extras["value"]
+    return agent._batch([trials]), trials.rollout.extras["head"], trials.rollout.extras["value"]
 
 
 def test_minibatches_are_drawn_from_the_key() -> None:
@@ -321,7 +422,8 @@ def test_an_adapted_policy_is_its_memory_and_what_acts_on_it(memory: str) -> Non
     for one in (begun, state):
         saved = safetensors.torch.load(safetensors.torch.save(agent.adapted_state_dict(one)))
         assert {name for name in saved if name.startswith("state")} == {
-            f"state.memory.{i}" for i in range(len(one.memory))
+            "state.last",
+            *(f"state.memory.{i}" for i in range(len(one.memory))),
         }
         other = Rl2(worlds.spec, agent.config, seed=5)
         loaded = other.load_adapted_state_dict(saved)
@@ -339,6 +441,8 @@ def test_an_adapted_policy_is_its_memory_and_what_acts_on_it(memory: str) -> Non
         ({"lr": float("nan")}, "lr must be positive"),
         ({"gamma": 1.5}, "gamma"),
         ({"entropy_weight": -1.0}, "entropy_weight"),
+        ({"min_episodes": 3}, "min_episodes must be at most episodes = 2"),
+        ({"min_episodes": 1, "memory": "snail"}, "in some worlds alone, which snail cannot"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict, message: str) -> None:

@@ -21,10 +21,15 @@ from metarl.tasks.sampler import task_sampler
 from metarl.worlds.vector import Step
 
 TASKS, WORLDS = 3, 4
+MEMORIES = ("lstm", "mingru", "s5", "transformer", "snail")
 VARIANTS = [
-    *(("rl2", {"memory": memory}) for memory in ("lstm", "transformer", "snail")),
-    ("maml-trpo", {"learn_inner_lr": True}), ("pearl", {"normalise": True, "adapt_every": 0}),
-]  # fmt: skip
+    *(("rl2", {"memory": memory}) for memory in MEMORIES),
+    ("rl2", {"episodes": 3, "min_episodes": 1, "state_std": True}),
+    ("rl2", {"last_transition": False}),
+    ("ppo", {"state_std": True, "desired_kl": 0.0, "lr_decay_steps": 1000}),
+    ("maml-trpo", {"learn_inner_lr": True}),
+    ("pearl", {"normalise": True, "adapt_every": 0}),
+]
 """Settings of a learner that change what its state is."""
 EXAMPLES = [
     (f"docs/examples/{name}", {})

@@ -38,6 +38,7 @@ LEARNERS = {
     "maml-trpo": ("maml-trpo", {"hidden": (8,), "cg_iterations": 3}),
     "rl2-gru": ("rl2", RL2),
     "rl2-lstm": ("rl2", {**RL2, "memory": "lstm"}),
+    "rl2-mingru": ("rl2", {**RL2, "memory": "mingru"}),
     "rl2-transformer": ("rl2", {**RL2, "memory": "transformer"}),
     "rl2-snail": ("rl2", {**RL2, "memory": "snail"}),
     "pearl": ("pearl", PEARL),

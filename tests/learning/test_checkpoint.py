@@ -17,6 +17,7 @@ from metarl.base.errors import UserError
 from metarl.learning import checkpoint as checkpoints
 from metarl.worlds.vector import Spec
 
+ROOT = Path(__file__).parents[2]
 META = {"seed": 3, "iteration": 7, "note": "ü"}
 
 
@@ -320,3 +321,20 @@ def test_kill_at_any_moment_leaves_a_readable_checkpoint(tmp_path: Path) -> None
         assert checkpoints.load(newest).tensors["theta"].isfinite().all()
     saved(tmp_path, 100)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_setting_that_a_checkpoint_does_not_name_is_as_it_was_then(tmp_path: Path) -> None:
+    """Agents of before the last transition was shown go on without it, and may be resumed."""
+    from metarl.algorithms import Rl2Config
+    from metarl.run import refuse_changes
+    from metarl.runs.config import TrainConfig
+
+    agent = checkpoints.load(ROOT / "experiments/agents/half-cheetah-vel-rl2")
+    assert "last_transition" not in agent.learner_config
+    assert Rl2Config().last_transition
+    config = checkpoints.learner_config(agent)
+    assert not config.last_transition
+    assert checkpoints.restore(agent).begin(1, 1).last is None
+    refuse_changes(agent, TrainConfig.from_json(agent.meta["train"], agent.path), config)
+    with pytest.raises(UserError, match="last_transition cannot change"):
+        refuse_changes(agent, TrainConfig.from_json(agent.meta["train"], ""), Rl2Config(shards=2))

@@ -7,9 +7,11 @@ import torch
 
 from metarl.modules.optim import ClippedAdam
 from metarl.modules.ppo import (
+    ClippedSettings,
     adapted_lr,
     clipped_surrogate,
     discounted_sums,
+    next_lr,
     normalized,
     thread_pool,
 )
@@ -35,6 +37,16 @@ def test_the_step_size_follows_the_divergence(kl: float, lr: float) -> None:
 def test_the_step_size_stays_within_bounds() -> None:
     assert adapted_lr(1e-2, 0.0, 0.01) == 1e-2
     assert adapted_lr(1e-5, 1.0, 0.01) == 1e-5
+
+
+@pytest.mark.parametrize(("env_steps", "left"), [(0, 1.0), (50, 0.5), (99, 0.02), (300, 0.02)])
+def test_the_schedule_lowers_the_step_size_or_the_divergence(env_steps: int, left: float) -> None:
+    kept = ClippedSettings(lr=1e-3, desired_kl=0.0, lr_decay_steps=100)
+    assert math.isclose(next_lr(7.0, 0.01, env_steps, kept), 1e-3 * left)
+    adapted = ClippedSettings(desired_kl=0.01, lr_decay_steps=100)
+    assert next_lr(1e-3, 0.011 * left, env_steps, adapted) == 1e-3
+    assert next_lr(1e-3, 0.021 * left, env_steps, adapted) < 1e-3
+    assert next_lr(1e-3, 0.01, env_steps, ClippedSettings(desired_kl=0.0)) == 1e-3
 
 
 def test_standardising_leaves_out_what_has_no_weight() -> None:
