@@ -336,7 +336,8 @@ def report_of(
         stand_still=float(mean_of_finished(torch.from_numpy(still[whole].flatten()))),
         env_steps=sum(part.env_steps for part in played),
         seconds=round(sum(part.seconds for part in played), 3),
-        diverged=sum(part.diverged for part in played), exploring=min(policy.exploring_rounds, rounds),
+        diverged=sum(part.diverged for part in played),
+        exploring=min(policy.exploring_rounds, rounds),
         train_is_heldout=split == "heldout" and TaskDistribution(family).shared_split,
         stand_still_by_task=mean_of_finished(torch.from_numpy(still)).tolist(), diagnostics=said,
     )  # fmt: skip
