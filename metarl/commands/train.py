@@ -28,9 +28,14 @@ class _NoConfig:
 def train(argv: list[str]) -> int:
     """Meta-train an algorithm on a task family, or go on with a run.
 
-    ``metarl train FAMILY ALGORITHM [settings]`` or ``metarl train --resume DIR [settings]``.
+    ``metarl train FAMILY ALGORITHM [settings]`` or ``metarl train --resume DIR [settings]``; with
+    ``--seeds`` or ``--sweep`` many runs, see `metarl.commands.sweep`.
     """
     wants_help = "--help" in argv or "-h" in argv
+    if not wants_help and any(word.startswith(("--seeds", "--sweep")) for word in argv):
+        from metarl.commands.sweep import sweep, take_sweep
+
+        return sweep(*take_sweep(argv))
     run, rest = take_option(argv, "--resume")
     if run is not None and not wants_help:
         return _resume(run, rest)
@@ -172,7 +177,9 @@ def parse_train(
     cls = make_dataclass("Train", members, frozen=True)
     cls.__doc__ = (
         "Meta-train an algorithm on a task family. With --resume DIR instead of FAMILY ALGORITHM, "
-        "go on with the run in DIR, to the same bits as if it had not stopped."
+        "go on with the run in DIR, to the same bits as if it had not stopped. With --seeds 1 2 3 "
+        "and --sweep NAME=A,B, train every combination side by side, --jobs at once, and compare "
+        "them; the same command goes on with what is left."
     )
     return parse(cls, argv, prog=PROG)
 

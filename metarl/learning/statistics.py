@@ -56,6 +56,28 @@ def iqm_interval(
     return _stratified_iqm(returns, label, axis=0), np.stack([low, high], axis=1)
 
 
+def interval_over_seeds(
+    returns: np.ndarray, rng: np.random.Generator
+) -> tuple[float, float, float]:
+    """Return the interquartile mean over seeds and tasks, and its 95 % bootstrap interval.
+
+    Seeds are drawn anew, and tasks within each of them. Few seeds make it too narrow: of one, it
+    says nothing of what another would give.
+
+    Args:
+        returns: (S, M), of S seeds on M tasks; tasks that are NaN for a seed are left out.
+        rng: of the resampling.
+    """
+    returns = returns[:, np.isfinite(returns).all(0)]
+    seeds, tasks = returns.shape
+    if not tasks:
+        return np.nan, np.nan, np.nan
+    chosen = rng.integers(0, seeds, (RESAMPLES, seeds, 1))
+    drawn = returns[chosen, rng.integers(0, tasks, (RESAMPLES, seeds, tasks))]
+    low, high = np.percentile(iqm(drawn.reshape(RESAMPLES, -1), 1), [2.5, 97.5])
+    return float(iqm(returns.flatten())), float(low), float(high)
+
+
 def mean_of_tasks(returns: np.ndarray) -> np.ndarray:
     """Return the (K,) means of (M, K) returns over the tasks that have one; NaN where none has."""
     known = np.isfinite(returns)
