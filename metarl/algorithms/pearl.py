@@ -161,8 +161,8 @@ class Pearl(Learner):
         return state.with_recent(self.spec.observation_size) if self.config.adapt_every else state
 
     def _prior(self, tasks: int, worlds: int, key: Key, first_task: int) -> Posterior:
-        size = self.config.latent_size
-        return Posterior.prior(tasks, worlds, size, key, self.device, first_task)
+        latent = self.config.latent_size
+        return Posterior.prior(tasks, worlds, latent, key, self.device, first_task)
 
     @torch.no_grad()
     def act(
@@ -200,8 +200,7 @@ class Pearl(Learner):
 
     def diagnostics(self, state: Posterior) -> dict[str, Tensor]:
         """Return mean and variance of z, (B, L) each."""
-        mean, variance = state.posterior()
-        return {"z_mean": mean, "z_variance": variance}
+        return dict(zip(("z_mean", "z_variance"), state.posterior(), strict=True))
 
     # --- the meta-update -----------------------------------------------------------------------
 
@@ -266,10 +265,9 @@ class Pearl(Learner):
                     self.moments.update(rows[valid][:, : self.spec.observation_size])
             context.assign(shard.ids, shard.context)
         returns = mean_of_finished(torch.cat([shard.returns for shard in shards], 1)).tolist()
-        metrics = {
-            "return_before": returns[0], "return_after": returns[-1],
-            "diverged": float(sum(int(shard.diverged) for shard in shards)),
-        }  # fmt: skip
+        diverged = float(sum(int(shard.diverged) for shard in shards))
+        before, *_, after = [returns[0], *returns]
+        metrics = {"return_before": before, "return_after": after, "diverged": diverged}
         ready = bool(((replay.size > 0) & (context.size > 0)).all())
         if ready:
             metrics |= self._gradient_steps(key.fold("update"))
@@ -291,10 +289,10 @@ class Pearl(Learner):
 
     def _captured(self) -> GraphedStep | None:
         """Return the gradient step as a CUDA graph, or None where it cannot be one."""
-        here = can_capture(self._replay_device) and self.config.cuda_graph
-        if self._graph is None and here:
-            changed = list(self._weights().values())
-            self._graph = GraphedStep(self._step, changed, [self._draws, self._noise])
+        here = can_capture(self._replay_device) and self.ranks.size == 1
+        if self._graph is None and here and self.config.cuda_graph:
+            generators = [self._draws, self._noise]
+            self._graph = GraphedStep(self._step, list(self._weights().values()), generators)
         return self._graph
 
     def sample_batch(self, draws: torch.Generator, noise: torch.Generator) -> Batch:
@@ -306,40 +304,46 @@ class Pearl(Learner):
         )  # fmt: skip
 
     def gradient_step(self, batch: Batch) -> Tensor:
-        """Make one gradient step on encoder and critics, then actor; return `METRICS`, on device.
+        """Make one gradient step on encoder and critics, then actor; return `METRICS`."""
+        sac, encoder, ranks, config = self.sac, self.encoder.weights, self.ranks, self.config
+        parts = list(batch.parts(ranks.slices(len(batch.rows))))
+        found = [self._critic_gradient(part, share) for part, share in parts]
+        sizes = (sac.critic.params.numel(), encoder.params.numel(), 3)
+        critic, encoding, losses = ranks.sum([flat for flat, _ in found]).split(sizes)
+        sac.critic.step(critic.view_as(sac.critic.params))
+        encoder.step(encoding.view_as(encoder.params))
+        flat = ranks.sum([sac.actor_gradient(x, part.noise, config.policy_penalty, share)
+                          for (_, x), (part, share) in zip(found, parts, strict=True)])  # fmt: skip
+        actor_loss, excess = sac.improve_actor(flat, temperature=config.automatic_temperature)
+        sac.update_targets(config.target_rate)
+        (critic_loss, kl, spread), entropy = losses.split(1), -(excess + self.spec.action_size)
+        return torch.cat((critic_loss, actor_loss, kl, entropy, spread, sac.temperature()))
 
-        To the actor and to the critics' target z is a constant: it does not teach the encoder.
+    def _critic_gradient(self, part: Batch, share: float) -> tuple[Tensor, Tensor]:
+        """Return what a shard, a `share` of the tasks, adds to the step of critics and encoder.
+
+        That is flat, gradients and metrics; and the features (R, F) of policy and critics. To the
+        actor and to the critics' target z is a constant: it does not teach the encoder.
         """
-        config, sac = self.config, self.sac
-        o, a = self.spec.observation_size, self.spec.action_size
-        obs, action, reward, next_obs, terminated = batch.rows.flatten(0, 1).split(
-            (o, a, 1, o, 1), dim=1
-        )
+        config, sac, weights = self.config, self.sac, self.encoder.weights.params
+        if not share:  # more shards than tasks
+            return weights.new_zeros(sac.critic.params.numel() + weights.numel() + 3), part.noise
+        obs, action, reward, next_obs, terminated = part.columns(*self.spec[:2])
         obs, next_obs = self._scaled(obs), self._scaled(next_obs)
-        mean, variance = product_of_gaussians(*self.encoder(batch.context))
-        z = torch.addcmul(mean, variance.sqrt(), batch.z_noise)
-        z = z.repeat_interleave(batch.rows.shape[1], 0)
+        mean, variance = product_of_gaussians(*self.encoder(part.context))
+        z = torch.addcmul(mean, variance.sqrt(), part.z_noise)
+        z = z.repeat_interleave(part.rows.shape[1], 0)  # of each task, for its transitions
         x, fixed = torch.cat((obs, z), 1), z.detach()
         target = sac.bellman_target(
-            torch.cat((next_obs, fixed), 1), batch.next_noise,
+            torch.cat((next_obs, fixed), 1), part.next_noise,
             config.reward_scale * reward[:, 0], config.gamma * (1.0 - terminated[:, 0]),
         )  # fmt: skip
-        critic_loss = sac.critic_loss(sac.critic.params, x, action, target)
+        critic_loss = share * sac.critic_loss(sac.critic.params, x, action, target)
         kl = kl_from_prior(mean, variance)
-        loss = critic_loss + config.kl_weight * kl
-        critic, encoder = grad(loss, (sac.critic.params, self.encoder.weights.params))
-        sac.critic.step(critic)
-        self.encoder.weights.step(encoder)
-        actor_loss, log_prob = sac.actor_loss(
-            sac.policy.params, x.detach(), batch.noise, config.policy_penalty
-        )
-        sac.policy.step(grad(actor_loss, sac.policy.params)[0])
-        if config.automatic_temperature:
-            sac.update_temperature(log_prob)
-        sac.update_targets(config.target_rate)
-        spread = variance.detach().mean()
-        numbers = (critic_loss, actor_loss, kl / len(mean), -log_prob.mean(), spread)
-        return torch.stack([*(n.detach() for n in numbers), sac.temperature()[0]])
+        gradients = grad(critic_loss + config.kl_weight * kl, (sac.critic.params, weights))
+        numbers = (critic_loss, kl * (share / len(mean)), share * variance.mean())
+        flat = [*(g.flatten() for g in gradients), torch.stack(numbers).detach()]
+        return torch.cat(flat), x.detach()
 
     def _replay(self) -> tuple[TaskReplay, TaskReplay]:
         """Return the replays, of everything and of the context; allocated when first needed."""

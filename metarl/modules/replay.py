@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -250,6 +250,19 @@ class Batch(NamedTuple):
     """(m b, A) of the next actions"""
     noise: Tensor
     """(m b, A) of the policy's actions"""
+
+    def parts(self, tasks: Sequence[slice]) -> Iterator[tuple[Batch, float]]:
+        """Yield the batches of some of the tasks each, and their share of all tasks."""
+        m, each = self.rows.shape[:2]
+        for part in tasks:
+            rows = slice(part.start * each, part.stop * each)
+            cut = zip(self, (part, part, part, rows, rows), strict=True)
+            yield Batch(*(tensor[index] for tensor, index in cut)), (part.stop - part.start) / m
+
+    def columns(self, observation_size: int, action_size: int) -> tuple[Tensor, ...]:
+        """Return observation, action, reward, next observation and terminated, (m b, …) each."""
+        o, a = observation_size, action_size
+        return self.rows.flatten(0, 1).split((o, a, 1, o, 1), dim=1)
 
     @classmethod
     def sample(

@@ -119,9 +119,35 @@ class ActorCritic:
         """Return α, (1,)."""
         return self.log_temperature.params.detach().exp()
 
-    def update_temperature(self, log_prob: Tensor) -> None:
-        """Move α so that the entropy comes closer to −A (Haarnoja et al. 2018b)."""
-        self.log_temperature.step(-(log_prob - self.actions).mean(0, keepdim=True))
+    def actor_gradient(
+        self, x: Tensor, noise: Tensor, regularization: float, share: float
+    ) -> Tensor:
+        """Return what some samples, a `share` of all, add to the actor's step; see `actor_loss`.
+
+        Returns:
+            Flat: the gradient, the loss, and the mean of log π − A; they add up over the parts.
+        """
+        params = self.policy.params
+        if not share:
+            return params.new_zeros(params.numel() + 2)
+        loss, log_prob = self.actor_loss(params, x, noise, regularization)
+        (gradient,) = torch.autograd.grad(share * loss, params)
+        excess = share * (log_prob - self.actions).mean()
+        return torch.cat((gradient.flatten(), torch.stack((share * loss.detach(), excess))))
+
+    def improve_actor(self, flat: Tensor, *, temperature: bool) -> tuple[Tensor, Tensor]:
+        """Make the step of the actor, and of α if so set; see `actor_gradient`.
+
+        α moves so that the entropy comes closer to −A (Haarnoja et al. 2018b).
+
+        Returns:
+            The loss, and the mean of log π − A, (1,) each.
+        """
+        gradient, loss, excess = flat.split((self.policy.params.numel(), 1, 1))
+        self.policy.step(gradient.view_as(self.policy.params))
+        if temperature:
+            self.log_temperature.step(-excess)
+        return loss, excess
 
     @torch.no_grad()
     def update_targets(self, rate: float) -> None:

@@ -91,7 +91,9 @@ def test_the_penalty_is_of_mean_and_log_std() -> None:
 def test_the_temperature_rises_when_the_entropy_is_too_low() -> None:
     for entropy, rises in ((-ACTIONS - 1.0, True), (-ACTIONS + 1.0, False)):
         sac = made(temperature=0.5)
-        sac.update_temperature(torch.full((ROWS,), -entropy))
+        flat = torch.zeros(sac.policy.params.numel() + 2)
+        flat[-1] = -entropy - ACTIONS  # log π − A
+        sac.improve_actor(flat, temperature=True)
         assert bool(sac.temperature() > 0.5) is rises
 
 
