@@ -77,10 +77,15 @@ class BatchedRNG:
     """Independent draws for n worlds at once, each world from a stream of its own.
 
     Counter-based (SplitMix64, Steele et al. 2014): number k of world i is a hash of (key_i, k),
-    so the draws of one world do not change when others join or leave.
+    so the draws of one world do not change when others join or leave. numpy draws them in float64,
+    since torch's logarithm and cosine differ in their last bits between devices and CPUs, and
+    `_tensor` alone brings them to the device.
     """
 
-    def __init__(self, key: Key, task: np.ndarray, world: np.ndarray, episode: np.ndarray) -> None:
+    def __init__(
+        self, key: Key, task: np.ndarray, world: np.ndarray, episode: np.ndarray, *,
+        device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64,
+    ) -> None:  # fmt: skip
         """Start the streams of n worlds.
 
         Args:
@@ -88,24 +93,30 @@ class BatchedRNG:
             task: (n,) index of each world's task.
             world: (n,) index of each world within its task.
             episode: (n,) number of episodes that each world began before.
+            device: where the draws go.
+            dtype: of the draws.
         """
         state = np.full(len(task), key.uint64(), np.uint64)
         for part in (task, world, episode):
             state = _mix(state ^ _mix(np.asarray(part).astype(np.uint64) + _GOLDEN))
         self._state = state
         self._drawn = 0
+        self._device, self._dtype = device, dtype
 
     def __len__(self) -> int:
         return len(self._state)
 
     def uniform(self, low: float, high: float, size: int) -> Tensor:
-        """Return (n, size) float64 draws from U[low, high)."""
-        return low + (high - low) * torch.from_numpy(self._unit(size))
+        """Return (n, size) draws from U[low, high), but for the rounding to the type."""
+        return low + (high - low) * self._tensor(self._unit(size))
 
     def normal(self, size: int) -> Tensor:
-        """Return (n, size) float64 standard normal draws (Box and Muller 1958)."""
+        """Return (n, size) standard normal draws (Box and Muller 1958)."""
         u, v = self._unit(size), self._unit(size)
-        return torch.from_numpy(np.sqrt(-2.0 * np.log1p(-u)) * np.cos(2.0 * np.pi * v))
+        return self._tensor(np.sqrt(-2.0 * np.log1p(-u)) * np.cos(2.0 * np.pi * v))
+
+    def _tensor(self, draws: np.ndarray) -> Tensor:
+        return torch.from_numpy(draws).to(self._device, self._dtype)
 
     def _unit(self, size: int) -> np.ndarray:
         counter = np.arange(self._drawn + 1, self._drawn + size + 1, dtype=np.uint64)

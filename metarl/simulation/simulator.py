@@ -12,8 +12,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import NamedTuple
 
 import mujoco
 import numpy as np
@@ -23,6 +21,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError, did_you_mean
 from metarl.base.threads import threads_or_default
+from metarl.simulation.backend import Backend, State
 from metarl.simulation.edits import nominal_value
 from metarl.simulation.model_faults import BADQVEL, RAISED, explain, raised
 
@@ -46,19 +45,11 @@ _STATE = ("qpos", "qvel", "ctrl", "act", "time", "qfrc_applied", "xfrc_applied",
 mujoco.set_mju_user_warning(lambda _: None)
 
 
-class State(NamedTuple):
-    """A copy of the state, taken before a step."""
+class Simulator(Backend):
+    """Native MuJoCo: B worlds of one model, stepped together on C++ threads of the CPU."""
 
-    qpos: Tensor
-    """(B, nq)"""
-    qvel: Tensor
-    """(B, nv)"""
-    kept: Mapping[str, Tensor] = MappingProxyType({})
-    """The fields that the family's `keep` names, (B, …)."""
-
-
-class Simulator:
-    """B worlds of one model, each with its own state and, where asked, its own model fields."""
+    device = torch.device("cpu")
+    dtype = torch.float64
 
     def __init__(self, model: mujoco.MjModel, num_worlds: int, threads: int | None = None) -> None:
         """Make `num_worlds` worlds of a copy of `model`.
@@ -90,6 +81,7 @@ class Simulator:
         self.blame: dict[tuple[int, int], tuple[int, int]] = {}
         """(mjtWarning, its lastinfo) -> how many worlds it ended, and the first of them."""
         self._raised = ""
+        self._none = torch.zeros(num_worlds, dtype=torch.bool)
         self._warnings = torch.from_numpy(self.batch.warning)[:, :, 1]
         self._remember_warnings()
 
@@ -199,7 +191,7 @@ class Simulator:
             self._raised = raised(error, self.model)
         finite = math.isfinite(self._state.sum().item())
         if finite and failed is None and self.batch.warning.tobytes() == self._warning_bytes:
-            return torch.zeros(self.num_worlds, dtype=torch.bool)
+            return self._none
         diverged = self._warnings.sum(1) != self._warned
         diverged |= ~(torch.isfinite(self.qpos).all(1) & torch.isfinite(self.qvel).all(1))
         if failed is not None:

@@ -254,7 +254,8 @@ class _SensorBias(TaskFamily):
     def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, O) what the family observes, plus the bias in units of `observation_scale`."""
         obs = super().observe(sim, task)
-        scale = torch.as_tensor(self.observation_scale, dtype=torch.float64)
+        bias = task["sensor_bias"]
+        scale = torch.as_tensor(self.observation_scale, dtype=bias.dtype, device=bias.device)
         if scale.ndim and scale.shape != obs.shape[1:]:
             raise UserError(
                 f"family '{self.name}': observation_scale has {len(scale)} numbers, and the "
@@ -262,15 +263,15 @@ class _SensorBias(TaskFamily):
             )
         if not (torch.isfinite(scale) & (scale > 0)).all():
             raise UserError(f"family '{self.name}': observation_scale must be positive numbers")
-        return obs + task["sensor_bias"].reshape(obs.shape) * scale
+        return obs + bias.reshape(obs.shape) * scale
 
 
 def _sensor_bias(family: TaskFamily) -> tuple[Param, ...]:
     """One draw for each element of the family's observation."""
     sim, distribution = Simulator(family.compile(), 1, 1), family.distribution
-    values = distribution.by_param(distribution.nominal().values)
+    task = distribution.tensors(distribution.nominal().values, sim.device, sim.dtype)
     with user_code(f"family '{family.name}': observe()", family):
-        size = family.observe(sim, {n: torch.from_numpy(v) for n, v in values.items()}).shape[1]
+        size = family.observe(sim, task).shape[1]
     return (
         Param("sensor_bias", Interval(-0.1, 0.1), ood=(Interval(-0.2, -0.1), Interval(0.1, 0.2)),
               size=size, doc="constant error of each sensor, in units of its typical scale"),

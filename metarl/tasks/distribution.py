@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from metarl.base.errors import UserError, did_you_mean
 from metarl.base.keys import Key
@@ -112,6 +114,20 @@ class Tasks:
             raise UserError(f"tasks JSON is malformed: {error}") from None
 
 
+class TaskValues(dict[str, Tensor]):
+    """Parameter -> (B,) or (B, size), which knows what to say of another name."""
+
+    def __init__(self, family: str, values: Mapping[str, Tensor]) -> None:
+        super().__init__(values)
+        self.family = family
+
+    def __missing__(self, name: str) -> Tensor:
+        raise UserError(
+            f"family '{self.family}' has no parameter '{name}'{did_you_mean(str(name), self)}; "
+            f"it has {', '.join(self) or 'none'}"
+        )
+
+
 class TaskDistribution:
     """p(task) of a family: training draws, and frozen splits."""
 
@@ -140,6 +156,14 @@ class TaskDistribution:
             part = values[:, at] if size == 1 else values[:, at : at + size]
             by_name[param.name], at = part.copy(), at + size
         return by_name
+
+    def tensors(self, values: np.ndarray, device: torch.device, dtype: torch.dtype) -> TaskValues:
+        """Return what `by_param` does as tensors, for `reward` and `observe`."""
+        columns = self.by_param(values)
+        return TaskValues(
+            self.family.name,
+            {name: torch.from_numpy(v).to(device, dtype) for name, v in columns.items()},
+        )
 
     def ranges(self) -> dict[str, str]:
         """Return what each parameter is drawn from, to the last digit."""

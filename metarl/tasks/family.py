@@ -1,8 +1,9 @@
 """Task families: one robot, its parameters, and what it senses and is paid for.
 
 A family is stateless and written for a batch of worlds: its methods read the simulator's tensors,
-(B, …) float64 on the CPU, and return tensors of the same B. A single file with one class is a
-whole family; nothing has to be registered to use it (``metarl train my_robot.py:MyRobot …``).
+(B, …) of its type and on its device, float64 on the CPU with MuJoCo, and return tensors of the same
+B. A single file with one class is a whole family; nothing has to be registered to use it
+(``metarl train my_robot.py:MyRobot …``).
 """
 
 from __future__ import annotations
@@ -149,14 +150,14 @@ class TaskFamily:
         Args:
             sim: the worlds after the step.
             before: qpos and qvel as they were before it, and in `kept` the fields of `keep`.
-            action: (B, A) float64, after clipping to [-1, 1].
+            action: (B, A) of the simulator's type, after clipping to [-1, 1].
             task: parameter name -> (B,) or (B, size).
         """
         raise NotImplementedError(f"{type(self).__name__} must define reward()")
 
     def terminated(self, sim: Simulator) -> Tensor:
         """Return (B,) bool: which worlds ended in failure. The default: none, ever."""
-        return torch.zeros(len(sim.qpos), dtype=torch.bool)
+        return sim.qpos.new_zeros(len(sim.qpos), dtype=torch.bool)
 
     # --- words for a task; `metarl.video.scene` names the members that only videos use -----------
 
@@ -332,6 +333,6 @@ def without_termination(family: TaskFamily) -> TaskFamily:
     """Return a copy of a family whose episodes end only where the physics diverges."""
 
     def never(sim: Any) -> Tensor:
-        return torch.zeros(len(sim.qpos), dtype=torch.bool)
+        return sim.qpos.new_zeros(len(sim.qpos), dtype=torch.bool)
 
     return replace_attributes(family, horizon=2**40, terminated=never)

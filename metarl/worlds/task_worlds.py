@@ -13,64 +13,64 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.base.errors import UserError, did_you_mean, user_code
+from metarl.base.errors import UserError, user_code
 from metarl.base.keys import BatchedRNG, Key
 from metarl.base.threads import check_defaults
+from metarl.simulation.backend import Backend, MakeBackend, State
 from metarl.simulation.controls import control_range
 from metarl.simulation.edits import NEVER_NEGATIVE, nominal_value
-from metarl.simulation.simulator import Simulator, State
-from metarl.tasks.distribution import Tasks
+from metarl.simulation.simulator import Simulator
+from metarl.tasks.distribution import Tasks, TaskValues
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family
 from metarl.worlds.vector import Spec, Step, Transition, VecWorlds
 
 
-class TaskValues(dict[str, Tensor]):
-    """Parameter -> (B,) or (B, size), which knows what to say of another name."""
-
-    def __init__(self, family: str) -> None:
-        super().__init__()
-        self.family = family
-
-    def __missing__(self, name: str) -> Tensor:
-        raise UserError(
-            f"family '{self.family}' has no parameter '{name}'{did_you_mean(str(name), self)}; "
-            f"it has {', '.join(self) or 'none'}"
-        )
+_NOBODY = np.zeros(0, np.int64)
 
 
 class TaskWorlds(VecWorlds):
     """B simulated robots of one family, each with a task of its own."""
 
+    simulator: Backend
     on_episode_end: Callable[[], object] = staticmethod(lambda: None)
     """Called where episodes ended, before the next begin: `simulator` has the last states then."""
 
     def __init__(
-        self, family: TaskFamily | str, num_worlds: int, threads: int | None = None
-    ) -> None:
+        self, family: TaskFamily | str, num_worlds: int, threads: int | None = None, *,
+        backend: MakeBackend = Simulator,
+    ) -> None:  # fmt: skip
         """Make the worlds, all of them running the nominal task.
 
         Args:
             family: a family or its name.
             num_worlds: B.
             threads: physics threads; None takes the process's setting.
+            backend: makes the simulator.
 
         Raises:
             UserError: the family is unknown, or its methods return the wrong shapes.
         """
         check_defaults(float32=False)
         super().__init__(find_family(family) if isinstance(family, str) else family, num_worlds)
-        self.simulator = Simulator(self.family.compile(), num_worlds, threads)
+        self.simulator = backend(self.family.compile(), num_worlds, threads)
+        self.device = self.simulator.device
         try:
             self.simulator.snapshot(self.family.keep)
         except UserError as error:
             raise UserError(f"family '{self.family.name}', keep: {error}") from None
+        self._guards = {
+            method: user_code(f"family '{self.family.name}': {method}()", self.family)
+            for method in ("initial_state", "observe", "reward", "terminated", "privileged")
+        }
         self._rows = [[e.rows(self.family.compile()) for e in p.edits] for p in self.family.params]
         self._action_map()
         self._clock = 0
         """Steps taken, of all worlds at once."""
-        self._began = torch.zeros(num_worlds, dtype=torch.int64)
+        self._began = np.zeros(num_worlds, np.int64)
         """The clock when each world's episode began."""
+        self._unchecked: Tensor | None = None
+        """(B, O) observations of which some begin an episode, until they are known to be finite."""
         self.seed(Key(0))
         self.set_tasks(self.family.distribution.nominal(), num_worlds)
         obs = self.reset()
@@ -92,7 +92,8 @@ class TaskWorlds(VecWorlds):
         self._take_tasks(tasks, worlds_per_task)
         self._task_index = np.arange(self.num_worlds) // worlds_per_task
         self._world_index = np.arange(self.num_worlds) % worlds_per_task
-        self.task, fields = self._values_and_fields(tasks.values[self._task_index])
+        values = tasks.values[self._task_index]
+        self.task, fields = self._tensors(values), self._fields(values)
         self.simulator.set_fields(fields)
 
     def change_tasks(self, ids: Tensor, tasks: Tasks) -> None:
@@ -109,17 +110,17 @@ class TaskWorlds(VecWorlds):
                 "each world that changes needs a task of its own"
             )
         values = self.tasks.values.copy()
-        values[ids.numpy()] = tasks.values
+        values[ids.cpu().numpy()] = tasks.values
         self.tasks = Tasks(self.tasks.family, self.tasks.names, values, first=self.tasks.first)
-        changed, fields = self._values_and_fields(tasks.values)
-        for name, value in changed.items():
+        fields = self._fields(tasks.values)
+        for name, value in self._tensors(tasks.values).items():
             self.task[name][ids] = value
         self.simulator.set_fields(fields, ids)
 
     def try_tasks(self, tasks: Tasks) -> None:
         """Raise UserError for tasks that `set_tasks` would refuse, and change nothing."""
         self.check_tasks(tasks)
-        self._values_and_fields(tasks.values)
+        self._fields(tasks.values)
 
     def why_diverged(self) -> str:
         """Return what ended most episodes that diverged since the tasks were set, and a task."""
@@ -135,12 +136,13 @@ class TaskWorlds(VecWorlds):
         """
         if ids is not None:
             ids = self._world_ids(ids)
-        self._begin_episodes(ids)
+        self._begin_episodes(None if ids is None else ids.cpu().numpy())
         obs = self._observe_start()
+        self._check_start()
         if ids is None:
-            zeros = torch.zeros(self.num_worlds, self.simulator.ctrl.shape[1])
-            first = torch.ones(self.num_worlds, dtype=torch.bool)
-            self.current = Step(obs, zeros, torch.zeros(self.num_worlds), first)
+            zeros = torch.zeros(*self.simulator.ctrl.shape, device=self.device)
+            first = torch.ones(self.num_worlds, dtype=torch.bool, device=self.device)
+            self.current = Step(obs, zeros, zeros.new_zeros(self.num_worlds), first)
             return obs
         _, prev_action, prev_reward, first = (part.clone() for part in self.current)
         prev_action[ids], prev_reward[ids], first[ids] = 0.0, 0.0, True
@@ -155,22 +157,18 @@ class TaskWorlds(VecWorlds):
         """
         self._check_action(action)
         acted = action.clamp(-1.0, 1.0)
-        control, before = acted.double(), self.simulator.snapshot(self.family.keep)
+        control, before = acted.to(self.simulator.dtype), self.simulator.snapshot(self.family.keep)
         failed = self._advance(control)
-        reward, terminated, next_obs = self._outcome(before, control)
-        truncated = self._at_time_limit(terminated)
-        diverged = self._diverged(failed, reward, next_obs, action)
-        done = terminated | truncated | diverged
-        obs = next_obs
-        if done.any():
-            next_obs = torch.where(diverged[:, None], self.current.obs, next_obs)
-            acted, reward = acted.where(~diverged[:, None], 0.0), reward.where(~diverged, 0.0)
-            terminated, truncated = terminated & ~diverged, truncated & ~diverged
-            obs = self._restart(done, next_obs)
-        self.current = Step(obs, acted.float(), reward.float(), done)
-        return Transition(obs, reward, terminated, truncated, next_obs, diverged)
+        got, ended = self._judge(failed, action, *self._outcome(before, control))
+        done = got.truncated
+        if len(ended):
+            acted = acted.where(~got.diverged[:, None], 0.0)
+            done = got.terminated | got.truncated | got.diverged
+            got = got._replace(obs=self._restart(ended, done, got.next_obs))
+        self.current = Step(got.obs, acted.float(), got.reward.float(), done)
+        return got
 
-    # --- inside --------------------------------------------------------------------------------
+    # --- the parts of a step -------------------------------------------------------------------
 
     def _advance(self, action: Tensor) -> Tensor:
         """Let the physics follow actions (B, A) in [-1, 1]; return (B,) bool, where it failed."""
@@ -181,9 +179,9 @@ class TaskWorlds(VecWorlds):
         return failed
 
     def _outcome(self, before: State, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return reward (B,) float64, terminated (B,) bool and observation (B, O) of a step."""
+        """Return reward (B,), terminated (B,) bool and observation (B, O) float32 of a step."""
         sim = self.simulator
-        reward = self._ask("reward", sim, before, action, self.task).to(torch.float64, copy=True)
+        reward = self._ask("reward", sim, before, action, self.task).to(sim.dtype, copy=True)
         terminated = self._ask("terminated", sim)
         next_obs = self._observe()
         one_each = reward.shape == terminated.shape == (self.num_worlds,)
@@ -191,53 +189,69 @@ class TaskWorlds(VecWorlds):
             self._refuse(reward, terminated)
         return reward, terminated, next_obs
 
-    def _at_time_limit(self, terminated: Tensor) -> Tensor:
-        """Return (B,) bool: whose episode has reached the horizon without a failure."""
-        if self._clock < self._first_limit:
-            return torch.zeros_like(terminated)
-        return (self._clock - self._began >= self.family.horizon) & ~terminated
+    def _judge(
+        self, failed: Tensor, action: Tensor, reward: Tensor, terminated: Tensor, obs: Tensor
+    ) -> tuple[Transition, np.ndarray]:
+        """Decide which episodes ended and why; here the host waits for the device, and only here.
 
-    def _diverged(self, failed: Tensor, reward: Tensor, obs: Tensor, action: Tensor) -> Tensor:
-        """Return (B,) bool: where the physics failed, or a result or an action is not finite.
+        A world diverged where the physics failed, or a result or its action is not finite.
 
-        Raises UserError where the family returns nothing finite although the physics is sane.
+        Returns:
+            The transition before any restart, and the (n,) worlds whose episode ended.
+
+        Raises:
+            UserError: the family returns nothing finite although the physics is sane.
         """
-        reward = reward.float()  # what a learner would get
-        if math.isfinite(reward.sum().item() + obs.sum().item() + action.sum().item()):
-            return failed
-        sane = torch.isfinite(reward) & torch.isfinite(obs).all(1)
-        if not sane.any() and not failed.any():
-            what = "reward()" if torch.isfinite(obs).all() else "observe()"
-            raise UserError(
-                f"family '{self.family.name}': {what} is not finite in any world, such as that of "
-                f"task {self.tasks.label(0)}: guard its arithmetic"
-            )
-        return failed | ~(sane & torch.isfinite(action).all(1))
+        sums = obs.sum(1, dtype=torch.float64) + action.sum(1, dtype=torch.float64)
+        sums = sums + reward.float()  # what a learner would get
+        if self._unchecked is not None:
+            sums = sums + self._unchecked.sum(1, dtype=torch.float64)
+        known = sums.masked_fill(terminated | failed, torch.nan).cpu().numpy()
+        limit = self._clock >= self._first_limit
+        if not limit and math.isfinite(known.sum()):
+            self._unchecked = None
+            none = torch.zeros_like(failed)
+            return Transition(obs, reward, terminated, none, obs, none), _NOBODY
+        self._check_start()
+        late = self._clock - self._began >= self.family.horizon
+        diverged = failed | ~torch.isfinite(sums)
+        if not np.isfinite(known).any():
+            self._refuse_nonfinite(failed, reward, obs)
+        sane = ~diverged
+        truncated = torch.from_numpy(late).to(self.device) & ~terminated & sane
+        obs = torch.where(diverged[:, None], self.current.obs, obs)
+        reward = reward.where(sane, 0.0)
+        transition = Transition(obs, reward, terminated & sane, truncated, obs, diverged)
+        return transition, np.flatnonzero(late | ~np.isfinite(known))
 
-    def _values_and_fields(
-        self, values: np.ndarray
-    ) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
-        """The parameters by name, (n,) or (n, size), and the model fields that they give, (n, …).
+    def _restart(self, ended: np.ndarray, done: Tensor, next_obs: Tensor) -> Tensor:
+        """Begin the next episode of the trial in the worlds `ended`; return what to act on."""
+        self.on_episode_end()
+        every = len(ended) == self.num_worlds
+        self._begin_episodes(None if every else ended)
+        obs = self._observe_start()
+        return obs if every else torch.where(done[:, None], obs, next_obs)
 
-        Args:
-            values: (n, P) the task of each world.
-        """
-        task: dict[str, Tensor] = TaskValues(self.family.name)
+    # --- inside --------------------------------------------------------------------------------
+
+    def _tensors(self, values: np.ndarray) -> TaskValues:
+        return self.family.distribution.tensors(values, self.device, self.simulator.dtype)
+
+    def _fields(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the model fields, (n, …), that tasks give, a row of `values` (n, P) each."""
         fields: dict[str, np.ndarray] = {}
         by_param = self.family.distribution.by_param(values)
         for param, rows in zip(self.family.params, self._rows, strict=True):
-            value = by_param[param.name]
-            task[param.name] = torch.from_numpy(value)
+            value = by_param[param.name].reshape(len(values), -1)
             for edit, which in zip(param.edits, rows, strict=True):
-                field = self._field(fields, edit.field, len(values))
-                edit.apply(field, which, value.reshape(len(values), -1))
+                edit.apply(self._field(fields, edit.field, len(values)), which, value)
         for name, field in fields.items():
             if name in NEVER_NEGATIVE and (field < 0).any():
                 self._refuse_field(name, f"{field.min():g}", "be negative")
             if name.endswith("range") and (field[..., 0] > field[..., 1]).any():
                 low, high = field[field[..., 0] > field[..., 1]][0]
                 self._refuse_field(name, f"{low:g} to {high:g}", "end below its start")
-        return task, fields
+        return fields
 
     def _refuse_field(self, field: str, would_be: str, must: str) -> None:
         names = [p.name for p in self.family.params if any(e.field == field for e in p.edits)]
@@ -249,8 +263,10 @@ class TaskWorlds(VecWorlds):
     def _action_map(self) -> None:
         """Actions in [-1, 1] map linearly onto each actuator's control range."""
         low, high = control_range(self.family.compile()).T
-        self._ctrl_mid = torch.from_numpy((low + high) / 2).expand(self.num_worlds, -1)
-        self._ctrl_half = torch.from_numpy((high - low) / 2)
+        where = self.device, self.simulator.dtype
+        middle = torch.from_numpy((low + high) / 2).to(*where)
+        self._ctrl_mid = middle.expand(self.num_worlds, -1)
+        self._ctrl_half = torch.from_numpy((high - low) / 2).to(*where)
 
     def _field(self, fields: dict[str, np.ndarray], name: str, count: int) -> np.ndarray:
         """The (count, …) values of a model field being edited, nominal at first."""
@@ -258,52 +274,57 @@ class TaskWorlds(VecWorlds):
             fields[name] = np.repeat(nominal_value(self.family.compile(), name)[None], count, 0)
         return fields[name]
 
-    def _begin_episodes(self, ids: Tensor | None) -> None:
-        every = torch.arange(self.num_worlds) if ids is None else ids
-        which = every.numpy()
-        self.simulator.reset(ids)
-        task = self.tasks.first + self._task_index[which]
-        rng = BatchedRNG(self._key, task, self._world_index[which], self._episode[which])
+    def _begin_episodes(self, ids: np.ndarray | None) -> None:
+        """Begin an episode in the worlds `ids`, (n,) int64, or in all."""
+        which = np.arange(self.num_worlds) if ids is None else ids
+        every = torch.from_numpy(which).to(self.device)
+        some = None if ids is None else every
+        self.simulator.reset(some)
+        rng = BatchedRNG(
+            self._key, self.tasks.first + self._task_index[which], self._world_index[which],
+            self._episode[which], device=self.device, dtype=self.simulator.dtype,
+        )  # fmt: skip
         self._ask("initial_state", self.simulator, every, rng)
-        self.simulator.refresh(ids)
+        self.simulator.refresh(some)
         self._episode[which] += 1
-        self._began[every] = self._clock
+        self._began[which] = self._clock
         self._first_limit = int(self._began.min()) + self.family.horizon
-
-    def _restart(self, done: Tensor, next_obs: Tensor) -> Tensor:
-        """Begin the next episode of the trial in the worlds that are done."""
-        self.on_episode_end()
-        ids = None if bool(done.all()) else done.nonzero()[:, 0]
-        self._begin_episodes(ids)
-        obs = self._observe_start()
-        return obs if ids is None else torch.where(done[:, None], obs, next_obs)
 
     def _observe_start(self) -> Tensor:
         """The observation of worlds of which some just began an episode: it must be finite."""
-        obs = self._observe()
-        if not math.isfinite(obs.sum().item()) and not torch.isfinite(obs).all():
-            world = int((~torch.isfinite(obs).all(1)).nonzero()[0])
-            label = self.tasks.label(int(self._task_index[world]))
-            raise UserError(
-                f"family '{self.family.name}': observe() is not finite at the start of an episode "
-                f"of task {label}: guard its arithmetic"
-            )
+        obs = self._unchecked = self._observe()
+        if self.device.type == "cpu":  # elsewhere the next step's wait will do
+            self._check_start()
         return obs
+
+    def _check_start(self) -> None:
+        obs, self._unchecked = self._unchecked, None
+        if obs is None or math.isfinite(obs.sum().item()) or torch.isfinite(obs).all():
+            return
+        world = int((~torch.isfinite(obs).all(1)).nonzero()[0])
+        label = self.tasks.label(int(self._task_index[world]))
+        raise UserError(
+            f"family '{self.family.name}': observe() is not finite at the start of an episode "
+            f"of task {label}: guard its arithmetic"
+        )
 
     def _ask(self, method: str, *args: object) -> Tensor:
         """Call a method of the family: whatever it raises, or returns instead, is one line."""
-        with user_code(f"family '{self.family.name}': {method}()", self.family):
+        with self._guards[method]:
             value = getattr(self.family, method)(*args)
-        dense = isinstance(value, Tensor) and value.layout is torch.strided
-        if method != "initial_state" and not (dense and value.is_cpu and not value.is_complex()):
-            what = type(value).__name__
-            if isinstance(value, Tensor):
-                what = f"a tensor of {value.dtype}, {value.layout} on {value.device}"
-            raise UserError(
-                f"family '{self.family.name}': {method}() returned {what}, "
-                f"expected a tensor of {self.num_worlds} rows: dense, real and on the CPU"
-            )
-        return value
+        if method == "initial_state" or (
+            isinstance(value, Tensor) and value.device == self.device
+            and value.layout is torch.strided and not value.is_complex()
+        ):  # fmt: skip
+            return value
+        what = type(value).__name__
+        if isinstance(value, Tensor):
+            what = f"a tensor of {value.dtype}, {value.layout} on {value.device}"
+        where = "the CPU" if self.device.type == "cpu" else str(self.device)
+        raise UserError(
+            f"family '{self.family.name}': {method}() returned {what}, "
+            f"expected a tensor of {self.num_worlds} rows: dense, real and on {where}"
+        )
 
     def _observe(self) -> Tensor:
         obs = self._ask("observe", self.simulator, self.task)
@@ -314,7 +335,18 @@ class TaskWorlds(VecWorlds):
                 f"family '{self.family.name}': observe() returned shape {tuple(obs.shape)}, "
                 f"expected ({self.num_worlds}, {width or 'O'}), with at least one number"
             )
-        return obs.to(torch.float32)
+        return obs.to(torch.float32, copy=True)  # it may be a live field of the simulator
+
+    def _refuse_nonfinite(self, failed: Tensor, reward: Tensor, obs: Tensor) -> None:
+        """Raise UserError where reward or observation is not finite in any world, but all states are."""
+        fine = torch.isfinite(obs).all(1)
+        if (fine & torch.isfinite(reward.float())).any() or failed.any():
+            return
+        what = "reward()" if fine.all() else "observe()"
+        raise UserError(
+            f"family '{self.family.name}': {what} is not finite in any world, such as that of "
+            f"task {self.tasks.label(0)}: guard its arithmetic"
+        )
 
     def _refuse(self, reward: Tensor, terminated: Tensor) -> None:
         """Raise UserError for what is wrong with the shape or the type of either."""

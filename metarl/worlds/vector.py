@@ -69,7 +69,7 @@ class Transition(NamedTuple):
     obs: Tensor
     """(B, O) float32, what to act on next: of the new episode where one began"""
     reward: Tensor
-    """(B,) float64, 0 where diverged"""
+    """(B,) of the simulator's type, float64 on a CPU; 0 where diverged"""
     terminated: Tensor
     """(B,) bool, the family's failure condition; do not bootstrap"""
     truncated: Tensor
@@ -91,6 +91,8 @@ class VecWorlds(ABC):
     """M tasks"""
     worlds_per_task: int
     """E, with B = M E"""
+    device: torch.device = torch.device("cpu")
+    """Where actions go, and what comes back lies"""
     current: Step
     """What an agent sees now"""
     env_steps: int = 0
@@ -137,6 +139,8 @@ class VecWorlds(ABC):
     def step(self, action: Tensor) -> Transition:
         """Advance every world by one environment step, and begin new episodes where one ended.
 
+        What it returns, and `current`, later steps leave as it is: their tensors are new.
+
         Args:
             action: (B, A), clipped to [-1, 1]; not finite counts as diverged.
         """
@@ -167,10 +171,10 @@ class VecWorlds(ABC):
         if tuple(action.shape) != expected:
             raise UserError(f"action has shape {tuple(action.shape)}, expected {expected}")
         real = not action.is_complex() and action.dtype is not torch.bool
-        if not (real and action.is_cpu and action.layout is torch.strided):
+        if not (real and action.device == self.device and action.layout is torch.strided):
             raise UserError(
-                f"an action must be dense, of real numbers and on the CPU, not of {action.dtype}, "
-                f"{action.layout} on {action.device}"
+                f"an action must be dense, of real numbers and on {self._where}, not of "
+                f"{action.dtype}, {action.layout} on {action.device}"
             )
         if action.requires_grad and torch.is_grad_enabled():
             raise UserError(
@@ -178,13 +182,17 @@ class VecWorlds(ABC):
                 "under torch.no_grad(), or give action.detach()"
             )
 
+    @property
+    def _where(self) -> str:
+        return "the CPU" if self.device.type == "cpu" else str(self.device)
+
     def _world_ids(self, ids: Tensor) -> Tensor:
         """Return which worlds are meant, each once, (n,) int64.
 
         Args:
             ids: their numbers, in any order, or a (B,) mask.
         """
-        if isinstance(ids, Tensor) and ids.is_cpu:
+        if isinstance(ids, Tensor) and ids.device == self.device:
             if ids.dtype is torch.bool and ids.shape == (self.num_worlds,):
                 return ids.nonzero()[:, 0]
             whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype is torch.bool)

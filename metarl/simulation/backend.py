@@ -1,0 +1,113 @@
+"""Backend: what worlds need of a simulator, whatever computes the physics, and on what device.
+
+`metarl.simulation.simulator.Simulator` is the one of native MuJoCo, in float64 on the CPU. Families,
+worlds and policies keep to the members below, and to `device` and `dtype` for tensors of their own.
+Only what builds a task's model fields is numpy: task tables and models are on the host, and
+`set_fields` brings them to the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
+
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class State(NamedTuple):
+    """A copy of the state, taken before a step."""
+
+    qpos: Tensor
+    """(B, nq)"""
+    qvel: Tensor
+    """(B, nv)"""
+    kept: Mapping[str, Tensor] = MappingProxyType({})
+    """The fields that the family's `keep` names, (B, …)."""
+
+
+class Backend(Protocol):
+    """B worlds of one model, each with its own state and, where asked, its own model fields.
+
+    Every tensor is on `device`, and the real ones are of `dtype`. `ids` are (n,) int64 on that
+    device; None is all worlds.
+    """
+
+    model: mujoco.MjModel
+    """The nominal model."""
+    num_worlds: int
+    """B"""
+    device: torch.device
+    dtype: torch.dtype
+    qpos: Tensor
+    """(B, nq), live: what is written here is the state that the next step starts from."""
+    qvel: Tensor
+    """(B, nv), live."""
+    ctrl: Tensor
+    """(B, nu), live."""
+    time: Tensor
+    """(B, 1), live, in seconds."""
+
+    @property
+    def sensordata(self) -> Tensor:
+        """The (B, nsensordata) sensor values, current after every step."""
+        ...
+
+    def bind(self, field: str) -> Tensor:
+        """Return a live (B, …) tensor over a field of MjData, current after steps and `refresh`.
+
+        Raises:
+            UserError: the simulator has no such field.
+        """
+        ...
+
+    def snapshot(self, keep: Sequence[str] = ()) -> State:
+        """Return a copy of qpos, qvel and the fields of MjData in `keep`."""
+        ...
+
+    def set_fields(self, fields: Mapping[str, np.ndarray], ids: Tensor | None = None) -> None:
+        """Give model fields per-world values, (n, …); fields set before and not named go back.
+
+        Raises:
+            UserError: what MuJoCo derives from the fields cannot be brought up to date.
+        """
+        ...
+
+    def model_field(self, field: str) -> Tensor:
+        """Return the (B, …) values that a model field has in each world: to read, not to write."""
+        ...
+
+    def reset(self, ids: Tensor | None) -> None:
+        """Reset worlds to the model's defaults; write their state, then call `refresh`."""
+        ...
+
+    def refresh(self, ids: Tensor | None) -> None:
+        """Bring derived fields up to date with a state that was just written."""
+        ...
+
+    def step(self, frame_skip: int) -> Tensor:
+        """Advance every world by `frame_skip` physics steps; the caller does not write the result.
+
+        Returns:
+            (B,) bool, the worlds that diverged. The others do not depend on them.
+        """
+        ...
+
+    def most_blamed(self) -> tuple[int | None, str]:
+        """Return a world that diverged for the reason that most did, and the reason in words."""
+        ...
+
+    def world_model(self, world: int) -> mujoco.MjModel:
+        """Return a copy of one world's model, with the fields that it has of its own."""
+        ...
+
+    def world_state(self, world: int) -> np.ndarray:
+        """Return one world's state vector on the host, what mjSTATE_INTEGRATION stands for."""
+        ...
+
+
+MakeBackend = Callable[[mujoco.MjModel, int, int | None], Backend]
+"""Makes a back end of a nominal model, for B worlds, on so many threads (None: the setting)."""
