@@ -91,7 +91,7 @@ class GaussianMLP:
         """View (M, D) parameters as the layers' tensors, (M, in, out) and (M, 1, out)."""
         sizes = [math.prod(shape) for shape in self.shapes]
         pieces = params.split(sizes, dim=-1)
-        return [p.unflatten(-1, s) for p, s in zip(pieces, self.shapes, strict=True)]
+        return [p.view(-1, *s) for p, s in zip(pieces, self.shapes, strict=True)]
 
     def mean(self, params: Tensor, obs: Tensor) -> Tensor:
         """Return the (M, N, A) mean actions at (M, N, O) observations."""

@@ -129,7 +129,7 @@ def _empty(steps: int, worlds: int, spec: Spec, tasks: int, device: torch.device
     size, actions = spec.observation_size, spec.action_size
 
     def floats(*shape: int) -> Tensor:
-        return torch.empty(steps, worlds, *shape, device=device)
+        return torch.empty(steps, worlds, *shape, dtype=torch.float32, device=device)
 
     def flags() -> Tensor:
         return torch.empty(steps, worlds, dtype=torch.bool, device=device)
@@ -139,6 +139,22 @@ def _empty(steps: int, worlds: int, spec: Spec, tasks: int, device: torch.device
         terminated=flags(), truncated=flags(), diverged=flags(), first=flags(),
         prev_action=floats(actions), prev_reward=floats(), tasks=tasks,
     )  # fmt: skip
+
+
+_TOGETHER = 16
+"""Steps that are written into a rollout together."""
+
+
+def _write(out: Rollout, end: int, recent: list[tuple[Step, Transition]]) -> None:
+    """Write the steps before `end` into a rollout: one copy a field, and not one a step."""
+    steps, got = zip(*recent, strict=True)
+    for source, names in (
+        (steps, ("obs", "first", "prev_action", "prev_reward")),
+        (got, ("reward", "next_obs", "terminated", "truncated", "diverged")),
+    ):
+        for name in names:
+            parts = torch.stack([getattr(part, name) for part in source])
+            getattr(out, name)[end - len(recent) : end] = parts
 
 
 def mean_of_finished(returns: Tensor) -> Tensor:
@@ -210,20 +226,22 @@ def collect(
     out = _empty(steps, worlds.num_worlds, worlds.spec, tasks, device)
     each, first = worlds.worlds_per_task, worlds.tasks.first
     noise = key.normal(tasks, steps, each, size, first).to(device) if explore else None
-    recorded = []
+    here, recorded, recent = device == worlds.device, [], []
     with threads.sampling():
         for t in range(steps):
-            step = Step(*(part.to(device) for part in worlds.current))
+            step = worlds.current
+            if not here:
+                step = Step(*(part.to(device) for part in step))
             action, state, extras = policy.act_and_record(
                 step, state, explore=explore, noise=None if noise is None else noise[t]
             )
-            got = worlds.step(action.cpu())
-            out.obs[t], out.first[t] = step.obs, step.first
-            out.prev_action[t], out.prev_reward[t] = step.prev_action, step.prev_reward
-            out.action[t], out.reward[t], out.next_obs[t] = action, got.reward, got.next_obs
-            out.terminated[t], out.truncated[t] = got.terminated, got.truncated
-            out.diverged[t] = got.diverged
+            got = worlds.step(action if here else action.to(worlds.device))
+            out.action[t] = action  # a policy may reuse its memory
             recorded.append(extras)
+            recent.append((step, got))
+            if len(recent) == _TOGETHER or t == steps - 1:
+                _write(out, t + 1, recent)
+                recent.clear()
             if on_step is not None:
                 on_step(got)
     out.action.masked_fill_(out.diverged[..., None], 0.0)  # NaN times a weight of 0 is NaN

@@ -25,8 +25,8 @@ from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family
 from metarl.worlds.vector import Spec, Step, Transition, VecWorlds
 
-
 _NOBODY = np.zeros(0, np.int64)
+"""The worlds whose episode ended in most steps."""
 
 
 class TaskWorlds(VecWorlds):
@@ -69,6 +69,8 @@ class TaskWorlds(VecWorlds):
         """Steps taken, of all worlds at once."""
         self._began = np.zeros(num_worlds, np.int64)
         """The clock when each world's episode began."""
+        self._obs_shape: tuple[int, ...] = ()
+        """(B, O), once the family has observed."""
         self._unchecked: Tensor | None = None
         """(B, O) observations of which some begin an episode, until they are known to be finite."""
         self.seed(Key(0))
@@ -159,13 +161,13 @@ class TaskWorlds(VecWorlds):
         acted = action.clamp(-1.0, 1.0)
         control, before = acted.to(self.simulator.dtype), self.simulator.snapshot(self.family.keep)
         failed = self._advance(control)
-        got, ended = self._judge(failed, action, *self._outcome(before, control))
+        got, paid, ended = self._judge(failed, action, *self._outcome(before, control))
         done = got.truncated
         if len(ended):
             acted = acted.where(~got.diverged[:, None], 0.0)
             done = got.terminated | got.truncated | got.diverged
             got = got._replace(obs=self._restart(ended, done, got.next_obs))
-        self.current = Step(got.obs, acted.float(), got.reward.float(), done)
+        self.current = Step(got.obs, acted.float(), paid, done)
         return got
 
     # --- the parts of a step -------------------------------------------------------------------
@@ -191,38 +193,44 @@ class TaskWorlds(VecWorlds):
 
     def _judge(
         self, failed: Tensor, action: Tensor, reward: Tensor, terminated: Tensor, obs: Tensor
-    ) -> tuple[Transition, np.ndarray]:
+    ) -> tuple[Transition, Tensor, np.ndarray]:
         """Decide which episodes ended and why; here the host waits for the device, and only here.
 
-        A world diverged where the physics failed, or a result or its action is not finite.
+        A world diverged where the physics failed, or a result or its action is not finite. The
+        host learns (B,) numbers of which those of ended episodes are NaN. All of them are if an
+        observation or an action is not finite: then, which is rare, it asks again, for the worlds.
 
         Returns:
-            The transition before any restart, and the (n,) worlds whose episode ended.
+            The transition before any restart, its reward in float32, and the (n,) worlds whose
+            episode ended.
 
         Raises:
             UserError: the family returns nothing finite although the physics is sane.
         """
-        sums = obs.sum(1, dtype=torch.float64) + action.sum(1, dtype=torch.float64)
-        sums = sums + reward.float()  # what a learner would get
+        others = obs.sum() + action.sum()
         if self._unchecked is not None:
-            sums = sums + self._unchecked.sum(1, dtype=torch.float64)
-        known = sums.masked_fill(terminated | failed, torch.nan).cpu().numpy()
+            others = others + self._unchecked.sum()
+        paid = reward.float()  # what a learner gets
+        known = paid.masked_fill(terminated | failed, torch.nan).add_(others, alpha=0.0).cpu()
         limit = self._clock >= self._first_limit
-        if not limit and math.isfinite(known.sum()):
+        if not limit and math.isfinite(known.sum().item()):
             self._unchecked = None
             none = torch.zeros_like(failed)
-            return Transition(obs, reward, terminated, none, obs, none), _NOBODY
+            return Transition(obs, reward, terminated, none, obs, none), paid, _NOBODY
         self._check_start()
-        late = self._clock - self._began >= self.family.horizon
-        diverged = failed | ~torch.isfinite(sums)
-        if not np.isfinite(known).any():
-            self._refuse_nonfinite(failed, reward, obs)
-        sane = ~diverged
-        truncated = torch.from_numpy(late).to(self.device) & ~terminated & sane
+        finite = torch.isfinite(paid) & torch.isfinite(obs).all(1)
+        diverged = failed | ~(finite & torch.isfinite(action).all(1))
+        over = ~torch.isfinite(known)
+        if over.all():
+            self._refuse_nonfinite(failed, finite, obs)
+            over = (terminated | diverged).cpu()
+        late = torch.from_numpy(self._clock - self._began >= self.family.horizon)
+        truncated = late.to(self.device) & ~(terminated | diverged)
         obs = torch.where(diverged[:, None], self.current.obs, obs)
-        reward = reward.where(sane, 0.0)
-        transition = Transition(obs, reward, terminated & sane, truncated, obs, diverged)
-        return transition, np.flatnonzero(late | ~np.isfinite(known))
+        reward, terminated = reward.where(~diverged, 0.0), terminated & ~diverged
+        ended = np.flatnonzero((over | late).numpy())
+        transition = Transition(obs, reward, terminated, truncated, obs, diverged)
+        return transition, reward.float(), ended
 
     def _restart(self, ended: np.ndarray, done: Tensor, next_obs: Tensor) -> Tensor:
         """Begin the next episode of the trial in the worlds `ended`; return what to act on."""
@@ -328,21 +336,21 @@ class TaskWorlds(VecWorlds):
 
     def _observe(self) -> Tensor:
         obs = self._ask("observe", self.simulator, self.task)
-        width = self.spec.observation_size if hasattr(self, "spec") else 0
-        right = obs.ndim == 2 and obs.shape[0] == self.num_worlds and obs.shape[1]
-        if not right or obs.shape[1] != (width or obs.shape[1]):
-            raise UserError(
-                f"family '{self.family.name}': observe() returned shape {tuple(obs.shape)}, "
-                f"expected ({self.num_worlds}, {width or 'O'}), with at least one number"
-            )
+        if obs.shape != self._obs_shape:
+            width = self._obs_shape[1] if self._obs_shape else 0
+            if obs.ndim != 2 or len(obs) != self.num_worlds or not obs.shape[1] or width:
+                raise UserError(
+                    f"family '{self.family.name}': observe() returned shape {tuple(obs.shape)}, "
+                    f"expected ({self.num_worlds}, {width or 'O'}), with at least one number"
+                )
+            self._obs_shape = obs.shape
         return obs.to(torch.float32, copy=True)  # it may be a live field of the simulator
 
-    def _refuse_nonfinite(self, failed: Tensor, reward: Tensor, obs: Tensor) -> None:
-        """Raise UserError where reward or observation is not finite in any world, but all states are."""
-        fine = torch.isfinite(obs).all(1)
-        if (fine & torch.isfinite(reward.float())).any() or failed.any():
+    def _refuse_nonfinite(self, failed: Tensor, finite: Tensor, obs: Tensor) -> None:
+        """Raise UserError if no world gave finite numbers (B,), although the physics is sane."""
+        if finite.any() or failed.any():
             return
-        what = "reward()" if fine.all() else "observe()"
+        what = "reward()" if torch.isfinite(obs).all() else "observe()"
         raise UserError(
             f"family '{self.family.name}': {what} is not finite in any world, such as that of "
             f"task {self.tasks.label(0)}: guard its arithmetic"
