@@ -151,7 +151,7 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Take one step in every world; what happens at an episode's end is `autoreset_mode`'s."""
         refuse_unreset(self._seeded)
         got = self.worlds.step(action_tensor(actions))
-        over = got.terminated | got.truncated | got.diverged
+        over = self.worlds.current.first
         reward, terminated = got.reward, got.terminated.clone()  # a user may write to these
         truncated, diverged = got.truncated | got.diverged, got.diverged.clone()
         obs, infos = got.next_obs.clone(), {}
