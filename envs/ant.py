@@ -17,7 +17,7 @@ from torch import Tensor
 
 from envs.variations import dynamics, faults, gymnasium_model
 from metarl import Choices, Interval, Param, TaskFamily, Variation
-from metarl.simulation.simulator import Simulator, State
+from metarl.simulation.backend import Backend, State
 
 CONTROL_COST = 0.5
 """Weight of the squared norm of the action."""
@@ -69,20 +69,20 @@ class _Ant(TaskFamily):
         "terrain-scan": "envs.on_terrain:ANT_SCAN",
     }
 
-    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 27): qpos[2:] (m, a quaternion, rad), then qvel (m/s, rad/s)."""
         return torch.cat((sim.qpos[:, 2:], sim.qvel), dim=1)
 
-    def terminated(self, sim: Simulator) -> Tensor:
+    def terminated(self, sim: Backend) -> Tensor:
         """Return (B,) bool: the torso's height is outside [0.2, 1] m."""
         height = sim.qpos[:, 2]
         return (height < HEALTHY_Z[0]) | (height > HEALTHY_Z[1])
 
-    def velocity(self, sim: Simulator, before: State) -> Tensor:
+    def velocity(self, sim: Backend, before: State) -> Tensor:
         """Return (B, 2) the torso's mean velocity over the step, in m/s."""
         return (sim.qpos[:, :2] - before.qpos[:, :2]) / self.dt
 
-    def forward_velocity(self, sim: Simulator, before: State) -> Tensor:
+    def forward_velocity(self, sim: Backend, before: State) -> Tensor:
         """Return (B,) the torso's mean velocity along x over the step, in m/s."""
         return (sim.qpos[:, 0] - before.qpos[:, 0]) / self.dt
 
@@ -108,7 +108,7 @@ class AntDir(_Ant):
     )  # fmt: skip
 
     def reward(
-        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return (B,) v·(cos θ, sin θ) + 1 − 0.5‖a‖²."""
         angle = task["goal_angle"]
@@ -123,7 +123,7 @@ class AntFwdBack(_Ant):
     params = (Param("direction", Choices((-1.0, 1.0)), doc="-1 backward, 1 forward"),)
 
     def reward(
-        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return (B,) d·v_x + 1 − 0.5‖a‖²."""
         return task["direction"] * self.forward_velocity(sim, before) + self.upkeep(action)
@@ -140,7 +140,7 @@ class AntVel(_Ant):
     )  # fmt: skip
 
     def reward(
-        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return (B,) −|v_x − v*| + 1 − 0.5‖a‖²."""
         error = (self.forward_velocity(sim, before) - task["goal_velocity"]).abs()
@@ -160,7 +160,7 @@ class AntGoal(_Ant):
 
     observation_scale = (1.0, 1.0, *OBSERVATION_SCALE)
 
-    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 29): qpos with the position (m), then qvel: a place must be told apart."""
         return torch.cat((sim.qpos, sim.qvel), dim=1)
 
@@ -168,7 +168,7 @@ class AntGoal(_Ant):
     """Never: a robot that fell goes on."""
 
     def reward(
-        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return (B,) −‖xy − g‖₁ − 0.1‖a‖², xy after the step, in m."""
         radius, angle = task["goal_radius"], task["goal_angle"]
@@ -181,7 +181,7 @@ class _AntForward(_Ant):
     """Run forward as fast as it can: v_x + 1 − 0.5‖a‖²."""
 
     def reward(
-        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return (B,) v_x + 1 − 0.5‖a‖²."""
         return self.forward_velocity(sim, before) + self.upkeep(action)

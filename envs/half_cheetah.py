@@ -14,7 +14,7 @@ from torch import Tensor
 
 from envs.variations import gymnasium_model
 from metarl import Choices, Interval, Param, TaskFamily, Variation, scale
-from metarl.simulation.simulator import Simulator, State
+from metarl.simulation.backend import Backend, State
 
 CONTROL_COST = 0.05
 """Weight of the squared norm of the action, as in the literature of meta-RL (gymnasium: 0.1)."""
@@ -49,11 +49,11 @@ class _HalfCheetah(TaskFamily):
         "terrain-scan": "envs.on_terrain:CHEETAH_SCAN",
     }
 
-    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 17): qpos[1:] (m, rad), then qvel (m/s, rad/s)."""
         return torch.cat((sim.qpos[:, 1:], sim.qvel), dim=1)
 
-    def velocity(self, sim: Simulator, before: State) -> Tensor:
+    def velocity(self, sim: Backend, before: State) -> Tensor:
         """Return (B,) the mean forward velocity over the step, in m/s."""
         return (sim.qpos[:, 0] - before.qpos[:, 0]) / self.dt
 
@@ -72,7 +72,7 @@ class HalfCheetahVel(_HalfCheetah):
     )  # fmt: skip
 
     def reward(
-        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return (B,) −|v − v*| − 0.05‖a‖²."""
         error = (self.velocity(sim, before) - task["goal_velocity"]).abs()
@@ -86,7 +86,7 @@ class HalfCheetahDir(_HalfCheetah):
     params = (Param("direction", Choices((-1.0, 1.0)), doc="-1 backward, 1 forward"),)
 
     def reward(
-        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return (B,) d·v − 0.05‖a‖²."""
         return task["direction"] * self.velocity(sim, before) - self.control_cost(action)
@@ -103,7 +103,7 @@ class HalfCheetahDynamics(_HalfCheetah):
     params = DYNAMICS
 
     def reward(
-        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return (B,) v − 0.05‖a‖²."""
         return self.velocity(sim, before) - self.control_cost(action)

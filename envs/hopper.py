@@ -10,7 +10,7 @@ from torch import Tensor
 from envs.planar import PlanarWalker
 from envs.variations import dynamics, gymnasium_model, random_params
 from metarl import Variation
-from metarl.simulation.simulator import Simulator
+from metarl.simulation.backend import Backend
 
 HEALTHY_Z = 0.7
 """Height of the torso, in m, above which an episode goes on."""
@@ -39,7 +39,7 @@ class _Hopper(PlanarWalker):
         "dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors, gravity, payload")
     }
 
-    def terminated(self, sim: Simulator) -> Tensor:
+    def terminated(self, sim: Backend) -> Tensor:
         """Return (B,) bool: not z > 0.7 m, or not |pitch| < 0.2 rad, or a state beyond ±100."""
         upright = (sim.qpos[:, 1] > HEALTHY_Z) & (sim.qpos[:, 2].abs() < HEALTHY_PITCH)
         upright &= torch.cat((sim.qpos[:, 2:], sim.qvel), dim=1).abs().amax(1) < HEALTHY_STATE

@@ -16,7 +16,7 @@ from torch import Tensor
 from envs.variations import dynamics, gymnasium_model
 from metarl import Interval, Param, TaskFamily, Variation
 from metarl.base.keys import BatchedRNG
-from metarl.simulation.simulator import Simulator, State
+from metarl.simulation.backend import Backend, State
 
 PROGRESS = 0.25
 """Weight of the displacement of the centre of mass, in m, over one timestep of the physics."""
@@ -54,23 +54,23 @@ class HumanoidDir(TaskFamily):
               doc="direction to walk in, 0 is +x"),
     )  # fmt: skip
 
-    def initial_state(self, sim: Simulator, ids: Tensor, rng: BatchedRNG) -> None:
+    def initial_state(self, sim: Backend, ids: Tensor, rng: BatchedRNG) -> None:
         """Add U[−0.01, 0.01) to every position and velocity of the standing robot."""
         super().initial_state(sim, ids, rng)
         noise = self.reset_noise
         sim.qvel[ids] = rng.uniform(-noise, noise, sim.qvel.shape[1])
 
-    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 45): qpos[2:] (m, a quaternion, rad), then qvel (m/s, rad/s)."""
         return torch.cat((sim.qpos[:, 2:], sim.qvel), dim=1)
 
-    def terminated(self, sim: Simulator) -> Tensor:
+    def terminated(self, sim: Backend) -> Tensor:
         """Return (B,) bool: the torso's height is outside [1, 2] m."""
         height = sim.qpos[:, 2]
         return (height < HEALTHY_Z[0]) | (height > HEALTHY_Z[1])
 
     def reward(
-        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return (B,) 0.25 (cos θ, sin θ)·Δc/timestep − 0.1‖u‖² + 5, c of the whole body."""
         body = 1  # the torso, whose subtree is the robot

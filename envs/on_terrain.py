@@ -22,7 +22,7 @@ from envs.walker2d import HEALTHY_PITCH, _Walker2d
 from envs.walker2d import HEALTHY_Z as WALKER_Z
 from envs.walker2d import OBSERVATION_SCALE as WALKER_SCALE
 from metarl import Variation
-from metarl.simulation.simulator import Simulator, State
+from metarl.simulation.backend import Backend, State
 
 SCAN_SCALE = 0.2
 """Typical height of the ground, in m: the unit of the scan's sensor bias."""
@@ -35,7 +35,7 @@ class CheetahGround(OnTerrain):
     terrain = Terrain(height=0.4, length=1.0, reach=202.0, cell=0.1, planar=True)
     scan_x = tuple(0.25 * k for k in range(-2, 9))
 
-    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 16): qpos[2:] (rad), qvel (m/s, rad/s); with the scan 11 heights (m)."""
         return self.with_scan(sim, super().observe(sim, task)[:, 1:], sim.qpos[:, 1:2] + 0.7)
 
@@ -48,7 +48,7 @@ class HalfCheetahTerrain(CheetahGround, _HalfCheetah):
     observation_scale = CHEETAH_SCALE[1:]
 
     def reward(
-        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return (B,) v − 0.05‖a‖²."""
         return self.velocity(sim, before) - self.control_cost(action)
@@ -70,14 +70,14 @@ class AntGround(OnTerrain):
     scan_x = tuple(0.25 * k for k in range(-2, 7))
     scan_y = (-0.5, 0.0, 0.5)
 
-    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 26): qpos[3:] (a quaternion, rad), qvel; with the scan 27 heights (m)."""
         whole = super().observe(sim, task)
         at = whole.shape[1] - 27  # of the height: a family may tell the position before it
         blind = torch.cat((whole[:, :at], whole[:, at + 1 :]), dim=1)
         return self.with_scan(sim, blind, sim.qpos[:, 2:3])
 
-    def terminated(self, sim: Simulator) -> Tensor:
+    def terminated(self, sim: Backend) -> Tensor:
         """Return (B,) bool: the torso is not 0.2 m to 1 m over the ground, if that is a failure.
 
         The upper end is higher by the height of the terrain, since the ground may fall away.
@@ -111,11 +111,11 @@ class WalkerGround(OnTerrain):
     terrain = Terrain(height=0.3, length=1.0, reach=34.0, cell=0.1, planar=True, flat=0.5)
     scan_x = tuple(0.2 * k for k in range(-2, 9))
 
-    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 16): qpos[2:] (rad), qvel clipped to ±10; with the scan 11 heights (m)."""
         return self.with_scan(sim, super().observe(sim, task)[:, 1:], sim.qpos[:, 1:2])
 
-    def terminated(self, sim: Simulator) -> Tensor:
+    def terminated(self, sim: Backend) -> Tensor:
         """Return (B,) bool: the torso is not 0.8 m to 2 m over the ground, or |pitch| ≥ 1 rad.
 
         The lower end is lower by the height of the terrain: a foot may stand below the torso's

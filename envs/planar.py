@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarl import TaskFamily
 from metarl.base.keys import BatchedRNG
-from metarl.simulation.simulator import Simulator, State
+from metarl.simulation.backend import Backend, State
 
 CONTROL_COST = 1e-3
 """Weight of the squared norm of the action."""
@@ -23,18 +23,18 @@ class PlanarWalker(TaskFamily):
     horizon = 200
     reset_noise = 5e-3
 
-    def initial_state(self, sim: Simulator, ids: Tensor, rng: BatchedRNG) -> None:
+    def initial_state(self, sim: Backend, ids: Tensor, rng: BatchedRNG) -> None:
         """Add U[−0.005, 0.005) to every position and velocity of the upright robot at rest."""
         noise = self.reset_noise
         sim.qpos[ids] += rng.uniform(-noise, noise, sim.qpos.shape[1])
         sim.qvel[ids] = rng.uniform(-noise, noise, sim.qvel.shape[1])
 
-    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, O): qpos[1:] (m, rad), then qvel (m/s, rad/s) clipped to ±10."""
         return torch.cat((sim.qpos[:, 1:], sim.qvel.clamp(-10.0, 10.0)), dim=1)
 
     def reward(
-        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return (B,) v + 1 − 1e-3‖a‖², v the forward velocity over the step, in m/s."""
         velocity = (sim.qpos[:, 0] - before.qpos[:, 0]) / self.dt

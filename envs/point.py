@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarl import Interval, Param, TaskFamily
 from metarl.base.keys import BatchedRNG
-from metarl.simulation.simulator import Simulator, State
+from metarl.simulation.backend import Backend, State
 
 MJCF = """
 <mujoco model="point">
@@ -50,12 +50,12 @@ class PointGoal(TaskFamily):
               doc="goal, left"),
     )  # fmt: skip
 
-    def initial_state(self, sim: Simulator, ids: Tensor, rng: BatchedRNG) -> None:
+    def initial_state(self, sim: Backend, ids: Tensor, rng: BatchedRNG) -> None:
         """Start at rest within 1 cm of the origin."""
         sim.qpos[ids] = rng.uniform(-0.01, 0.01, 2)
 
     def reward(
-        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return (B,) minus the distance to the goal in metres."""
         goal = torch.stack((task["goal_x"], task["goal_y"]), dim=1)

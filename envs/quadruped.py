@@ -18,7 +18,7 @@ from torch import Tensor
 from envs.terrain import OnTerrain, Terrain
 from metarl import Interval, Param, assign, scale, shift
 from metarl.base.keys import BatchedRNG
-from metarl.simulation.simulator import Simulator, State
+from metarl.simulation.backend import Backend, State
 
 STANCE = (0.0, 0.9, -1.8) * 4
 """Abduction, hip pitch and knee of each leg when standing, in rad."""
@@ -76,13 +76,13 @@ class QuadrupedTerrain(OnTerrain):
         self._stance = torch.tensor(STANCE, dtype=torch.float64)
         self._limits = torch.tensor(TORQUE_LIMITS, dtype=torch.float64)
 
-    def initial_state(self, sim: Simulator, ids: Tensor, rng: BatchedRNG) -> None:
+    def initial_state(self, sim: Backend, ids: Tensor, rng: BatchedRNG) -> None:
         """Stand at rest on the floor, every joint within 0.05 rad of the standing pose."""
         sim.qpos[ids, 2] = STANCE_HEIGHT
         sim.qpos[ids, 7:] = self._stance + rng.uniform(-0.05, 0.05, 12)
         sim.ctrl[ids] = self._middle.expand(len(ids), -1)  # the last action of the observation
 
-    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 45), with the scan (B, 84).
 
         Rates of the trunk in its own frame (3, rad/s), gravity's direction in it (3), the command
@@ -101,7 +101,7 @@ class QuadrupedTerrain(OnTerrain):
         return self.with_scan(sim, blind, sim.qpos[:, 2:3])
 
     def reward(
-        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return (B,) what tracking earns minus what bad manners cost.
 
@@ -122,12 +122,12 @@ class QuadrupedTerrain(OnTerrain):
         effort = 5e-5 * self.torques(sim, task["strength"]).square().sum(1)
         return tracking - posture - effort - 0.01 * change.square().sum(1)
 
-    def terminated(self, sim: Simulator) -> Tensor:
+    def terminated(self, sim: Backend) -> Tensor:
         """Return (B,) bool: it has fallen; tilted by more than 60 degrees, or on its belly."""
         height = sim.qpos[:, 2] - self.ground(sim, sim.qpos[:, :1], sim.qpos[:, 1:2])[:, 0]
         return (gravity(sim.qpos[:, 3:7])[:, 2] > -FALLEN_TILT) | (height < FALLEN_HEIGHT)
 
-    def torques(self, sim: Simulator, strength: Tensor) -> Tensor:
+    def torques(self, sim: Backend, strength: Tensor) -> Tensor:
         """Return (B, 12) the motors' torques in N·m, as the controller computes them."""
         wanted = KP * (sim.ctrl - sim.qpos[:, 7:]) - KD * sim.qvel[:, 6:]
         return strength[:, None] * wanted.clamp(-self._limits, self._limits)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from metarl import Choices, Interval, Param, TaskFamily, assign, scale
 from metarl.base.keys import Key
-from metarl.simulation.simulator import Simulator
+from metarl.simulation.backend import Backend
 
 KINDS = ("slope", "roughness", "steps", "gaps")
 SEEDS = {"train": range(8), "heldout": range(8, 12), "ood": range(12, 16)}
@@ -171,7 +171,7 @@ class Ground:
         x, y, self.height, _ = model.hfield_size[0].tolist()
         self.extent = (x, y)
 
-    def __call__(self, sim: Simulator, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def __call__(self, sim: Backend, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the (B, N) height of the ground in m at places x, y, (B, N) m; y None is 0."""
         which = sim.model_field("geom_dataid")[:, self.geom].long()
         raised = sim.model_field("geom_pos")[:, self.geom, 2:] + self.base
@@ -245,7 +245,7 @@ class OnTerrain(TaskFamily):
         name = f"{KINDS[ground % len(KINDS)]} {ground // len(KINDS)}"
         return [name if word.startswith("ground ") else word for word in super().describe(task)]
 
-    def with_scan(self, sim: Simulator, observed: Tensor, root: Tensor) -> Tensor:
+    def with_scan(self, sim: Backend, observed: Tensor, root: Tensor) -> Tensor:
         """Append the heights of the ground around the root, relative to the root (m), if asked.
 
         Args:
@@ -257,7 +257,7 @@ class OnTerrain(TaskFamily):
             return observed
         return torch.cat((observed, self.heights(sim) - root), dim=1)
 
-    def heights(self, sim: Simulator) -> Tensor:
+    def heights(self, sim: Backend) -> Tensor:
         """Return (B, N) the ground's height at the places of the scan, in m."""
         ahead, left = self._grid
         if not self.scan_y:

@@ -13,7 +13,7 @@ from torch import Tensor
 from envs.planar import PlanarWalker
 from envs.variations import dynamics, gymnasium_model, random_params
 from metarl import Variation
-from metarl.simulation.simulator import Simulator
+from metarl.simulation.backend import Backend
 
 HEALTHY_Z = (0.8, 2.0)
 """Heights of the torso, in m, between which an episode goes on."""
@@ -48,7 +48,7 @@ class _Walker2d(PlanarWalker):
         "terrain-scan": "envs.on_terrain:WALKER_SCAN",
     }
 
-    def terminated(self, sim: Simulator) -> Tensor:
+    def terminated(self, sim: Backend) -> Tensor:
         """Return (B,) bool: not 0.8 m < z < 2 m, or not |pitch| < 1 rad."""
         height, pitch = sim.qpos[:, 1], sim.qpos[:, 2]
         upright = (height > HEALTHY_Z[0]) & (height < HEALTHY_Z[1]) & (pitch.abs() < HEALTHY_PITCH)

@@ -152,10 +152,17 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         refuse_unreset(self._seeded)
         got = self.worlds.step(action_tensor(actions))
         over = self.worlds.current.first
+        again_due = self.mode is AutoresetMode.NEXT_STEP and self._ended.any()
+        if not (again_due or over.any()):  # as in most steps
+            self._ended = over
+            terminated, truncated, diverged, known = np.zeros((4, self.num_envs), bool)
+            known[:] = True
+            infos = {"diverged": diverged, "_diverged": known}
+            return got.next_obs.clone().numpy(), got.reward.numpy(), terminated, truncated, infos
         reward, terminated = got.reward, got.terminated.clone()  # a user may write to these
         truncated, diverged = got.truncated | got.diverged, got.diverged.clone()
         obs, infos = got.next_obs.clone(), {}
-        if self.mode is AutoresetMode.NEXT_STEP and self._ended.any():
+        if again_due:
             again = self._ended  # these ended before: whatever the step did there, they begin anew
             obs[again] = self._begin(again, None)[again]
             infos = self._task_info(again.numpy())
@@ -163,7 +170,7 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             terminated, truncated, diverged, over = (
                 flags & ~again for flags in (terminated, truncated, diverged, over)
             )
-        elif self.mode is AutoresetMode.SAME_STEP and over.any():
+        elif self.mode is AutoresetMode.SAME_STEP:
             infos = _final(got.next_obs.numpy(), diverged.numpy(), over.numpy())
             obs = self._begin(over, got.obs)
             infos |= self._task_info(over.numpy())

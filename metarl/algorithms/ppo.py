@@ -31,6 +31,9 @@ from metarl.worlds.vector import Spec, Step, VecWorlds
 class PpoConfig(PpoSettings):
     """Settings of PPO."""
 
+    privileged_critic: bool = False
+    """Show the critic, and it alone, the task, the time left and the family's `privileged()`."""
+
 
 class State(NamedTuple):
     """What the policy has seen lately; no state at all with a history of 1."""
@@ -52,7 +55,8 @@ class Ppo(Learner):
     ) -> None:
         """Initialise policy, critic and optimiser."""
         super().__init__(spec, config, seed=seed, device=device)
-        self.ppo = BatchedPpo(spec, config, self.device)
+        extra = spec.critic_extra if config.privileged_critic else 0
+        self.ppo = BatchedPpo(spec, config, self.device, critic_extra=extra)
         self.params = self.ppo.initial(Key(seed, "policy"))
         self.adam = Adam.start(self.params)
         self.lr = torch.tensor(config.lr, dtype=torch.float64)
@@ -79,8 +83,10 @@ class Ppo(Learner):
         worlds.seed(key.fold("reset"))
         worlds.reset()
         state = self.begin(len(tasks), worlds.worlds_per_task)
-        steps = self.spec.horizon
-        return collect(worlds, self, state, steps, key.fold("noise"), explore=True)[0]
+        return collect(
+            worlds, self, state, self.spec.horizon, key.fold("noise"), explore=True,
+            privileged=self.config.privileged_critic,
+        )[0]  # fmt: skip
 
     def update(self, shards: Sequence[Rollout], key: Key) -> dict[str, float]:
         """Make PPO's gradient steps on the transitions of all shards."""

@@ -74,6 +74,8 @@ class Rl2Config(ppo.ClippedSettings):
     each."""
     bfloat16: bool = False
     """Compute the update's forward passes in mixed precision: for GPUs."""
+    privileged_critic: bool = False
+    """Show the critic, and it alone, the task, the time left and the family's `privileged()`."""
     compile: bool = False
     """Compile the update's forward pass; pays for the transformer and SNAIL on GPUs."""
 
@@ -139,6 +141,7 @@ class Rl2(Learner):
             spec.observation_size + spec.action_size + 2, spec.action_size, config.hidden, memory,
             init_std=config.init_std, min_std=config.min_std,
             state_std=config.state_std and not spec.actions,
+            critic_extra=spec.critic_extra if config.privileged_critic else 0,
         )  # fmt: skip
 
     # --- acting and adapting -------------------------------------------------------------------
@@ -238,8 +241,9 @@ class Rl2(Learner):
             state = self._restarted(state, new) if k and new.any() else state
             last = state.last
             part, state = collect(
-                worlds, self, state, self.spec.horizon, key.fold("noise", k), explore=True
-            )
+                worlds, self, state, self.spec.horizon, key.fold("noise", k), explore=True,
+                privileged=self.config.privileged_critic,
+            )  # fmt: skip
             if last is not None and k:  # as the policy saw it
                 part.prev_action[0], part.prev_reward[0] = last[:, :-1], last[:, -1]
             values.append(self._value_after(part, state))
@@ -248,13 +252,19 @@ class Rl2(Learner):
         returns = torch.stack([part.first_episode_return() for part in parts])
         return Trials(Rollout.joined(parts, dim=0), torch.stack(values), returns, begins)
 
+    @torch.no_grad()
     def _value_after(self, part: Rollout, state: State) -> Tensor:
         """Return the value, (B,), of what would follow a rollout that ended in `state`."""
         end = Step(
             part.next_obs[-1], part.action[-1].clamp(-1, 1), part.reward[-1],
             torch.zeros_like(part.first[-1]),
         )  # fmt: skip
-        return self.act_and_record(end, state, explore=False, noise=None)[2]["value"]
+        value = self.act_and_record(end, state, explore=False, noise=None)[2]["value"]
+        if not self.config.privileged_critic:
+            return value
+        kept = part.extras  # acting knew not what the critic sees, so it left the values open
+        kept["value"] = self.net.criticise(kept["value"], kept["privileged"])
+        return self.net.criticise(value, kept.pop("next_privileged")[-1])
 
     def update(self, shards: Sequence[Trials], key: Key) -> dict[str, float]:
         """Make PPO's gradient steps on the trials of all shards."""
@@ -311,8 +321,8 @@ class Rl2(Learner):
         action = torch.where(rollout.diverged[..., None], 0.0, rollout.action)  # may be NaN there
         log_prob = self.net.policy(head).log_prob(action)
         return Batch(
-            self._inputs(rollout), action, log_prob, advantage, advantage + value,
-            rollout.valid.float(),
+            rollout.for_critic(self._inputs(rollout)), action, log_prob, advantage,
+            advantage + value, rollout.valid.float(),
             None if config.min_episodes is None else trials.by_step(trials.begins, 0),
         )  # fmt: skip
 

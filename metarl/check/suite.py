@@ -32,8 +32,8 @@ from metarl.check.trajectory import (
     sample_tasks,
     worlds_of,
 )
+from metarl.simulation.backend import Backend
 from metarl.simulation.controls import control_range
-from metarl.simulation.simulator import Simulator
 from metarl.tasks.distribution import TaskDistribution, Tasks
 from metarl.tasks.family import TaskFamily, replace_attributes, without_termination
 from metarl.worlds.model_probe import inert_parameter
@@ -95,7 +95,7 @@ def check_finite(family: TaskFamily) -> None:
     tasks = extreme_tasks(family)
 
     def spy(name: str) -> Callable[..., Tensor]:
-        def wrapped(sim: Simulator, *rest: Any) -> Tensor:
+        def wrapped(sim: Backend, *rest: Any) -> Tensor:
             value = getattr(family, name)(sim, *rest)
             bad = ~torch.isfinite(value.reshape(len(value), -1)).all(1)
             bad &= torch.isfinite(sim.qpos).all(1) & torch.isfinite(sim.qvel).all(1)

@@ -347,7 +347,7 @@ def _worlds_per_task(policy: object, worlds: VecWorlds, tasks: Tasks, episodes: 
     """Return E. Raises UserError for arguments of `evaluate` that do not fit together."""
     worlds.family.distribution.check(tasks)
     spec = getattr(policy, "spec", worlds.spec)
-    if isinstance(policy, Policy) and tuple(spec) != tuple(worlds.spec):
+    if isinstance(policy, Policy) and tuple(spec)[:4] != worlds.spec.acting:
         raise UserError(f"the policy is for {spec}, and '{worlds.family.name}' has {worlds.spec}")
     check_episodes(episodes)
     if worlds.num_worlds % len(tasks):

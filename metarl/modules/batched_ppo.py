@@ -77,8 +77,17 @@ class Adam(NamedTuple):
 class BatchedPpo:
     """The networks, what they see, and PPO's update; parameters are passed in and returned."""
 
-    def __init__(self, spec: Spec, config: PpoSettings, device: torch.device) -> None:
-        """Lay out the networks, and start the running statistics."""
+    def __init__(
+        self, spec: Spec, config: PpoSettings, device: torch.device, critic_extra: int = 0
+    ) -> None:
+        """Lay out the networks, and start the running statistics.
+
+        Args:
+            spec: sizes of observation and action.
+            config: the settings.
+            device: where everything is.
+            critic_extra: P, further inputs, which the critic alone sees: `Rollout.for_critic`.
+        """
         self.spec, self.config, self.device = spec, config, device
         self.frame = spec.observation_size + (spec.action_size if config.history > 1 else 0)
         inputs = self.frame * config.history
@@ -86,7 +95,8 @@ class BatchedPpo:
             inputs, spec.action_size, config.hidden, init_std=config.init_std,
             min_std=config.min_std, state_std=config.state_std and not spec.actions,
         )  # fmt: skip
-        self.critic = GaussianMLP(inputs, 1, config.hidden)
+        self.critic = GaussianMLP(inputs + critic_extra, 1, config.hidden)
+        self.seen = inputs
         self.obs_moments = RunningMoments(spec.observation_size, device)
         self.return_moments = RunningMoments(1, device)
 
@@ -149,14 +159,14 @@ class BatchedPpo:
         return action.flatten(0, 1), inputs[:, :-1]
 
     def policy(self, params: Tensor, inputs: Tensor) -> Gaussian | Categorical:
-        """Return the action distributions (M, N, A) of M policies at (M, N, I) inputs."""
-        actor = params[:, : self.actor.num_params]
+        """Return the action distributions (M, N, A) of M policies at (M, N, I + P) inputs."""
+        actor, inputs = params[:, : self.actor.num_params], inputs[..., : self.seen]
         if self.spec.actions:
             return Categorical(self.actor.mean(actor, inputs), self.spec.actions)
         return self.actor(actor, inputs)
 
     def value(self, params: Tensor, inputs: Tensor) -> Tensor:
-        """Return the values (M, N), in units of the returns' standard deviation."""
+        """Return values (M, N) for (M, N, I + P), in units of the returns' standard deviation."""
         return self.critic.mean(params[:, self.actor.num_params :], inputs).squeeze(-1)
 
     def _frames(self, step: Step | Rollout) -> Tensor:
@@ -192,7 +202,9 @@ class BatchedPpo:
         """
         tasks, config = len(params), self.config
         rollout = rollout.before_divergence()._replace(tasks=tasks)
-        inputs, after = (rollout.per_task(x).flatten(1, 2) for x in self._inputs(rollout))
+        seen, after = self._inputs(rollout)
+        seen, after = rollout.for_critic(seen), rollout.for_critic(after, "next_privileged")
+        inputs, after = (rollout.per_task(x).flatten(1, 2) for x in (seen, after))
         value, next_value = self.value(params, inputs), self.value(params, after)
         reward = rollout.per_task(rollout.reward / self.return_moments.std.float())
         steps = len(rollout.reward)

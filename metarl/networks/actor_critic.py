@@ -21,7 +21,7 @@ class MemoryActorCritic(nn.Module):
 
     def __init__(
         self, inputs: int, actions: int, hidden: int, memory: Memory, *, init_std: float,
-        min_std: float, state_std: bool = False,
+        min_std: float, state_std: bool = False, critic_extra: int = 0,
     ) -> None:  # fmt: skip
         """Initialise; torch's global generator decides the weights.
 
@@ -33,6 +33,7 @@ class MemoryActorCritic(nn.Module):
             init_std: initial standard deviation of the actions.
             min_std: floor of it.
             state_std: whether it depends on the state.
+            critic_extra: P, further inputs, which the critic alone sees.
         """
         super().__init__()
         self.embed = nn.Linear(inputs, hidden)
@@ -48,29 +49,45 @@ class MemoryActorCritic(nn.Module):
         ):  # fmt: skip
             nn.init.orthogonal_(layer.weight, gain)
             nn.init.zeros_(layer.bias)
+        self.extra = nn.Linear(critic_extra, hidden) if critic_extra else None
 
     def step(self, x: Tensor, state: MemoryState) -> tuple[Tensor, Tensor, MemoryState]:
-        """Return the policy's head (B, …), the value (B,) and the new state, given (B, inputs)."""
+        """Return the policy's head (B, …), the value (B,) and the new state, given (B, inputs).
+
+        A critic with further inputs gives (B, hidden) in the place of the value: see `criticise`.
+        """
         embedded = torch.tanh(self.embed(x))
         remembered, state = self.memory.step(embedded, state)
-        body = torch.tanh(self.body(torch.cat((remembered, embedded), -1)))
-        actor, critic = body.chunk(2, -1)
+        body = self.body(torch.cat((remembered, embedded), -1))
+        if self.extra is not None:
+            actor, critic = body.chunk(2, -1)
+            return self.mean(torch.tanh(actor)), critic, state
+        actor, critic = torch.tanh(body).chunk(2, -1)
         return self.mean(actor), self.value(critic).squeeze(-1), state
 
+    def criticise(self, critic: Tensor, extra: Tensor) -> Tensor:
+        """Return values (…,), given what `step` returned in their place and (…, P) inputs."""
+        assert self.extra is not None
+        return self.value(torch.tanh(critic + self.extra(extra))).squeeze(-1)
+
     def forward(self, x: Tensor, begins: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the policy's head (T, B, …) and values (T, B) for (T, B, inputs).
+        """Return the policy's head (T, B, …) and values (T, B) for (T, B, inputs + P).
 
         Args:
             x: whole trials.
             begins: (T, B) bool, where trials begin; None if only at the first step.
         """
-        embedded = torch.tanh(self.embed(x))
+        size = self.embed.in_features
+        embedded = torch.tanh(self.embed(x[..., :size]))
         seen = torch.cat((self.memory.unroll(embedded, begins), embedded), -1)
         actor, critic = (  # apart, since halves of one product would lie in memory by turns
-            torch.tanh(functional.linear(seen, weight, bias))
+            functional.linear(seen, weight, bias)
             for weight, bias in zip(self.body.weight.chunk(2), self.body.bias.chunk(2), strict=True)
         )
-        return self.mean(actor), self.value(critic).squeeze(-1)
+        head = self.mean(torch.tanh(actor))
+        if self.extra is not None:
+            return head, self.criticise(critic, x[..., size:])
+        return head, self.value(torch.tanh(critic)).squeeze(-1)
 
     def policy(self, head: Tensor) -> Gaussian:
         """Return the action distribution, given what the policy's head gave."""

@@ -1,9 +1,9 @@
 """Backend: what worlds need of a simulator, whatever computes the physics, and on what device.
 
-`metarl.simulation.simulator.Simulator` is the one of native MuJoCo, in float64 on the CPU. Families,
-worlds and policies keep to the members below, and to `device` and `dtype` for tensors of their own.
-Only what builds a task's model fields is numpy: task tables and models are on the host, and
-`set_fields` brings them to the device.
+`metarl.simulation.simulator.Simulator` is that of native MuJoCo, in float64 on the CPU. Families
+and worlds keep to the members below, and to `device` and `dtype` for tensors of their own. Task
+tables and models are numpy's and on the host, and `set_fields` brings what a task changes to the
+device.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ class Backend(Protocol):
     """(B, nu), live."""
     time: Tensor
     """(B, 1), live, in seconds."""
+    calm: Tensor
+    """(B,) bool, all False: `step` may return this very tensor where the host knows that no world
+    diverged."""
 
     @property
     def sensordata(self) -> Tensor:

@@ -81,7 +81,7 @@ class Simulator(Backend):
         self.blame: dict[tuple[int, int], tuple[int, int]] = {}
         """(mjtWarning, its lastinfo) -> how many worlds it ended, and the first of them."""
         self._raised = ""
-        self._none = torch.zeros(num_worlds, dtype=torch.bool)
+        self.calm = torch.zeros(num_worlds, dtype=torch.bool)
         self._warnings = torch.from_numpy(self.batch.warning)[:, :, 1]
         self._remember_warnings()
 
@@ -191,7 +191,7 @@ class Simulator(Backend):
             self._raised = raised(error, self.model)
         finite = math.isfinite(self._state.sum().item())
         if finite and failed is None and self.batch.warning.tobytes() == self._warning_bytes:
-            return self._none
+            return self.calm
         diverged = self._warnings.sum(1) != self._warned
         diverged |= ~(torch.isfinite(self.qpos).all(1) & torch.isfinite(self.qvel).all(1))
         if failed is not None:

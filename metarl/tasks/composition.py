@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from metarl.base.errors import UserError, did_you_mean, user_code
+from metarl.simulation.backend import Backend
 from metarl.simulation.edits import shift
 from metarl.simulation.simulator import Simulator
 from metarl.tasks.family import TaskFamily, class_name, kebab
@@ -251,7 +252,7 @@ class _Latency(TaskFamily):
 class _SensorBias(TaskFamily):
     """Sensors that are off by a constant, which the learner is not told."""
 
-    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, O) what the family observes, plus the bias in units of `observation_scale`."""
         obs = super().observe(sim, task)
         bias = task["sensor_bias"]
@@ -281,11 +282,11 @@ def _sensor_bias(family: TaskFamily) -> tuple[Param, ...]:
 class _Told(TaskFamily):
     """A robot that observes the parameters of its task, as an oracle does."""
 
-    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, O + n): what the family observes, and every parameter by `Param.encode`."""
         obs = super().observe(sim, task)
-        told = [param.encode(task[param.name]).to(obs.dtype) for param in self.params]
-        return torch.cat([obs, *told], 1)
+        told = self.distribution.normalized(task).values()
+        return torch.cat([obs, *(part.to(obs.dtype) for part in told)], 1)
 
 
 GENERIC_VARIATIONS: Mapping[str, Variation] = MappingProxyType(

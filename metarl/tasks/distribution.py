@@ -7,6 +7,7 @@ number in common, and the change (one part in 10^16) is far below anything physi
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -164,6 +165,24 @@ class TaskDistribution:
             self.family.name,
             {name: torch.from_numpy(v).to(device, dtype) for name, v in columns.items()},
         )
+
+    def normalized(self, task: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return each parameter as a network should see it, (B, n); see `Param.encode`."""
+        return {param.name: param.encode(task[param.name]) for param in self.params}
+
+    def task_vector(self, tasks: Tasks) -> Tensor:
+        """Return (M, task_size) float32: the parameters of each task as a network should see them.
+
+        For what may know the task in training: a critic, a teacher, an oracle.
+        """
+        task = self.tensors(tasks.values, torch.device("cpu"), torch.float64)
+        parts = [part.float() for part in self.normalized(task).values()]
+        return torch.cat([torch.zeros(len(tasks), 0), *parts], 1)
+
+    @functools.cached_property
+    def task_size(self) -> int:
+        """How many numbers `task_vector` has for a task."""
+        return self.task_vector(self.nominal()).shape[1]
 
     def ranges(self) -> dict[str, str]:
         """Return what each parameter is drawn from, to the last digit."""

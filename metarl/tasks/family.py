@@ -30,7 +30,7 @@ from metarl.tasks.distribution import TaskDistribution, Tasks
 from metarl.tasks.params import Param
 
 if TYPE_CHECKING:
-    from metarl.simulation.simulator import Simulator, State
+    from metarl.simulation.backend import Backend, State
     from metarl.tasks.composition import Variation
     from metarl.video.scene import Camera
 
@@ -124,7 +124,7 @@ class TaskFamily:
     def check_tasks(self, tasks: Tasks) -> None:
         """Raise UserError for tasks that the robot cannot have, such as one set by hand."""
 
-    def initial_state(self, sim: Simulator, ids: Tensor, rng: BatchedRNG) -> None:
+    def initial_state(self, sim: Backend, ids: Tensor, rng: BatchedRNG) -> None:
         """Write qpos and qvel of the worlds `ids` (n,), which MuJoCo has reset to their defaults.
 
         The default adds `reset_noise` times U[-1, 1) to qpos and times N(0, 1) to qvel, as
@@ -135,7 +135,7 @@ class TaskFamily:
         sim.qpos[ids] = _unit_quaternions(self.compiled, qpos)
         sim.qvel[ids] += noise * rng.normal(sim.qvel.shape[1])
 
-    def observe(self, sim: Simulator, task: Mapping[str, Tensor]) -> Tensor:
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return the (B, O) observation; the default is qpos and qvel.
 
         `task` is there for what a robot could sense (a command), not for what it must find out.
@@ -143,7 +143,7 @@ class TaskFamily:
         return torch.cat((sim.qpos, sim.qvel), dim=1)
 
     def reward(
-        self, sim: Simulator, before: State, action: Tensor, task: Mapping[str, Tensor]
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return the (B,) reward of the step just taken.
 
@@ -155,7 +155,15 @@ class TaskFamily:
         """
         raise NotImplementedError(f"{type(self).__name__} must define reward()")
 
-    def terminated(self, sim: Simulator) -> Tensor:
+    def privileged(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor | None:
+        """Return (B, P) what only critics may see, and only in training; the default is nothing.
+
+        Such as contact forces or the friction under a foot, in units in which they are about 1.
+        The task's parameters need not be there: a privileged critic sees those anyway.
+        """
+        return None
+
+    def terminated(self, sim: Backend) -> Tensor:
         """Return (B,) bool: which worlds ended in failure. The default: none, ever."""
         return sim.qpos.new_zeros(len(sim.qpos), dtype=torch.bool)
 
@@ -247,7 +255,7 @@ class TaskFamily:
                 raise UserError(f"{where}: {field} must be a positive integer, not {value!r:.80}")
             if value > MOST_STEPS:
                 raise UserError(f"{where}: {field} must be at most {MOST_STEPS}, not {value}")
-        for method in ("initial_state", "observe", "reward", "terminated"):
+        for method in ("initial_state", "observe", "reward", "privileged", "terminated"):
             names = list(inspect.signature(getattr(TaskFamily, method)).parameters)
             try:
                 inspect.signature(getattr(self, method)).bind(*names[1:])

@@ -77,7 +77,11 @@ class GymnasiumWorlds(VecWorlds):
         self._closed = Finalize(self, _close, (self._vector,), exitpriority=1)
         self.env_steps = 0
         self.spec = Spec(
-            family.observation.size, family.action.size, family.horizon, family.action.choices
+            family.observation.size,
+            family.action.size,
+            family.horizon,
+            family.action.choices,
+            family.distribution.task_size,
         )
         if not family.probed and family.probe_steps:
             self.probe()

@@ -77,6 +77,15 @@ class Rollout(NamedTuple):
             extras={name: torch.cat([p.extras[name] for p in parts], dim) for name in extras},
         )
 
+    def for_critic(self, inputs: Tensor, of: str = "privileged") -> Tensor:
+        """Return inputs (T, B, I), followed by what only critics may see if it was kept.
+
+        Args:
+            inputs: what a policy sees of each step, or of its successor.
+            of: "privileged" for the steps, "next_privileged" for the successors.
+        """
+        return torch.cat((inputs, self.extras[of]), -1) if of in self.extras else inputs
+
     def before_divergence(self) -> Rollout:
         """Return the rollout with each episode cut, as by a time limit, before it diverged.
 
@@ -184,6 +193,37 @@ def _stacked(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([step[name] for step in steps]) for name in names}
 
 
+def _noise(worlds: VecWorlds, steps: int, key: Key) -> Tensor:
+    """Return (T, B, A) standard normal numbers, those of a task by the key and its index."""
+    tasks, size = worlds.tasks, worlds.spec.action_size
+    return key.normal(len(tasks), steps, worlds.worlds_per_task, size, tasks.first)
+
+
+def _privileged(
+    worlds: VecWorlds, rollout: Rollout, own: list[tuple[Tensor | None, Tensor | None]]
+) -> dict[str, Tensor]:
+    """Return what only critics may see, `privileged` of each step, `next_privileged` of the next.
+
+    (T, B, `Spec.critic_extra`) each: the task's vector, the share of the episode that is left,
+    and what the family shows critics.
+
+    Args:
+        worlds: with the tasks of the rollout.
+        rollout: of T steps, which starts at first ones.
+        own: what the family shows critics of each step and its successor; empty for nothing.
+    """
+    if not own:
+        return {}
+    device, found = rollout.obs.device, {}
+    task = worlds.task_vector().to(device).expand(len(own), -1, -1)
+    for later, name in enumerate(("privileged", "next_privileged")):
+        left = 1.0 - (rollout.episode_time() + later).float()[..., None] / worlds.spec.horizon
+        shown = [part for part in (both[later] for both in own) if part is not None]
+        last = [torch.stack(shown).to(device)] if shown else []
+        found[name] = torch.cat([task, left, *last], -1)
+    return found
+
+
 def _note_large_reward(worlds: VecWorlds, reward: Tensor) -> None:
     """Remember in words the first (T, B) reward too large for a learner, if there is one."""
     large = reward.abs() >= LARGE_REWARD
@@ -204,10 +244,9 @@ def collect(
     *,
     explore: bool,
     on_step: OnStep | None = None,
+    privileged: bool = False,
 ) -> tuple[Rollout, Any]:
-    """Let a policy act in every world for `steps` environment steps.
-
-    It goes on from where the worlds are: call ``worlds.reset()`` first for fresh episodes.
+    """Let a policy act in every world, from where it is: for new episodes, reset the worlds first.
 
     Args:
         worlds: B worlds with their tasks set.
@@ -217,21 +256,19 @@ def collect(
         key: names the action noise.
         explore: whether to sample actions, or to take the deterministic ones.
         on_step: called with what each step returned, such as to record it.
+        privileged: whether to keep what only critics may see in the extras, see `_privileged`.
 
     Returns:
         The rollout, on the policy's device, and the policy's state after it.
     """
-    tasks, device = len(worlds.tasks), policy.device
-    size = worlds.spec.action_size
-    out = _empty(steps, worlds.num_worlds, worlds.spec, tasks, device)
-    each, first = worlds.worlds_per_task, worlds.tasks.first
-    noise = key.normal(tasks, steps, each, size, first).to(device) if explore else None
-    here, recorded, recent = device == worlds.device, [], []
+    device = policy.device
+    out = _empty(steps, worlds.num_worlds, worlds.spec, len(worlds.tasks), device)
+    noise = _noise(worlds, steps, key).to(device) if explore else None
+    here, recorded, recent, own = device == worlds.device, [], [], []
     with threads.sampling():
         for t in range(steps):
-            step = worlds.current
-            if not here:
-                step = Step(*(part.to(device) for part in step))
+            step, seen = worlds.current, worlds.privileged
+            step = step if here else Step(*(part.to(device) for part in step))
             action, state, extras = policy.act_and_record(
                 step, state, explore=explore, noise=None if noise is None else noise[t]
             )
@@ -239,6 +276,7 @@ def collect(
             out.action[t] = action  # a policy may reuse its memory
             recorded.append(extras)
             recent.append((step, got))
+            own += [(seen, worlds.next_privileged)] if privileged else []
             if len(recent) == _TOGETHER or t == steps - 1:
                 _write(out, t + 1, recent)
                 recent.clear()
@@ -246,4 +284,4 @@ def collect(
                 on_step(got)
     out.action.masked_fill_(out.diverged[..., None], 0.0)  # NaN times a weight of 0 is NaN
     _note_large_reward(worlds, out.reward)
-    return out._replace(extras=_stacked(recorded)), state
+    return out._replace(extras=_stacked(recorded) | _privileged(worlds, out, own)), state

@@ -18,10 +18,10 @@ from metarl.base.keys import BatchedRNG, Key
 from metarl.base.threads import check_defaults
 from metarl.simulation.backend import Backend, MakeBackend, State
 from metarl.simulation.controls import control_range
-from metarl.simulation.edits import NEVER_NEGATIVE, nominal_value
 from metarl.simulation.simulator import Simulator
 from metarl.tasks.distribution import Tasks, TaskValues
 from metarl.tasks.family import TaskFamily
+from metarl.tasks.model_fields import ModelFields
 from metarl.tasks.registry import find_family
 from metarl.worlds.vector import Spec, Step, Transition, VecWorlds
 
@@ -63,7 +63,7 @@ class TaskWorlds(VecWorlds):
             method: user_code(f"family '{self.family.name}': {method}()", self.family)
             for method in ("initial_state", "observe", "reward", "terminated", "privileged")
         }
-        self._rows = [[e.rows(self.family.compile()) for e in p.edits] for p in self.family.params]
+        self._fields = ModelFields(self.family)
         self._action_map()
         self._clock = 0
         """Steps taken, of all worlds at once."""
@@ -76,7 +76,9 @@ class TaskWorlds(VecWorlds):
         self.seed(Key(0))
         self.set_tasks(self.family.distribution.nominal(), num_worlds)
         obs = self.reset()
-        self.spec = Spec(obs.shape[1], self.simulator.ctrl.shape[1], self.family.horizon)
+        sizes = obs.shape[1], self.simulator.ctrl.shape[1], self.family.horizon
+        self.spec = Spec(*sizes, (), self.family.distribution.task_size, self._privileged_size())
+        self.privileged = self._privileged()
 
     def seed(self, key: Key) -> None:
         """Start the randomness of resets anew: the next reset of world i is its episode 0."""
@@ -95,7 +97,7 @@ class TaskWorlds(VecWorlds):
         self._task_index = np.arange(self.num_worlds) // worlds_per_task
         self._world_index = np.arange(self.num_worlds) % worlds_per_task
         values = tasks.values[self._task_index]
-        self.task, fields = self._tensors(values), self._fields(values)
+        self.task, fields = self._tensors(values), self._fields.of(values)
         self.simulator.set_fields(fields)
 
     def change_tasks(self, ids: Tensor, tasks: Tasks) -> None:
@@ -114,7 +116,7 @@ class TaskWorlds(VecWorlds):
         values = self.tasks.values.copy()
         values[ids.cpu().numpy()] = tasks.values
         self.tasks = Tasks(self.tasks.family, self.tasks.names, values, first=self.tasks.first)
-        fields = self._fields(tasks.values)
+        fields = self._fields.of(tasks.values)
         for name, value in self._tensors(tasks.values).items():
             self.task[name][ids] = value
         self.simulator.set_fields(fields, ids)
@@ -122,7 +124,7 @@ class TaskWorlds(VecWorlds):
     def try_tasks(self, tasks: Tasks) -> None:
         """Raise UserError for tasks that `set_tasks` would refuse, and change nothing."""
         self.check_tasks(tasks)
-        self._fields(tasks.values)
+        self._fields.of(tasks.values)
 
     def why_diverged(self) -> str:
         """Return what ended most episodes that diverged since the tasks were set, and a task."""
@@ -141,6 +143,7 @@ class TaskWorlds(VecWorlds):
         self._begin_episodes(None if ids is None else ids.cpu().numpy())
         obs = self._observe_start()
         self._check_start()
+        self.privileged = self._privileged()
         if ids is None:
             zeros = torch.zeros(*self.simulator.ctrl.shape, device=self.device)
             first = torch.ones(self.num_worlds, dtype=torch.bool, device=self.device)
@@ -163,10 +166,13 @@ class TaskWorlds(VecWorlds):
         failed = self._advance(control)
         got, paid, ended = self._judge(failed, action, *self._outcome(before, control))
         done = got.truncated
+        if self.spec.privileged_size:
+            self._look_privileged(got.diverged)
         if len(ended):
             acted = acted.where(~got.diverged[:, None], 0.0)
             done = got.terminated | got.truncated | got.diverged
             got = got._replace(obs=self._restart(ended, done, got.next_obs))
+            self.privileged = self._privileged()
         self.current = Step(got.obs, acted.float(), paid, done)
         return got
 
@@ -183,7 +189,7 @@ class TaskWorlds(VecWorlds):
     def _outcome(self, before: State, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return reward (B,), terminated (B,) bool and observation (B, O) float32 of a step."""
         sim = self.simulator
-        reward = self._ask("reward", sim, before, action, self.task).to(sim.dtype, copy=True)
+        reward = _copied(self._ask("reward", sim, before, action, self.task), sim.dtype)
         terminated = self._ask("terminated", sim)
         next_obs = self._observe()
         one_each = reward.shape == terminated.shape == (self.num_worlds,)
@@ -197,8 +203,8 @@ class TaskWorlds(VecWorlds):
         """Decide which episodes ended and why; here the host waits for the device, and only here.
 
         A world diverged where the physics failed, or a result or its action is not finite. The
-        host learns (B,) numbers of which those of ended episodes are NaN. All of them are if an
-        observation or an action is not finite: then, which is rare, it asks again, for the worlds.
+        host learns (B,) numbers of which those of ended episodes are NaN. If all of them are, then
+        every episode ended, or an observation or an action is not finite: it asks again, for which.
 
         Returns:
             The transition before any restart, its reward in float32, and the (n,) worlds whose
@@ -211,26 +217,34 @@ class TaskWorlds(VecWorlds):
         if self._unchecked is not None:
             others = others + self._unchecked.sum()
         paid = reward.float()  # what a learner gets
-        known = paid.masked_fill(terminated | failed, torch.nan).add_(others, alpha=0.0).cpu()
+        ended = terminated if failed is self.simulator.calm else terminated | failed
+        known = paid.masked_fill(ended, torch.nan).add_(others, alpha=0.0).cpu()
         limit = self._clock >= self._first_limit
         if not limit and math.isfinite(known.sum().item()):
             self._unchecked = None
             none = torch.zeros_like(failed)
             return Transition(obs, reward, terminated, none, obs, none), paid, _NOBODY
-        self._check_start()
         finite = torch.isfinite(paid) & torch.isfinite(obs).all(1)
         diverged = failed | ~(finite & torch.isfinite(action).all(1))
         over = ~torch.isfinite(known)
         if over.all():
+            self._check_start()
             self._refuse_nonfinite(failed, finite, obs)
             over = (terminated | diverged).cpu()
+        self._unchecked = None
         late = torch.from_numpy(self._clock - self._began >= self.family.horizon)
         truncated = late.to(self.device) & ~(terminated | diverged)
         obs = torch.where(diverged[:, None], self.current.obs, obs)
         reward, terminated = reward.where(~diverged, 0.0), terminated & ~diverged
-        ended = np.flatnonzero((over | late).numpy())
         transition = Transition(obs, reward, terminated, truncated, obs, diverged)
-        return transition, reward.float(), ended
+        return transition, reward.float(), np.flatnonzero((over | late).numpy())
+
+    def _look_privileged(self, diverged: Tensor) -> None:
+        """Note what critics may see of the successor; where it diverged, of the step before."""
+        now, before = self._privileged(), self.privileged
+        if now is not None and before is not None:
+            now = torch.where(diverged[:, None], before, now)
+        self.privileged = self.next_privileged = now
 
     def _restart(self, ended: np.ndarray, done: Tensor, next_obs: Tensor) -> Tensor:
         """Begin the next episode of the trial in the worlds `ended`; return what to act on."""
@@ -245,29 +259,6 @@ class TaskWorlds(VecWorlds):
     def _tensors(self, values: np.ndarray) -> TaskValues:
         return self.family.distribution.tensors(values, self.device, self.simulator.dtype)
 
-    def _fields(self, values: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the model fields, (n, …), that tasks give, a row of `values` (n, P) each."""
-        fields: dict[str, np.ndarray] = {}
-        by_param = self.family.distribution.by_param(values)
-        for param, rows in zip(self.family.params, self._rows, strict=True):
-            value = by_param[param.name].reshape(len(values), -1)
-            for edit, which in zip(param.edits, rows, strict=True):
-                edit.apply(self._field(fields, edit.field, len(values)), which, value)
-        for name, field in fields.items():
-            if name in NEVER_NEGATIVE and (field < 0).any():
-                self._refuse_field(name, f"{field.min():g}", "be negative")
-            if name.endswith("range") and (field[..., 0] > field[..., 1]).any():
-                low, high = field[field[..., 0] > field[..., 1]][0]
-                self._refuse_field(name, f"{low:g} to {high:g}", "end below its start")
-        return fields
-
-    def _refuse_field(self, field: str, would_be: str, must: str) -> None:
-        names = [p.name for p in self.family.params if any(e.field == field for e in p.edits)]
-        raise UserError(
-            f"family '{self.family.name}', parameter {' and '.join(map(repr, names))}: {field} "
-            f"would be {would_be} in one of the tasks, and must not {must}"
-        )
-
     def _action_map(self) -> None:
         """Actions in [-1, 1] map linearly onto each actuator's control range."""
         low, high = control_range(self.family.compile()).T
@@ -275,12 +266,6 @@ class TaskWorlds(VecWorlds):
         middle = torch.from_numpy((low + high) / 2).to(*where)
         self._ctrl_mid = middle.expand(self.num_worlds, -1)
         self._ctrl_half = torch.from_numpy((high - low) / 2).to(*where)
-
-    def _field(self, fields: dict[str, np.ndarray], name: str, count: int) -> np.ndarray:
-        """The (count, …) values of a model field being edited, nominal at first."""
-        if name not in fields:
-            fields[name] = np.repeat(nominal_value(self.family.compile(), name)[None], count, 0)
-        return fields[name]
 
     def _begin_episodes(self, ids: np.ndarray | None) -> None:
         """Begin an episode in the worlds `ids`, (n,) int64, or in all."""
@@ -344,7 +329,25 @@ class TaskWorlds(VecWorlds):
                     f"expected ({self.num_worlds}, {width or 'O'}), with at least one number"
                 )
             self._obs_shape = obs.shape
-        return obs.to(torch.float32, copy=True)  # it may be a live field of the simulator
+        return _copied(obs, torch.float32)
+
+    def _privileged(self) -> Tensor | None:
+        """What only critics may see now, (B, P) float32; None if the family has no such thing."""
+        if not hasattr(self, "spec") or not self.spec.privileged_size:
+            return None
+        return _copied(self._ask("privileged", self.simulator, self.task), torch.float32)
+
+    def _privileged_size(self) -> int:
+        with self._guards["privileged"]:
+            if self.family.privileged(self.simulator, self.task) is None:
+                return 0
+        part = self._ask("privileged", self.simulator, self.task)
+        if part.ndim != 2 or len(part) != self.num_worlds or not part.shape[1]:
+            raise UserError(
+                f"family '{self.family.name}': privileged() returned shape {tuple(part.shape)}, "
+                f"expected ({self.num_worlds}, P), with at least one number, or None"
+            )
+        return part.shape[1]
 
     def _refuse_nonfinite(self, failed: Tensor, finite: Tensor, obs: Tensor) -> None:
         """Raise UserError if no world gave finite numbers (B,), although the physics is sane."""
@@ -368,3 +371,8 @@ class TaskWorlds(VecWorlds):
             f"family '{self.family.name}': terminated() returned {terminated.dtype}, expected "
             f"torch.bool: compare, as in `sim.qpos[:, 2] < 0.3`"
         )
+
+
+def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor of a type that shares no memory with this one, which may be a live field."""
+    return tensor.clone() if tensor.dtype is dtype else tensor.to(dtype)

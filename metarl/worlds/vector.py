@@ -34,6 +34,21 @@ class Spec(NamedTuple):
     actions: tuple[int, ...] = ()
     """How many choices each discrete action has; () where actions are continuous. A discrete
     action crosses one-hot: `action_size` is the sum, and the highest number of each is taken."""
+    task_size: int = 0
+    """Length of a task's vector, `TaskDistribution.task_vector`. For learners that know the task
+    in training; policies are for any."""
+    privileged_size: int = 0
+    """P, the numbers that the family shows critics alone, `TaskFamily.privileged`."""
+
+    @property
+    def acting(self) -> tuple[Any, ...]:
+        """What a policy depends on: it can act in worlds that have the same."""
+        return tuple(self[:4])
+
+    @property
+    def critic_extra(self) -> int:
+        """How many numbers `collect` keeps of a step for critics alone; see its `privileged`."""
+        return self.task_size + 1 + self.privileged_size
 
     @classmethod
     def from_json(cls, sizes: Mapping[str, Any]) -> Spec:
@@ -46,8 +61,8 @@ class Spec(NamedTuple):
         return spec
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object, without `actions` where they are continuous."""
-        return {name: value for name, value in self._asdict().items() if value != ()}
+        """Return a JSON object, without what is as by default."""
+        return {name: value for name, value in self._asdict().items() if value not in ((), 0)}
 
 
 class Step(NamedTuple):
@@ -95,6 +110,10 @@ class VecWorlds(ABC):
     """Where actions go, and what comes back lies"""
     current: Step
     """What an agent sees now"""
+    privileged: Tensor | None = None
+    """(B, P) float32, what only critics may see now; None where P is 0"""
+    next_privileged: Tensor | None = None
+    """(B, P) the same of the true successors of the last step"""
     env_steps: int = 0
     """Environment steps taken so far, summed over worlds"""
     large_reward: str = ""
@@ -149,6 +168,11 @@ class VecWorlds(ABC):
         """Raise UserError for tasks of another family, or that the robot cannot have."""
         self.family.distribution.check(tasks)
         self.family.check_tasks(tasks)
+
+    def task_vector(self) -> Tensor:
+        """Return (B, task_size) float32, the task of each world as a network should see it."""
+        vector = self.family.distribution.task_vector(self.tasks).to(self.device)
+        return vector.repeat_interleave(self.worlds_per_task, 0)
 
     def why_diverged(self) -> str:
         """Return what ended most episodes that diverged since `set_tasks`, where it is known."""

@@ -29,8 +29,9 @@ VARIANTS = [
     ("ppo", {"state_std": True, "desired_kl": 0.0, "lr_decay_steps": 1000}),
     ("maml-trpo", {"learn_inner_lr": True}),
     ("pearl", {"normalise": True, "adapt_every": 0}),
+    *((name, {"privileged_critic": True}) for name in ("ppo", "rl2")),
 ]
-"""Settings of a learner that change what its state is."""
+"""Settings of a learner that change what its state is, or what it is trained on."""
 EXAMPLES = [
     (f"docs/examples/{name}", {})
     for name in ("my_learner.py:ConstantAction", "promp.py:ProMp", "es_maml.py:EsMaml")

@@ -73,7 +73,7 @@ def test_a_function_of_a_file_is_a_family(family) -> None:
     assert [param.name for param in family.params] == ["goal"]
     worlds = make_worlds(family, 5, threads=2)
     assert isinstance(worlds, VecWorlds)
-    assert worlds.spec == Spec(1, 1, 8)
+    assert worlds.spec == Spec(1, 1, 8, task_size=1)
     assert (worlds.num_worlds, worlds.worlds_per_task, len(worlds.tasks)) == (5, 5, 1)
     worlds.close()
 
