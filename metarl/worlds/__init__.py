@@ -3,6 +3,7 @@
 vector: what every kind of worlds has.  task_worlds: MuJoCo's batch engine.  gymnasium_worlds,
 env_worker, task_probe: third-party environments in processes.  factory: the kind that a family
 needs.  policy: whatever acts in worlds.  rollout: `collect`, from acting to tensors (T, B, …).
+privileged: what only critics may see of a rollout.
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.base import threads
 from metarl.base.keys import Key
+from metarl.worlds.privileged import privileged_extras
 from metarl.worlds.vector import Spec, Step, Transition, VecWorlds
 
 if TYPE_CHECKING:
@@ -78,12 +79,7 @@ class Rollout(NamedTuple):
         )
 
     def for_critic(self, inputs: Tensor, of: str = "privileged") -> Tensor:
-        """Return inputs (T, B, I), followed by what only critics may see if it was kept.
-
-        Args:
-            inputs: what a policy sees of each step, or of its successor.
-            of: "privileged" for the steps, "next_privileged" for the successors.
-        """
+        """Return inputs (T, B, I), followed by what only critics may see if it was kept."""
         return torch.cat((inputs, self.extras[of]), -1) if of in self.extras else inputs
 
     def before_divergence(self) -> Rollout:
@@ -199,31 +195,6 @@ def _noise(worlds: VecWorlds, steps: int, key: Key) -> Tensor:
     return key.normal(len(tasks), steps, worlds.worlds_per_task, size, tasks.first)
 
 
-def _privileged(
-    worlds: VecWorlds, rollout: Rollout, own: list[tuple[Tensor | None, Tensor | None]]
-) -> dict[str, Tensor]:
-    """Return what only critics may see, `privileged` of each step, `next_privileged` of the next.
-
-    (T, B, `Spec.critic_extra`) each: the task's vector, the share of the episode that is left,
-    and what the family shows critics.
-
-    Args:
-        worlds: with the tasks of the rollout.
-        rollout: of T steps, which starts at first ones.
-        own: what the family shows critics of each step and its successor; empty for nothing.
-    """
-    if not own:
-        return {}
-    device, found = rollout.obs.device, {}
-    task = worlds.task_vector().to(device).expand(len(own), -1, -1)
-    for later, name in enumerate(("privileged", "next_privileged")):
-        left = 1.0 - (rollout.episode_time() + later).float()[..., None] / worlds.spec.horizon
-        shown = [part for part in (both[later] for both in own) if part is not None]
-        last = [torch.stack(shown).to(device)] if shown else []
-        found[name] = torch.cat([task, left, *last], -1)
-    return found
-
-
 def _note_large_reward(worlds: VecWorlds, reward: Tensor) -> None:
     """Remember in words the first (T, B) reward too large for a learner, if there is one."""
     large = reward.abs() >= LARGE_REWARD
@@ -256,7 +227,7 @@ def collect(
         key: names the action noise.
         explore: whether to sample actions, or to take the deterministic ones.
         on_step: called with what each step returned, such as to record it.
-        privileged: whether to keep what only critics may see in the extras, see `_privileged`.
+        privileged: whether the extras keep what only critics may see, see `privileged_extras`.
 
     Returns:
         The rollout, on the policy's device, and the policy's state after it.
@@ -284,4 +255,4 @@ def collect(
                 on_step(got)
     out.action.masked_fill_(out.diverged[..., None], 0.0)  # NaN times a weight of 0 is NaN
     _note_large_reward(worlds, out.reward)
-    return out._replace(extras=_stacked(recorded) | _privileged(worlds, out, own)), state
+    return out._replace(extras=_stacked(recorded) | privileged_extras(worlds, out, own)), state
