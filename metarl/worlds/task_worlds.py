@@ -313,10 +313,9 @@ class TaskWorlds(VecWorlds):
         what = type(value).__name__
         if isinstance(value, Tensor):
             what = f"a tensor of {value.dtype}, {value.layout} on {value.device}"
-        where = "the CPU" if self.device.type == "cpu" else str(self.device)
         raise UserError(
             f"family '{self.family.name}': {method}() returned {what}, "
-            f"expected a tensor of {self.num_worlds} rows: dense, real and on {where}"
+            f"expected a tensor of {self.num_worlds} rows: dense, real and on {self._where}"
         )
 
     def _observe(self) -> Tensor:
