@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from metarl.base.keys import Key
 from metarl.base.text import counted, decimals, shown
 from metarl.base.threads import available_cores
 from metarl.commands.arguments import take_option, whole_number
-from metarl.commands.train import guess_algorithm, parse_train
 from metarl.runs.config import default_out
 from metarl.runs.progress import bar, say
 
@@ -47,7 +46,7 @@ class OneRun:
     argv: tuple[str, ...]
     """What `metarl train` is given"""
     parsed: Any
-    """FAMILY, ALGORITHM, and the settings; see `parse_train`"""
+    """FAMILY, ALGORITHM, and the settings, as `metarl train` reads them"""
 
     @property
     def folder(self) -> Path:
@@ -116,10 +115,16 @@ def take_sweep(argv: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     return swept, rest
 
 
-def sweep(swept: dict[str, list[str]], argv: Sequence[str]) -> int:
-    """Train every combination of the swept values, and report on all of them."""
+def sweep(argv: Sequence[str], read: Callable[[Sequence[str]], Any]) -> int:
+    """Train every combination of the swept values, and report on all of them.
+
+    Args:
+        argv: what follows ``metarl train``.
+        read: turns the arguments of one run into its family, algorithm and settings.
+    """
+    swept, argv = take_sweep(argv)
     jobs, argv = take_option(argv, "--jobs")
-    runs, out = planned(swept, argv)
+    runs, out = planned(swept, argv, read)
     threads = runs[0].parsed.train.threads or 1
     at_once = max(1, whole_number(jobs) if jobs else available_cores() // threads)
     rank = int(os.environ.get("RANK", "0"))
@@ -143,11 +148,12 @@ def sweep(swept: dict[str, list[str]], argv: Sequence[str]) -> int:
     return 2 if failed else 0
 
 
-def planned(swept: dict[str, list[str]], argv: Sequence[str]) -> tuple[list[OneRun], Path]:
+def planned(
+    swept: dict[str, list[str]], argv: Sequence[str], read: Callable[[Sequence[str]], Any]
+) -> tuple[list[OneRun], Path]:
     """Return the runs, whose settings are all checked, and the folder that they lie in."""
     out, rest = take_option(argv, "--out")
-    algorithm = guess_algorithm(rest)
-    base = parse_train(rest, algorithm)
+    base = read(rest)
     folder = Path(out or default_out(base.family.rpartition(":")[2], base.algorithm, 0))
     folder = folder if out else folder.with_name(folder.name.replace("-seed0", "-sweep"))
     threads = () if base.train.threads else ("--threads", "1")
@@ -163,7 +169,7 @@ def planned(swept: dict[str, list[str]], argv: Sequence[str]) -> tuple[list[OneR
         label = "-".join([*setting.replace("/", "_").split(), f"seed{seed}"])
         flags = [word for name, value in chosen for word in (f"--{name}", value)]
         words = [*rest, *flags, *threads, "--out", str(folder / label)]
-        runs.append(OneRun(setting, tuple(words), parse_train(words, algorithm)))
+        runs.append(OneRun(setting, tuple(words), read(words)))
     if len({run.folder for run in runs}) < len(runs):
         raise UserError("a value is swept twice")
     return runs, folder

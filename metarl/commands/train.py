@@ -33,9 +33,9 @@ def train(argv: list[str]) -> int:
     """
     wants_help = "--help" in argv or "-h" in argv
     if not wants_help and any(word.startswith(("--seeds", "--sweep")) for word in argv):
-        from metarl.commands.sweep import sweep, take_sweep
+        from metarl.commands.sweep import sweep
 
-        return sweep(*take_sweep(argv))
+        return sweep(argv, lambda words: parse_train(words, guess_algorithm(words)))
     run, rest = take_option(argv, "--resume")
     if run is not None and not wants_help:
         return _resume(run, rest)

@@ -104,10 +104,16 @@ def far_tasks(distribution: TaskDistribution, name: str) -> Tasks:
 
 
 def _played(worlds: TaskWorlds, actions: Tensor) -> Iterator[bytes]:
-    """Seed and reset the worlds, and yield all bits of each step of actions (T, B, A)."""
+    """Seed and reset the worlds, and yield all bits of each step of actions (T, B, A).
+
+    Raises UserError once the physics of all of them diverges: nothing can be compared then.
+    """
     worlds.seed(_KEY)
     worlds.reset()
     sim = worlds.simulator
     for action in actions:
-        parts = (*worlds.step(action), sim.qpos, sim.qvel)
+        got = worlds.step(action)
+        if got.diverged.all():
+            raise UserError(f"family '{worlds.family.name}': the physics diverges in every world")
+        parts = (*got, sim.qpos, sim.qvel)
         yield b"".join(part.numpy().tobytes() for part in parts)

@@ -13,6 +13,7 @@ from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.cli import main
 from metarl.commands.sweep import planned, take_sweep
+from metarl.commands.train import guess_algorithm, parse_train
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.statistics import interval_over_seeds, iqm
 from metarl.run import start_run
@@ -21,6 +22,10 @@ SMALL = (
     "point-goal", "ppo", "--iterations", "2", "--tasks-per-iteration", "4", "--rollouts-per-task",
     "1", "--evaluate-tasks", "6", "--hidden", "8", "--device", "cpu",
 )  # fmt: skip
+
+
+def read(words):
+    return parse_train(words, guess_algorithm(words))
 
 
 def weights(run: Path) -> torch.Tensor:
@@ -37,7 +42,8 @@ def test_a_sweep_trains_what_single_runs_would_and_compares_them(tmp_path, capsy
     assert [row["setting"] for row in rows] == ["lr=1e-3", "lr=1e-2"]
     assert [row["runs"] for row in rows] == [["lr=1e-3-seed4"], ["lr=1e-2-seed4"]]
     assert (out / "report.html").is_file()
-    runs, _ = planned({"lr": ["1e-2"], "seed": ["4"]}, [*SMALL, "--out", str(tmp_path / "one")])
+    swept = {"lr": ["1e-2"], "seed": ["4"]}
+    runs, _ = planned(swept, [*SMALL, "--out", str(tmp_path / "one")], read)
     parsed = runs[0].parsed
     train = replace(parsed.train, progress=False)
     alone = start_run("point-goal", "ppo", train, parsed.learner)
@@ -80,7 +86,7 @@ def test_what_is_swept(argv, swept, rest) -> None:
 )
 def test_a_wrong_sweep_is_refused_before_anything_is_trained(argv, message, tmp_path) -> None:
     with pytest.raises(UserError, match=message):
-        planned(*take_sweep([*SMALL, *argv, "--out", str(tmp_path / "out")]))
+        planned(*take_sweep([*SMALL, *argv, "--out", str(tmp_path / "out")]), read)
     assert not (tmp_path / "out").exists()
 
 
