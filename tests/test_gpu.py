@@ -1,4 +1,4 @@
-"""Runs helpers/on_gpu*.py in processes of their own: torch counts devices once, at first backward."""
+"""Runs helpers/on_gpu*.py in processes of their own: torch counts devices once."""
 
 import subprocess
 import sys
