@@ -222,9 +222,27 @@ def _join(rank: int) -> None:
     if dist.is_initialized():
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    wait = timedelta(seconds=timeout())
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout()))
+        dist.init_process_group(backend, timeout=wait, **_store(wait))
     except (RuntimeError, ValueError) as error:
         raise LostRankError(f"rank {rank} cannot reach the others: {error}") from error
     atexit.register(dist.destroy_process_group)
     _joined = True
+
+
+def _store(wait: timedelta) -> dict[str, Any]:
+    """Return where the ranks find each other's addresses, for `init_process_group`.
+
+    torchrun may keep its store over restarts, with the addresses of ranks that are no more in it:
+    so each start has a part of the store to itself.
+    """
+    import torch.distributed as dist
+
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    server = dist.TCPStore(address, port, is_master=False, timeout=wait)
+    start = f"metarl start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    ranks = {"rank": int(os.environ["RANK"]), "world_size": world_size()}
+    return {"store": dist.PrefixStore(start, server), **ranks}
