@@ -237,12 +237,12 @@ def _store(wait: timedelta) -> dict[str, Any]:
     torchrun may keep its store over restarts, with the addresses of ranks that are no more in it:
     so each start has a part of the store to itself.
     """
-    import torch.distributed as dist
+    from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    server = dist.TCPStore(address, port, is_master=False, timeout=wait)
+    server = TCPStore(address, port, is_master=False, timeout=wait)
     start = f"metarl start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     ranks = {"rank": int(os.environ["RANK"]), "world_size": world_size()}
-    return {"store": dist.PrefixStore(start, server), **ranks}
+    return {"store": PrefixStore(start, server), **ranks}
