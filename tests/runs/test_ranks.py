@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 
 def launched(size: int, *argv: str, **more) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    if sys.platform.startswith("linux"):  # whatever this machine's own name leads to
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
     command = [*TORCHRUN, "--nproc-per-node", str(size), *argv]
     return subprocess.Popen(
         command, env=environment | more, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
