@@ -14,11 +14,10 @@ from half_cheetah_vel import SETTINGS
 
 from metarl.base.errors import UserError
 from metarl.cli import guarded
-from metarl.commands.experiment import train_or_resume
 from metarl.commands.render import render
 from metarl.learning.evaluation import Report, evaluate
 from metarl.report.charts import plot_adaptation
-from metarl.run import load_run, worlds_for, worlds_per_task
+from metarl.run import load_run, train_or_resume, worlds_for, worlds_per_task
 from metarl.runs.progress import bar
 from metarl.tasks.distribution import TaskDistribution
 

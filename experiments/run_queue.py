@@ -41,8 +41,8 @@ from metarl.base.files import write_json
 from metarl.base.threads import set_threads
 from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
-from metarl.commands.experiment import Measure, Settings, measure, train_or_resume
-from metarl.run import load_run
+from metarl.commands.experiment import Measure, Settings, measure
+from metarl.run import load_run, train_or_resume
 from metarl.runs.config import TrainConfig
 from metarl.runs.progress import say
 from metarl.worlds.factory import make_worlds
@@ -155,7 +155,8 @@ def work(item: Item, threads: int) -> dict[str, Any]:
         result = {**fine_tuned(item, train), **{k: blind[k] for k in ("curve", "config")}}
     else:
         family = item.family + ("+told" if item.line == "oracle" else "")
-        run = train_or_resume(family, settings.algorithm or item.line, train, settings.learner)
+        algorithm = settings.algorithm or item.line
+        run = train_or_resume(family, algorithm, train, settings.learner, say=say)
         episodes = 0 if item.line in ("ppo", "oracle") else 3
         result = measure(run, Measure(test_episodes=episodes, test_rollouts=4), train)
     command = f"python experiments/run_queue.py --only {item.result.stem}"

@@ -14,11 +14,13 @@ import torch
 from metarl.base import distributed
 from metarl.base.errors import UserError
 from metarl.base.files import file_errors
+from metarl.base.plugins import plugin_file
 from metarl.base.threads import available_cores, set_threads, using
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.learner import Learner
 from metarl.learning.registry import find_learner
-from metarl.runs.config import MAX_WORLDS, TrainConfig
+from metarl.runs.config import MAX_WORLDS, TrainConfig, default_out, finished
+from metarl.runs.run_folder import has_trained
 from metarl.runs.runner import IterationFunction, meta_train
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.family import TaskFamily
@@ -27,7 +29,7 @@ from metarl.worlds.factory import make_worlds
 from metarl.worlds.model_probe import refuse_inert
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from metarl.base.distributed import Ranks
     from metarl.learning.checkpoint import Checkpoint
@@ -116,6 +118,45 @@ def resume_run(
         _check_ranges(checkpoint, distribution)
         all_callbacks = (*_default_callbacks(train), *callbacks)
         return meta_train(learner, worlds, distribution, train, all_callbacks, resume=checkpoint)
+
+
+def train_or_resume(
+    family: str, algorithm: str, train: TrainConfig, learner: object, *,
+    say: Callable[[str], object] = lambda line: None,
+) -> Path:  # fmt: skip
+    """Train, or go on with the run of these settings if there is one.
+
+    Args:
+        family: see `start_run`, as for the rest.
+        algorithm: likewise.
+        train: likewise; threads and shards that it leaves open are those of the run.
+        learner: likewise.
+        say: is told if there is such a run already.
+
+    Returns:
+        The run folder.
+    """
+    name = find_family(family).name
+    run = Path(train.out or default_out(name, algorithm, train.seed))
+    train = replace(train, out=str(run))
+    if not has_trained(run):
+        return start_run(family, algorithm, train, learner)
+    checkpoint = checkpoints.load(
+        checkpoints.newest(run),
+        family=family if plugin_file(family) else None,  # files that the caller names may be run
+        algorithm=algorithm if plugin_file(algorithm) else None,
+    )
+    saved = train_config(checkpoint)
+    train = replace(
+        train, threads=train.threads or saved.threads,
+        task_shards=train.task_shards or saved.task_shards,
+    )  # fmt: skip
+    refuse_changes(checkpoint, train, learner)
+    if finished(checkpoint, train):
+        say(f"{run} has finished training; testing it")
+        return run
+    say(f"going on with {run} from iteration {checkpoint.step}")
+    return resume_run(checkpoint, train, learner)
 
 
 @contextmanager

@@ -22,23 +22,19 @@ import tyro
 
 from metarl.base.errors import UserError, did_you_mean
 from metarl.base.files import file_errors, read_json, write_json
-from metarl.base.plugins import plugin_file
 from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
 from metarl.commands.arguments import parse
-from metarl.learning import checkpoint as checkpoints
 from metarl.learning.evaluation import evaluate
-from metarl.run import load_run, refuse_changes, resume_run, start_run, train_config, worlds_for
+from metarl.run import load_run, train_or_resume, worlds_for
 from metarl.runs.config import (
     MAX_EPISODES,
     MAX_WORLDS,
     TrainConfig,
     default_out,
-    finished,
     with_target,
 )
 from metarl.runs.progress import say
-from metarl.runs.run_folder import has_trained
 from metarl.tasks.distribution import TaskDistribution
 
 
@@ -108,7 +104,8 @@ def _main(family: str, settings: Mapping[str, Settings], argv: list[str]) -> int
     got = _parse(argv, tuned, prog)
     out = got.train.out or default_out(_short(family), got.algorithm, got.train.seed)
     train = replace(got.train, out=out)
-    run = train_or_resume(family, tuned.algorithm or got.algorithm, train, got.learner)
+    algorithm = tuned.algorithm or got.algorithm
+    run = train_or_resume(family, algorithm, train, got.learner, say=say)
     result = measure(run, got.measure, train)
     result["settings"] = got.algorithm
     result["command"] = shlex.join([*prog.split(), *_without_paths(argv)])
@@ -130,27 +127,6 @@ def _parse(argv: list[str], tuned: Settings, prog: str) -> Any:
     cls = make_dataclass("Experiment", members, frozen=True)
     cls.__doc__ = "Train with the tuned settings, test, and write the result file and its plot."
     return parse(cls, argv, prog=prog)
-
-
-def train_or_resume(family: str, algorithm: str, train: TrainConfig, learner: object) -> Path:
-    """Train, or go on with the run of these settings if there is one. Returns the run folder."""
-    run = Path(train.out or default_out(_short(family), algorithm, train.seed))
-    train = replace(train, out=str(run))
-    if not has_trained(run):
-        return start_run(family, algorithm, train, learner)
-    checkpoint = checkpoints.load(
-        checkpoints.newest(run),
-        family=family if plugin_file(family) else None,  # files that the caller names may be run
-        algorithm=algorithm if plugin_file(algorithm) else None,
-    )
-    refuse_changes(checkpoint, train, learner)
-    if finished(checkpoint, train):
-        say(f"{run} has finished training; testing it")
-        return run
-    say(f"going on with {run} from iteration {checkpoint.step}")
-    saved = train_config(checkpoint)
-    train = replace(train, threads=train.threads or saved.threads)
-    return resume_run(checkpoint, train, learner)
 
 
 def measure(run: Path, how: Measure, train: TrainConfig) -> dict[str, Any]:

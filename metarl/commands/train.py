@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from metarl.base.distributed import restarted, world_size
+from metarl.base.distributed import restarted
 from metarl.base.errors import UserError, quoted
 from metarl.base.plugins import KINDS, absolute, plugin_file
 from metarl.commands.arguments import field_names, parse, take_option
@@ -50,31 +50,10 @@ def train(argv: list[str]) -> int:
     got = parse_train(rest, algorithm)
     if got.algorithm != algorithm:
         got = parse_train(rest, got.algorithm)
-    if restarted() and (done := _go_on(got)) is not None:
-        return done
-    from metarl.run import start_run
+    from metarl.run import start_run, train_or_resume
 
-    start_run(got.family, got.algorithm, got.train, got.learner)
-    return 0
-
-
-def _go_on(got: Any) -> int | None:
-    """Go on with what this command began before torchrun started it again; None if nothing is."""
-    from metarl.learning import checkpoint as checkpoints
-    from metarl.run import resume_run, run_of
-    from metarl.runs.config import default_out, finished
-    from metarl.runs.run_folder import has_trained
-    from metarl.tasks.registry import find_family
-
-    name = find_family(got.family).name
-    out = Path(got.train.out or default_out(name, got.algorithm, got.train.seed))
-    if not has_trained(out):
-        return None
-    checkpoint = checkpoints.load(checkpoints.newest(out))
-    train = replace(got.train, out=str(run_of(checkpoint)))
-    train = replace(train, task_shards=train.task_shards or world_size())
-    if not finished(checkpoint, train):
-        resume_run(checkpoint, train, got.learner)
+    begin = train_or_resume if restarted() else start_run  # by torchrun, after a rank was lost
+    begin(got.family, got.algorithm, got.train, got.learner)
     return 0
 
 

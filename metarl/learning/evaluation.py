@@ -292,7 +292,7 @@ def play(
     seed: int, progress: Callable[[int, int], None] | None = None, watch: Watch | None = None,
 ) -> Played:  # fmt: skip
     """Measure what `evaluate` reports, in tasks that may be a slice of the evaluation's."""
-    _worlds_per_task(policy, worlds, tasks, episodes)
+    _check_fit(policy, worlds, tasks, episodes)
     started, steps = time.perf_counter(), worlds.env_steps
     still = _stand_still(worlds, tasks, seed).numpy()
     rounds = _rounds(as_policy(policy), worlds, len(tasks), episodes, seed, progress, watch)
@@ -343,8 +343,8 @@ def report_of(
     )  # fmt: skip
 
 
-def _worlds_per_task(policy: object, worlds: VecWorlds, tasks: Tasks, episodes: int) -> int:
-    """Return E. Raises UserError for arguments of `evaluate` that do not fit together."""
+def _check_fit(policy: object, worlds: VecWorlds, tasks: Tasks, episodes: int) -> None:
+    """Raise UserError for arguments of `evaluate` that do not fit together."""
     worlds.family.distribution.check(tasks)
     spec = getattr(policy, "spec", worlds.spec)
     if isinstance(policy, Policy) and tuple(spec)[:4] != worlds.spec.acting:
@@ -352,7 +352,6 @@ def _worlds_per_task(policy: object, worlds: VecWorlds, tasks: Tasks, episodes: 
     check_episodes(episodes)
     if worlds.num_worlds % len(tasks):
         raise UserError(f"{worlds.num_worlds} worlds cannot be shared by {len(tasks)} tasks evenly")
-    return worlds.num_worlds // len(tasks)
 
 
 def _rounds(

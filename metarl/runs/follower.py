@@ -7,10 +7,10 @@ and writes nothing: files, lines and callbacks are the first rank's.
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import Any
 
 from metarl.learning.evaluation import Report
+from metarl.runs.run_folder import RunFolder
 from metarl.runs.runner import Runner
 
 
@@ -51,14 +51,8 @@ class Follower(Runner):
         """Print nothing."""
 
 
-class _Unwritten:
-    """The name of a run folder that another process writes; a context that does nothing."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.checkpoints = path, path / "checkpoints"
+class _Unwritten(RunFolder):
+    """A run folder that another process keeps: it is neither made nor locked."""
 
     def __enter__(self) -> _Unwritten:
         return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
