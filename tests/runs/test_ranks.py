@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -158,12 +159,39 @@ def rank_processes(agent: subprocess.Popen) -> list[int]:
     return [int(word) for word in path.read_text().split()]
 
 
-@pytest.mark.slow
-def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_bits(tmp_path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = launched(1, *KILLED, "--out", str(whole))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The run of one rank that nothing interrupted."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    process = launched(1, *KILLED, "--out", str(run))
     output = process.communicate()[0]
     assert process.returncode == 0, output
+    return run
+
+
+@pytest.mark.slow
+def test_two_launchers_meet_by_rendezvous_and_reach_the_bits_of_one(whole, tmp_path) -> None:
+    """As on two machines: each starts torchrun with the same line, and ranks of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    line = (
+        "--nnodes", "2", "--rdzv-id", "test", "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint,
+        *KILLED, "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    machines = [launched(1, *line) for _ in range(2)]
+    outputs = [machine.communicate()[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outputs
+    assert sum("wrote" in output for output in outputs) == 1  # rank 0 alone tells of the run
+    one, two = weights(whole), weights(tmp_path / "run")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_bits(
+    whole, tmp_path
+) -> None:
+    killed = tmp_path / "killed"
     process = launched(2, "--max-restarts", "2", *KILLED, "--out", str(killed))
     for goal, rank in ((3, 1), (12, 0)):
         deadline = time.monotonic() + 100
