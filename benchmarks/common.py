@@ -13,7 +13,7 @@ from typing import Any
 
 from metarl.base.versions import hardware, versions
 
-EXTRA_PACKAGES = ("envpool",)
+EXTRA_PACKAGES = ("envpool", "stable-baselines3")
 
 
 def interleave(

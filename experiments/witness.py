@@ -2,7 +2,7 @@
 
     python experiments/witness.py half-cheetah-dynamics ppo --env-steps 1e6 --seed 1
     python experiments/witness.py half-cheetah-vel sac --env-steps 3e5
-    python experiments/witness.py half-cheetah-vel recurrent-ppo   # needs sb3-contrib
+    python experiments/witness.py half-cheetah-vel recurrent-ppo   # needs the extra `bench`
 
 Their settings are those of stable-baselines3, not tuned. The policy is evaluated by the protocol of
 `metarl evaluate` on the frozen held-out tasks, and the result has the fields of ours, with the line
@@ -25,12 +25,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl import Policy, TaskDistribution, UserError, evaluate, find_family, make_worlds
+from metarl import (
+    Policy,
+    TaskDistribution,
+    TaskFamily,
+    UserError,
+    evaluate,
+    find_family,
+    make_worlds,
+)
 from metarl.adapters import SB3VecEnv
 from metarl.base.files import write_json
 from metarl.base.threads import set_threads
 from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
+from metarl.learning.evaluation import Report
 from metarl.runs.progress import say
 from metarl.worlds.vector import Step
 
@@ -50,25 +59,48 @@ class Witness(Policy):
         self, step: Step, state: Any, *, explore: bool, noise: Tensor | None
     ) -> tuple[Tensor, Any]:
         """Return the deterministic actions, and the state of a memory if there is one."""
+        scaled, obs = self.model.get_vec_normalize_env(), step.obs.numpy()
         action, state = self.model.predict(
-            step.obs.numpy(), state=state, episode_start=step.first.numpy(), deterministic=True
-        )
+            obs if scaled is None else scaled.normalize_obs(obs),
+            state=state, episode_start=step.first.numpy(), deterministic=True,
+        )  # fmt: skip
         return torch.from_numpy(np.asarray(action, np.float32)), state
 
 
-def make_agent(name: str, env: SB3VecEnv, seed: int) -> Any:
-    """Return an untrained agent with its library's own settings. Raises UserError."""
+def make_agent(name: str, env: Any, seed: int, **settings: Any) -> Any:
+    """Return an untrained agent with its library's settings but for those given.
+
+    Raises:
+        UserError: the library of the agent is not installed, or takes no such seed.
+    """
     import stable_baselines3 as sb3
 
+    if not 0 <= seed < 2**32:
+        raise UserError(f"a seed of stable-baselines3 is in [0, 2^32), not {seed}")
     if name == "ppo":
-        return sb3.PPO("MlpPolicy", env, seed=seed, device="cpu")
+        return sb3.PPO("MlpPolicy", env, seed=seed, device="cpu", **settings)
     if name == "sac":
-        return sb3.SAC("MlpPolicy", env, seed=seed, device="cpu")
+        return sb3.SAC("MlpPolicy", env, seed=seed, device="cpu", **settings)
+    return contrib().RecurrentPPO("MlpLstmPolicy", env, seed=seed, device="cpu", **settings)
+
+
+def contrib() -> Any:
+    """Return the module of sb3-contrib. Raises UserError where it is not installed."""
     try:
         import sb3_contrib
     except ImportError:
         raise UserError("recurrent-ppo needs sb3-contrib: pip install sb3-contrib") from None
-    return sb3_contrib.RecurrentPPO("MlpLstmPolicy", env, seed=seed, device="cpu")
+    return sb3_contrib
+
+
+def held_out(policy: Policy, family: TaskFamily, tasks: int, threads: int) -> dict[str, Report]:
+    """Evaluate a policy on so many tasks of every held-out split: its name -> the report."""
+    distribution, reports = TaskDistribution(family), {}
+    for split in ("heldout", *(("ood",) if distribution.has_ood else ())):
+        chosen = distribution.split(split, tasks)
+        worlds = make_worlds(family, 4 * len(chosen), threads)
+        reports[split] = evaluate(policy, worlds, chosen, episodes=0, seed=0, split=split)
+    return reports
 
 
 def main(argv: list[str]) -> int:
@@ -85,6 +117,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result")
     args = parser.parse_args(argv)
+    if args.worlds < 1 or args.tasks < 1 or not 1 <= args.env_steps < float("inf"):
+        raise UserError("--worlds, --tasks and --env-steps must be at least 1, and finite")
     set_threads(args.threads)
     family = find_family(args.family)
     model = make_agent(args.agent, SB3VecEnv(args.family, args.worlds), args.seed)
@@ -92,14 +126,10 @@ def main(argv: list[str]) -> int:
     started = time.perf_counter()
     model.learn(int(args.env_steps))
     seconds = time.perf_counter() - started
-    distribution, policy = TaskDistribution(family), Witness(model, f"sb3-{args.agent}")
-    reports = {}
-    for split in ("heldout", *(("ood",) if distribution.has_ood else ())):
-        tasks = distribution.split(split, args.tasks)
-        worlds = make_worlds(family, 4 * len(tasks), args.threads)
-        reports[split] = evaluate(policy, worlds, tasks, episodes=0, seed=0, split=split)
-        for line in reports[split].summary():
-            say(line)
+    policy = Witness(model, f"sb3-{args.agent}")
+    reports = held_out(policy, family, args.tasks, args.threads)
+    for line in (line for report in reports.values() for line in report.summary()):
+        say(line)
     steps = int(model.num_timesteps)
     say(f"{steps} env steps in {seconds:.0f} s: {steps / seconds:.0f} a second")
     result = {

@@ -1,5 +1,6 @@
 """The benchmarks measure what they say: counts of divergences, and the same states replayed."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import TaskDistribution, TaskWorlds, find_family
+from metarl import TaskDistribution, TaskWorlds, UserError, find_family
+from metarl.modules import batched_ppo as ppo
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -98,3 +100,63 @@ def test_the_figures_of_the_pages_are_those_of_the_files(benchmark) -> None:
         text = (summarise.ROOT / page).read_text(encoding="utf-8")
         assert summarise.filled(name, text) == text
     assert "SyncVectorEnv, 400 environments in one process | 21 | 6.16 |" in summarise.text("speed")
+
+
+POINT = ["--family", "point-goal", "--worlds", "4", "--tasks", "5", "--threads", "1"]
+
+
+def test_both_libraries_of_ppo_are_timed_and_tested(benchmark, tmp_path, capsys) -> None:
+    against, path = benchmark("ppo_against_sb3"), tmp_path / "ppo.json"
+    flags = [*POINT, "--env-steps", "81", "--seeds", "3", "4", "--epochs", "2"]
+    assert against.main([*flags, "--hidden", "8", "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    assert (result["env_steps"], result["threads"]) == (160, 1)  # whole iterations of 4 x 20
+    assert [row["seed"] for row in result["results"]] == [3, 4]
+    for row in result["results"]:
+        assert {name: len(rates) for name, rates in row["rounds"].items()} == {
+            "metarl": 1, "sb3": 1,
+        }  # fmt: skip
+        assert all(len(row["returns"][name]["heldout"]) == 5 for name in ("metarl", "sb3"))
+    means = result["heldout"]["sb3"]["mean_by_seed"]
+    assert means[0] != means[1]
+    assert "2 seeds, 160 env steps each" in capsys.readouterr().out
+
+
+def test_both_libraries_of_ppo_do_the_same_work(benchmark, monkeypatch) -> None:
+    """As many env steps, and gradient steps, on networks of as many parameters."""
+    against = benchmark("ppo_against_sb3")
+    args = argparse.Namespace(
+        family="point-goal", worlds=4, threads=1, lr=1e-3, hidden=[8, 8], epochs=3, batch_size=40,
+        plain=False,
+    )  # fmt: skip
+    family = find_family("point-goal")
+    learner, our_iteration = against.ours(family, args, 1)
+    witness, their_iteration = against.theirs(family, args, 1)
+    steps = {"ours": 0, "theirs": 0}
+    step, adam = ppo.Adam.step, witness.model.policy.optimizer
+
+    def counted(*given):
+        steps["ours"] += 1
+        return step(*given)
+
+    def count(*_):
+        steps["theirs"] += 1
+
+    monkeypatch.setattr(ppo.Adam, "step", counted)
+    adam.register_step_post_hook(count)
+    for _ in range(2):
+        assert our_iteration() > 0
+        assert their_iteration() > 0
+    assert steps == {"ours": 12, "theirs": 12}
+    assert learner.ppo.env_steps == witness.model.num_timesteps == 160
+    theirs = sum(p.numel() for p in witness.model.policy.parameters())
+    assert learner.params.numel() == theirs + 1  # an std that the critic does not use
+    assert float(learner.lr) == adam.param_groups[0]["lr"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    "flags", [["--env-steps", "80"], ["--env-steps", "nan"], ["--worlds", "0"]]
+)
+def test_too_little_to_time_is_one_line(benchmark, flags: list[str]) -> None:
+    with pytest.raises(UserError, match="must be"):
+        benchmark("ppo_against_sb3").main([*POINT, *flags])
