@@ -52,9 +52,11 @@ PROFILES = f"""\
 The fraction of runs (a seed on a held-out task) whose score is above τ, after the last round, over
 the families of the table above, each of which counts alike (Agarwal et al. 2021). The score of a
 run is what the learner gains on the task over the blind policy, divided by what knowing the task is
-worth in the mean over the family's tasks; its mean is the adaptation score. The band is the
-pointwise 95 % interval of a bootstrap over tasks and the learner's seeds; the blind policy and the
-oracle are taken as they are.
+worth in the mean over the family's tasks; its mean is the adaptation score. Above 1 is therefore
+not above the oracle on that task: where knowing the task is worth more than in the mean, the
+oracle is above 1 too, and its own profile is the one to compare with (dashed; over all families
+in which a learner has a score). The band is the pointwise 95 % interval of a bootstrap over tasks
+and the learner's seeds; the blind policy and the oracle are taken as they are.
 
 ![The fraction of runs above each score, for each learner](images/{PICTURE.name})"""
 COST = """\

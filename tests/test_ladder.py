@@ -68,7 +68,16 @@ def test_scores_stand_between_the_blind_policy_and_the_oracle(ladder, tmp_path):
         result("rl2", family, [[-10.0 + i, 5.0 + i] for i in range(8)]),
     )):  # fmt: skip
         (tmp_path / f"{number}.json").write_text(json.dumps(one))
-    page = ladder.page(ladder.load(tmp_path))
+    import ladder_profiles
+
+    results = ladder.load(tmp_path)
+    found = ladder_profiles.profiles(ladder.scored(results))
+    ladder_profiles.draw(found, tmp_path / "profiles.svg")
+    assert ladder_profiles.drawn(tmp_path / "profiles.svg") == found
+    assert list(found) == ["rl2 (1 family)", "oracle (1 family)"]
+    steps = [float(t < 0.75) for t in ladder_profiles.THRESHOLDS]
+    assert found["rl2 (1 family)"]["fraction"] == steps
+    page = ladder.page(results)
     assert f"| {family} | rl2 | 0 | -6.5 | none | 0.00 [0.00, 0.00] | 1 |" in page
     assert f"| {family} | rl2 | 1 | 8.5 | none | 0.75 [0.75, 0.75] | 1 |" in page
     assert f"| rl2 | 0.75 [0.75, 0.75] | 1: {family} | 1 of each |" in page
