@@ -1,7 +1,8 @@
 """The ladder's table and page from experiments/results/ladder/: ``ladder.py [--write]``.
 
-For each family: what a blind policy gets, what an oracle gets, and where each learner stands
-between the two. ``--write`` writes docs/ladder.md; `run_queue.py` makes the results.
+For each family: what a blind policy gets, what an oracle gets, where each learner stands between
+the two, and what it cost. ``--write`` writes docs/ladder.md and the picture of the performance
+profiles (`ladder_profiles.py`); `run_queue.py` makes the results.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ladder_profiles import PICTURE, draw, profiles
 from run_queue import LINES, MILLIONS, RESULTS, ROOT
 
+from metarl.base.keys import Key
 from metarl.cli import guarded
-from metarl.learning.score import Score, adaptation_score
-from metarl.learning.statistics import iqm
+from metarl.learning.score import Score, adaptation_score, score_draws, task_scores
+from metarl.learning.statistics import iqm_over_families, widest
 
 PAGE = ROOT / "docs" / "ladder.md"
 INTRO = """\
@@ -39,8 +42,27 @@ time of training, and no more than a hint.
 """
 
 AFTER = """\
-Interquartile means over the families that have a score, after the last round, and how many of those
-families are above a score."""
+Interquartile means of the adaptation score over the families that have one, after the last round,
+with the 95 % interval of a bootstrap over tasks and seeds within each family. A family where the
+oracle is not shown to be better than the blind policy is not in them. Of three families and fewer
+the interquartile mean is the mean. The intervals are of the families listed, and of the seeds
+listed: they do not say what other families would give, nor, with one seed, what another seed would.
+Learners with other families in their rows are not to be compared."""
+PROFILES = f"""\
+The fraction of runs (a seed on a held-out task) whose score is above τ, after the last round, over
+the families of the table above, each of which counts alike (Agarwal et al. 2021). The score of a
+run is what the learner gains on the task over the blind policy, divided by what knowing the task is
+worth in the mean over the family's tasks; its mean is the adaptation score. Above 1 is therefore
+not above the oracle on that task: where knowing the task is worth more than in the mean, the
+oracle is above 1 too, and its own profile is the one to compare with (dashed; over all families
+in which a learner has a score). The band is the pointwise 95 % interval of a bootstrap over tasks
+and the learner's seeds; the blind policy and the oracle are taken as they are.
+
+![The fraction of runs above each score, for each learner](images/{PICTURE.name})"""
+COST = """\
+What training took, and how many episodes of a new task the learner has seen by its last round.
+`finetune` starts from the policy of `ppo`: its training is that of `ppo`, and its episodes come on
+top. *Evaluation* is the time of the held-out evaluation, with all of its tasks and rounds."""
 
 Results = dict[str, dict[str, list[dict[str, Any]]]]
 
@@ -71,65 +93,117 @@ def score(lines: dict[str, list[dict[str, Any]]], line: str, episode: int) -> Sc
 def rows(results: Results) -> list[str]:
     """Return the table: a row for each family, line, and first and last round."""
     table = [
-        "| family | line | episodes | held-out | ood | score | env steps | minutes | seeds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| family | line | episodes | held-out | ood | score | seeds |",
+        "|---|---|---|---|---|---|---|",
     ]
     for family in MILLIONS:
         for line in LINES:
             found = results.get(family, {}).get(line, [])
             if not found:
-                table.append(f"| {family} | {line} | | | | | | | not trained |")
+                table.append(f"| {family} | {line} | | | | | not trained |")
                 continue
-            last = len(found[0]["experience"]) - 1
-            table += [_row(family, line, results[family], k) for k in sorted({0, last})]
+            table += [_row(family, line, results[family], k) for k in sorted({0, last(found)})]
     return table
+
+
+def last(found: list[dict[str, Any]]) -> int:
+    """Return the number of the last round of a line."""
+    return len(found[0]["experience"]) - 1
 
 
 def _row(family: str, line: str, lines: dict[str, list[dict[str, Any]]], episode: int) -> str:
     found, got = lines[line], score(lines, line, episode)
     ood = [r["ood"]["mean"][episode] for r in found if r["ood"]]
-    last = [r["curve"][-1] for r in found]
     return (
         f"| {family} | {line} | {found[0]['experience'][episode]} "
         f"| {np.mean([r['mean'][episode] for r in found]):.1f} "
         f"| {f'{np.mean(ood):.1f}' if ood else 'none'} "
-        f"| {got.words if got else ''} | {np.mean([e['env_steps'] for e in last]) / 1e6:.1f} M "
-        f"| {np.mean([e['seconds'] for e in last]) / 60:.0f} | {len(found)} |"
+        f"| {got.words if got else ''} | {len(found)} |"
     )
 
 
-def summary(results: Results) -> list[str]:
-    """Return, for each learner, the IQM over families of its score after the last round."""
-    lines = []
+def costs(results: Results) -> list[str]:
+    """Return the table of what each line cost: a row for each family and line that was trained."""
+    table = [
+        "| family | line | env steps | minutes | episodes to adapt | evaluation (s) | hardware |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for family in MILLIONS:
+        for line in LINES:
+            found = results.get(family, {}).get(line, [])
+            if not found:
+                continue
+            end = [r["curve"][-1] for r in found]
+            took = [r["seconds"] for r in found if "seconds" in r]
+            on = sorted({_hardware(r["hardware"]) for r in found if "hardware" in r})
+            table.append(
+                f"| {family} | {line} | {np.mean([e['env_steps'] for e in end]) / 1e6:.1f} M "
+                f"| {np.mean([e['seconds'] for e in end]) / 60:.0f} "
+                f"| {found[0]['experience'][-1]} | {f'{np.mean(took):.0f}' if took else ''} "
+                f"| {'; '.join(on)} |"
+            )
+    return table
+
+
+def _hardware(of: dict[str, Any]) -> str:
+    return f"{of['cpu']}, {of['cores']} cores" + (f", {of['gpu']}" if of["gpu"] else "")
+
+
+def scored(results: Results) -> dict[str, dict[str, tuple[Any, ...]]]:
+    """Return, for each learner, the families that have a score after the last round.
+
+    Returns:
+        line -> family -> the arguments of `adaptation_score`.
+    """
+    found: dict[str, dict[str, tuple[Any, ...]]] = {}
     for line in LINES:
-        got = {}
-        for family, found in results.items():
-            if line in found:
-                one = score(found, line, len(found[line][0]["experience"]) - 1)
-                if one is not None and one.value == one.value:
-                    got[family] = one.value
-        if got:
-            values = np.array(list(got.values()))
-            above = ", ".join(f"{np.mean(values > t):.0%} above {t:g}" for t in (0.25, 0.5, 0.75))
-            centre, count = float(iqm(values)), len(values)
-            many = "1 family" if count == 1 else f"{count} families"
-            lines.append(f"- `{line}`: {centre:.2f} over {many} with a score; {above}")
-    return lines or ["- no family has a score yet"]
+        for family, lines in results.items():
+            if line not in lines or (one := score(lines, line, last(lines[line]))) is None:
+                continue
+            if not np.isnan(one.value):
+                below, above = ([column(r, 0) for r in lines[name]] for name in ("ppo", "oracle"))
+                mine = [column(r, last(lines[line])) for r in lines[line]]
+                found.setdefault(line, {})[family] = mine, below, above, lines[line][0]["tasks"]
+    return found
+
+
+def summary(results: Results) -> list[str]:
+    """Return the table over families: for each learner, the IQM of its scores."""
+    table = ["| line | IQM | families | seeds |", "|---|---|---|---|"]
+    for line, families in scored(results).items():
+        values = np.array([adaptation_score(*one).value for one in families.values()])
+        drawn = np.stack([score_draws(*one) for one in families.values()])
+        tasks = [task_scores(*one)[1] for one in families.values()]
+        centre, low, high = iqm_over_families(
+            values, drawn, widest(tasks), Key("ladder", line).numpy()
+        )
+        names, seeds = ", ".join(families), sorted({len(one[0]) for one in families.values()})
+        table.append(
+            f"| {line} | {centre:.2f} [{low:.2f}, {high:.2f}] | {len(families)}: {names} "
+            f"| {' or '.join(map(str, seeds))} of each |"
+        )
+    return table if len(table) > 2 else ["No family has a score yet."]
 
 
 def page(results: Results) -> str:
     """Return docs/ladder.md."""
-    table, over = "\n".join(rows(results)), "\n".join(summary(results))
-    return f"{INTRO}\n## By family\n\n{table}\n\n## Over families\n\n{AFTER}\n\n{over}\n"
+    parts = [INTRO, "## By family\n", *rows(results), "\n## Over families\n", f"{AFTER}\n"]
+    parts += summary(results)
+    if scored(results):
+        parts += ["\n## Performance profiles\n", PROFILES]
+    return "\n".join([*parts, "\n## What it cost\n", f"{COST}\n", *costs(results)]) + "\n"
 
 
 def main(argv: list[str]) -> int:
     """Print the page, or write it."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--write", action="store_true", help="write docs/ladder.md")
-    text = page(load(RESULTS))
+    parser.add_argument("--write", action="store_true", help="write docs/ladder.md and its picture")
+    results = load(RESULTS)
+    text = page(results)
     if parser.parse_args(argv).write:
         PAGE.write_text(text, encoding="utf-8")
+        if found := scored(results):
+            draw(profiles(found), PICTURE)
     else:
         print(text)
     return 0

@@ -17,12 +17,24 @@ def ladder(monkeypatch):
     import ladder
 
     yield ladder
-    for name in ("ladder", "run_queue"):
+    for name in ("ladder", "ladder_profiles", "run_queue"):
         sys.modules.pop(name, None)
 
 
 def test_the_page_is_made_from_the_files(ladder):
     assert ladder.PAGE.read_text() == ladder.page(ladder.load(ladder.RESULTS))
+
+
+def test_the_picture_is_made_from_the_files(ladder):
+    import ladder_profiles
+
+    found = ladder_profiles.profiles(ladder.scored(ladder.load(ladder.RESULTS)))
+    held = ladder_profiles.drawn(ladder_profiles.PICTURE)
+    assert held.keys() == found.keys()
+    for line, curves in found.items():
+        for name, curve in curves.items():
+            assert held[line][name] == pytest.approx(curve, abs=2e-3)
+    assert ladder_profiles.PICTURE.stat().st_size < 100_000
 
 
 def test_every_result_belongs_to_the_queue(ladder):
@@ -56,11 +68,36 @@ def test_scores_stand_between_the_blind_policy_and_the_oracle(ladder, tmp_path):
         result("rl2", family, [[-10.0 + i, 5.0 + i] for i in range(8)]),
     )):  # fmt: skip
         (tmp_path / f"{number}.json").write_text(json.dumps(one))
-    page = ladder.page(ladder.load(tmp_path))
-    assert f"| {family} | rl2 | 0 | -6.5 | none | 0.00 [0.00, 0.00] | 3.0 M | 2 | 1 |" in page
-    assert f"| {family} | rl2 | 1 | 8.5 | none | 0.75 [0.75, 0.75] | 3.0 M | 2 | 1 |" in page
-    assert "- `rl2`: 0.75 over 1 family with a score; 100% above 0.25, 100% above 0.5" in page
-    assert f"| {family} | pearl | | | | | | | not trained |" in page
+    import ladder_profiles
+
+    results = ladder.load(tmp_path)
+    found = ladder_profiles.profiles(ladder.scored(results))
+    ladder_profiles.draw(found, tmp_path / "profiles.svg")
+    assert ladder_profiles.drawn(tmp_path / "profiles.svg") == found
+    assert list(found) == ["rl2 (1 family)", "oracle (1 family)"]
+    steps = [float(t < 0.75) for t in ladder_profiles.THRESHOLDS]
+    assert found["rl2 (1 family)"]["fraction"] == steps
+    page = ladder.page(results)
+    assert f"| {family} | rl2 | 0 | -6.5 | none | 0.00 [0.00, 0.00] | 1 |" in page
+    assert f"| {family} | rl2 | 1 | 8.5 | none | 0.75 [0.75, 0.75] | 1 |" in page
+    assert f"| rl2 | 0.75 [0.75, 0.75] | 1: {family} | 1 of each |" in page
+    assert f"| {family} | rl2 | 3.0 M | 2 | 1 |  |  |" in page  # the cost
+    assert f"| {family} | pearl | | | | | not trained |" in page
+
+
+def test_a_family_whose_oracle_is_no_better_is_not_counted(ladder, tmp_path):
+    family = "half-cheetah-vel"
+    for number, one in enumerate((
+        result("ppo", family, [[1.0 * i] for i in range(8)]),
+        result("oracle", f"{family}+told", [[7.0 - i] for i in range(8)]),
+        result("rl2", family, [[0.0, 99.0]] * 8),
+    )):  # fmt: skip
+        (tmp_path / f"{number}.json").write_text(json.dumps(one))
+    results = ladder.load(tmp_path)
+    assert ladder.scored(results) == {}
+    page = ladder.page(results)
+    assert "No family has a score yet." in page
+    assert "Performance profiles" not in page
 
 
 def test_the_queue_lists_what_is_done(ladder, tmp_path, monkeypatch, capsys):

@@ -18,6 +18,9 @@ from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.learning.statistics import RESAMPLES, levels, resampled_rows
 
+Lines = Sequence[np.ndarray]
+Tasks = np.ndarray | Sequence[Sequence[float]]
+
 
 class Score(NamedTuple):
     """An adaptation score with its 95 % interval; all NaN where it has no meaning."""
@@ -36,12 +39,7 @@ class Score(NamedTuple):
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def adaptation_score(
-    learner: Sequence[np.ndarray],
-    blind: Sequence[np.ndarray],
-    oracle: Sequence[np.ndarray],
-    tasks: np.ndarray | Sequence[Sequence[float]],
-) -> Score:
+def adaptation_score(learner: Lines, blind: Lines, oracle: Lines, tasks: Tasks) -> Score:
     """Return the score of a learner and its bootstrap interval.
 
     The bootstrap is stratified: tasks are drawn anew for all three together, since they share
@@ -57,6 +55,49 @@ def adaptation_score(
     Raises:
         UserError: the lines have not the same tasks.
     """
+    lines, tasks = _whole(learner, blind, oracle, tasks)
+    drawn = _drawn(lines, tasks)
+    x, b, o = (float(line.mean()) for line in lines)
+    worth = (o - b, *_interval(drawn[2] - drawn[1], tasks))
+    if not worth[1] > 0:
+        return Score(np.nan, np.nan, np.nan, worth)
+    ratios = (drawn[0] - drawn[1]) / (drawn[2] - drawn[1])
+    return Score((x - b) / (o - b), *_interval(ratios, tasks), worth)
+
+
+def score_draws(learner: Lines, blind: Lines, oracle: Lines, tasks: Tasks) -> np.ndarray:
+    """Return the (R,) scores of the resamples behind the interval of `adaptation_score`."""
+    drawn = _drawn(*_whole(learner, blind, oracle, tasks))
+    return (drawn[0] - drawn[1]) / (drawn[2] - drawn[1])
+
+
+def task_scores(
+    learner: Lines, blind: Lines, oracle: Lines, tasks: Tasks
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the (S, M') score of each seed on each task, and the (M', P) tasks.
+
+    What the learner gains on a task over the blind policy (the mean of its seeds on that task), in
+    units of what knowing the task is worth in the mean over tasks. Their mean is the adaptation
+    score. The unit is not the task's own: where knowing a task is worth next to nothing, a ratio
+    to it would be noise.
+
+    Args:
+        learner: (S, M) returns, of S seeds on M tasks.
+        blind: (S', M), of `ppo`.
+        oracle: (S'', M), of `ppo` on the family with ``+told``.
+        tasks: (M, P); those on which an episode of any line diverged throughout are left out.
+
+    Raises:
+        UserError: the lines have not the same tasks.
+    """
+    (mine, below, above), kept = _whole(learner, blind, oracle, tasks)
+    return (mine - below.mean(0)) / (above.mean() - below.mean()), kept
+
+
+def _whole(
+    learner: Lines, blind: Lines, oracle: Lines, tasks: Tasks
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the three lines and the tasks, without those on which a line diverged."""
     lines = [np.asarray(line, np.float64) for line in (learner, blind, oracle)]
     if any(line.ndim != 2 or line.shape[1] != len(tasks) for line in lines):
         counts = ", ".join(str(line.shape[-1]) for line in lines)
@@ -64,15 +105,13 @@ def adaptation_score(
     whole = np.isfinite(np.concatenate(lines)).all(0)
     if not whole.any():
         raise UserError("a score needs a task on which no line diverged, and there is none")
-    lines, tasks = [line[:, whole] for line in lines], np.asarray(tasks, np.float64)[whole]
+    return [line[:, whole] for line in lines], np.asarray(tasks, np.float64)[whole]
+
+
+def _drawn(lines: list[np.ndarray], tasks: np.ndarray) -> list[np.ndarray]:
+    """Return the (R,) resampled means of each line."""
     rows = resampled_rows(tasks, Key("score").numpy())
-    drawn = [_resampled(line, rows, Key("score", i).numpy()) for i, line in enumerate(lines)]
-    x, b, o = (float(line.mean()) for line in lines)
-    worth = (o - b, *_interval(drawn[2] - drawn[1], tasks))
-    if not worth[1] > 0:
-        return Score(np.nan, np.nan, np.nan, worth)
-    ratios = (drawn[0] - drawn[1]) / (drawn[2] - drawn[1])
-    return Score((x - b) / (o - b), *_interval(ratios, tasks), worth)
+    return [_resampled(line, rows, Key("score", i).numpy()) for i, line in enumerate(lines)]
 
 
 def _interval(drawn: np.ndarray, tasks: np.ndarray) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
@@ -78,6 +80,65 @@ def interval_over_seeds(
     return float(iqm(returns.flatten())), float(low), float(high)
 
 
+def performance_profile(scores: Sequence[np.ndarray], above: np.ndarray) -> np.ndarray:
+    """Return the (T,) fractions of runs whose score is above each threshold (Agarwal et al. 2021).
+
+    A run is a seed on a task. Each family counts alike, however many runs it has.
+
+    Args:
+        scores: of each family, (S, M): of S seeds on M tasks.
+        above: (T,) thresholds.
+    """
+    return np.mean([(s[..., None] > above).mean((0, 1)) for s in scores], axis=0)
+
+
+def profile_band(
+    scores: Sequence[np.ndarray],
+    tasks: Sequence[np.ndarray],
+    above: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return the (T, 2) pointwise 95 % bootstrap band of a performance profile.
+
+    Families are the strata: in each of them seeds are drawn anew, and tasks, the same for all
+    seeds. With one seed, what another one would give is not in the band.
+
+    Args:
+        scores: of each family, (S, M).
+        tasks: of each family, (M, P); see `resampled_rows`.
+        above: (T,) thresholds.
+        rng: of the resampling.
+    """
+    drawn = np.zeros((RESAMPLES, len(above)))
+    for family, values in zip(scores, tasks, strict=True):
+        count, size = family.shape
+        seeds = _counts(rng.integers(0, count, (RESAMPLES, count)), count)
+        rows = _counts(resampled_rows(values, rng), size)
+        over = (family[..., None] > above).astype(np.float64)
+        drawn += np.einsum("rs,rm,smt->rt", seeds, rows, over, optimize=True) / family.size
+    return np.percentile(drawn / len(scores), widest(tasks), axis=0).T
+
+
+def iqm_over_families(
+    values: np.ndarray, drawn: np.ndarray, percentiles: Sequence[float], rng: np.random.Generator
+) -> tuple[float, float, float]:
+    """Return the interquartile mean of the scores of families, and its bootstrap interval.
+
+    The interval is of these families: what other ones would give is not in it. Of three and fewer
+    families the interquartile mean is the mean.
+
+    Args:
+        values: (F,) scores.
+        drawn: (F, R) scores of resamples; put in an order of its own for each family, so that one
+            stream of draws may serve them all.
+        percentiles: of the interval; see `widest`.
+        rng: of the order.
+    """
+    centres = iqm(rng.permuted(drawn, axis=1), 0)
+    low, high = np.percentile(centres, percentiles)
+    return float(iqm(values)), float(low), float(high)
+
+
 def mean_of_tasks(returns: np.ndarray) -> np.ndarray:
     """Return the (K,) means of (M, K) returns over the tasks that have one; NaN where none has."""
     known = np.isfinite(returns)
@@ -141,6 +202,17 @@ def levels(tasks: np.ndarray | list[list[float]]) -> list[float]:
         return [0.0, 100.0]
     low = 100 * float(ndtr(stdtrit(n - strata, 0.025) * np.sqrt(n / (n - strata))))
     return [low, 100 - low]
+
+
+def widest(tasks: Sequence[np.ndarray]) -> list[float]:
+    """Return the `levels` of that of several families whose are the widest."""
+    return min(levels(values) for values in tasks)
+
+
+def _counts(drawn: np.ndarray, size: int) -> np.ndarray:
+    """Return (R, size): how often each of `size` numbers was drawn in (R, N)."""
+    flat = drawn + size * np.arange(len(drawn))[:, None]
+    return np.bincount(flat.ravel(), minlength=size * len(drawn)).reshape(len(drawn), size)
 
 
 def _strata(tasks: np.ndarray | list[list[float]]) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metarl import UserError
-from metarl.learning.score import adaptation_score
+from metarl.learning.score import adaptation_score, score_draws, task_scores
 
 TASKS = [[float(i)] for i in range(20)]
 SPREAD = np.linspace(-1, 1, 20)
@@ -55,3 +55,20 @@ def test_the_interval_covers() -> None:
         score = adaptation_score([x], [b], [o], TASKS)
         covered += score.low <= 0.6 <= score.high
     assert 180 <= covered <= 198
+
+
+def test_scores_of_tasks_by_hand() -> None:
+    """Blind 2 and 4 (the means of two seeds), oracle 7 and 9: the unit is 5; a task diverged."""
+    mine = [np.array([7.0, 4.0, 1.0]), np.array([2.0, 14.0, np.nan])]
+    blind = [np.array([1.0, 3.0, 0.0]), np.array([3.0, 5.0, 0.0])]
+    scores, tasks = task_scores(mine, blind, [np.array([7.0, 9.0, 0.0])], [[0.0], [1.0], [2.0]])
+    np.testing.assert_allclose(scores, [[1, 0], [0, 2]])
+    assert tasks.tolist() == [[0.0], [1.0]]
+
+
+def test_the_mean_of_the_scores_of_tasks_is_the_score() -> None:
+    rng = np.random.default_rng(0)
+    lines = [centre + rng.normal(size=(3, 20)) for centre in (7, 0, 10)]
+    score = adaptation_score(*lines, TASKS)
+    assert task_scores(*lines, TASKS)[0].mean() == pytest.approx(score.value)
+    assert score.low < score_draws(*lines, TASKS).mean() < score.high

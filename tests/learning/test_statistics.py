@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from metarl.learning.statistics import gain_interval, iqm, iqm_interval, levels, resampled_rows
+from metarl.learning.statistics import (
+    gain_interval,
+    iqm,
+    iqm_interval,
+    iqm_over_families,
+    levels,
+    performance_profile,
+    profile_band,
+    resampled_rows,
+    widest,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,3 +87,43 @@ def test_a_row_of_the_documented_coverages() -> None:
     shares = [module.covered(draws, 8, 1, module.EXPERIMENTS, seed=0) for draws in module.DRAWS]
     row = "| 8 tasks | " + " | ".join(f"{share:.3f}" for share in shares) + " |"
     assert row in module.PAGE.read_text(encoding="utf-8")
+
+
+def test_a_performance_profile_by_hand() -> None:
+    """Each family counts alike: of 4 runs and of 1; a score at the threshold is not above it."""
+    scores = [np.array([[0.0, 0.5], [0.5, 1.0]]), np.array([[0.75]])]
+    profile = performance_profile(scores, np.array([-1.0, 0.0, 0.5, 0.75, 1.0]))
+    np.testing.assert_allclose(profile, [1, (0.75 + 1) / 2, (0.25 + 1) / 2, 0.25 / 2, 0])
+
+
+def test_the_band_of_a_profile_by_hand() -> None:
+    """Of two seeds, one always above: 0, 1 or 2 of them are drawn; tasks that differ by none."""
+    tasks = np.arange(40.0)[:, None]
+    one, two = np.ones((1, 40)), np.stack([np.zeros(40), np.ones(40)])
+    rng = np.random.default_rng(0)
+    assert profile_band([one], [tasks], np.array([0.5, 1.0]), rng).tolist() == [[1, 1], [0, 0]]
+    assert profile_band([two], [tasks], np.array([0.5]), rng).tolist() == [[0, 1]]
+    assert profile_band([two, one], [tasks] * 2, np.array([0.5]), rng).tolist() == [[0.5, 1]]
+
+
+def test_the_band_of_a_profile_is_that_of_a_fraction() -> None:
+    """Half of 400 tasks are above: a binomial fraction, 1.96 · √(0.25 / 400) = 0.049 on a side."""
+    scores, tasks = np.arange(400.0)[None] % 2, np.arange(400.0)[:, None]
+    ((low, high),) = profile_band([scores], [tasks], np.array([0.5]), np.random.default_rng(0))
+    assert (low, high) == (pytest.approx(0.451, abs=6e-3), pytest.approx(0.549, abs=6e-3))
+
+
+def test_the_interquartile_mean_over_families_by_hand() -> None:
+    """The mean of the middle two of four; families' draws are put in orders of their own."""
+    rng = np.random.default_rng(0)
+    values = np.array([9.0, 1.0, 2.0, -5.0])
+    same = np.repeat(values[:, None], 2000, 1)
+    assert iqm_over_families(values, same, [2.5, 97.5], rng) == (1.5, 1.5, 1.5)
+    draws = np.tile(np.random.default_rng(1).normal(size=2000), (2, 1))
+    _, low, high = iqm_over_families(np.zeros(2), draws, [2.5, 97.5], rng)
+    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(2), rel=0.07)  # not 2 · 1.96
+
+
+def test_the_widest_levels_are_those_of_the_fewest_tasks() -> None:
+    few, many = np.arange(8.0)[:, None], np.arange(30.0)[:, None]
+    assert widest([many, few, many]) == levels(few)
