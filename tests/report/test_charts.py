@@ -80,7 +80,7 @@ def test_a_learning_curve_is_the_mean_of_its_seeds_over_millions_of_steps():
     axes = Figure().subplots()
     draw_learning(axes, {"": [curve(0), curve(2)[:2]]})
     found = lines(axes)
-    assert found["before adaptation (task-blind)"] == [[0, 1], [-10, -10]]
+    assert found["task-blind (before adaptation)"] == [[0, 1], [-10, -10]]
     assert found["after"] == [[0, 1], [-9, -8]]
     several = Figure().subplots()
     draw_learning(several, {"a": [curve()], "b": [curve()]})
