@@ -17,6 +17,7 @@ from metarl.cli import guarded
 from metarl.commands.render import render
 from metarl.learning.evaluation import Report, evaluate
 from metarl.report.charts import plot_adaptation
+from metarl.report.text import first_column
 from metarl.run import load_run, train_or_resume, worlds_for, worlds_per_task
 from metarl.runs.progress import bar
 from metarl.tasks.distribution import TaskDistribution
@@ -71,16 +72,18 @@ def adapted(run: str, rounds: int) -> Report:
 
 
 def table(reports: list[Report]) -> list[str]:
-    """Return the one table: each agent before and after it has adapted, and standing still."""
+    """Return the one table: each agent at first and after it has adapted, and standing still."""
+    first = first_column(reports)
+    wide = max(8, len(first) + 2)
     lines = [
         f"\n{TASKS} held-out tasks of {FAMILY}, mean return (0 would be perfect):",
-        f"{'':<26}{'before':>8}{'after':>8}   {'gain (IQM), 95 % interval':<27}episodes seen",
-        f"{'standing still':<26}{reports[0].stand_still:>8.0f}",
+        f"{'':<26}{first:>{wide}}{'after':>8}   {'gain (IQM), 95 % interval':<27}episodes seen",
+        f"{'standing still':<26}{reports[0].stand_still:>{wide}.0f}",
     ]
     for name, report in zip(("just trained", "shipped"), reports, strict=True):
         gain, low, high = report.difference()
         lines.append(
-            f"{f'{report.algorithm}, {name}':<26}{report.mean[0]:>8.0f}{report.mean[-1]:>8.0f}"
+            f"{f'{report.algorithm}, {name}':<26}{report.mean[0]:>{wide}.0f}{report.mean[-1]:>8.0f}"
             f"   {f'{gain:+.0f} [{low:+.0f}, {high:+.0f}]':<27}{report.experience[-1]:>13}"
         )
     return lines

@@ -79,6 +79,8 @@ class Report:
     """Scored episodes that the physics did not see to their end: left out of the returns"""
     exploring: int = 0
     """Rounds, from the first, whose episodes explore and use nothing of the task that was seen"""
+    adapts_within: bool = False
+    """Whether it adapts to what is scored: round 0 is its first episode, not before adaptation"""
     train_is_heldout: bool = False
     """Whether these held-out tasks are the training tasks, since every parameter is a choice"""
     stand_still_by_task: list[float] = field(default_factory=list)
@@ -334,10 +336,10 @@ def report_of(
         experience=[k * (per_task if policy.adapts_per_task else 1) for k in range(rounds)],
         iqm=centre.tolist(), ci95=interval.tolist(), mean=mean_of_tasks(returns[whole]).tolist(),
         stand_still=float(mean_of_finished(torch.from_numpy(still[whole].flatten()))),
-        env_steps=sum(part.env_steps for part in played),
+        env_steps=sum(p.env_steps for p in played),
         seconds=round(sum(part.seconds for part in played), 3),
-        diverged=sum(part.diverged for part in played),
-        exploring=min(policy.exploring_rounds, rounds),
+        diverged=sum(p.diverged for p in played), exploring=min(policy.exploring_rounds, rounds),
+        adapts_within=not policy.adapts_on_exploration,
         train_is_heldout=split == "heldout" and TaskDistribution(family).shared_split,
         stand_still_by_task=mean_of_finished(torch.from_numpy(still)).tolist(), diagnostics=said,
     )  # fmt: skip

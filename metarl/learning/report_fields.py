@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 _LEAST = {"seed": 0, "rollouts_per_task": 1, "env_steps": 0, "diverged": 0, "exploring": 0}
+_WITHIN = ("rl2", "pearl", "ppo")
+"""Learners of older versions that adapt, if at all, to what is scored; of one world a task."""
 _SHAPES = {
     "returns": "MK", "tasks": "MP", "ci95": "K2", "experience": "K", "iqm": "K", "mean": "K",
     "stand_still": "", "seconds": "",
@@ -43,7 +45,15 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
     if type(same) is not bool:
         raise ValueError("train_is_heldout must be true or false")
     episodes = [int(episodes) for episodes in seen]
-    return numbers | {"experience": episodes, "train_is_heldout": same}
+    within = values.get("adapts_within")
+    if within is None:  # likewise: then those that explored apart from it pooled their worlds
+        alone = values["rollouts_per_task"] > 1 or values["algorithm"] in _WITHIN
+        within = alone and episodes[1:2] == [1]
+    if type(within) is not bool:
+        raise ValueError("adapts_within must be true or false")
+    return numbers | {
+        "experience": episodes, "train_is_heldout": same, "adapts_within": within
+    }  # fmt: skip
 
 
 _MAY_BE_NULL = ("returns", "iqm", "ci95", "mean", "stand_still", "stand_still_by_task")

@@ -24,6 +24,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 from metarl.base.errors import UserError
 from metarl.base.text import counted
 from metarl.learning.evaluation import Report
+from metarl.report.text import first_label
 
 PALETTE = {
     "after": "#1f6fb2", "ood": "#c8641b", "third": "#2f8f5b", "fourth": "#8a4fb0",
@@ -77,8 +78,9 @@ class Panel(NamedTuple):
 
 
 def draw_learning(
-    axes: Axes, curves: Mapping[str, Sequence[Curve]], tasks: str = "held-out"
-) -> None:
+    axes: Axes, curves: Mapping[str, Sequence[Curve]], tasks: str = "held-out",
+    report: Report | None = None,
+) -> None:  # fmt: skip
     """Draw the held-out return over training.
 
     The band of one seed is its interval over tasks, that of several is their lowest to highest.
@@ -88,6 +90,7 @@ def draw_learning(
         curves: name -> the curves of its seeds, which are cut to the shortest. A single name is
             drawn before and after adaptation, several after it.
         tasks: what the tasks of the evaluations are.
+        report: an evaluation of a single name; it says what the first round is, see `first_label`.
     """
     for n, (name, seeds) in enumerate(curves.items()):
         seeds = [seed[: min(map(len, seeds))] for seed in seeds]
@@ -96,7 +99,7 @@ def draw_learning(
         after = f"after {counted(seen[-1], 'episode')}" if seen else "after"
         series = [("after", RUN_COLOURS[n], f"{name}, {after}" if len(curves) > 1 else after)]
         if len(curves) == 1:
-            series.insert(0, ("before", "before", "before adaptation (task-blind)"))
+            series.insert(0, ("before", "before", first_label(report)))
         for key, colour, label in series:
             values = np.array([[entry[key] for entry in seed] for seed in seeds], float)
             low, high = values.min(0), values.max(0)
@@ -120,7 +123,7 @@ def draw_adaptation(
         groups: the lines. Learners that see very different numbers of episodes share a
             logarithmic axis.
         centre: "iqm", with the 95 % interval over tasks, or "mean", with the range over seeds.
-        task_blind: also draw the first group's return before adaptation as a line.
+        task_blind: also draw the first group's return of round 0 as a line.
     """
     for label, colour, reports in groups:
         rounds = max((report.experience for report in reports), key=len)
@@ -133,7 +136,7 @@ def draw_adaptation(
     first = groups[0]
     if task_blind:
         before = float(np.mean([getattr(report, centre)[0] for report in first.reports]))
-        _rule(axes, before, "before", ":", "task-blind (before adaptation)")
+        _rule(axes, before, "before", ":", first_label(first.reports[0]))
     heldout = [r for group in groups for r in group.reports if r.split == "heldout"]
     still = heldout or [r for group in groups for r in group.reports]
     _rule(axes, float(np.mean([r.stand_still for r in still])), "still", "--", "standing still")
@@ -327,7 +330,7 @@ def plot_results(results: Sequence[dict[str, Any]], path: Path | str) -> Path:
     figure = Figure(figsize=(2 * _SIZE[0], _SIZE[1]), layout="constrained")
     left, right = figure.subplots(1, 2)
     where = "train = held-out" if reports[0].train_is_heldout else "held-out"
-    draw_learning(left, {"": [result["curve"] for result in results]}, where)
+    draw_learning(left, {"": [result["curve"] for result in results]}, where, reports[0])
     band = "lowest to highest seed" if len(results) > 1 else "95 % interval over tasks"
     _finish(left, f"learning (band: {band})")
     _draw_splits(right, reports)

@@ -22,7 +22,7 @@ from metarl.report.tasks import (
     task_words,
     verdict,
 )
-from metarl.report.text import duration, number, param_units
+from metarl.report.text import duration, first_column, first_round, number, param_units
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family
@@ -51,7 +51,7 @@ def model_card(result: dict[str, Any], folder: str, note: str = "") -> str:
         split="ood" if any(param.ood for param in family.params) else "heldout",
         training=_training(result), command=result["command"], gains=_gains(reports),
         protocol=_protocol(reports["heldout"]), words=" ".join(task_words(scores)),
-        worst=worst[: min(RANKED, (len(worst) + 1) // 2)],
+        first=first_column(reports.values()), worst=worst[: min(RANKED, (len(worst) + 1) // 2)],
         limits=[*_limits(family, reports, result), *([note] if note else [])],
     )  # fmt: skip
 
@@ -89,13 +89,19 @@ def _gains(reports: dict[str, Report]) -> list[str]:
     for split, report in reports.items():
         gain, low, high = report.difference()
         lines.append(
-            f"Gain on {report.distinct_tasks} {split} tasks{report.mark()} over the same policy "
-            f"before adaptation: {number(gain, True)} (interquartile mean, 95 % interval "
+            f"Gain on {report.distinct_tasks} {split} tasks{report.mark()} over "
+            f"{_over(report)}: {number(gain, True)} (interquartile mean, 95 % interval "
             f"{number(low, True)} to {number(high, True)}). {verdict(report)}"
         )
     if reports["heldout"].train_is_heldout:
         lines.append("The held-out tasks of this family are its training tasks.")
     return lines
+
+
+def _over(report: Report) -> str:
+    """Return what the gain is measured against."""
+    words = first_round(report)
+    return f"{'its' if report.adapts_within else 'the same policy'} {words}"
 
 
 def _protocol(report: Report) -> str:

@@ -40,7 +40,7 @@ from metarl.report.tasks import (
     task_words,
     verdict,
 )
-from metarl.report.text import duration, number, param_units
+from metarl.report.text import duration, first_column, first_round, number, param_units
 
 LARGEST_VIDEO = 16 * 2**20
 """Bytes of a video that is put into the page; a larger one is named in a line."""
@@ -89,7 +89,8 @@ def render(runs: Sequence[RunSummary], *, live: bool = False, running: bool = Fa
     for n, run in enumerate(runs):
         by_split = {split: scores for (m, split), scores in found.items() if m == n}
         lists = best_and_worst(ranked_tasks(by_split, units))
-        ranked += [(run.label, task_words(by_split), lists)] if by_split else []
+        first = first_column(run.reports.values())
+        ranked += [(run.label, task_words(by_split), lists, first)] if by_split else []
     return TEMPLATES.get_template("page.html").render(
         runs=runs, one=one, live=live, running=running,
         title=f"{runs[0].family}: {', '.join(dict.fromkeys(run.algorithm for run in runs))}",
@@ -131,6 +132,10 @@ def _notes(runs: Sequence[RunSummary], live: bool) -> list[str]:
     return lines
 
 
+def _in(report: Report) -> str:
+    return f"{'in the ' if report.adapts_within else ''}{first_round(report)}"
+
+
 def _cards(run: RunSummary) -> list[tuple[str, str]]:
     """Return (number, what it is) of the main results."""
     cards = []
@@ -139,7 +144,7 @@ def _cards(run: RunSummary) -> list[tuple[str, str]]:
         interval = f"95 % interval {number(low, True)} to {number(high, True)}"
         seen = report.experience[-1]
         cards += [
-            (number(report.mean[0]), f"{split}: return before adaptation"),
+            (number(report.mean[0]), f"{split}: return {_in(report)}"),
             (number(report.mean[-1]), f"{split}: after {counted(seen, 'episode')} of the task"),
             (number(gain, signed=True), f"{split}: gain (IQM), {interval}"),
             (number(report.stand_still), f"{split}: standing still"),
@@ -155,7 +160,9 @@ def _curves(runs: Sequence[RunSummary]) -> list[Panel]:
     panels = []
     if curves := {run.label: [run.curve] for run in runs if run.curve}:
         note = "Bands: 95 % intervals of the interquartile mean over tasks; lines: means."
-        panels.append(panel("Learning", lambda axes: draw_learning(axes, curves), note))
+        report = next(iter(runs[0].reports.values()), None)
+        draw = partial(draw_learning, curves=curves, report=report)
+        panels.append(panel("Learning", draw, note))
     one = len(runs) == 1
     for split, title in (
         ("heldout", "Adaptation to held-out tasks"),

@@ -24,7 +24,14 @@ from metarl.report.charts import (
     panel,
 )
 from metarl.report.run_summary import RunSummary
-from metarl.report.text import family_params, format_task, number, param_units
+from metarl.report.text import (
+    family_params,
+    first_column,
+    first_round,
+    format_task,
+    number,
+    param_units,
+)
 from metarl.tasks.distribution import Interval
 
 MOST_CHARTS = 9
@@ -119,14 +126,14 @@ def _comparison_rows(
     """Return the cells of each run; the first run is the one that the others are compared to."""
     first = np.asarray(shown[0][1].returns, float)[rows[0]]
     tasks = np.asarray(shown[0][1].tasks)[rows[0]]
-    table = []
+    table, first_words = [], first_column(report for _, report in shown)
     for n, ((label, report), mine) in enumerate(zip(shown, rows, strict=True)):
         returns = np.asarray(report.returns, float)[mine]
         before, after = mean_of_tasks(returns[:, [0, -1]])
         gain = gain_interval(returns[:, -1] - returns[:, 0], tasks, report.seed)
         better = gain_interval(returns[:, -1] - first[:, -1], tasks, report.seed)
         cells = [
-            ("before", "", number(before)),
+            (first_words, "", number(before)),
             ("after", "", number(after)),
             ("episodes seen", "", str(report.experience[-1])),
             ("gain (IQM), 95 % interval", *_interval(gain)),
@@ -214,7 +221,9 @@ def _scatter(runs: Sequence[RunSummary], found: Found, p: int, units: dict[str, 
             axes.vlines(
                 x, scores.before, scores.after, colors=PALETTE["before"], alpha=0.35, lw=1.5
             )
-            before = "before adaptation" if split == min(s for _, s in found) else "_"
+            before = (
+                first_round(runs[n].reports[split]) if split == min(s for _, s in found) else "_"
+            )
             draw_points(axes, x, scores.before, "before", before, hollow=True)
             draw_points(axes, x, scores.after, SPLITS[split], f"{split}, after")
         axes.set(xlabel=f"{name} ({units[name]})" if units.get(name) else name, ylabel="return")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from metarl.base.errors import UserError
 from metarl.base.text import ALL_DIVERGED
 from metarl.tasks.params import Param
+
+if TYPE_CHECKING:
+    from metarl.learning.evaluation import Report
 
 
 def number(value: float, signed: bool = False) -> str:
@@ -25,6 +29,29 @@ def number(value: float, signed: bool = False) -> str:
         text = text.rstrip("0").rstrip(".") if "." in text else text
     text = "0" if text in ("-0", "") else text
     return ("+" if signed and value > 0 and text != "0" else "") + text.replace("-", "−")
+
+
+def first_round(report: Report | None) -> str:
+    """Return what round 0 is called: before adaptation, or the first episode.
+
+    It is the first episode where the learner adapts to what is scored (RL², PEARL): it may adapt
+    within that episode, or explore in it.
+    """
+    if report is None or not report.adapts_within:
+        return "before adaptation"
+    return "first episode, exploring" if report.exploring else "first episode"
+
+
+def first_label(report: Report | None) -> str:
+    """Return the label of round 0 in a chart, where it is drawn beside what comes after it."""
+    words = first_round(report)
+    return f"task-blind ({words})" if words == "before adaptation" else words
+
+
+def first_column(reports: Iterable[Report]) -> str:
+    """Return the heading of the returns of round 0 in a table of several evaluations."""
+    words = ("first episode" if report.adapts_within else "before" for report in reports)
+    return " / ".join(dict.fromkeys(words)) or "before"
 
 
 def duration(seconds: float) -> str:

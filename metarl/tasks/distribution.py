@@ -129,6 +129,15 @@ class TaskValues(dict[str, Tensor]):
         )
 
 
+def _check_count(where: str, n: int) -> None:
+    """Raise UserError for what is no number of tasks."""
+    if not isinstance(n, int | np.integer) or not 1 <= n <= MOST_TASKS:
+        raise UserError(
+            f"{where}: the number of tasks must be at least 1 and at most {MOST_TASKS}, "
+            f"not {n!r:.40}"
+        )
+
+
 class TaskDistribution:
     """p(task) of a family: training draws, and frozen splits."""
 
@@ -189,7 +198,13 @@ class TaskDistribution:
         return {param.name: param.ranges for param in self.params}
 
     def sample(self, n: int, rng: np.random.Generator) -> Tasks:
-        """Draw n tasks from the training box."""
+        """Draw n tasks from the training box. Raises UserError for a wrong n or generator."""
+        _check_count("sample", n)
+        if not isinstance(rng, np.random.Generator):
+            raise UserError(
+                "sample: rng is a numpy generator, as numpy.random.default_rng(0) or "
+                f"metarl.Key(0).numpy() make, not {rng!r:.60}"
+            )
         columns = [p.train.at(rng.random((n, len(p.names)))) for p in self.params]
         values = np.concatenate(columns, axis=1) if columns else np.zeros((n, 0))
         return self._tasks(self._marked(values, 0))
@@ -207,11 +222,7 @@ class TaskDistribution:
                 f"unknown split '{name}'{did_you_mean(str(name), SPLITS)}; "
                 f"it is one of {', '.join(SPLITS)}"
             )
-        if not isinstance(n, int | np.integer) or not 1 <= n <= MOST_TASKS:
-            raise UserError(
-                f"split '{name}': the number of tasks must be at least 1 and at most {MOST_TASKS}, "
-                f"not {n!r:.40}"
-            )
+        _check_count(f"split '{name}'", n)
         if name == "ood" and not self.has_ood:
             raise UserError(f"family '{self.family.name}' has no ood ranges")
         if self.shared_split and name != "ood":
@@ -225,6 +236,7 @@ class TaskDistribution:
 
         Of a discrete parameter, that is the values of training.
         """
+        _check_count("sweep", n)
         values = np.repeat(self.nominal().values, n, axis=0)
         column = self._index(param)
         owner = self._owner(column)
@@ -282,7 +294,7 @@ class TaskDistribution:
         if name not in self.names:
             raise UserError(
                 f"family '{self.family.name}' has no parameter '{name}'"
-                f"{did_you_mean(name, self.names)}; it has {', '.join(self.names)}"
+                f"{did_you_mean(str(name), self.names)}; it has {', '.join(self.names)}"
             )
         return self.names.index(name)
 

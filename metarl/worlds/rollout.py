@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metarl.base import threads
-from metarl.base.keys import Key
+from metarl.base.errors import UserError
+from metarl.base.keys import Key, as_key
+from metarl.worlds.policy import Policy, as_policy
 from metarl.worlds.privileged import privileged_extras
 from metarl.worlds.vector import Spec, Step, Transition, VecWorlds
-
-if TYPE_CHECKING:
-    from metarl.worlds.policy import Policy
 
 __all__ = ["LARGE_REWARD", "OnStep", "Rollout", "Step", "collect"]
 
@@ -206,9 +205,17 @@ def _note_large_reward(worlds: VecWorlds, reward: Tensor) -> None:
 
 
 @torch.no_grad()
+def _checked(policy: Policy | Callable[[Tensor], Tensor], steps: int, key: Key) -> Policy:
+    """Return the policy of `collect`. Raises UserError for arguments that it cannot take."""
+    as_key(key)
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise UserError(f"steps must be a whole number of at least 1, not {steps!r:.40}")
+    return as_policy(policy)
+
+
 def collect(
     worlds: VecWorlds,
-    policy: Policy,
+    policy: Policy | Callable[[Tensor], Tensor],
     state: Any,
     steps: int,
     key: Key,
@@ -221,9 +228,9 @@ def collect(
 
     Args:
         worlds: B worlds with their tasks set.
-        policy: acts, such as a learner; its state is threaded through.
+        policy: acts, such as a learner or a function; its state is threaded through.
         state: the policy's state for these worlds.
-        steps: T.
+        steps: T. Raises UserError if it, the policy or the key is of another kind.
         key: names the action noise.
         explore: whether to sample actions, or to take the deterministic ones.
         on_step: called with what each step returned, such as to record it.
@@ -232,7 +239,7 @@ def collect(
     Returns:
         The rollout, on the policy's device, and the policy's state after it.
     """
-    device = policy.device
+    device = (policy := _checked(policy, steps, key)).device
     out = _empty(steps, worlds.num_worlds, worlds.spec, len(worlds.tasks), device)
     noise = _noise(worlds, steps, key).to(device) if explore else None
     here, recorded, recent, own = device == worlds.device, [], [], []

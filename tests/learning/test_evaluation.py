@@ -51,7 +51,7 @@ def test_keys_are_those_of_the_contract(report: Report) -> None:
     assert set(report.to_json()) == {
         "family", "algorithm", "split", "seed", "rollouts_per_task", "task_names", "tasks",
         "returns", "experience", "iqm", "ci95", "mean", "stand_still", "env_steps", "seconds",
-        "diverged", "train_is_heldout", "distinct_tasks", "stand_still_by_task",
+        "diverged", "adapts_within", "train_is_heldout", "distinct_tasks", "stand_still_by_task",
     }  # fmt: skip
 
 
@@ -223,7 +223,13 @@ def test_files_of_older_versions_are_read(report: Report, tasks, split: str, sam
     data = report.to_json() | {"tasks": tasks, "task_names": ["x"], "split": split}
     for key in ("train_is_heldout", "distinct_tasks", "stand_still_by_task"):
         del data[key]
+    del data["adapts_within"]
     old = Report.from_json(data)
+    assert not old.adapts_within
+    assert Report.from_json(data | {"experience": [0, 1, 2]}).adapts_within
+    for algorithm in ("rl2", "maml-trpo"):
+        one = {"experience": [0, 1, 2], "rollouts_per_task": 1, "algorithm": algorithm}
+        assert Report.from_json(data | one).adapts_within == (algorithm == "rl2")
     assert (old.train_is_heldout, old.stand_still_by_task) == (same, [])
     note = "the held-out tasks are the training tasks"
     assert (note in "\n".join(old.summary())) == same
@@ -276,7 +282,8 @@ def test_there_is_no_verdict_on_few_tasks() -> None:
         ("iqm", ["a", "b", "c"]), ("ci95", [1, 2, 3]), ("mean", None), ("stand_still", "x"),
         ("experience", [0, 2, 1]), ("returns", [[float("nan")] * 3] * 4), ("returns", []),
         ("returns", [["1"] * 3] * 4), ("returns", [[1.0], [1.0, 2.0]]), ("family", 3),
-        ("train_is_heldout", 1), ("stand_still_by_task", [1.0]), ("stand_still_by_task", "x"),
+        ("train_is_heldout", 1), ("adapts_within", 0),
+        ("stand_still_by_task", [1.0]), ("stand_still_by_task", "x"),
     ],
 )  # fmt: skip
 def test_a_bad_field_is_named_in_one_line(report: Report, key: str, value: object) -> None:

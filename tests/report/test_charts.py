@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,11 +81,21 @@ def test_a_learning_curve_is_the_mean_of_its_seeds_over_millions_of_steps():
     axes = Figure().subplots()
     draw_learning(axes, {"": [curve(0), curve(2)[:2]]})
     found = lines(axes)
-    assert found["before adaptation (task-blind)"] == [[0, 1], [-10, -10]]
+    assert found["task-blind (before adaptation)"] == [[0, 1], [-10, -10]]
     assert found["after"] == [[0, 1], [-9, -8]]
     several = Figure().subplots()
     draw_learning(several, {"a": [curve()], "b": [curve()]})
     assert list(lines(several)) == ["a, after", "b, after"]
+
+
+def test_a_learner_that_adapts_within_it_has_a_first_episode():
+    axes, over_training = Figure().subplots(1, 2)
+    within = replace(report(), adapts_within=True)
+    draw_adaptation(axes, [Group("rl2", "after", [within])], task_blind=True)
+    draw_learning(over_training, {"": [curve()]}, report=within)
+    for found in (lines(axes), lines(over_training)):
+        assert "first episode" in found
+        assert not any("before" in label for label in found)
 
 
 def test_a_few_episodes_stand_apart_from_many():

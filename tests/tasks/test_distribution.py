@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,6 +116,26 @@ def test_sampling_covers_the_box_evenly() -> None:
     values = distribution("half-cheetah-vel").sample(20000, np.random.default_rng(1)).values
     counts, _ = np.histogram(values, bins=10, range=(0, 3))
     assert counts.min() > 1800
+
+
+@pytest.mark.parametrize("rng", [None, 0, torch.Generator(), "0", np.random.RandomState(0)])
+def test_sampling_takes_a_numpy_generator_only(rng) -> None:
+    distribution = find_family("point-goal").distribution
+    with pytest.raises(UserError, match=r"sample: rng is a numpy generator, as .*, not "):
+        distribution.sample(2, rng)
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.0, "2", None])
+def test_a_number_of_tasks_that_cannot_be(n) -> None:
+    distribution = find_family("point-goal").distribution
+    calls = (
+        lambda: distribution.sample(n, np.random.default_rng(0)),
+        lambda: distribution.sweep(distribution.names[0], n),
+        lambda: distribution.split("heldout", n),
+    )
+    for call in calls:
+        with pytest.raises(UserError, match="the number of tasks must be at least 1 "):
+            call()
 
 
 def test_a_log_range_is_even_in_the_logarithm() -> None:

@@ -58,6 +58,35 @@ def test_without_exploring_actions_repeat() -> None:
     assert torch.equal(results[0].action, results[1].action)
 
 
+def test_a_plain_function_is_a_policy() -> None:
+    worlds = TaskWorlds("point-goal", 2, 1)
+    worlds.set_tasks(worlds.family.distribution.split("heldout", 2), 1)
+    worlds.reset()
+    got, _ = collect(worlds, lambda obs: torch.ones(len(obs), 2), None, 3, Key(1), explore=False)
+    assert torch.equal(got.action, torch.ones(3, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"policy": None}, "a policy is a learner, or a function of observations, not None"),
+        ({"policy": MamlTrpo}, "a policy is a learner, or a function of observations, not <class"),
+        ({"policy": lambda obs: 1}, "the policy returned int, and not a tensor"),
+        ({"steps": 2.0}, "steps must be a whole number of at least 1, not 2.0"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, not 0"),
+        ({"key": 5}, r"a key is metarl\.Key"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_collect_cannot_take(change: dict, words: str) -> None:
+    worlds = TaskWorlds("point-goal", 2, 1)
+    worlds.set_tasks(worlds.family.distribution.split("heldout", 2), 1)
+    worlds.reset()
+    given = {"policy": lambda obs: obs[:, :2], "state": None, "steps": 2, "key": Key(1)} | change
+    with pytest.raises(UserError, match=words):
+        collect(worlds, **given, explore=False)
+
+
 def test_grouping_is_task_major() -> None:
     worlds, agent = ready()
     got, _ = collect(worlds, agent, agent.begin(3, 2), 4, Key(1), explore=True)
