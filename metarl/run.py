@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -182,8 +181,8 @@ def _sharing(
 def _device_of_rank(name: str) -> str:
     """Return the device of a name as `resolve_device` does; each rank of a machine has its own."""
     device = resolve_device(name)
-    local = os.environ.get("LOCAL_RANK", "0")
-    return f"cuda:{local}" if device == "cuda" and distributed.world_size() > 1 else device
+    several = device == "cuda" and distributed.world_size() > 1
+    return f"cuda:{distributed.local_rank()}" if several else device
 
 
 def _default_callbacks(train: TrainConfig) -> list[Callback]:

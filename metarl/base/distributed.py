@@ -160,12 +160,29 @@ class Ranks:
 
 ALONE = Ranks()
 """One process with all tasks in one shard."""
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun sets to make a process a rank."""
 _joined = False
 
 
 def world_size() -> int:
     """Return the number of ranks that torchrun has started, or 1."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank_of_process() -> int:
+    """Return the rank that torchrun has given this process, or 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Return the rank of this process among those of its machine, or 0."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def environment_of_one() -> dict[str, str]:
+    """Return the environment for a process that is to be a run by itself, not a rank."""
+    return {name: value for name, value in os.environ.items() if name not in TORCHRUN}
 
 
 def follows() -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import re
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl.base.distributed import world_size
+from metarl.base.distributed import environment_of_one, rank_of_process, world_size
 from metarl.base.errors import UserError, quoted
 from metarl.base.files import file_errors, finite, read_json, write_json
 from metarl.base.keys import Key
@@ -33,8 +32,6 @@ from metarl.runs.progress import bar, say
 
 MOST = 1000
 """Runs that one command may start."""
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun sets, and the runs of a sweep must not see: each is a run by itself."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class OneRun:
         with file_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             log = open(self.folder / "train.log", "ab")  # noqa: SIM115  (the process has it)
-        environment = {k: v for k, v in os.environ.items() if k not in TORCHRUN}
+        environment = environment_of_one()
         one_thread = {"OMP_NUM_THREADS": str(threads)}
         with log:
             return subprocess.Popen(
@@ -127,7 +124,7 @@ def sweep(argv: Sequence[str], read: Callable[[Sequence[str]], Any]) -> int:
     runs, out = planned(swept, argv, read)
     threads = runs[0].parsed.train.threads or 1
     at_once = max(1, whole_number(jobs) if jobs else available_cores() // threads)
-    rank = int(os.environ.get("RANK", "0"))
+    rank = rank_of_process()
     mine = [run for run in runs[rank :: world_size()] if not run.finished()]
     done = len(runs[rank :: world_size()]) - len(mine)
     say(
