@@ -171,18 +171,33 @@ def world_size() -> int:
 
 
 def rank_of_process() -> int:
-    """Return the rank that torchrun has given this process, or 0."""
-    return int(os.environ.get("RANK", "0"))
+    """Return the rank that torchrun has given this process, or 0. Raises UserError."""
+    return _number("RANK", 0)
 
 
 def local_rank() -> int:
-    """Return the rank of this process among those of its machine, or 0."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    """Return the rank of this process among those of its machine, or 0. Raises UserError."""
+    return _number("LOCAL_RANK", 0)
+
+
+def local_world_size() -> int:
+    """Return how many ranks share this machine, 1 without torchrun. Raises UserError."""
+    return max(1, _number("LOCAL_WORLD_SIZE", 1))
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise UserError(f"{name} in the environment must be a whole number, not {text!r:.40}")
+    return int(text)
 
 
 def environment_of_one() -> dict[str, str]:
     """Return the environment for a process that is to be a run by itself, not a rank."""
-    return {name: value for name, value in os.environ.items() if name not in TORCHRUN}
+    return {
+        name: value for name, value in os.environ.items()
+        if name not in TORCHRUN and not name.startswith("TORCHELASTIC_")
+    }  # fmt: skip
 
 
 def follows() -> bool:

@@ -20,7 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from metarl.base.distributed import environment_of_one, rank_of_process, world_size
+from metarl.base.distributed import (
+    environment_of_one,
+    local_world_size,
+    rank_of_process,
+    world_size,
+)
 from metarl.base.errors import UserError, quoted
 from metarl.base.files import file_errors, finite, read_json, write_json
 from metarl.base.keys import Key
@@ -123,12 +128,16 @@ def sweep(argv: Sequence[str], read: Callable[[Sequence[str]], Any]) -> int:
     jobs, argv = take_option(argv, "--jobs")
     runs, out = planned(swept, argv, read)
     threads = runs[0].parsed.train.threads or 1
-    at_once = max(1, whole_number(jobs) if jobs else available_cores() // threads)
+    at_once = max(
+        1, whole_number(jobs) if jobs else available_cores() // threads // local_world_size()
+    )
     rank = rank_of_process()
-    mine = [run for run in runs[rank :: world_size()] if not run.finished()]
-    done = len(runs[rank :: world_size()]) - len(mine)
+    share = runs[rank :: world_size()]
+    mine = [run for run in share if not run.finished()]
+    done = len(share) - len(mine)
+    whose = f"rank {rank} has {len(share)} of " if world_size() > 1 else ""
     say(
-        f"{counted(len(runs), 'run')} in {out}, {at_once} at once on {counted(threads, 'thread')} "
+        f"{whose}{counted(len(runs), 'run')} in {out}, {at_once} at once on {counted(threads, 'thread')} "
         f"each" + (f"; {done} finished before" if done else "")
     )
     failed = train_all(mine, at_once, threads)
