@@ -137,8 +137,8 @@ def sweep(argv: Sequence[str], read: Callable[[Sequence[str]], Any]) -> int:
     done = len(share) - len(mine)
     whose = f"rank {rank} has {len(share)} of " if world_size() > 1 else ""
     say(
-        f"{whose}{counted(len(runs), 'run')} in {out}, {at_once} at once on {counted(threads, 'thread')} "
-        f"each" + (f"; {done} finished before" if done else "")
+        f"{whose}{counted(len(runs), 'run')} in {out}, {at_once} at once "
+        f"on {counted(threads, 'thread')} each" + (f"; {done} finished before" if done else "")
     )
     failed = train_all(mine, at_once, threads)
     if rank:
