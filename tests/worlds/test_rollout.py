@@ -76,7 +76,7 @@ def test_a_plain_function_is_a_policy() -> None:
         ({"steps": 0}, "steps must be a whole number of at least 1, not 0"),
         ({"key": 5}, r"a key is metarl\.Key"),
     ],
-    ids=str,
+    ids=["no policy", "a class", "a function of numbers", "half steps", "no steps", "no key"],
 )  # fmt: skip
 def test_what_collect_cannot_take(change: dict, words: str) -> None:
     worlds = TaskWorlds("point-goal", 2, 1)
