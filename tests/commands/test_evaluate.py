@@ -26,7 +26,7 @@ def test_evaluate_prints_json_alone_on_a_dash(trained_run, capsys):
     assert list(report) == [
         "family", "algorithm", "split", "seed", "rollouts_per_task", "task_names", "tasks",
         "returns", "experience", "iqm", "ci95", "mean", "stand_still", "env_steps", "seconds",
-        "diverged", "train_is_heldout", "stand_still_by_task", "distinct_tasks",
+        "diverged", "adapts_within", "train_is_heldout", "stand_still_by_task", "distinct_tasks",
     ]  # fmt: skip
     assert (report["family"], report["algorithm"]) == ("point-goal", "maml-trpo")
     assert report["experience"] == [0, 2, 4]
