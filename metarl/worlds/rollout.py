@@ -204,7 +204,6 @@ def _note_large_reward(worlds: VecWorlds, reward: Tensor) -> None:
         worlds.large_reward = f"reward() returned {reward[t, world]:.3g}{where}"
 
 
-@torch.no_grad()
 def _checked(policy: Policy | Callable[[Tensor], Tensor], steps: int, key: Key) -> Policy:
     """Return the policy of `collect`. Raises UserError for arguments that it cannot take."""
     as_key(key)
@@ -213,6 +212,7 @@ def _checked(policy: Policy | Callable[[Tensor], Tensor], steps: int, key: Key) 
     return as_policy(policy)
 
 
+@torch.no_grad()
 def collect(
     worlds: VecWorlds,
     policy: Policy | Callable[[Tensor], Tensor],

@@ -66,6 +66,22 @@ def test_a_plain_function_is_a_policy() -> None:
     assert torch.equal(got.action, torch.ones(3, 2, 2))
 
 
+def test_nothing_collected_has_a_gradient() -> None:
+    """Not even where the policy's parameters have one: a rollout would keep its graph alive."""
+    worlds, weight = TaskWorlds("point-goal", 2, 1), torch.ones(2, requires_grad=True)
+    worlds.set_tasks(worlds.family.distribution.split("heldout", 2), 1)
+    worlds.reset()
+    seen: list[bool] = []
+
+    def policy(obs: torch.Tensor) -> torch.Tensor:
+        action = weight.expand(len(obs), 2) * 1.0
+        seen.append(action.requires_grad)
+        return action
+
+    collect(worlds, policy, None, 2, Key(1), explore=False)
+    assert seen == [False, False]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
