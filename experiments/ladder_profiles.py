@@ -42,7 +42,7 @@ def profiles(scored: Mapping[str, Mapping[str, tuple[Any, ...]]]) -> Profiles:
         scores, tasks = zip(*(task_scores(*one) for one in families.values()), strict=True)
         band = profile_band(scores, tasks, THRESHOLDS, Key("profile", line).numpy())
         curves = performance_profile(scores, THRESHOLDS), *band.T
-        named = zip(("fraction", "low", "high"), np.round(curves, 3).tolist(), strict=True)
+        named = zip(("fraction", "low", "high"), curves, strict=True)
         many = "1 family" if len(families) == 1 else f"{len(families)} families"
         found[f"{line} ({many})"] = {
             name: [round(float(x), 3) for x in curve] for name, curve in named

@@ -10,7 +10,7 @@ domain randomisation, and 1 is as good as being told the task. It may exceed 1, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,14 +61,16 @@ def adaptation_score(learner: Lines, blind: Lines, oracle: Lines, tasks: Tasks) 
     worth = (o - b, *_interval(drawn[2] - drawn[1], tasks))
     if not worth[1] > 0:
         return Score(np.nan, np.nan, np.nan, worth)
-    ratios = (drawn[0] - drawn[1]) / (drawn[2] - drawn[1])
-    return Score((x - b) / (o - b), *_interval(ratios, tasks), worth)
+    return Score(_ratio(x, b, o), *_interval(_ratio(*drawn), tasks), worth)
 
 
 def score_draws(learner: Lines, blind: Lines, oracle: Lines, tasks: Tasks) -> np.ndarray:
     """Return the (R,) scores of the resamples behind the interval of `adaptation_score`."""
-    drawn = _drawn(*_whole(learner, blind, oracle, tasks))
-    return (drawn[0] - drawn[1]) / (drawn[2] - drawn[1])
+    return _ratio(*_drawn(*_whole(learner, blind, oracle, tasks)))
+
+
+def _ratio(learner: Any, blind: Any, oracle: Any) -> Any:
+    return (learner - blind) / (oracle - blind)
 
 
 def task_scores(
@@ -81,14 +83,7 @@ def task_scores(
     score. The unit is not the task's own: where knowing a task is worth next to nothing, a ratio
     to it would be noise.
 
-    Args:
-        learner: (S, M) returns, of S seeds on M tasks.
-        blind: (S', M), of `ppo`.
-        oracle: (S'', M), of `ppo` on the family with ``+told``.
-        tasks: (M, P); those on which an episode of any line diverged throughout are left out.
-
-    Raises:
-        UserError: the lines have not the same tasks.
+    The arguments and errors are those of `adaptation_score`.
     """
     (mine, below, above), kept = _whole(learner, blind, oracle, tasks)
     return (mine - below.mean(0)) / (above.mean() - below.mean()), kept
