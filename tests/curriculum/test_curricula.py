@@ -285,3 +285,12 @@ def test_a_run_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "whole" / "metrics.csv").open()))
     assert len(rows) == 4
     assert all(row["curriculum/goal_x"] for row in rows)
+
+
+def test_the_sampler_of_the_docs_samples() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "curriculum.md").read_text(encoding="utf-8")
+    code, names = text.split("```python\n")[1].split("```")[0], {}
+    exec(code, names)
+    sampler = names["Alternating"](TWO, 8)
+    slow, fast = (sampler.sample(i, KEY).column("difficulty") for i in (0, 1))
+    assert slow.max() < 1 < fast.min()
