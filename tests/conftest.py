@@ -67,6 +67,15 @@ def trained_run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def after_torch():
+    """Run code in a process that has imported torch and nothing of ours; see helpers/process.py."""
+    from helpers.process import processes_after_torch
+
+    with processes_after_torch() as run:
+        yield run
+
+
+@pytest.fixture(scope="session")
 def recording():
     """An adaptation of two tasks of point-goal, in two rounds."""
     from helpers.recording import recorded
