@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from helpers.short_checks import checked_in_short
 
-from metarl.check import suite, trajectory
+from metarl.check import suite
 from metarl.check.suite import CHECKS, check_family, title
-from metarl.tasks.family import TaskFamily, replace_attributes
+from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family, list_families
 
 EXAMPLE = f"{Path(__file__).parents[2] / 'docs' / 'examples' / 'my_robot.py'}:MyRobot"
@@ -17,20 +18,13 @@ def family(request: pytest.FixtureRequest) -> TaskFamily:
     return find_family(request.param)
 
 
-STEPS = {
-    (suite, "LONGEST"): 24, (suite, "STEPS"): 24, (trajectory, "STEPS"): 24, (suite, "MANY"): 60,
-}  # fmt: skip
-WHOLE = (suite.check_finite, suite.check_parameters)
-"""Checks of runs in which no episode ends."""
 LONG = ("finite", "alone", "plain_loop", "order", "horizon", "threads")
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_family(family: TaskFamily, check, monkeypatch) -> None:
-    """In runs of 24 steps, in which three episodes begin; the test below goes to the end of one."""
-    for (module, name), steps in STEPS.items():
-        monkeypatch.setattr(module, name, steps)
-    check(family if check in WHOLE else replace_attributes(family, horizon=8))
+    """In a few steps; the test below goes to the end of an episode."""
+    checked_in_short(family, check, monkeypatch)
 
 
 @pytest.mark.slow
