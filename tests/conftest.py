@@ -1,4 +1,12 @@
-"""Settings for every test: quiet threads and reproducible examples."""
+"""Settings for every test: quiet threads, reproducible examples, and what many tests share.
+
+How tests stay cheap. A process that imports torch costs two seconds: `helpers.process.forked` has
+all that this one imported, and `after_torch` nothing but torch. A chart costs a tenth of a second:
+a page that is only read needs none. Time goes with steps: a family's `horizon` can be patched, and
+a few short episodes show more than the first part of a long one. What every family or learner goes
+through is paid some forty times over. Each worker of pytest-xdist makes the fixtures of a module
+or a session for itself: what takes long and is used once belongs in one test.
+"""
 
 from __future__ import annotations
 
