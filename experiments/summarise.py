@@ -31,10 +31,10 @@ What was trained: algorithms on families, made from the files in `experiments/re
 at this length. Mean return over the tasks of a split and over seeds, with deterministic actions;
 [lowest, highest seed]. *train = held-out* marks families whose held-out tasks are the training
 tasks: their rows show adaptation, but no generalisation. *Before* is the same policy before it
-has seen the task, in rows of MAML-TRPO; RL² and PEARL adapt within their *first episode* already, so
-that it is not blind. *Standing still* is the score of no action at all. How many episodes of a task a
-learner has seen by the time it has adapted differs between algorithms, so every return after
-adaptation says after how many. [The protocol](protocol.md) has the details.
+has seen the task, in rows of MAML-TRPO; RL² and PEARL adapt within their *first episode*, which is
+not blind. *Standing still* is the score of no action at all. How many episodes of a task a learner
+has seen by the time it has adapted differs between algorithms, so every return after adaptation
+says after how many. [The protocol](protocol.md) has the details.
 
 {BEGIN}
 """
