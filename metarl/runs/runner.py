@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metarl.base.errors import UserError, quoted
+from metarl.base.errors import UserError, check_kinds, quoted
 from metarl.base.files import file_errors, write_json
 from metarl.base.keys import Key
 from metarl.base.plugins import reference
@@ -27,14 +27,17 @@ from metarl.base.trust import remember
 from metarl.base.versions import versions
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.divergence import DivergenceWatch, nonfinite_metrics, refuse_nonfinite
+from metarl.learning.learner import Learner
 from metarl.runs.callback import Callback
 from metarl.runs.config import Position, TrainConfig, default_out, goal
 from metarl.runs.progress import TrainingProgress, closing_lines, evaluation_line, opening_line
 from metarl.runs.run_folder import RunFolder, has_trained
 from metarl.runs.shards import evaluate_shards, meet, refuse_apart
 from metarl.runs.signals import IterationAborted, StopSignals, TrainingStopped
+from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.factory import SizedWorlds
+from metarl.worlds.vector import VecWorlds, check_worlds
 
 __all__ = ["Callback", "IterationFunction", "Runner", "TrainConfig", "meta_train"]
 
@@ -42,9 +45,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.logger import Logger
 
     from metarl.learning.evaluation import Report
-    from metarl.learning.learner import Learner
-    from metarl.tasks.distribution import TaskDistribution, Tasks
-    from metarl.worlds.vector import VecWorlds
+    from metarl.tasks.distribution import Tasks
 
 IterationFunction = Callable[[int, "Learner", dict[str, float]], None]
 """Called after every iteration with its number (from 1), the learner and its metrics."""
@@ -83,6 +84,9 @@ def meta_train(
             the weights stop being finite. The newest checkpoint is good in each case.
         TrainingStopped: SIGINT, SIGTERM or SIGHUP; the state is saved.
     """
+    check_kinds(learner=(learner, Learner), distribution=(distribution, TaskDistribution),
+                config=(config, TrainConfig), callbacks=(callbacks, Sequence))  # fmt: skip
+    check_worlds(worlds)
     kind, sharded = Runner, learner.ranks.shards > 1
     if not learner.ranks.leads:
         kind = importlib.import_module("metarl.runs.follower").Follower
@@ -126,6 +130,9 @@ class Runner:
         self.family, self.config, self.resume = worlds.family, config, resume
         self.callbacks = [one for one in callbacks if isinstance(one, Callback)]
         self.functions = [one for one in callbacks if not isinstance(one, Callback)]
+        for one in self.functions:
+            if not callable(one):
+                raise UserError(f"a callback must be a Callback or a function, not {one!r:.80}")
         self.position = Position() if resume is None else Position.to_resume(resume)
         self.divergence = DivergenceWatch(self.position)
         self.threads = physics_threads()
