@@ -149,9 +149,8 @@ class TaskDistribution:
 
     def __init__(self, family: TaskFamily) -> None:
         """Take the parameters of `family`. Raises UserError if it is none."""
-        from metarl.tasks.family import TaskFamily
-
-        check_kinds(family=(family, TaskFamily))
+        if not isinstance(getattr(family, "params", None), tuple):
+            raise UserError(f"family must be of type TaskFamily, not {family!r:.80}")
         self.family = family
         self._split_name = getattr(family, "split_name", "") or family.name
         self.params = family.params
