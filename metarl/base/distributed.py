@@ -29,8 +29,8 @@ TIMEOUT = 600
 
 T = TypeVar("T")
 
-if "WORLD_SIZE" in os.environ:  # as it loads, torch reads whether to print C++ frames of a wait
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+if "WORLD_SIZE" in os.environ:  # torch reads it as it loads; or a wait prints 50 C++ frames
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 
 
 class LostRankError(UserError):
