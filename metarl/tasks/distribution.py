@@ -116,7 +116,8 @@ class Tasks:
         """Read what `to_json` wrote. Raises UserError if it is malformed."""
         check_kinds(tasks=(data, Mapping))
         try:
-            return cls(str(data["family"]), tuple(data["names"]), data["values"])
+            values = data["values"]
+            return cls(str(data["family"]), tuple(data["names"]), values)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"tasks JSON is malformed: {error}") from None
 
