@@ -65,7 +65,7 @@ CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: metarl.evaluate(maml(), worlds(), 2, seed=None), "a seed must be a whole number"),  # type: ignore[arg-type]
     (lambda: Key(0.5), "a seed must be a whole number, not 0.5"),  # type: ignore[arg-type]
     (lambda: train(learner=None), "learner must be of type Learner, not None"),
-    (lambda: train(worlds=[]), "worlds must be such as"),
+    (lambda: train(worlds=[]), "worlds must be of type VecWorlds, not []"),
     (lambda: train(distribution=worlds().family), "distribution must be of type TaskDistribution"),
     (lambda: train(config={}), "config must be of type TrainConfig, not {}"),
     (lambda: train(callbacks=3), "callbacks must be of type Sequence"),

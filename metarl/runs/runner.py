@@ -29,7 +29,7 @@ from metarl.curriculum import make_sampler
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.divergence import DivergenceWatch, nonfinite_metrics, refuse_nonfinite
 from metarl.learning.learner import Learner
-from metarl.runs.callback import Callback
+from metarl.runs.callback import Callback, check_callbacks
 from metarl.runs.config import Position, TrainConfig, default_out, goal
 from metarl.runs.progress import TrainingProgress, closing_lines, evaluation_line, opening_line
 from metarl.runs.run_folder import RunFolder, has_trained
@@ -37,7 +37,7 @@ from metarl.runs.shards import evaluate_shards, meet, refuse_apart, refuse_other
 from metarl.runs.signals import IterationAborted, StopSignals, TrainingStopped
 from metarl.tasks.distribution import TaskDistribution
 from metarl.worlds.factory import SizedWorlds
-from metarl.worlds.vector import VecWorlds, check_worlds
+from metarl.worlds.vector import VecWorlds
 
 __all__ = ["Callback", "IterationFunction", "Runner", "TrainConfig", "meta_train"]
 
@@ -74,8 +74,7 @@ def meta_train(
         worlds: tasks_per_iteration x rollouts_per_task worlds.
         distribution: where tasks come from.
         config: how long, how often, where to. Its number of threads holds until this returns.
-        callbacks: functions that are called after every iteration, and `Callback` objects, such
-            as `metarl.callbacks.default_callbacks` returns; in order.
+        callbacks: functions called after every iteration, and `Callback`s (`metarl.callbacks`).
         resume: a loaded checkpoint of such a run to go on from, to the same bits.
         sampler: of the training tasks, tasks_per_iteration each time; None: what `config` asks for.
 
@@ -87,9 +86,9 @@ def meta_train(
             the weights stop being finite. The newest checkpoint is good in each case.
         TrainingStopped: SIGINT, SIGTERM or SIGHUP; the state is saved.
     """
-    check_kinds(learner=(learner, Learner), distribution=(distribution, TaskDistribution),
-                config=(config, TrainConfig), callbacks=(callbacks, Sequence))  # fmt: skip
-    check_worlds(worlds)
+    check_kinds(learner=(learner, Learner), worlds=(worlds, VecWorlds), config=(config, TrainConfig),
+                distribution=(distribution, TaskDistribution))  # fmt: skip
+    check_callbacks(callbacks)
     kind, sharded = Runner, learner.ranks.shards > 1
     if not learner.ranks.leads:
         kind = importlib.import_module("metarl.runs.follower").Follower
@@ -127,9 +126,6 @@ class Runner:
         self.family, self.config, self.resume = worlds.family, config, resume
         self.callbacks = [one for one in callbacks if isinstance(one, Callback)]
         self.functions = [one for one in callbacks if not isinstance(one, Callback)]
-        for one in self.functions:
-            if not callable(one):
-                raise UserError(f"a callback must be a Callback or a function, not {one!r:.80}")
         self.position = Position() if resume is None else Position.to_resume(resume)
         self.divergence = DivergenceWatch(self.position)
         self.threads = physics_threads()
