@@ -102,7 +102,7 @@ CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: Interval(torch.zeros(2), 1.0), "Interval"),  # type: ignore[arg-type]
     (lambda: Tasks("f", 3, np.zeros((1, 1))), "names must be of type"),  # type: ignore[arg-type]
     (lambda: Tasks("f", ("a",), "x"), "values must be numbers (M, P), not 'x'"),  # type: ignore[arg-type]
-    (lambda: Tasks.from_json([]), "tasks must be of type Mapping"),  # type: ignore[arg-type]
+    (lambda: Tasks.from_json([]), "tasks JSON is malformed"),  # type: ignore[arg-type]
 ]  # fmt: skip
 
 

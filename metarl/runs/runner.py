@@ -86,8 +86,8 @@ def meta_train(
             the weights stop being finite. The newest checkpoint is good in each case.
         TrainingStopped: SIGINT, SIGTERM or SIGHUP; the state is saved.
     """
-    check_kinds(learner=(learner, Learner), worlds=(worlds, VecWorlds), config=(config, TrainConfig),
-                distribution=(distribution, TaskDistribution))  # fmt: skip
+    check_kinds(distribution=(distribution, TaskDistribution), config=(config, TrainConfig),
+                learner=(learner, Learner), worlds=(worlds, VecWorlds))  # fmt: skip
     check_callbacks(callbacks)
     kind, sharded = Runner, learner.ranks.shards > 1
     if not learner.ranks.leads:

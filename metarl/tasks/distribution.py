@@ -114,11 +114,10 @@ class Tasks:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Tasks:
         """Read what `to_json` wrote. Raises UserError if it is malformed."""
-        check_kinds(tasks=(data, Mapping))
         try:
             values = data["values"]
             return cls(str(data["family"]), tuple(data["names"]), values)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"tasks JSON is malformed: {error}") from None
 
 
