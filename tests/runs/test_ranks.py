@@ -112,6 +112,7 @@ def test_what_a_rank_tells(monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert not says(own)  # both found it before they met
+    assert says(lost)  # it cannot reach the others, who know nothing of that
     monkeypatch.setattr("metarl.base.distributed._joined", True)
     assert [says(e) for e in (own, lost, KeyboardInterrupt())] == [True, False, False]
 

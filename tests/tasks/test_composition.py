@@ -300,7 +300,7 @@ def test_a_family_of_a_file_takes_variations(tmp_path: Path) -> None:
          "'cart+goal': it has a parameter 'goal' already"),
         (lambda: with_params(Cart(), Param("latency", Interval(0, 1))),
          "'latency' is one of its variations: use find_family('cart+latency')"),
-        (lambda: with_params(Cart(), "payload"), "with_params takes Params, not payload"),
+        (lambda: with_params(Cart(), "payload"), "with_params takes Params, not 'payload'"),
         (lambda: with_params(Cart, Param("mass", Interval(0, 1), edit=scale("body_mass", "kart"))),
          "'cart+mass', parameter 'mass': the model has no body 'kart' (did you mean 'cart'?)"),
     ],
