@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metarl.base.keys import Key
 from metarl.learning.learner import Learner, load_tensors, refuse_misfit
@@ -34,7 +34,7 @@ from metarl.modules.optim import ClippedAdam
 from metarl.modules.replay import TaskReplay, claim
 from metarl.modules.settings import Count, Layers, NonNegative, Positive
 from metarl.modules.trials import ending, step_after, trial_episodes, with_ending
-from metarl.networks.belief import BeliefEncoder, Decoder, chained_kl
+from metarl.networks.belief import BeliefEncoder, Chosen, Trials, TrialVae
 from metarl.networks.memory import MemoryState, make_memory
 from metarl.networks.normalise import RunningMoments
 from metarl.networks.task_mlp import Gaussian
@@ -47,6 +47,10 @@ from metarl.worlds.vector import Spec, Step, VecWorlds
 class VaribadConfig(FeedForwardSettings):
     """Settings of VariBAD."""
 
+    epochs: Count = 5
+    """Passes of the policy over the transitions of an iteration."""
+    batch_size: Count = 1000
+    """Transitions in a gradient step of the policy, about: a pass is cut evenly."""
     memory: Literal["gru", "lstm", "mingru", "s5", "transformer", "snail"] = "gru"
     """The encoder's sequence backbone."""
     units: Count = 128
@@ -104,23 +108,6 @@ class Trial(NamedTuple):
     """(episodes, B)"""
 
 
-class Trials(NamedTuple):
-    """Trials that encoder and decoders learn from, T steps of n each; scaled, but for `valid`."""
-
-    inputs: Tensor
-    """(T, n, I) what the encoder sees at each step"""
-    obs: Tensor
-    """(T, n, O)"""
-    action: Tensor
-    """(T, n, A)"""
-    reward: Tensor
-    """(T, n, 1)"""
-    next_obs: Tensor
-    """(T, n, O)"""
-    valid: Tensor
-    """(T, n) 1, or 0 where the physics diverged"""
-
-
 class Varibad(Learner):
     """Bayes-adaptive control: PPO on observations and beliefs."""
 
@@ -141,16 +128,11 @@ class Varibad(Learner):
                 config.memory, config.embedding, config.units, layers=config.layers,
                 heads=config.heads, context=config.episodes * spec.horizon,
             )  # fmt: skip
-            self.encoder = BeliefEncoder(o + a + 2, config.embedding, memory, latent)
-            self.decoders = nn.ModuleDict(
-                {"reward": Decoder(2 * o + a, latent, config.decoder_hidden, 1)}
-            )
-            if config.decode_state:
-                self.decoders["state"] = Decoder(o + a, latent, config.decoder_hidden, o)
-        self.encoder.to(self.device)
-        self.decoders.to(self.device)
-        weights = [*self.encoder.parameters(), *self.decoders.parameters()]
-        self.vae_adam = ClippedAdam(weights, config.vae_lr)
+            encoder = BeliefEncoder(o + a + 2, config.embedding, memory, latent)
+            self.vae = TrialVae(
+                encoder, (o, a, latent), config.decoder_hidden, decode_state=config.decode_state
+            ).to(self.device)
+        self.vae_adam = ClippedAdam(list(self.vae.parameters()), config.vae_lr)
         self.obs_moments = RunningMoments(o, self.device)
         self.reward_moments = RunningMoments(1, self.device)
         wide = spec._replace(observation_size=o + 2 * latent)
@@ -160,7 +142,7 @@ class Varibad(Learner):
         self.lr = torch.tensor(config.lr, dtype=torch.float64)
         self._replay: TaskReplay | None = None
         self._parts = {
-            "encoder": self.encoder, "decoders": self.decoders, "vae_adam": self.vae_adam,
+            "vae": self.vae, "vae_adam": self.vae_adam,
             "obs": self.obs_moments, "reward": self.reward_moments,
             "seen": self.ppo.obs_moments, "return": self.ppo.return_moments,
         }  # fmt: skip
@@ -171,7 +153,7 @@ class Varibad(Learner):
         """Return an empty memory and the prior, N(0, I), for every world."""
         none = torch.zeros(tasks * worlds, self.config.latent_size, device=self.device)
         last = none.new_zeros(tasks * worlds, self.spec.action_size + 1)
-        return State(self.encoder.memory.begin(tasks * worlds), Gaussian(none, none), last)
+        return State(self.vae.encoder.memory.begin(tasks * worlds), Gaussian(none, none), last)
 
     def act(
         self, step: Step, state: State, *, explore: bool, noise: Tensor | None
@@ -185,7 +167,7 @@ class Varibad(Learner):
         self, step: Step, state: State, *, explore: bool, noise: Tensor | None
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
         """Act, and record the belief, (B, 2 L), for the update."""
-        belief, memory = self.encoder.step(
+        belief, memory = self.vae.encoder.step(
             self._inputs(with_ending(step, state.last)), state.memory
         )
         told = torch.cat(belief, -1)
@@ -279,7 +261,9 @@ class Varibad(Learner):
             for _ in range(config.vae_updates):
                 trials, chosen = self._sample(replay, count, draws)
                 gradient, metrics = ppo.parallel_gradient(
-                    lambda ids, trials=trials, chosen=chosen: self._vae_loss(trials, ids, chosen),
+                    lambda ids, trials=trials, chosen=chosen: self.vae.loss(
+                        trials, ids, chosen, config.kl_weight
+                    ),
                     self.vae_adam.params,
                     [self._split(part) for part in self.ranks.slices(count)], pool, self.ranks,
                 )  # fmt: skip
@@ -290,26 +274,21 @@ class Varibad(Learner):
 
     def _split(self, part: slice) -> Sequence[Tensor]:
         """Return the ids of a shard's trials in parts, for a thread each."""
-        ids, least = torch.arange(part.start, part.stop), self.encoder.memory.worth_a_thread
+        ids, least = torch.arange(part.start, part.stop), self.vae.encoder.memory.worth_a_thread
         threads = min(self.config.shards, len(ids) // least) if self.device.type == "cpu" else 1
         return ids.to(self.device).chunk(max(1, threads))
 
     def _sample(
         self, replay: TaskReplay, count: int, draws: torch.Generator
-    ) -> tuple[Trials, tuple[Tensor, Tensor, Tensor]]:
-        """Draw trials, the steps whose beliefs are decoded, those predicted, and noise for z."""
+    ) -> tuple[Trials, Chosen]:
+        """Draw trials, and which terms of their objective to compute."""
         where = torch.zeros(1, dtype=torch.int64, device=self.device)
-        rows = replay.sample(where, count, draws)[0]
-        steps = self.config.episodes * self.spec.horizon
+        rows, config = replay.sample(where, count, draws)[0], self.config
+        steps = config.episodes * self.spec.horizon
         trials = self._trials(rows.view(count, steps, -1).transpose(0, 1).contiguous())
-        encoded, decoded = (
-            _spread(min(number, steps), steps, draws)
-            for number in (self.config.beliefs, self.config.decoded_steps)
+        return trials, Chosen.sample(
+            count, steps, config.beliefs, config.decoded_steps, config.latent_size, draws
         )
-        noise = torch.randn(
-            len(encoded), count, self.config.latent_size, device=self.device, generator=draws
-        )
-        return trials, (encoded, decoded, noise)
 
     def _trials(self, rows: Tensor) -> Trials:
         """Return (T, n, W) rows that `_packed` made, scaled."""
@@ -321,47 +300,6 @@ class Varibad(Learner):
         obs, after = inputs[..., :o], self.obs_moments.normalise(after)
         gain = self.reward_moments.normalise(gain)
         return Trials(inputs, obs, action, gain, after, valid[..., 0])
-
-    def _vae_loss(
-        self, trials: Trials, ids: Tensor, chosen: tuple[Tensor, Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Return the part of the trials `ids` in the loss, and metrics that add up likewise.
-
-        The loss is minus the objective, per step that is predicted: the mean squared errors of the
-        decoded steps, halved, and β / T of the mean divergence of a belief from the one before.
-
-        Args:
-            trials: n of T steps.
-            ids: which of them.
-            chosen: (N,) steps whose beliefs are decoded, (I,) steps that are predicted from each of
-                them, and (N, n, L) standard normal numbers that draw z.
-
-        Returns:
-            The loss; and (3,) squared error of the reward, squared error of the next observation
-            summed over its numbers, and divergence in nats.
-        """
-        encoded, decoded, noise = chosen
-        steps, count = trials.valid.shape
-        weight = trials.valid[decoded]
-        weight = weight[:, ids] / (weight.sum().clamp(min=1.0) * len(encoded))
-        belief = self.encoder(trials.inputs[:, ids])
-        z = torch.addcmul(belief.mean[encoded], noise[:, ids], belief.log_std[encoded].exp())
-        obs, action, reward, after = (
-            part[decoded[:, None], ids]
-            for part in (trials.obs, trials.action, trials.reward, trials.next_obs)
-        )
-
-        def error(of: str, given: tuple[Tensor, ...], target: Tensor) -> Tensor:
-            found = self.decoders[of](torch.cat(given, -1), z)
-            return ((found - target).square().sum(-1) * weight).sum()
-
-        reward_error = error("reward", (obs, action, after), reward)
-        state_error = torch.zeros_like(reward_error)
-        if self.config.decode_state:  # what changes: to predict that little does is no merit
-            state_error = error("state", (obs, action), after - obs)
-        kl = chained_kl(belief).sum() / (steps * count)
-        loss = 0.5 * (reward_error + state_error) + self.config.kl_weight / steps * kl
-        return loss, torch.stack((reward_error, state_error, kl)).detach()
 
     def _memory(self) -> TaskReplay:
         """Return the replay, a row a trial; allocated when first needed."""
@@ -378,10 +316,12 @@ class Varibad(Learner):
 
     # --- saving --------------------------------------------------------------------------------
 
+    def _policy(self) -> dict[str, Tensor]:
+        adam = {f"adam.{name}": tensor for name, tensor in self.adam._asdict().items()}
+        return {"params": self.params, "lr": self.lr, **adam}
+
     def _weights(self) -> dict[str, Tensor]:
-        tensors = {"params": self.params, "lr": self.lr}
-        tensors |= {f"adam.{name}": tensor for name, tensor in self.adam._asdict().items()}
-        return tensors | {
+        return self._policy() | {
             f"{part}.{name}": tensor.detach()
             for part, holder in self._parts.items()
             for name, tensor in holder.state_dict().items()
@@ -396,7 +336,7 @@ class Varibad(Learner):
 
     def policy_state_dict(self) -> dict[str, Tensor]:
         """Return policy, encoder, and the statistics that scale what they see."""
-        kept = ("params", "encoder.", "obs.", "reward.", "seen.")
+        kept = ("params", "vae.encoder.", "obs.", "reward.", "seen.")
         return {name: t for name, t in self._weights().items() if name.startswith(kept)}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
@@ -408,8 +348,7 @@ class Varibad(Learner):
             holder.load_state_dict(
                 {k.removeprefix(prefix): t for k, t in weights.items() if k.startswith(prefix)}
             )
-        own = {"params": self.params, "lr": self.lr}
-        own |= {f"adam.{name}": tensor for name, tensor in self.adam._asdict().items()}
+        own = self._policy()
         load_tensors(own, {name: weights[name] for name in own}, self.name)
         self._replay = None
         if replay:
@@ -426,10 +365,3 @@ def _packed(rollout: Rollout) -> Tensor:
     rows = torch.cat([part.float() for part in parts], -1)
     rows = torch.where(rollout.valid[..., None], rows, rows.nan_to_num(0.0, 0.0, 0.0))
     return rows.transpose(0, 1).flatten(1)
-
-
-def _spread(count: int, steps: int, draws: torch.Generator) -> Tensor:
-    """Draw `count` of `steps` steps, one in each of as many equal parts, in order."""
-    unit = torch.rand(count, device=draws.device, generator=draws)
-    first = torch.arange(count, device=draws.device)
-    return ((first + unit) * (steps / count)).long().clamp(max=steps - 1)

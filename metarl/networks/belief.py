@@ -8,6 +8,7 @@ those to come. So the belief holds what is known of the task by then, and how su
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -85,3 +86,112 @@ def chained_kl(belief: Gaussian) -> Tensor:
     """Return (T, B) KL divergences in nats of each belief from the one before, N(0, I) at first."""
     before = Gaussian(*(torch.cat((torch.zeros_like(p[:1]), p[:-1])) for p in belief))
     return belief.kl(before)
+
+
+class Trials(NamedTuple):
+    """Trials of T steps, n of them, scaled as networks see them."""
+
+    inputs: Tensor
+    """(T, n, I) what the encoder sees at each step"""
+    obs: Tensor
+    """(T, n, O)"""
+    action: Tensor
+    """(T, n, A)"""
+    reward: Tensor
+    """(T, n, 1)"""
+    next_obs: Tensor
+    """(T, n, O)"""
+    valid: Tensor
+    """(T, n) 1, or 0 where the physics diverged"""
+
+
+class Chosen(NamedTuple):
+    """Which terms of the objective of n trials are computed: all of them, or a sample."""
+
+    encoded: Tensor
+    """(N,) int64 steps whose beliefs are decoded"""
+    decoded: Tensor
+    """(I,) int64 steps that are predicted from each of them"""
+    noise: Tensor
+    """(N, n, L) standard normal, draws of z"""
+
+    @classmethod
+    def sample(
+        cls, trials: int, steps: int, encoded: int, decoded: int, latent: int,
+        draws: torch.Generator,
+    ) -> Chosen:  # fmt: skip
+        """Draw `encoded` and `decoded` of the steps, all of them if there are no more."""
+        first, second = (_spread(min(n, steps), steps, draws) for n in (encoded, decoded))
+        shape = (len(first), trials, latent)
+        return cls(first, second, torch.randn(shape, device=draws.device, generator=draws))
+
+
+class TrialVae(nn.Module):
+    """Encoder and decoders of trials, and the objective that they are learned by."""
+
+    def __init__(
+        self, encoder: BeliefEncoder, sizes: tuple[int, int, int], hidden: tuple[int, ...], *,
+        decode_state: bool,
+    ) -> None:  # fmt: skip
+        """Initialise the decoders; torch's global generator decides the weights.
+
+        Args:
+            encoder: whose beliefs they decode.
+            sizes: O, A and L.
+            hidden: units of the hidden layers of a decoder.
+            decode_state: whether there is one for the next observation.
+        """
+        super().__init__()
+        o, a, latent = sizes
+        self.encoder = encoder
+        self.reward = Decoder(2 * o + a, latent, hidden, 1)
+        self.state = Decoder(o + a, latent, hidden, o) if decode_state else None
+
+    def loss(
+        self, trials: Trials, ids: Tensor, chosen: Chosen, kl_weight: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return the part of the trials `ids` in the loss, and metrics that add up likewise.
+
+        The loss is minus the objective, for each step that is predicted: the mean over beliefs and
+        predicted steps of the squared errors, halved, and β / T of the mean divergence of a belief
+        from the one before.
+
+        Args:
+            trials: n of T steps.
+            ids: which of them.
+            chosen: the terms.
+            kl_weight: β.
+
+        Returns:
+            The loss; and (3,) squared error of the reward, squared error of the next observation
+            summed over its numbers, and divergence in nats.
+        """
+        encoded, decoded, noise = chosen
+        steps, count = trials.valid.shape
+        weight = trials.valid[decoded]
+        weight = weight[:, ids] / (weight.sum().clamp(min=1.0) * len(encoded))
+        belief = self.encoder(trials.inputs[:, ids])
+        z = torch.addcmul(belief.mean[encoded], noise[:, ids], belief.log_std[encoded].exp())
+        obs, action, reward, after = (
+            part[decoded[:, None], ids]
+            for part in (trials.obs, trials.action, trials.reward, trials.next_obs)
+        )
+
+        def error(decoder: Decoder, given: tuple[Tensor, ...], target: Tensor) -> Tensor:
+            found = decoder(torch.cat(given, -1), z)
+            return ((found - target).square().sum(-1) * weight).sum()
+
+        reward_error = error(self.reward, (obs, action, after), reward)
+        state_error = torch.zeros_like(reward_error)
+        if self.state is not None:  # how it changes: that it changes little is no merit
+            state_error = error(self.state, (obs, action), after - obs)
+        kl = chained_kl(belief).sum() / (steps * count)
+        loss = 0.5 * (reward_error + state_error) + kl_weight / steps * kl
+        return loss, torch.stack((reward_error, state_error, kl)).detach()
+
+
+def _spread(count: int, steps: int, draws: torch.Generator) -> Tensor:
+    """Draw `count` of `steps` steps, one in each of as many equal parts, in order."""
+    unit = torch.rand(count, device=draws.device, generator=draws)
+    first = torch.arange(count, device=draws.device)
+    return ((first + unit) * (steps / count)).long().clamp(max=steps - 1)
