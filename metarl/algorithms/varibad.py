@@ -252,10 +252,9 @@ class Varibad(Learner):
         """Take new trials into the replay, and make gradient steps on a sample of it."""
         replay, config = self._memory(), self.config
         for rows in self.ranks.every([_packed(part) for part in rollouts]):  # each rank holds all
-            here = rows.to(self.device)[None]
-            one = torch.zeros(1, dtype=torch.int64)
-            replay.add(one, here, torch.ones(here.shape[:2], dtype=torch.bool))
-        draws = torch.Generator(self.device).manual_seed(key.fold("beliefs").seed())
+            new = torch.ones(1, len(rows), dtype=torch.bool)
+            replay.add(torch.zeros(1, dtype=torch.int64), rows[None], new)
+        draws = key.fold("beliefs").torch()
         count, found = max(config.vae_trials, self.ranks.shards), []
         with ppo.thread_pool() as pool:
             for _ in range(config.vae_updates):
@@ -282,13 +281,13 @@ class Varibad(Learner):
         self, replay: TaskReplay, count: int, draws: torch.Generator
     ) -> tuple[Trials, Chosen]:
         """Draw trials, and which terms of their objective to compute."""
-        where = torch.zeros(1, dtype=torch.int64, device=self.device)
-        rows, config = replay.sample(where, count, draws)[0], self.config
+        rows, config = replay.sample(torch.zeros(1, dtype=torch.int64), count, draws), self.config
         steps = config.episodes * self.spec.horizon
-        trials = self._trials(rows.view(count, steps, -1).transpose(0, 1).contiguous())
-        return trials, Chosen.sample(
+        rows = rows[0].view(count, steps, -1).transpose(0, 1).contiguous()
+        chosen = Chosen.sample(
             count, steps, config.beliefs, config.decoded_steps, config.latent_size, draws
         )
+        return self._trials(rows.to(self.device)), Chosen(*(t.to(self.device) for t in chosen))
 
     def _trials(self, rows: Tensor) -> Trials:
         """Return (T, n, W) rows that `_packed` made, scaled."""
@@ -302,16 +301,16 @@ class Varibad(Learner):
         return Trials(inputs, obs, action, gain, after, valid[..., 0])
 
     def _memory(self) -> TaskReplay:
-        """Return the replay, a row a trial; allocated when first needed."""
+        """Return the replay, a row a trial, in the host's memory; allocated when first needed."""
         if self._replay is None:
             spec, config = self.spec, self.config
             width = 2 * (spec.observation_size + spec.action_size) + 4
             width *= config.episodes * spec.horizon
             claim(
-                f"{config.replay_trials} trials", 4 * config.replay_trials * width, self.device,
-                f"replay_trials (now {config.replay_trials})",
+                f"{config.replay_trials} trials", 4 * config.replay_trials * width,
+                torch.device("cpu"), f"replay_trials (now {config.replay_trials})",
             )  # fmt: skip
-            self._replay = TaskReplay(1, config.replay_trials, width, self.device)
+            self._replay = TaskReplay(1, config.replay_trials, width)
         return self._replay
 
     # --- saving --------------------------------------------------------------------------------
@@ -364,4 +363,4 @@ def _packed(rollout: Rollout) -> Tensor:
     )  # fmt: skip
     rows = torch.cat([part.float() for part in parts], -1)
     rows = torch.where(rollout.valid[..., None], rows, rows.nan_to_num(0.0, 0.0, 0.0))
-    return rows.transpose(0, 1).flatten(1)
+    return rows.transpose(0, 1).flatten(1).cpu()

@@ -123,7 +123,7 @@ class Chosen(NamedTuple):
         """Draw `encoded` and `decoded` of the steps, all of them if there are no more."""
         first, second = (_spread(min(n, steps), steps, draws) for n in (encoded, decoded))
         shape = (len(first), trials, latent)
-        return cls(first, second, torch.randn(shape, device=draws.device, generator=draws))
+        return cls(first, second, torch.randn(shape, generator=draws))
 
 
 class TrialVae(nn.Module):
@@ -192,6 +192,5 @@ class TrialVae(nn.Module):
 
 def _spread(count: int, steps: int, draws: torch.Generator) -> Tensor:
     """Draw `count` of `steps` steps, one in each of as many equal parts, in order."""
-    unit = torch.rand(count, device=draws.device, generator=draws)
-    first = torch.arange(count, device=draws.device)
-    return ((first + unit) * (steps / count)).long().clamp(max=steps - 1)
+    unit = torch.rand(count, generator=draws)
+    return ((torch.arange(count) + unit) * (steps / count)).long().clamp(max=steps - 1)

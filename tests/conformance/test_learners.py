@@ -30,6 +30,7 @@ VARIANTS = [
     ("maml-trpo", {"learn_inner_lr": True}),
     ("pearl", {"normalise": True, "adapt_every": 0}),
     *((name, {"privileged_critic": True}) for name in ("ppo", "rl2")),
+    ("varibad", {"memory": "mingru", "decode_state": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
 EXAMPLES = [
