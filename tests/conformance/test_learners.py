@@ -38,6 +38,7 @@ VARIANTS = [
     ("maml-trpo", {"learn_inner_lr": True}),
     ("pearl", {"normalise": True, "adapt_every": 0}),
     *((name, {"privileged_critic": True}) for name in ("ppo", "rl2")),
+    ("varibad", {"memory": "mingru", "decode_state": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
 EXAMPLES = [
@@ -49,6 +50,10 @@ NOISE_IN_THE_WEIGHTS = ("es-maml",)
 """Learners whose worlds explore by parameters of their own, not by noise in the actions."""
 SMALL = {
     "rl2": {"units": 16, "hidden": 16, "epochs": 2},
+    "varibad": {
+        "units": 8, "embedding": 8, "hidden": (8,), "decoder_hidden": (8,), "beliefs": 3,
+        "decoded_steps": 5, "vae_trials": 8, "vae_updates": 2, "epochs": 1, "replay_trials": 40,
+    },
     "pearl": {
         "train_tasks": TASKS, "hidden": (16,), "encoder_hidden": (16,), "meta_batch": 2,
         "batch_size": 16, "context_size": 8, "gradient_steps": 3, "initial_episodes": 2,

@@ -18,6 +18,10 @@ SMALL = {
     "ppo": {"hidden": (8,), "batch_size": 50},
     "finetune": {"hidden": (8,), "batch_size": 50},
     "rl2": {"hidden": 8, "units": 8},
+    "varibad": {
+        "units": 8, "embedding": 8, "hidden": (8,), "decoder_hidden": (8,), "beliefs": 3,
+        "decoded_steps": 5, "vae_trials": 8, "vae_updates": 2, "epochs": 1, "replay_trials": 40,
+    },
     "pearl": {
         "train_tasks": 8, "hidden": (8,), "encoder_hidden": (8,), "gradient_steps": 2,
         "meta_batch": 3, "batch_size": 8, "context_size": 4, "initial_episodes": 2,
