@@ -33,8 +33,12 @@ def holds_position(model: mujoco.MjModel) -> np.ndarray:
     on_joint = np.isin(model.actuator_trntype, _JOINTS) & (model.njnt > 0)
     if model.njnt:
         on_joint &= np.isin(model.jnt_type[joint], _ANGLES) & (model.jnt_limited[joint] != 0)
+    return on_joint & servos(model) & np.isin(model.actuator_dyntype, _DIRECT)
+
+
+def servos(model: mujoco.MjModel) -> np.ndarray:
+    """Return (nu,) bool: the actuators whose force is kp (control - length) - kd velocity."""
     kp = model.actuator_gainprm[:, 0]
     servo = (model.actuator_gaintype == int(mujoco.mjtGain.mjGAIN_FIXED)) & (kp != 0)
     servo &= model.actuator_biastype == int(mujoco.mjtBias.mjBIAS_AFFINE)
-    servo &= (model.actuator_biasprm[:, 0] == 0) & (model.actuator_biasprm[:, 1] == -kp)
-    return on_joint & servo & np.isin(model.actuator_dyntype, _DIRECT)
+    return servo & (model.actuator_biasprm[:, 0] == 0) & (model.actuator_biasprm[:, 1] == -kp)
