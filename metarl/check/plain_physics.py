@@ -67,12 +67,13 @@ def edited_model(family: TaskFamily, values: Sequence[float] | np.ndarray) -> mu
         family: whose model and parameters.
         values: (P,) the task.
     """
-    model = copy.copy(family.compiled_apart)
+    nominal = family.compiled_apart
+    model = copy.copy(nominal)
     column = 0
     for param in family.params:
         size = len(param.names)
         for edit in param.edits:
-            for k, (row, component) in enumerate(_places(model, edit)):
+            for k, (row, component) in enumerate(_places(nominal, edit)):
                 value = float(values[column + (k if size > 1 else 0)])
                 if edit.case is None:
                     _edit_row(model, edit, row, component, value)

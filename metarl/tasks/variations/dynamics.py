@@ -251,7 +251,8 @@ def _payload_and_offset(model: mujoco.MjModel) -> dict[str, Param]:
             param = PARAMS[f"com_{axis}"]
             found[param.name] = replace(
                 param, train=Interval(-near, near),
-                ood=(Interval(-far, -near), Interval(near, far)), edit=replace(param.edits[0], where=_base),
+                ood=(Interval(-far, -near), Interval(near, far)),
+                edit=replace(param.edits[0], where=_base),
             )  # fmt: skip
     most = PAYLOAD * float(model.body_subtreemass[base.body])
     found["payload"] = replace(
