@@ -28,6 +28,7 @@ from metarl.simulation.simulator import Simulator
 from metarl.tasks.family import TaskFamily, class_name, kebab
 from metarl.tasks.params import Interval, Param
 from metarl.tasks.variations.dynamics import AnyMass, dynamics_of
+from metarl.tasks.variations.terrain import OnAnyTerrain, terrain_of
 
 if TYPE_CHECKING:
     from metarl.tasks.distribution import Tasks
@@ -292,6 +293,7 @@ class _Told(TaskFamily):
 GENERIC_VARIATIONS: Mapping[str, Variation] = MappingProxyType(
     {
         "dynamics": Variation(dynamics_of, AnyMass, "masses, friction, joints, motors, payload"),
+        "terrain": Variation(terrain_of, OnAnyTerrain, "slopes, roughness, steps and gaps"),
         "latency": Variation((LATENCY,), _Latency, "motors that obey late"),
         "sensor-bias": Variation(_sensor_bias, _SensorBias, "sensors that are off by a constant"),
         "told": Variation((), _Told, "the task's parameters in the observation: for an oracle"),
