@@ -100,6 +100,10 @@ class Root:
             else:
                 self._turn = (*places, float(axis[k]), zero)
 
+    def column(self, axis: int) -> int:
+        """Return where in qpos the base's place along x (0) or z (2) is, of a free one y (1)."""
+        return self._at + axis if self.free else self._slides[axis][0]
+
     def position(self, sim: Backend, axis: int) -> Tensor:
         """Return (B, 1) the base's place along an axis of the world, 0 to 2, in m."""
         if self.free:

@@ -37,9 +37,9 @@ class OnTerrain(TaskFamily):
     """More than the fastest known policies reach, in m/s; the terrain is long enough for it."""
     scan: ClassVar[bool] = False
     """Whether the observation ends with the height scan."""
-    scan_x: ClassVar[tuple[float, ...]] = ()
+    scan_x: tuple[float, ...] = ()
     """Places of the scan ahead of the root, in m."""
-    scan_y: ClassVar[tuple[float, ...]] = (0.0,)
+    scan_y: tuple[float, ...] = (0.0,)
     """Places of the scan to its left, in m; with `scan_x` they make a grid. Planar robots: 0."""
 
     def __init__(self) -> None:
@@ -87,6 +87,15 @@ class OnTerrain(TaskFamily):
             return observed
         return torch.cat((observed, self.heights(sim) - self.root.position(sim, 2)), dim=1)
 
+    def told(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, n + N) the parameters, and the heights of the scan relative to the root, in m.
+
+        The number of a ground says nothing to a network: an oracle sees the ground itself. The
+        root's height is as it stands in qpos.
+        """
+        root = sim.qpos[:, self.root.column(2), None]
+        return torch.cat((super().told(sim, task), self.heights(sim) - root), dim=1)
+
 
 # --- +terrain ----------------------------------------------------------------------------------
 
@@ -105,6 +114,9 @@ class OnAnyTerrain(OnTerrain):
         """Return the compiled model of the robot with the bank of height fields."""
         model = spec.copy().compile()
         self.terrain = _measured(model, self.horizon * self.frame_skip * model.opt.timestep)
+        length = self.terrain.length
+        self.scan_x = tuple(length * 0.25 * k for k in range(-2, 9))
+        self.scan_y = (0.0,) if self.terrain.planar else (-0.5 * length, 0.0, 0.5 * length)
         next(geom for geom in spec.geoms if _is_plane(geom)).name = "floor"
         return super().build(spec)
 
