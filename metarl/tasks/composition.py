@@ -75,7 +75,8 @@ def variations(family: type[TaskFamily]) -> dict[str, Variation]:
                 f"family '{label}': '{name}' cannot name a variation: use kebab-case, and not "
                 f"{' or '.join(reserved)}"
             )
-    return {**(GENERIC_VARIATIONS if family.has_model else {}), **own}
+    generic = GENERIC_VARIATIONS if family.has_model else {}
+    return {**own, **{name: generic[name] for name in generic if name not in own}}
 
 
 def compose(family: type[TaskFamily], names: Sequence[str]) -> type[TaskFamily]:
@@ -292,9 +293,9 @@ class _Told(TaskFamily):
 GENERIC_VARIATIONS: Mapping[str, Variation] = MappingProxyType(
     {
         "dynamics": Variation(dynamics_of, AnyMass, "masses, friction, joints, motors, payload"),
-        "terrain": Variation(terrain_of, OnAnyTerrain, "slopes, roughness, steps and gaps"),
         "latency": Variation((LATENCY,), _Latency, "motors that obey late"),
         "sensor-bias": Variation(_sensor_bias, _SensorBias, "sensors that are off by a constant"),
+        "terrain": Variation(terrain_of, OnAnyTerrain, "slopes, roughness, steps and gaps"),
         "told": Variation((), _Told, "the task's parameters in the observation: for an oracle"),
     }
 )

@@ -90,7 +90,10 @@ def test_families(capsys):
         "goal_velocity", "[0,", "3]", "m/s", "[3,", "3.5]",
     ]  # fmt: skip
     assert "+dynamics +crippled" in out
-    assert "Each also takes +latency, +sensor-bias and +told." in out
+    assert (
+        "Each also takes +latency, +sensor-bias and +told; +dynamics and +terrain too, as far"
+        in out
+    )
 
 
 def test_some_families(capsys):

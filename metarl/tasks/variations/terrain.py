@@ -158,11 +158,15 @@ def _measured(model: mujoco.MjModel, seconds: float) -> Terrain:
     base = Root(model).base
     mine = (model.body_rootid[model.geom_bodyid] == model.body_rootid[base.body]).astype(bool)
     mine &= model.geom_rbound > 0
-    reach = model.geom_rbound[mine, None]
-    sides = (data.geom_xpos[mine] + reach).max(0) - (data.geom_xpos[mine] - reach).min(0)
-    length = round(max(_LENGTH * float(sides[[0, 2]].max()), 0.01), 2)
+    turn = data.geom_xmat[mine].reshape(-1, 3, 3)
+    middle = data.geom_xpos[mine] + np.einsum("gij,gj->gi", turn, model.geom_aabb[mine, :3])
+    half = np.einsum("gij,gj->gi", np.abs(turn), model.geom_aabb[mine, 3:])
+    low, high = (middle - half).min(0), (middle + half).max(0)
+    length = round(max(_LENGTH * float((high - low)[[0, 2]].max()), 0.01), 2)
+    stands = float(np.maximum(-low, high)[: 1 if base.kind == "planar" else 2].max())
     far = min(_SPEED * math.sqrt(length) * seconds + 2 * length, _FARTHEST * length)
     return Terrain(
         height=length * _HEIGHT, length=length, reach=float(math.ceil(far)), cell=length / 8,
-        bump_cell=length / 3, planar=base.kind == "planar", flat=1.5 * length,
+        bump_cell=length / 3, planar=base.kind == "planar",
+        flat=1.1 * stands + 0.05 * length,
     )  # fmt: skip
