@@ -18,8 +18,8 @@ ARM = """<mujoco model="arm"><option integrator="implicitfast" timestep=".004"/>
 </body></body></body></worldbody>
 <actuator><position name="shoulder" joint="shoulder" ctrlrange="-2 2"/>
 <position name="elbow" joint="elbow" ctrlrange="-2 2"/></actuator>
-<sensor><jointpos name="angle" joint="shoulder"/><framepos name="hand" objtype="site" objname="tip"/>
-</sensor></mujoco>"""
+<sensor><jointpos name="angle" joint="shoulder"/>
+<framepos name="hand" objtype="site" objname="tip"/></sensor></mujoco>"""
 
 WHEELED = """<mujoco model="wheeled"><option timestep=".004"/><worldbody>
 <geom type="plane" size="0 0 .1"/><body name="chassis" pos="0 0 .12"><freejoint/>

@@ -156,7 +156,7 @@ def dynamics(
     Raises:
         UserError: there is no such parameter, or it has no range.
     """
-    refuse_unknown("dynamics", patterns, [*PARAMS, "ranges"])
+    refuse_unknown("dynamics", patterns.keys() - PARAMS.keys(), [*PARAMS, "ranges"])
     ranges = dict(ranges or {})
     for name in ranges:
         if name not in patterns:
