@@ -105,7 +105,7 @@ def contact(
 
 
 def furnish(
-    spec: mujoco.MjSpec, *, floor: bool, actuators: PD | Sequence[PD],
+    spec: mujoco.MjSpec, floor: bool, actuators: PD | Sequence[PD],
     contacts: Mapping[str, Contact], home: HomePose,
 ) -> None:  # fmt: skip
     """Add to a specification what a family declares.
@@ -115,8 +115,8 @@ def furnish(
     """
     if floor:
         _add_floor(spec)
-    parts = (actuators,) if isinstance(actuators, PD) else tuple(actuators)
-    if not all(isinstance(part, PD) for part in parts):
+    parts = (actuators,) if isinstance(actuators, PD) else actuators
+    if not (isinstance(parts, tuple | list) and all(isinstance(part, PD) for part in parts)):
         raise UserError(f"actuators must be pd(…), or several in a tuple, not {actuators!r:.80}")
     if parts:
         _add_actuators(spec, parts, home)

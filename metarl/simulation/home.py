@@ -104,7 +104,7 @@ def _posed(model: mujoco.MjModel, pose: Mapping[str, float | Sequence[float]]) -
             takes = _NUMBERS[int(model.jnt_type[joint])]
             if numbers.shape not in ((n,) for n in takes) or not np.isfinite(numbers).all():
                 raise UserError(
-                    f"home: joint '{names[joint]}' takes {' or '.join(map(str, takes))} finite "
+                    f"joint '{names[joint]}' takes {' or '.join(map(str, takes))} finite "
                     f"numbers, not {value!r:.80}"
                 )
             qpos[joint_positions(model, joint)[: len(numbers)]] = numbers

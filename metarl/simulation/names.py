@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 import mujoco
@@ -34,7 +36,7 @@ def matching(patterns: str | Sequence[str], names: Sequence[str], what: str) -> 
         if not places:
             known = [name for name in names if name]
             raise UserError(
-                f"the model has no {what} '{pattern}'{did_you_mean(pattern.strip('*?'), known)}; "
+                f"the model has no {what} '{pattern}'{_meant(pattern, known)}; "
                 f"it has {', '.join(known) or 'none with a name'}"
             )
         if set(places) & set(found):
@@ -42,6 +44,19 @@ def matching(patterns: str | Sequence[str], names: Sequence[str], what: str) -> 
             raise UserError(f"{what} '{twice}' is named twice by {patterns!r}")
         found += places
     return found
+
+
+def _meant(pattern: str, names: Sequence[str]) -> str:
+    """A hint at a name, or at the pattern that has a word of the names in place of one of its."""
+    if not is_pattern(pattern):
+        return did_you_mean(pattern, names)
+    words = {word for name in names for word in re.split(r"[_/.-]", name)}
+    for part in re.split(r"[*?_/.-]", pattern):
+        for word in get_close_matches(part, sorted(words), 1) if part else ():
+            better = pattern.replace(part, word)
+            if part != word and any(fnmatchcase(name, better) for name in names):
+                return f" (did you mean '{better}'?)"
+    return ""
 
 
 def find(model: mujoco.MjModel, objects: mujoco.mjtObj, patterns: str | Sequence[str]) -> list[int]:

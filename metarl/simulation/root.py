@@ -109,7 +109,7 @@ class Root:
         if self.free:
             return sim.qpos[:, self._at + axis : self._at + axis + 1]
         if axis not in self._slides:
-            return torch.zeros_like(sim.time)
+            return torch.zeros_like(sim.qpos[:, :1])
         at, _, sign, offset = self._slides[axis]
         place = sim.qpos[:, at : at + 1]
         return place if (sign, offset) == (1.0, 0.0) else sign * place + offset
@@ -118,7 +118,7 @@ class Root:
         """Return (B, 4) the base's orientation."""
         if self.free:
             return sim.qpos[:, self._at + 3 : self._at + 7]
-        half, zero = self._pitch(sim) / 2, torch.zeros_like(sim.time)
+        half, zero = self._pitch(sim) / 2, torch.zeros_like(sim.qpos[:, :1])
         return torch.cat((half.cos(), zero, half.sin(), zero), dim=1)
 
     def linear_velocity(self, sim: Backend) -> Tensor:
@@ -126,7 +126,7 @@ class Root:
         if self.free:
             velocity = sim.qvel[:, self._start : self._start + 3]
         else:
-            zero = torch.zeros_like(sim.time)
+            zero = torch.zeros_like(sim.qpos[:, :1])
             (_, x, along, _), (_, z, up, _) = self._slides[0], self._slides[2]
             velocity = (along * sim.qvel[:, x : x + 1], zero, up * sim.qvel[:, z : z + 1])
             velocity = torch.cat(velocity, dim=1)
@@ -136,7 +136,7 @@ class Root:
         """Return (B, 3) the base's rates of turn in its own frame, rad/s."""
         if self.free:
             return sim.qvel[:, self._start + 3 : self._start + 6]
-        zero = torch.zeros_like(sim.time)
+        zero = torch.zeros_like(sim.qpos[:, :1])
         if self._turn is None:
             return zero.expand(-1, 3)
         _, dof, sign, _ = self._turn
@@ -149,13 +149,13 @@ class Root:
     def yaw(self, sim: Backend) -> Tensor:
         """Return (B, 1) the base's heading, rad; of a base in a plane 0."""
         if not self.free:
-            return torch.zeros_like(sim.time)
+            return torch.zeros_like(sim.qpos[:, :1])
         w, x, y, z = self.quaternion(sim).unbind(1)
         return torch.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))[:, None]
 
     def _pitch(self, sim: Backend) -> Tensor:
         if self._turn is None:
-            return torch.zeros_like(sim.time)
+            return torch.zeros_like(sim.qpos[:, :1])
         at, _, sign, zero = self._turn
         return sign * (sim.qpos[:, at : at + 1] - zero)
 

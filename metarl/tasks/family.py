@@ -139,9 +139,10 @@ class TaskFamily:
         End with ``super().build(spec)``, which compiles: what variations change in `build` comes
         between the family's own additions and the compilation.
         """
-        furnish(
-            spec, floor=self.floor, actuators=self.actuators, contacts=self.contacts, home=self.home
-        )
+        try:
+            furnish(spec, self.floor, self.actuators, self.contacts, self.home)
+        except UserError as error:
+            raise UserError(f"family '{self.name}': {error}") from None
         return self._compile_varied(spec)
 
     def _compile_varied(self, spec: mujoco.MjSpec) -> mujoco.MjModel:

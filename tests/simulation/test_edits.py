@@ -94,7 +94,7 @@ def test_options(model: mujoco.MjModel) -> None:
         (scale("opt.gravity", "torso"), "takes no names"),
         (scale("flex_friction", "rootx"), "no named object"),
         (scale("qpos0", "rotx"), "no joint 'rotx' .did you mean 'rootx'"),
-        (scale("body_mass", "*shan"), "no body .[*]shan. .did you mean .bshin"),
+        (scale("body_mass", "*shan"), "no body .[*]shan. .did you mean .[*]fshin"),
         (scale("geom_friction", "ffot"), "no geom 'ffot' .did you mean 'ffoot'"),
         (scale("dof_damping", "bshn"), "no joint 'bshn' .did you mean 'bshin'"),
         (scale("geom_friction", index=-1), "no index -1"),
