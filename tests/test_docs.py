@@ -238,7 +238,7 @@ def test_example_family_is_short():
 
 
 def test_example_of_a_bare_robot_is_short_and_stands():
-    """From bodies and joints to a command in at most 60 lines; it stands, and knows that it does."""
+    """From bodies and joints to a command in at most 60 lines; it stands, and feels that."""
     file = ROOT / "docs" / "examples" / "own_robot.py"
     assert len(file.read_text(encoding="utf-8").splitlines()) <= 60
     bare = mujoco.MjModel.from_xml_path(str(file.with_suffix(".xml")))
