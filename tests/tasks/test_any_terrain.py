@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import mujoco
 import numpy as np
 import pytest
 import torch
 from helpers.robots import ALL, DOG, robot
 
 from envs.variations import gymnasium_model
-from metarl import TaskDistribution, UserError, pd
+from metarl import Interval, Param, TaskDistribution, UserError, pd, scale
 from metarl.check.trajectory import run, worlds_of
 from metarl.tasks.composition import compose
 from metarl.worlds.model_probe import inert_parameter
@@ -51,6 +52,15 @@ def test_a_terrain_is_measured_by_its_robot() -> None:
     )
     assert 0.2 < terrain.flat < 0.35  # half of its length, and a little
     assert not terrain.planar
+
+
+def test_a_floor_keeps_its_name() -> None:
+    """What edits the floor by name still finds it."""
+    grip = Param("grip", Interval(0.5, 1.5), edit=scale("geom_friction", "ground"))
+    named = ALL["wheeled"].replace('type="plane"', 'name="ground" type="plane"')
+    model = compose(robot(named, params=(grip,)), ["terrain"])().compile()
+    assert model.geom("ground").type == int(mujoco.mjtGeom.mjGEOM_PLANE)
+    assert model.geom("terrain").type == int(mujoco.mjtGeom.mjGEOM_HFIELD)
 
 
 TILTED = ALL["wheeled"].replace('type="plane"', 'type="plane" euler="0 10 0"')

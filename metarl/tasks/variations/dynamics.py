@@ -206,9 +206,10 @@ class AnyMass(TaskFamily):
 
     def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
         """Keep MuJoCo from compiling the base as a body whose centre of mass is its origin."""
-        moving = (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE)
+        moves = {mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE}
         for body in spec.bodies:
-            if any(joint.type in moving for joint in body.joints):
+            kinds = {joint.type for joint in body.joints}
+            if mujoco.mjtJoint.mjJNT_FREE in kinds or moves <= kinds:
                 body.simple = False
         return super().build(spec)
 

@@ -33,6 +33,8 @@ class OnTerrain(TaskFamily):
     """A robot whose floor has a terrain; to be mixed in before the robot's class."""
 
     terrain: Terrain
+    plane: str = "floor"
+    """The geom out of which it rises, z = 0."""
     top_speed: ClassVar[float]
     """More than the fastest known policies reach, in m/s; the terrain is long enough for it."""
     scan: ClassVar[bool] = False
@@ -53,7 +55,7 @@ class OnTerrain(TaskFamily):
         cls = type(self)
         if cls not in _BUILT:  # millions of elevations take a second, a copy takes none
             spec = spec.copy()
-            self.terrain.add_to(spec)
+            self.terrain.add_to(spec, self.plane)
             if len(_BUILT) >= 2:
                 _BUILT.pop(next(iter(_BUILT)))
             _BUILT[cls] = super().build(spec)
@@ -117,12 +119,9 @@ class OnAnyTerrain(OnTerrain):
         length = self.terrain.length
         self.scan_x = tuple(length * 0.25 * k for k in range(-2, 9))
         self.scan_y = (0.0,) if self.terrain.planar else (-0.5 * length, 0.0, 0.5 * length)
-        next(geom for geom in spec.geoms if _is_plane(geom)).name = "floor"
+        plane = next(g for g in spec.geoms if g.type == mujoco.mjtGeom.mjGEOM_PLANE)
+        plane.name = self.plane = plane.name or "floor"
         return super().build(spec)
-
-
-def _is_plane(geom: mujoco.MjsGeom) -> bool:
-    return geom.type == mujoco.mjtGeom.mjGEOM_PLANE
 
 
 def terrain_of(family: TaskFamily) -> tuple[Param, ...]:
