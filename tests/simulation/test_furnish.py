@@ -127,6 +127,17 @@ def test_a_keyframe_is_where_episodes_begin(backend) -> None:
     assert worlds.simulator.qvel[:, :6].abs().min() > 0
 
 
+def test_noise_leaves_a_planar_base_where_it_is() -> None:
+    family = robot(gymnasium_model("walker2d.xml"), home={"rootz": 1.3, "*_joint": -0.1})()
+    worlds = TaskWorlds(family, 3, 1)
+    sim = worlds.simulator
+    assert sim.qpos[:, :3].tolist() == [[0.0, 1.3, 0.0]] * 3
+    assert not sim.qvel[:, :3].any()
+    off = (sim.qpos[:, 3:] + 0.1).abs()
+    assert ((off > 0) & (off < family.reset_noise)).all()
+    assert sim.qvel[:, 3:].all()
+
+
 def test_a_pose_holds_itself() -> None:
     """Its controls are those of the pose, and of two patterns for a joint the last one counts."""
     home = Dog().home_state
