@@ -108,7 +108,7 @@ def furnish(
     spec: mujoco.MjSpec, floor: bool, actuators: PD | Sequence[PD],
     contacts: Mapping[str, Contact], home: HomePose,
 ) -> None:  # fmt: skip
-    """Add to a specification what a family declares.
+    """Add to a specification what a family declares; a pose becomes the keyframe ``home``.
 
     Raises:
         UserError: a name or pattern matches nothing, or a joint has an actuator already.
@@ -124,6 +124,9 @@ def furnish(
         if not isinstance(touch, Contact):
             raise UserError(f"contacts: '{name}' must be a contact(…), not {touch!r:.80}")
         _add_contacts(spec, name, touch)
+    if home and not isinstance(home, str) and all(key.name != "home" for key in spec.keys):
+        pose = home_of(spec.copy().compile(), home)
+        spec.add_key(name="home", qpos=pose.qpos, ctrl=pose.ctrl)
 
 
 def _add_floor(spec: mujoco.MjSpec) -> None:
