@@ -144,6 +144,12 @@ def test_a_pose_holds_itself() -> None:
     """Its controls are those of the pose, and of two patterns for a joint the last one counts."""
     home = Dog().home_state
     np.testing.assert_allclose(home.ctrl, [0.6, -1.2] * 4)
+    speeds = PENDULUM.replace(
+        "</worldbody>",
+        """</worldbody><actuator>
+    <intvelocity joint="pivot" kp="5" ctrlrange="-1 1" actrange="-1 1"/></actuator>""",
+    )
+    assert not robot(speeds, home={"pivot": 0.3})().home_state.ctrl  # a speed, no place
     bent = robot(DOG, actuators=pd(1, 0), home={"*_*": -0.5, "*_knee": -1.0, "root": (0, 0, 1)})
     assert bent().home_state.qpos[7:].tolist() == [-0.5, -1.0] * 4
 

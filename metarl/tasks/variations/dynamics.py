@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 
 from metarl.base.errors import UserError, did_you_mean, refuse_unknown
-from metarl.simulation.controls import servos
+from metarl.simulation.controls import is_servo
 from metarl.simulation.edits import Edit
 from metarl.simulation.model_faults import can_land
 from metarl.simulation.root import find_base
@@ -65,7 +65,7 @@ def _muscles(model: mujoco.MjModel) -> np.ndarray:
 
 
 def _servos_with_damping(model: mujoco.MjModel) -> np.ndarray:
-    return servos(model) & (model.actuator_biasprm[:, 2] != 0)
+    return is_servo(model) & (model.actuator_biasprm[:, 2] != 0)
 
 
 def _encoders(model: mujoco.MjModel) -> np.ndarray:
@@ -119,7 +119,7 @@ PARAMS: Mapping[str, Param] = {
                 *(_edit(f"actuator_{prm}prm", _muscles, k) for k in (2, 3)
                   for prm in ("gain", "bias"))),
         _scaled("kp", _GAIN, "scale of a position actuator's stiffness",
-                _edit("actuator_gainprm", servos, 0), _edit("actuator_biasprm", servos, 1)),
+                _edit("actuator_gainprm", is_servo, 0), _edit("actuator_biasprm", is_servo, 1)),
         _scaled("kd", _GAIN, "scale of a position actuator's damping",
                 _edit("actuator_biasprm", _servos_with_damping, 2)),
         *(Param(f"com_{axis}", Interval(-1, 1), edit=Edit("shift", "body_ipos", index=k), unit="m",
