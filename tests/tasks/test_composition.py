@@ -9,6 +9,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from helpers.short_checks import checked_in_short
 
 from metarl import (
     Interval,
@@ -61,13 +62,13 @@ CASES = [
 @pytest.mark.parametrize(
     ("name", "check"), CASES, ids=[f"{name}-{check.__name__}" for name, check in CASES]
 )
-def test_a_product_is_a_sound_family(name, check) -> None:
+def test_a_product_is_a_sound_family(name, check, monkeypatch) -> None:
     """The deepest product goes through all checks of families, the others through those of edits.
 
     What a product adds to its family are edits and a part of the observation. How episodes end, and
     that worlds are apart, is the family's.
     """
-    check(find_family(name))
+    checked_in_short(find_family(name), check, monkeypatch)
 
 
 def test_a_product_has_one_name_and_its_parameters_in_one_order() -> None:
