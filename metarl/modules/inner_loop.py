@@ -79,8 +79,8 @@ class MetaGradientSettings(InnerSettings):
     exploration_credit: NonNegative = 0.0
     """Weight of the return after adaptation as the merit of the actions before it (E-MAML)."""
     task_chunk: Count | None = None
-    """Tasks whose meta-gradient is computed at once; fewer take less memory, for the same result;
-    default: all of them."""
+    """Tasks whose meta-gradient is computed at once, at least 2; fewer take less memory, for the
+    same result; default: all of them."""
 
 
 class State(NamedTuple):
@@ -163,17 +163,22 @@ class Phases(NamedTuple):
         return cls(batches, returns, torch.cat([shard.diverged for shard in shards]))
 
     def chunks(self, size: int | None, sum_tasks: Callable[[Tensor], Tensor]) -> list[Chunk]:
-        """Return the data cut into chunks of `size` tasks; None leaves them in one."""
+        """Return the data cut evenly into chunks of about `size` tasks; None leaves them in one.
+
+        No chunk has one task if there are more: on several threads its matrix products add up in
+        another order than those of two or more, and the result would depend on the size.
+        """
         after = self.returns[-1]
         known = ~after.isnan()
         count = sum_tasks(known.to(after.dtype)).clamp(min=1.0)
         centred = torch.where(known, after - sum_tasks(after.nan_to_num()) / count, 0.0)
         merit = centred / ((sum_tasks(centred.square()) / count).sqrt() + 1e-8)
         merit = merit.to(self.batches[0].obs.dtype)
-        cut = [[part.split(size or len(after)) for part in batch] for batch in self.batches]
+        parts = min(-(-len(merit) // size), max(len(merit) // 2, 1)) if size else 1
+        cut = [[part.tensor_split(parts) for part in batch] for batch in self.batches]
         return [
             Chunk([Batch(*(part[i] for part in batch)) for batch in cut], some)
-            for i, some in enumerate(merit.split(size or len(after)))
+            for i, some in enumerate(merit.tensor_split(parts))
         ]
 
     def metrics(self, sum_tasks: Callable[[Tensor], Tensor]) -> dict[str, float]:
