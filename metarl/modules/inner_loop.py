@@ -289,8 +289,8 @@ class InnerLoop:
         """Return the policies that collected K + 1 batches, as functions of φ_0.
 
         The inner losses are −E[π_φ(a|s) / π_old(a|s) A]. Where π_φ is π_old, their gradient is that
-        of the policy-gradient loss, and their second derivative varies less than its does, and has
-        the expectation of the true one (low-variance curvature, Rothfuss et al. 2019).
+        of the policy-gradient loss, and their second derivative has one part more of that of the
+        return, E[∇log π ∇log πᵀ A] (low-variance curvature, Rothfuss et al. 2019).
 
         Args:
             params: (M, D) φ_0, which requires a gradient.
