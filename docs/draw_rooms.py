@@ -42,11 +42,11 @@ READING = {
         "networks/task_mlp", "worlds/rollout",
     ),
     "promp": (
-        "algorithms/promp", "modules/inner_loop", "modules/ppo", "modules/optim",
+        "algorithms/promp", "modules/inner_loop", "modules/trust_region", "modules/returns",
         "networks/task_mlp", "worlds/rollout",
     ),
     "cavia": (
-        "algorithms/cavia", "modules/inner_loop", "modules/ppo", "modules/optim",
+        "algorithms/cavia", "modules/inner_loop", "modules/trust_region", "modules/returns",
         "networks/task_mlp", "worlds/rollout",
     ),
     "reptile": (

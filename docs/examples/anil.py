@@ -16,7 +16,7 @@ from metarl import Key, Learner, Spec, Step, Tasks, TaskWorlds
 from metarl.learning.learner import load_tensors
 from metarl.modules.inner_loop import Batch, InnerLoop, Phases, State
 from metarl.modules.optim import FlatAdam
-from metarl.modules.ppo import ProximalSettings, proximal_update
+from metarl.modules.trust_region import ProximalSettings, proximal_update
 from metarl.networks.task_mlp import Gaussian
 from metarl.worlds.rollout import Rollout
 

@@ -23,8 +23,8 @@ from metarl.base.keys import Key
 from metarl.learning.learner import Learner, load_tensors
 from metarl.modules.inner_loop import Batch, InnerLoop, Phases, State
 from metarl.modules.optim import FlatAdam
-from metarl.modules.ppo import ProximalSettings, adapted_kl_weight, proximal_update
 from metarl.modules.settings import Count, Positive
+from metarl.modules.trust_region import ProximalSettings, adapted_kl_weight, proximal_update
 from metarl.networks.task_mlp import Gaussian, GaussianMLP
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.rollout import Rollout

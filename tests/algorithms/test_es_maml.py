@@ -125,18 +125,17 @@ def test_settings_that_cannot_work_are_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings", [{"inner_lr": 0.2}, {"adaptation": "hill-climb", "sigma": 0.2}], ids=str
-)
-def test_it_learns_to_adapt_on_the_toy(settings: dict) -> None:
-    worlds = TaskWorlds("point-goal", 400, threads=1)
-    agent = EsMaml(worlds.spec, EsMamlConfig(hidden=(8,), lr=0.05, **settings), seed=1)
+@pytest.mark.parametrize(("adaptation", "more"), [("mc", 1.2), ("hill-climb", 0.75)])
+def test_it_adapts_on_the_toy(adaptation: str, more: float) -> None:
+    """After 40 updates a round gains; by Monte Carlo more than it did before training."""
+    worlds = TaskWorlds("point-goal", 200, threads=1)
+    config = EsMamlConfig(adaptation=adaptation, hidden=(8,), sigma=0.3, inner_lr=0.3, lr=0.02)
+    agent = EsMaml(worlds.spec, config, seed=1)
     tasks = TaskDistribution(worlds.family)
     heldout = tasks.split("heldout", 20)
-    untrained = evaluate(agent, worlds, heldout, episodes=2, seed=0).mean
-    for i in range(30):
+    untrained = evaluate(agent, worlds, heldout, episodes=1, seed=0).mean
+    for i in range(40):
         agent.meta_step(worlds, tasks.sample(20, Key(i).numpy()), Key(1, i))
-    report = evaluate(agent, worlds, heldout, episodes=2, seed=0)
-    print(untrained, report.mean, report.difference())
-    assert report.mean[1] - report.mean[0] > untrained[1] - untrained[0]
-    assert report.difference()[1] > 0
+    report = evaluate(agent, worlds, heldout, episodes=1, seed=0)
+    assert report.mean[1] - report.mean[0] > more * (untrained[1] - untrained[0])
+    assert report.difference()[1] > 0.1 * -report.mean[0]  # the lower end of the interval

@@ -90,6 +90,5 @@ def test_it_learns_to_adapt_on_the_toy() -> None:
     for i in range(30):
         agent.meta_step(worlds, tasks.sample(20, Key(i).numpy()), Key(1, i))
     report = evaluate(agent, worlds, heldout, episodes=3, seed=0)
-    print(untrained, report.mean, report.difference())
     assert report.mean[3] - report.mean[0] > 1.3 * (untrained[3] - untrained[0])
     assert report.difference()[1] > 0

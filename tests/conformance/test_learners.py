@@ -33,8 +33,7 @@ VARIANTS = [
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
 EXAMPLES = [
-    (f"docs/examples/{name}", {})
-    for name in ("my_learner.py:ConstantAction", "anil.py:Anil")
+    (f"docs/examples/{name}", {}) for name in ("my_learner.py:ConstantAction", "anil.py:Anil")
 ]
 """Learners of one's own, as the documentation shows them."""
 NOISE_IN_THE_WEIGHTS = ("es-maml",)
