@@ -27,7 +27,8 @@ VARIANTS = [
     ("rl2", {"episodes": 3, "min_episodes": 1, "state_std": True}),
     ("rl2", {"last_transition": False}),
     ("ppo", {"state_std": True, "desired_kl": 0.0, "lr_decay_steps": 1000}),
-    ("maml-trpo", {"learn_inner_lr": True}),
+    *((name, {"learn_inner_lr": True}) for name in ("maml-trpo", "promp")),
+    ("es-maml", {"adaptation": "hill-climb", "repeats": 2}),
     ("pearl", {"normalise": True, "adapt_every": 0}),
     *((name, {"privileged_critic": True}) for name in ("ppo", "rl2")),
 ]
@@ -39,6 +40,7 @@ EXAMPLES = [
 NOISE_IN_THE_WEIGHTS = ("es-maml",)
 """Learners whose worlds explore by parameters of their own, not by noise in the actions."""
 SMALL = {
+    **{name: {"hidden": (8,), "epochs": 2} for name in ("promp", "cavia")},
     "rl2": {"units": 16, "hidden": 16, "epochs": 2},
     "pearl": {
         "train_tasks": TASKS, "hidden": (16,), "encoder_hidden": (16,), "meta_batch": 2,
