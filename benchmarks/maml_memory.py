@@ -38,7 +38,6 @@ def measure(tasks: int, chunk: int, args: argparse.Namespace) -> dict:
     from metarl.algorithms import MamlTrpo, MamlTrpoConfig
     from metarl.modules.inner_loop import Batch, Phases
 
-    torch.set_num_threads(1)
     config = MamlTrpoConfig(task_chunk=chunk or None, inner_steps=args.inner_steps)
     agent = MamlTrpo(Spec(17, 6, 200), config)
     rng = Key(0).torch()
@@ -77,6 +76,9 @@ def main() -> None:
     parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
+        import torch
+
+        torch.set_num_threads(1)
         print(json.dumps(measure(*args.one, args)))
         return
     rows = []
