@@ -4,6 +4,7 @@ import sys
 
 from metarl.algorithms.maml_trpo import MamlTrpoConfig
 from metarl.algorithms.pearl import PearlConfig
+from metarl.algorithms.promp import ProMpConfig
 from metarl.algorithms.rl2 import Rl2Config
 from metarl.algorithms.varibad import VaribadConfig
 from metarl.commands.experiment import Settings, main
@@ -17,6 +18,12 @@ SETTINGS = {
         learner=MamlTrpoConfig(
             max_kl=0.02, gae_lambda=0.97, action_scale=0.2, fisher_fraction=0.5, cg_damping=0.01
         ),
+    ),
+    "promp": Settings(
+        train=TrainConfig(
+            tasks_per_iteration=10, rollouts_per_task=20, iterations=80, evaluate_every=20
+        ),
+        learner=ProMpConfig(lr=3e-3, epochs=10, gae_lambda=0.97, action_scale=0.2),
     ),
     "rl2": Settings(
         train=TrainConfig(

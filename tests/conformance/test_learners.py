@@ -35,20 +35,21 @@ VARIANTS = [
     ("rl2", {"episodes": 3, "min_episodes": 1, "state_std": True}),
     ("rl2", {"last_transition": False}),
     ("ppo", {"state_std": True, "desired_kl": 0.0, "lr_decay_steps": 1000}),
-    ("maml-trpo", {"learn_inner_lr": True}),
+    *((name, {"learn_inner_lr": True}) for name in ("maml-trpo", "promp")),
+    ("es-maml", {"adaptation": "hill-climb", "repeats": 2}),
     ("pearl", {"normalise": True, "adapt_every": 0}),
     *((name, {"privileged_critic": True}) for name in ("ppo", "rl2")),
     ("varibad", {"memory": "mingru", "decode_state": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
 EXAMPLES = [
-    (f"docs/examples/{name}", {})
-    for name in ("my_learner.py:ConstantAction", "promp.py:ProMp", "es_maml.py:EsMaml")
+    (f"docs/examples/{name}", {}) for name in ("my_learner.py:ConstantAction", "anil.py:Anil")
 ]
 """Learners of one's own, as the documentation shows them."""
 NOISE_IN_THE_WEIGHTS = ("es-maml",)
 """Learners whose worlds explore by parameters of their own, not by noise in the actions."""
 SMALL = {
+    **{name: {"hidden": (8,), "epochs": 2} for name in ("promp", "cavia")},
     "rl2": {"units": 16, "hidden": 16, "epochs": 2},
     "varibad": {
         "units": 8, "embedding": 8, "hidden": (8,), "decoder_hidden": (8,), "beliefs": 3,

@@ -15,6 +15,10 @@ from metarl.runs.config import TrainConfig
 
 SMALL = {
     "maml-trpo": {"hidden": (8,), "inner_steps": 2, "cg_iterations": 4},
+    "promp": {"hidden": (8,), "inner_steps": 2, "epochs": 2, "exploration_credit": 0.1},
+    "cavia": {"hidden": (8,), "epochs": 2},
+    "reptile": {"hidden": (8,), "inner_steps": 2},
+    "es-maml": {"hidden": (8,)},
     "ppo": {"hidden": (8,), "batch_size": 50},
     "finetune": {"hidden": (8,), "batch_size": 50},
     "rl2": {"hidden": 8, "units": 8},
