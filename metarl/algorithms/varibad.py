@@ -27,11 +27,12 @@ import torch
 from torch import Tensor
 
 from metarl.base.keys import Key
+from metarl.base.versions import claim
 from metarl.learning.learner import Learner, load_tensors, refuse_misfit
 from metarl.modules import ppo
 from metarl.modules.batched_ppo import Adam, BatchedPpo, FeedForwardSettings
 from metarl.modules.optim import ClippedAdam
-from metarl.modules.replay import TaskReplay, claim
+from metarl.modules.replay import TaskReplay
 from metarl.modules.settings import Count, Layers, NonNegative, Positive
 from metarl.modules.trials import ending, step_after, trial_episodes, with_ending
 from metarl.networks.belief import BeliefEncoder, Chosen, Trials, TrialVae
