@@ -96,6 +96,22 @@ class Learner(Policy):
         """
         return self.ranks.sum_rows(rows)
 
+    @property
+    def privileged(self) -> bool:
+        """Whether it shows critics or teachers, in training, what nothing that acts may see."""
+        return getattr(self.config, "privileged_critic", False)
+
+    def plan(self, worlds: VecWorlds, iterations: int, env_steps: int | None) -> None:
+        """Take in what the run is to be, before it begins or goes on; the default needs nothing.
+
+        A run that goes on calls `load_state_dict` next. Raises UserError for what cannot be.
+
+        Args:
+            worlds: of one shard of an iteration.
+            iterations: that the run is to have.
+            env_steps: that it is to have instead, if not None.
+        """
+
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Any:
         """Return the data of one shard of an iteration, for `update`.
 

@@ -124,6 +124,7 @@ class Runner:
         self.sampler = task_sampler(distribution, count, learner.num_train_tasks)
         self.learner, self.worlds, self.distribution = learner, worlds, distribution
         self.family, self.config, self.resume = worlds.family, config, resume
+        learner.plan(worlds, config.iterations, config.env_steps)
         self.callbacks = [one for one in callbacks if isinstance(one, Callback)]
         self.functions = [one for one in callbacks if not isinstance(one, Callback)]
         self.position = Position() if resume is None else Position.to_resume(resume)

@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.base import threads
 from metarl.base.errors import UserError
 from metarl.base.keys import Key, as_key
-from metarl.worlds.policy import Policy, as_policy
+from metarl.worlds.policy import Policy, Teacher, as_policy
 from metarl.worlds.privileged import privileged_extras
 from metarl.worlds.vector import Spec, Step, Transition, VecWorlds
 
@@ -212,6 +212,14 @@ def _checked(policy: Policy | Callable[[Tensor], Tensor], steps: int, key: Key) 
     return as_policy(policy)
 
 
+def _told(policy: Policy, state: Any, task: Tensor | None, own: Tensor | None) -> Any:
+    """Return the policy's state; that of a teacher knows the task's vector and the family's own."""
+    if task is None or not isinstance(policy, Teacher):
+        return state
+    known = task if own is None else torch.cat((task, own), -1)
+    return policy.tell(state, known.to(policy.device))
+
+
 @torch.no_grad()
 def collect(
     worlds: VecWorlds,
@@ -243,13 +251,15 @@ def collect(
     out = _empty(steps, worlds.num_worlds, worlds.spec, len(worlds.tasks), device)
     noise = _noise(worlds, steps, key).to(device) if explore else None
     here, recorded, recent, own = device == worlds.device, [], [], []
+    task = worlds.task_vector() if privileged else None
     with threads.sampling():
         for t in range(steps):
             step, seen = worlds.current, worlds.privileged
             step = step if here else Step(*(part.to(device) for part in step))
             action, state, extras = policy.act_and_record(
-                step, state, explore=explore, noise=None if noise is None else noise[t]
-            )
+                step, _told(policy, state, task, seen), explore=explore,
+                noise=None if noise is None else noise[t],
+            )  # fmt: skip
             got = worlds.step(action if here else action.to(worlds.device))
             out.action[t] = action  # a policy may reuse its memory
             recorded.append(extras)
