@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from metarl.base.lazy import lazy as _lazy
 
 if _TYPE_CHECKING:
+    from metarl.algorithms.distil import Distil, DistilConfig
     from metarl.algorithms.finetune import Finetune, FinetuneConfig
     from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
     from metarl.algorithms.pearl import Pearl, PearlConfig
@@ -13,15 +14,15 @@ if _TYPE_CHECKING:
     from metarl.algorithms.rma import Rma, RmaConfig
 
 __all__ = [
-    "Finetune", "FinetuneConfig", "MamlTrpo", "MamlTrpoConfig", "Pearl", "PearlConfig", "Ppo",
-    "PpoConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig",
+    "Distil", "DistilConfig", "Finetune", "FinetuneConfig", "MamlTrpo", "MamlTrpoConfig", "Pearl",
+    "PearlConfig", "Ppo", "PpoConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig",
 ]  # fmt: skip
 
 __getattr__ = _lazy(
     __name__,
     {
-        "finetune": "Finetune FinetuneConfig", "maml_trpo": "MamlTrpo MamlTrpoConfig",
-        "pearl": "Pearl PearlConfig", "ppo": "Ppo PpoConfig", "rl2": "Rl2 Rl2Config",
-        "rma": "Rma RmaConfig",
+        "distil": "Distil DistilConfig", "finetune": "Finetune FinetuneConfig",
+        "maml_trpo": "MamlTrpo MamlTrpoConfig", "pearl": "Pearl PearlConfig",
+        "ppo": "Ppo PpoConfig", "rl2": "Rl2 Rl2Config", "rma": "Rma RmaConfig",
     },
 )  # fmt: skip

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
-from metarl.learning.learner import Learner, refuse_misfit
+from metarl.learning.learner import Learner, load_parts, refuse_misfit, state_of
 from metarl.modules import ppo
 from metarl.modules.optim import ClippedAdam
 from metarl.modules.ppo import Batch
@@ -356,11 +356,7 @@ class Rl2(Learner):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return weights, optimiser with its step size, and running statistics."""
-        return {
-            f"{part}.{name}": tensor.detach()
-            for part, holder in self._parts.items()
-            for name, tensor in holder.state_dict().items()
-        }
+        return state_of(self._parts)
 
     def policy_state_dict(self) -> dict[str, Tensor]:
         """Return the network and the statistics that scale its input."""
@@ -370,8 +366,4 @@ class Rl2(Learner):
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned."""
         refuse_misfit(self.state_dict(), tensors, self.name)
-        for part, holder in self._parts.items():
-            prefix = f"{part}."
-            holder.load_state_dict(
-                {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-            )
+        load_parts(self._parts, tensors)

@@ -1,8 +1,8 @@
-"""RMA, rapid motor adaptation (Kumar et al. 2021): a teacher that is told, a student that finds out.
+"""RMA (Kumar et al. 2021): a teacher that is told the task, a student that finds it out.
 
 Phase 1 trains a policy π(a | o, z) with z = μ(e) by PPO, end to end. e is what only training can
 know: the task's parameters, and what the family shows critics (`TaskFamily.privileged`). Phase 2
-freezes policy, μ and normalisers, and trains an adaptation module ψ to tell z from the last N steps:
+freezes policy, μ and normalisers, and trains a module ψ to tell z from the last N steps:
 
     min_ψ  E ‖ψ(x_{t-N+1}, …, x_t) − μ(e_t)‖²,    x = (o, last action, its reward)
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
-from metarl.learning.learner import Learner, load_tensors
+from metarl.learning.learner import Learner, load_parts, load_tensors, state_of
 from metarl.modules import ppo
 from metarl.modules.batched_ppo import Adam, BatchedPpo, PpoSettings, training_returns
 from metarl.modules.optim import ClippedAdam
@@ -75,7 +75,6 @@ class Rma(Learner):
     Config = RmaConfig
     config: RmaConfig
     discrete_actions = True
-    privileged = True
 
     def __init__(
         self, spec: Spec, config: RmaConfig, *, seed: int = 0, device: str = "cpu"
@@ -97,6 +96,10 @@ class Rma(Learner):
             torch.manual_seed(Key(seed, "student").seed())
             self.student = HistoryEncoder(inputs, config.latent, config.history).to(self.device)
         self.student_adam = ClippedAdam(list(self.student.parameters()), config.student_lr)
+        self._parts = {
+            "student": self.student, "student_adam": self.student_adam,
+            "reward": self.reward_moments,
+        }  # fmt: skip
         self.inputs = inputs
         self.iteration = torch.zeros((), dtype=torch.int64)
         self.switch = torch.tensor(config.teacher_iterations or 0)
@@ -132,6 +135,11 @@ class Rma(Learner):
         if self.config.see_reward:
             parts.append(self.reward_moments.normalise(step.prev_reward[..., None]) * going)
         return torch.cat((*parts, torch.ones_like(going)), -1)
+
+    @property
+    def privileged(self) -> bool:
+        """Whether teachers see what nothing that acts may see: yes."""
+        return True
 
     # --- training ------------------------------------------------------------------------------
 
@@ -233,28 +241,18 @@ class Rma(Learner):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return networks, optimisers, running statistics, and how far the phases are."""
-        parts = {
-            "adam": self.adam._asdict(), "student": self.student.state_dict(),
-            "student_adam": self.student_adam.state_dict(),
-            "reward": self.reward_moments.state_dict(),
-        }  # fmt: skip
-        named = {f"{part}.{k}": t.detach() for part, held in parts.items() for k, t in held.items()}
-        own = {name: getattr(self, name) for name in _COUNTED}
-        return {"params": self.params, **own, **named, **self.ppo.state_dict()}
+        own = {name: getattr(self, name) for name in _OWN}
+        adam = {f"adam.{name}": tensor for name, tensor in self.adam._asdict().items()}
+        return own | adam | self.ppo.state_dict() | state_of(self._parts)
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned."""
-        own = self.state_dict()
-        load_tensors(own, tensors, self.name)
+        load_tensors(self.state_dict(), tensors, self.name)
         self.ppo.refresh()
-        self.reward_moments.load_state_dict(self.reward_moments.state_dict())
-        name = "student_adam."
-        self.student_adam.load_state_dict(
-            {k.removeprefix(name): t for k, t in own.items() if k.startswith(name)}
-        )
+        load_parts(self._parts, tensors)
 
 
-_COUNTED = ("lr", "iteration", "switch", "teacher_return")
+_OWN = ("params", "lr", "iteration", "switch", "teacher_return")
 
 
 class _Told(BatchedPpo):

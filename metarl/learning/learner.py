@@ -240,6 +240,21 @@ def load_tensors(own: dict[str, Tensor], given: dict[str, Tensor], name: str) ->
             tensor.copy_(given[key])
 
 
+def state_of(parts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return what `state_dict` of each part of a learner returns, as ``part.name``."""
+    held = {part: holder.state_dict() for part, holder in parts.items()}
+    return {f"{part}.{name}": t.detach() for part, own in held.items() for name, t in own.items()}
+
+
+def load_parts(parts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Let each part of a learner take over its share of what `state_of` returned."""
+    for part, holder in parts.items():
+        prefix = f"{part}."
+        holder.load_state_dict(
+            {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+        )
+
+
 def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:
     """Check saved tensors against a learner's own.
 

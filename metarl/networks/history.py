@@ -14,7 +14,7 @@ class HistoryEncoder(nn.Module):
     """An embedding of each step, convolutions over time, and a linear layer (Kumar et al. 2021).
 
     A history too short for a kernel gets a shorter one. Where a stride leaves steps over, these are
-    the oldest. The last layer starts at zero, so that all estimates are 0 until something is learned.
+    the oldest. The last layer starts at zero: estimates are 0 until something is learned.
     """
 
     def __init__(self, inputs: int, outputs: int, steps: int, channels: int = 32) -> None:
