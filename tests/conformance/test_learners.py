@@ -18,7 +18,9 @@ from metarl.learning.learner import Learner, state_parts
 from metarl.learning.probe import swapped_state
 from metarl.learning.registry import list_learners
 from metarl.tasks.sampler import task_sampler
+from metarl.worlds.policy import Teacher
 from metarl.worlds.vector import Step
+from tests.helpers.teacher import teacher
 
 TASKS, WORLDS = 3, 4
 MEMORIES = ("lstm", "mingru", "s5", "transformer", "snail")
@@ -30,6 +32,7 @@ VARIANTS = [
     ("maml-trpo", {"learn_inner_lr": True}),
     ("pearl", {"normalise": True, "adapt_every": 0}),
     *((name, {"privileged_critic": True}) for name in ("ppo", "rl2")),
+    ("rma", {"see_reward": False, "teacher_iterations": 9}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
 EXAMPLES = [
@@ -40,7 +43,9 @@ EXAMPLES = [
 NOISE_IN_THE_WEIGHTS = ("es-maml",)
 """Learners whose worlds explore by parameters of their own, not by noise in the actions."""
 SMALL = {
+    "distil": {"units": 8, "hidden": 8, "bptt": 15},
     "rl2": {"units": 16, "hidden": 16, "epochs": 2},
+    "rma": {"hidden": (8,), "history": 10, "teacher_iterations": 1, "epochs": 2},
     "pearl": {
         "train_tasks": TASKS, "hidden": (16,), "encoder_hidden": (16,), "meta_batch": 2,
         "batch_size": 16, "context_size": 8, "gradient_steps": 3, "initial_episodes": 2,
@@ -56,8 +61,10 @@ SMALL = {
 )
 def learner(request: pytest.FixtureRequest) -> Learner:
     name, settings = request.param
-    cls = find_learner(name)
-    return cls(ready().spec, cls.Config(**SMALL.get(name, {}) | settings), seed=0)
+    cls, small = find_learner(name), dict(SMALL.get(name, {}))
+    if name == "distil":
+        small["teacher"] = teacher()
+    return cls(ready().spec, cls.Config(**small | settings), seed=0)
 
 
 def another(learner: Learner, seed: int = 0) -> Learner:
@@ -224,6 +231,25 @@ def test_evaluation_leaves_the_weights_alone(learner: Learner) -> None:
     tasks = TaskDistribution(worlds.family).split("heldout", TASKS)
     evaluate(learner, worlds, tasks, episodes=2, seed=0)
     assert equal(before, weights(learner))
+
+
+def test_no_evaluation_shows_a_learner_what_is_privileged(learner: Learner, monkeypatch) -> None:
+    """What it does is the same to the bit where the task and the family's own cannot be had."""
+    worlds = ready()
+    for i in range(2):
+        learner.meta_step(worlds, draw(learner, worlds), Key(1, i))
+    tasks = TaskDistribution(worlds.family).split("heldout", TASKS)
+    before = evaluate(learner, worlds, tasks, episodes=1, seed=0)
+    assert not isinstance(learner, Teacher)
+
+    def hidden(*_: object) -> None:
+        raise AssertionError("an evaluation asked for what is privileged")
+
+    monkeypatch.setattr(TaskWorlds, "task_vector", hidden)
+    monkeypatch.setattr(TaskWorlds, "privileged", property(lambda self: torch.tensor(torch.nan),
+                                                           lambda self, value: None))  # fmt: skip
+    after = evaluate(learner, worlds, tasks, episodes=1, seed=0)
+    assert before.returns == after.returns
 
 
 def test_the_adapted_policy_can_be_saved_and_loaded(learner: Learner) -> None:

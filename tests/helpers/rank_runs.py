@@ -16,6 +16,8 @@ SMALL = {
     "ppo": {"hidden": (8,), "batch_size": 50},
     "finetune": {"hidden": (8,), "batch_size": 50},
     "rl2": {"hidden": 8, "units": 8},
+    "rma": {"hidden": (8,), "history": 10},
+    "distil": {"units": 8, "hidden": 8, "bptt": 15},
     "pearl": {
         "train_tasks": 8, "hidden": (8,), "encoder_hidden": (8,), "gradient_steps": 2,
         "meta_batch": 3, "batch_size": 8, "context_size": 4, "initial_episodes": 2,
@@ -25,13 +27,16 @@ SMALL = {
 
 def train_all(folder: Path, shards: int) -> None:
     """Train each learner for three iterations with its tasks in so many shards."""
-    for name in list_learners():
+    for name in sorted(list_learners(), key="distil".__eq__):  # which has another for a teacher
+        settings = SMALL.get(name, {})
+        if name == "distil":
+            settings = settings | {"teacher": str(folder / "ppo")}
         train = TrainConfig(
             tasks_per_iteration=8, rollouts_per_task=2, iterations=3, evaluate_every=3,
             evaluate_tasks=5, out=str(folder / name), progress=False, device="cpu",
             task_shards=shards,
         )  # fmt: skip
-        start_run("point-goal", name, train, find_learner(name).Config(**SMALL.get(name, {})))
+        start_run("point-goal", name, train, find_learner(name).Config(**settings))
 
 
 if __name__ == "__main__":
