@@ -69,20 +69,13 @@ class DistilConfig(Settings):
     max_grad_norm: NonNegative = 1.0
     """Longer gradients are scaled down to this."""
     shards: Count = 4
-    """Parts of a minibatch, at most, whose gradients are computed side by side, on a CPU thread
-    each."""
+    """Parts of a minibatch, at most, that are computed side by side, on a CPU thread each."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; the teacher's path holds wherever a run goes on."""
         super().__post_init__()
         if self.teacher and "\0" not in self.teacher and Path(self.teacher).exists():
             object.__setattr__(self, "teacher", str(Path(self.teacher).resolve()))
-
-
-class State(NamedTuple):
-    """What the student remembers of the trial, in each world."""
-
-    memory: MemoryState
 
 
 class Trials(NamedTuple):
@@ -126,19 +119,19 @@ class Distil(Learner):
 
     # --- acting --------------------------------------------------------------------------------
 
-    def begin(self, tasks: int, worlds: int) -> State:
+    def begin(self, tasks: int, worlds: int) -> MemoryState:
         """Return the memory at the start of a trial, for every world."""
-        return State(self.net.memory.begin(tasks * worlds))
+        return self.net.memory.begin(tasks * worlds)
 
     @torch.no_grad()
     def act(
-        self, step: Step, state: State, *, explore: bool, noise: Tensor | None
-    ) -> tuple[Tensor, State]:
+        self, step: Step, state: MemoryState, *, explore: bool, noise: Tensor | None
+    ) -> tuple[Tensor, MemoryState]:
         """Remember the step and act on it, with a fixed noise to explore."""
-        head, memory = self.net.step(self._inputs(step), state.memory)
-        return self._policy(head).sample(noise if explore else None), State(memory)
+        head, state = self.net.step(self._inputs(step), state)
+        return self._policy(head).sample(noise if explore else None), state
 
-    def adapt(self, state: State, rollout: Rollout) -> State:
+    def adapt(self, state: MemoryState, rollout: Rollout) -> MemoryState:
         """Return the state as it is: acting has adapted it, and it lasts through the episodes."""
         return state
 
