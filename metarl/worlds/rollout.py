@@ -106,6 +106,17 @@ class Rollout(NamedTuple):
         total = (self.reward.double() * self._in_first_episode()).sum(0)
         return total.masked_fill(self.first_episode_diverged(), torch.nan)
 
+    def last_return_by_task(self) -> Tensor:
+        """Return (M,) float64: the mean return of each world's last whole episode, or of its only.
+
+        NaN where the physics ended all of them.
+        """
+        number = torch.cumsum(self.done.int(), 0) - self.done.int()
+        last = number == (self.done.sum(0) - 1).clamp(min=0)
+        total = (self.reward.double() * last).sum(0)
+        total = total.masked_fill((self.diverged & last).any(0), torch.nan)
+        return mean_of_finished(total.reshape(self.tasks, -1))
+
     def mean_return(self) -> float:
         """Return the mean of the first episodes that did not diverge; NaN if all of them did."""
         return float(mean_of_finished(self.first_episode_return()))
@@ -194,8 +205,11 @@ def _noise(worlds: VecWorlds, steps: int, key: Key) -> Tensor:
     return key.normal(len(tasks), steps, worlds.worlds_per_task, size, tasks.first)
 
 
-def _note_large_reward(worlds: VecWorlds, reward: Tensor) -> None:
-    """Remember in words the first (T, B) reward too large for a learner, if there is one."""
+def _note(worlds: VecWorlds, rollout: Rollout) -> None:
+    """Keep the returns by task, if they are wanted, and in words the first reward too large."""
+    if worlds.returns is not None:
+        worlds.returns[worlds.tasks.first] = rollout.last_return_by_task()
+    reward = rollout.reward
     large = reward.abs() >= LARGE_REWARD
     if not worlds.large_reward and large.any():
         t, world = large.nonzero()[0].tolist()
@@ -271,5 +285,5 @@ def collect(
             if on_step is not None:
                 on_step(got)
     out.action.masked_fill_(out.diverged[..., None], 0.0)  # NaN times a weight of 0 is NaN
-    _note_large_reward(worlds, out.reward)
+    _note(worlds, out)
     return out._replace(extras=_stacked(recorded) | privileged_extras(worlds, out, own)), state

@@ -116,6 +116,9 @@ class VecWorlds(ABC):
     """(B, P) the same of the true successors of the last step"""
     env_steps: int = 0
     """Environment steps taken so far, summed over worlds"""
+    returns: dict[int, Tensor] | None = None
+    """Where `collect` notes the (M,) returns of its tasks' last episodes, by the index of the first
+    task; None for nowhere. Later rollouts of the same tasks replace earlier ones."""
     large_reward: str = ""
     """What `collect` says of the first reward that is too large for a learner."""
 
