@@ -82,9 +82,7 @@ class Trials(NamedTuple):
     """What one shard of an iteration collected: a trial in each of B worlds."""
 
     rollout: Rollout
-    """T = episodes x horizon steps"""
-    target: Tensor
-    """(T, B, A) the teacher's actions"""
+    """T = episodes x horizon steps; in its extras the teacher's ``advice`` at each, (T, B, A)"""
     returns: Tensor
     """(episodes, B)"""
 
@@ -162,16 +160,17 @@ class Distil(Learner):
         Raises:
             UserError: the teacher observes or does something else.
         """
-        own, spec = worlds.family, worlds.spec
+        own, sizes = worlds.family, worlds.spec[:2]
         (told, theirs), (student_told, ours) = observed(family), observed(own)
         self.told = told and not student_told
-        known = (family.distribution.ranges(), own.distribution.ranges())
-        alike = theirs == ours and told >= student_told and (not told or known[0] == known[1])
+        known, knows = (
+            (type(one).told, one.distribution.ranges() if told else None) for one in (own, family)
+        )
+        alike = theirs == ours and known == knows and told >= student_told
         if not (family.has_model and own.has_model):
             alike = family.name == own.name
-        if isinstance(agent, Learner) and alike:
-            seen = spec.observation_size + self.told * spec.task_size
-            alike = (seen, spec.action_size) == agent.spec[:2]
+        if isinstance(agent, Learner) and alike and not self.told:
+            alike = sizes == agent.spec[:2]
         if not alike:
             raise UserError(
                 f"the teacher was trained on '{family.name}', which does not show it what "
@@ -203,27 +202,6 @@ class Distil(Learner):
         self.teach(agent, find_family(found.family), worlds)
         self.digest.fill_(digest)
 
-    def _advice(self, worlds: VecWorlds, parts: Sequence[Rollout], key: Key) -> Tensor:
-        """Return what the teacher would do at each step of a trial's episodes, (T, B, A)."""
-        assert self.agent is not None
-        agent, explores = self.agent, self.agent.adapts_on_exploration
-        if self.told:
-            agent = _Prompted(agent, worlds.task_vector().to(self.device))
-        state, advice = agent.begin(len(worlds.tasks), worlds.worlds_per_task), []
-        if explores:  # in an episode of its own, as in an evaluation
-            worlds.reset()
-            steps = self.spec.horizon
-            data, state = collect(worlds, agent, state, steps, key.fold("teacher"), explore=True)
-            state = agent.adapt(state, data)
-        for part in parts:
-            seen = (part.obs, part.prev_action, part.prev_reward, part.first)
-            for step in map(Step, *seen):
-                action, state = agent.act(step, state, explore=False, noise=None)
-                advice.append(action.clamp(-1, 1))
-            if not explores:
-                state = agent.adapt(state, part)
-        return torch.stack(advice)
-
     # --- training ------------------------------------------------------------------------------
 
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Trials:
@@ -232,16 +210,23 @@ class Distil(Learner):
             self.plan(worlds, 1, None)
         worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
         worlds.seed(key.fold("reset"))
-        state, parts = self.begin(len(tasks), worlds.worlds_per_task), []
+        assert self.agent is not None
+        steps, parts = self.spec.horizon, []
+        both = _Advised(self, self.agent, worlds if self.told else None)
+        state = both.begin(len(tasks), worlds.worlds_per_task)
+        explores = self.agent.adapts_on_exploration and not self.told
+        if explores:  # in an episode of its own, as in an evaluation
+            worlds.reset()
+            named = key.fold("teacher")
+            data, after = collect(worlds, self.agent, state[1], steps, named, explore=True)
+            state = (state[0], self.agent.adapt(after, data))
         for k in range(self.config.episodes):
             worlds.reset()
-            noise = key.fold("noise", k)
-            part, state = collect(worlds, self, state, self.spec.horizon, noise, explore=True)
+            part, state = collect(worlds, both, state, steps, key.fold("noise", k), explore=True)
+            state = state if explores else both.adapt(state, part)
             parts.append(part)
         returns = torch.stack([part.first_episode_return() for part in parts])
-        with torch.no_grad():
-            target = self._advice(worlds, parts, key)
-        return Trials(Rollout.joined(parts, dim=0), target, returns)
+        return Trials(Rollout.joined(parts, dim=0), returns)
 
     def update(self, shards: Sequence[Trials], key: Key) -> dict[str, float]:
         """Bring the student's actions nearer to the teacher's.
@@ -269,7 +254,7 @@ class Distil(Learner):
         """
         config, loss = self.config, torch.zeros(())
         inputs = [self._inputs(shard.rollout) for shard in shards]
-        target = torch.cat([shard.target for shard in shards], 1)
+        target = torch.cat([shard.rollout.extras["advice"] for shard in shards], 1)
         weight = torch.cat([shard.rollout.valid for shard in shards], 1).float()
         rows, target, weight = (
             stretches(x, config.bptt) for x in (torch.cat(inputs, 1), target, weight)
@@ -352,30 +337,44 @@ class _Student(nn.Module):
         return self.head(torch.tanh(self.body(torch.cat((remembered, embedded), -1))))
 
 
-class _Prompted(Policy):
-    """A teacher that was trained with ``+told``, in worlds that do not tell."""
+class _Advised(Policy):
+    """The student, and a teacher that says what it would do: the state is the pair of theirs."""
 
-    def __init__(self, agent: Policy, task: Tensor) -> None:
-        self.agent, self.task, self.device = agent, task, agent.device
+    def __init__(self, student: Distil, agent: Policy, told: VecWorlds | None) -> None:
+        """Take both, and the worlds if these are to tell the teacher what ``+told`` would."""
+        self.student, self.agent, self.worlds = student, agent, told
+        self.device = student.device
 
-    def begin(self, tasks: int, worlds: int) -> Any:
-        """Return the state of the teacher before any data."""
-        return self.agent.begin(tasks, worlds)
+    def begin(self, tasks: int, worlds: int) -> tuple[Any, Any]:
+        """Return both states before any data."""
+        return self.student.begin(tasks, worlds), self.agent.begin(tasks, worlds)
 
     def act(
-        self, step: Step, state: Any, *, explore: bool, noise: Tensor | None
-    ) -> tuple[Tensor, Any]:
-        """Act on the observation and the task."""
-        step = step._replace(obs=self._told(step.obs))
-        return self.agent.act(step, state, explore=explore, noise=noise)
+        self, step: Step, state: tuple[Any, Any], *, explore: bool, noise: Tensor | None
+    ) -> tuple[Tensor, tuple[Any, Any]]:
+        """Act as the student does."""
+        return self.act_and_record(step, state, explore=explore, noise=noise)[:2]
 
-    def adapt(self, state: Any, rollout: Rollout) -> Any:
-        """Let the teacher adapt to a rollout, told the task in it."""
-        told = rollout._replace(obs=self._told(rollout.obs), next_obs=self._told(rollout.next_obs))
-        return self.agent.adapt(state, told)
+    @torch.no_grad()
+    def act_and_record(
+        self, step: Step, state: tuple[Any, Any], *, explore: bool, noise: Tensor | None
+    ) -> tuple[Tensor, tuple[Any, Any], dict[str, Tensor]]:
+        """Act as the student does, and record what the teacher was told and would do."""
+        action, mine = self.student.act(step, state[0], explore=explore, noise=noise)
+        told = step.obs[:, :0] if self.worlds is None else self.worlds.told().to(step.obs)
+        prompted = step._replace(obs=torch.cat((step.obs, told), -1))
+        advice, theirs = self.agent.act(prompted, state[1], explore=False, noise=None)
+        return action, (mine, theirs), {"advice": advice.clamp(-1, 1), "told": told}
 
-    def _told(self, obs: Tensor) -> Tensor:
-        return torch.cat((obs, self.task.expand(*obs.shape[:-1], -1)), -1)
+    def adapt(self, state: tuple[Any, Any], rollout: Rollout) -> tuple[Any, Any]:
+        """Let the teacher adapt to what it was shown; the student has adapted."""
+        told = rollout.extras["told"]
+        after = torch.cat((told[1:], told[-1:]))
+        shown = rollout._replace(
+            obs=torch.cat((rollout.obs, told), -1), extras={},
+            next_obs=torch.cat((rollout.next_obs, after), -1),
+        )  # fmt: skip
+        return state[0], self.agent.adapt(state[1], shown)
 
 
 def stretches(x: Tensor, length: int) -> Tensor:

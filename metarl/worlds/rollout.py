@@ -263,7 +263,7 @@ def collect(
     """
     device = (policy := _checked(policy, steps, key)).device
     out = _empty(steps, worlds.num_worlds, worlds.spec, len(worlds.tasks), device)
-    noise = _noise(worlds, steps, key).to(device) if explore else None
+    noise = _noise(worlds, steps, key).to(device) if explore else [None] * steps
     here, recorded, recent, own = device == worlds.device, [], [], []
     task = worlds.task_vector() if privileged else None
     with threads.sampling():
@@ -271,9 +271,8 @@ def collect(
             step, seen = worlds.current, worlds.privileged
             step = step if here else Step(*(part.to(device) for part in step))
             action, state, extras = policy.act_and_record(
-                step, _told(policy, state, task, seen), explore=explore,
-                noise=None if noise is None else noise[t],
-            )  # fmt: skip
+                step, _told(policy, state, task, seen), explore=explore, noise=noise[t]
+            )
             got = worlds.step(action if here else action.to(worlds.device))
             out.action[t] = action  # a policy may reuse its memory
             recorded.append(extras)

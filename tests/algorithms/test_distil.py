@@ -9,7 +9,7 @@ import torch
 
 from metarl import Key, TaskDistribution, TaskWorlds, UserError, collect, evaluate
 from metarl.algorithms import Distil, DistilConfig
-from metarl.algorithms.distil import stretches
+from metarl.algorithms.distil import _Advised, stretches
 from metarl.base.trust import CodeError
 from metarl.learning import checkpoint as checkpoints
 from metarl.run import resume_run, start_run, train_config
@@ -31,6 +31,22 @@ def ready(family: str = "half-cheetah-vel") -> TaskWorlds:
 
 def student(worlds: TaskWorlds, **settings) -> Distil:
     return Distil(worlds.spec, DistilConfig(**SMALL | settings), seed=0)
+
+
+def advised(learner: Distil, worlds: TaskWorlds, parts: list) -> torch.Tensor:
+    """What the teacher says in episodes in which the student does what was done in others."""
+    both = _Advised(learner, learner.agent, worlds if learner.told else None)
+    state, advice = both.begin(TASKS, EACH), []
+    for k, part in enumerate(parts):
+        if k or len(parts) > 1:
+            worlds.reset()
+        replayed = iter(part.action)
+        learner.act = lambda step, state, replayed=replayed, **_: (next(replayed), state)
+        got, state = collect(worlds, both, state, len(part.action), Key(0), explore=False)
+        state = both.adapt(state, got)
+        assert torch.equal(got.action, part.action)
+        advice.append(got.extras["advice"])
+    return torch.cat(advice)
 
 
 def test_stretches_are_a_plain_loop() -> None:
@@ -60,27 +76,34 @@ def test_a_stretch_goes_on_from_the_memory_and_the_gradient_does_not() -> None:
     assert moved.nonzero().tolist() == [[1]]
 
 
-@pytest.mark.parametrize("settings", [{"hidden": (8,)}, {"hidden": (8,), "history": 3}])
-def test_a_told_teacher_says_what_it_does_where_it_is_told(settings: dict) -> None:
-    """Its own actions in the told family, replayed in the plain one, are its advice there."""
-    plain, told = (ready("half-cheetah-vel" + more) for more in ("", "+told"))
-    learner = student(plain, teacher=teacher("ppo", "half-cheetah-vel+told", **settings))
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [("half-cheetah-vel", {"history": 3}), ("half-cheetah-terrain", {})],
+)
+def test_a_told_teacher_says_what_it_does_where_it_is_told(family: str, settings: dict) -> None:
+    """Its own actions in the told family, replayed in the plain one, are its advice there.
+
+    Of a terrain it is told the ground ahead, which changes with each step.
+    """
+    plain, told = (ready(family + more) for more in ("", "+told"))
+    learner = student(plain, teacher=teacher("ppo", f"{family}+told", hidden=(8,), **settings))
     learner.plan(plain, 1, None)
     agent = learner.agent
     agent.ppo.actor.split(agent.params[:, : agent.ppo.actor.num_params])[-3].mul_(300.0)
     state = agent.begin(TASKS, EACH)
     own = collect(told, agent, state, 30, Key(1), explore=False)[0]
     assert (own.action.abs() > 1).any()
-    replayed = iter(own.action)
-    part = collect(plain, lambda obs: next(replayed), None, 30, Key(1), explore=False)[0]
-    advice = learner._advice(plain, [part], Key(1))
+    advice = advised(learner, plain, [own])
     assert torch.equal(advice, own.action.clamp(-1, 1))
     assert not torch.equal(advice[:, 0], advice[:, EACH])
 
 
 def test_a_teacher_remembers_and_adapts_through_the_episodes_of_the_trial() -> None:
     worlds = ready("point-goal")
-    learner = student(worlds, teacher=teacher("rl2", "point-goal", **SMALL))
+    learner, again = (
+        student(worlds, teacher=teacher("rl2", "point-goal", **SMALL)),
+        ready("point-goal"),
+    )
     learner.plan(worlds, 1, None)
     agent, parts = learner.agent, []
     state = agent.begin(TASKS, EACH)
@@ -89,7 +112,7 @@ def test_a_teacher_remembers_and_adapts_through_the_episodes_of_the_trial() -> N
         part, state = collect(worlds, agent, state, 20, Key(k), explore=False)
         state = agent.adapt(state, part)
         parts.append(part)
-    advice = learner._advice(worlds, parts, Key(1))
+    advice = advised(learner, again, parts)
     assert torch.equal(advice, torch.cat([part.action for part in parts]).clamp(-1, 1))
 
 
@@ -101,7 +124,7 @@ def test_a_teacher_that_adapts_by_exploring_explores_first() -> None:
     assert worlds.env_steps - steps == 3 * 20 * TASKS * EACH
     prior = learner.agent.begin(TASKS, EACH)
     action, _ = learner.agent.act(ready("point-goal").current, prior, explore=False, noise=None)
-    assert not torch.allclose(data.target[0], action, atol=1e-3)
+    assert not torch.allclose(data.rollout.extras["advice"][0], action, atol=1e-3)
 
 
 def test_the_student_acts_and_the_teacher_is_left_as_it_is() -> None:
@@ -114,7 +137,7 @@ def test_the_student_acts_and_the_teacher_is_left_as_it_is() -> None:
         worlds, learner, learner.begin(TASKS, EACH), 20, Key(3).fold("noise", 0), explore=True
     )[0]
     assert torch.equal(data.rollout.action[:20], own.action)
-    assert not torch.allclose(data.target[:20], own.action, atol=0.1)
+    assert not torch.allclose(data.rollout.extras["advice"][:20], own.action, atol=0.1)
     kept = {name: t.clone() for name, t in learner.agent.state_dict().items()}
     first, last = (learner.update([data], Key(4, i))["loss"] for i in (0, 40))
     for i in range(1, 40):
