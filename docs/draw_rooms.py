@@ -50,6 +50,14 @@ READING = {
         "algorithms/pearl", "modules/context", "modules/sac", "modules/replay",
         "networks/relu_mlp", "worlds/rollout",
     ),
+    "rma": (
+        "algorithms/rma", "networks/history", "modules/batched_ppo", "modules/ppo",
+        "worlds/policy", "worlds/privileged",
+    ),
+    "distil": (
+        "algorithms/distil", "modules/ppo", "networks/recurrent", "worlds/policy",
+        "worlds/rollout",
+    ),
 }  # fmt: skip
 """What there is to read to follow an algorithm, in this order."""
 
