@@ -23,16 +23,11 @@ from metarl.base.errors import UserError, check_progress
 from metarl.base.files import file_errors, finite, read_json, write_json
 from metarl.base.keys import Key
 from metarl.base.text import ALL_DIVERGED, counted, decimals, shown
+from metarl.learning import statistics
 from metarl.learning.adaptation import Watch, adaptation_rounds, check_episodes
 from metarl.learning.divergence import WARN_ABOVE
 from metarl.learning.report_fields import checked
-from metarl.learning.statistics import (
-    gain_interval,
-    iqm_interval,
-    mean_of_tasks,
-    too_few,
-    worst_tail,
-)
+from metarl.learning.statistics import gain_interval, iqm_interval, mean_of_tasks, too_few
 from metarl.tasks.distribution import TaskDistribution
 from metarl.worlds.policy import Policy, as_policy
 from metarl.worlds.rollout import mean_of_finished
@@ -44,10 +39,8 @@ if TYPE_CHECKING:
     from metarl.tasks.family import TaskFamily
     from metarl.worlds.vector import VecWorlds
 
-_ONLY_IF_SOME = ("diagnostics", "exploring", "cvar05")
 HARDLY = 0.05
-"""An adapted policy whose lead over standing still is surely below this share of what standing
-still scores is hardly better than it."""
+"""A lead over standing still that is surely below this share of what that scores is hardly one."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +87,18 @@ class Report:
     """[M], whose mean is `stand_still` where no task is left out; NaN (null) where every world of a
     task diverged; empty in files of versions that did not write it"""
     diagnostics: dict[str, Any] = field(default_factory=dict)
-    """What the learner says of its state in each round: name -> (K+1, M, …) nested lists, of means
-    over worlds"""
+    """What the learner says of its state: name -> (K+1, M, …) nested lists, means over worlds"""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of `metarl evaluate --json`.
 
         It has `diagnostics`, `exploring` and `cvar05` (see `worst_tail`) only if there are some.
         """
-        data = cast(dict[str, Any], finite(asdict(self)))
-        data |= {"distinct_tasks": self.distinct_tasks, "cvar05": finite(worst_tail(self.returns))}
-        return {k: v for k, v in data.items() if v or k not in _ONLY_IF_SOME}
+        data = cast(dict[str, Any], finite(asdict(self))) | {"distinct_tasks": self.distinct_tasks}
+        data["cvar05"] = finite(statistics.worst_tail(self.returns))
+        return {
+            k: v for k, v in data.items() if v or k not in ("diagnostics", "exploring", "cvar05")
+        }
 
     def save(self, path: Path | str, more: Mapping[str, Any] | None = None) -> None:
         """Write the JSON, and `more` in it, whole or not at all; folders are made.
@@ -235,7 +229,7 @@ class Report:
             known = f"{centre:+.{digits}f} {interval}"
             lines.append(f"{words}: {known if math.isfinite(centre) else ALL_DIVERGED}")
         lines.append(f"verdict: {self.verdict()}")
-        if tail := worst_tail(self.returns):
+        if tail := statistics.worst_tail(self.returns):
             lines.append(f"worst 5 % of tasks: {' → '.join(shown(x, digits) for x in tail)}")
         if self.diverged:
             lines.append(f"note: {self.divergence()}")
