@@ -253,12 +253,13 @@ def collect(
         for t in range(steps):
             step, seen = worlds.current, worlds.privileged
             step = step if here else Step(*(part.to(device) for part in step))
-            action, state, extras = policy.act_and_record(
-                step, _told(policy, state, task, seen), explore=explore, noise=noise[t]
+            state = _told(policy, state, task, seen)
+            action, state, more = policy.act_and_record(
+                step, state, explore=explore, noise=noise[t]
             )
             got = worlds.step(action if here else action.to(worlds.device))
             out.action[t] = action  # a policy may reuse its memory
-            recorded.append(extras)
+            recorded.append(more)
             recent.append((step, got))
             own += [(seen, worlds.next_privileged)] if privileged else []
             if len(recent) == _TOGETHER or t == steps - 1:
