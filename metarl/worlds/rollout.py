@@ -219,8 +219,8 @@ def _told(policy: Policy, state: Any, task: Tensor | None, own: Tensor | None) -
 
 @torch.no_grad()
 def collect(
-    worlds: VecWorlds, policy: Policy | Callable[[Tensor], Tensor], state: Any, steps: int, key: Key,
-    *, explore: bool, on_step: OnStep | None = None, privileged: bool = False,
+    worlds: VecWorlds, policy: Policy | Callable[[Tensor], Tensor], state: Any, steps: int,
+    key: Key, *, explore: bool, on_step: OnStep | None = None, privileged: bool = False,
 ) -> tuple[Rollout, Any]:  # fmt: skip
     """Let a policy act in every world, from where it is: for new episodes, reset the worlds first.
 
