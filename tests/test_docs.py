@@ -11,6 +11,7 @@ from pkgutil import resolve_name
 
 import pytest
 
+from envs.point import PointGoal
 from metarl import cli, find_family, find_learner
 from metarl.learning.registry import list_learners
 from metarl.tasks.registry import list_families
@@ -44,7 +45,8 @@ def slug(heading: str) -> str:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name)
 def test_python_code_runs(page, tmp_path, monkeypatch):
-    """The blocks of a page run in order, as one script; of a training, one iteration."""
+    """The blocks of a page run in order, as one script; of a training, one short iteration."""
+    monkeypatch.setattr(PointGoal, "horizon", 5)
     monkeypatch.chdir(tmp_path)
     scope = {"__name__": "docs"}
     for line, code, copied in blocks(page, "python"):

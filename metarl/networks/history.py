@@ -40,9 +40,8 @@ class HistoryEncoder(nn.Module):
 
     def forward(self, history: Tensor) -> Tensor:
         """Return (B, Z) estimates, given (B, N, F) histories, the oldest step first."""
-        x = leaky_relu(self.embed(history)).transpose(
-            1, 2
-        )  # convolutions want channels before time
+        # Convolutions want channels before time, which a reshape alone would mix.
+        x = leaky_relu(self.embed(history)).transpose(1, 2)
         for layer, oldest in zip(self.layers, self.left_over, strict=True):
             x = leaky_relu(layer(x[..., oldest:]))
         return self.head(x.flatten(1))

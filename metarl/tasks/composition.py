@@ -20,7 +20,7 @@ import mujoco
 import torch
 from torch import Tensor
 
-from metarl.base.errors import UserError, did_you_mean, user_code
+from metarl.base.errors import UserError, check_kinds, did_you_mean, user_code
 from metarl.simulation.backend import Backend
 from metarl.simulation.edits import shift
 from metarl.simulation.simulator import Simulator
@@ -116,10 +116,12 @@ def with_params(family: TaskFamily | type[TaskFamily], *params: Param) -> TaskFa
     Raises:
         UserError: a parameter clashes with another, or has the name of a variation.
     """
-    family = family if isinstance(family, type) else type(family)
+    if not isinstance(family, type):
+        check_kinds(family=(family, TaskFamily))
+        family = type(family)
     for param in params:
         if not isinstance(param, Param):
-            raise UserError(f"family '{class_name(family)}': with_params takes Params, not {param}")
+            raise UserError(f"with_params takes Params, not {param!r:.80}")
         if kebab(param.name) in variations(family):
             raise UserError(
                 f"family '{class_name(family)}': '{kebab(param.name)}' is one of its variations: "

@@ -5,7 +5,9 @@ python -m torch.distributed.run --nproc-per-node 2 -m tests.helpers.rank_runs FO
 
 import sys
 from pathlib import Path
+from unittest import mock
 
+from envs.point import PointGoal
 from metarl import find_learner
 from metarl.learning.registry import list_learners
 from metarl.run import start_run
@@ -26,15 +28,26 @@ SMALL = {
 
 
 def train_all(folder: Path, shards: int) -> None:
-    """Train each learner for three iterations with its tasks in so many shards."""
+    """Train each learner for two iterations with its tasks in so many shards.
+
+    Episodes are short, and there are no pages: they would be most of the time.
+    """
+    with (
+        mock.patch("metarl.run._default_callbacks", return_value=[]),
+        mock.patch.object(PointGoal, "horizon", 8),
+    ):
+        _train_all(folder, shards)
+
+
+def _train_all(folder: Path, shards: int) -> None:
     for name in sorted(list_learners(), key="distil".__eq__):  # which has another for a teacher
         settings = SMALL.get(name, {})
         if name == "distil":
             settings = settings | {"teacher": str(folder / "ppo")}
         train = TrainConfig(
-            tasks_per_iteration=8, rollouts_per_task=2, iterations=3, evaluate_every=3,
-            evaluate_tasks=5, out=str(folder / name), progress=False, device="cpu",
-            task_shards=shards,
+            tasks_per_iteration=8, rollouts_per_task=2, iterations=2, evaluate_every=2,
+            evaluate_tasks=5, evaluate_episodes=2, out=str(folder / name), progress=False,
+            device="cpu", task_shards=shards,
         )  # fmt: skip
         start_run("point-goal", name, train, find_learner(name).Config(**settings))
 
