@@ -58,6 +58,10 @@ READING = {
         "algorithms/distil", "modules/ppo", "networks/recurrent", "worlds/policy",
         "worlds/rollout",
     ),
+    "varibad": (
+        "algorithms/varibad", "networks/belief", "modules/trials", "modules/batched_ppo",
+        "networks/recurrent", "worlds/rollout",
+    ),
 }  # fmt: skip
 """What there is to read to follow an algorithm, in this order."""
 

@@ -12,10 +12,12 @@ if _TYPE_CHECKING:
     from metarl.algorithms.ppo import Ppo, PpoConfig
     from metarl.algorithms.rl2 import Rl2, Rl2Config
     from metarl.algorithms.rma import Rma, RmaConfig
+    from metarl.algorithms.varibad import Varibad, VaribadConfig
 
 __all__ = [
     "Distil", "DistilConfig", "Finetune", "FinetuneConfig", "MamlTrpo", "MamlTrpoConfig", "Pearl",
-    "PearlConfig", "Ppo", "PpoConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig",
+    "PearlConfig", "Ppo", "PpoConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig", "Varibad",
+    "VaribadConfig",
 ]  # fmt: skip
 
 __getattr__ = _lazy(
@@ -24,5 +26,6 @@ __getattr__ = _lazy(
         "distil": "Distil DistilConfig", "finetune": "Finetune FinetuneConfig",
         "maml_trpo": "MamlTrpo MamlTrpoConfig", "pearl": "Pearl PearlConfig",
         "ppo": "Ppo PpoConfig", "rl2": "Rl2 Rl2Config", "rma": "Rma RmaConfig",
+        "varibad": "Varibad VaribadConfig",
     },
 )  # fmt: skip

@@ -41,6 +41,7 @@ VARIANTS = [
     ("pearl", {"normalise": True, "adapt_every": 0}),
     *((name, {"privileged_critic": True}) for name in ("ppo", "rl2")),
     ("rma", {"see_reward": False, "teacher_iterations": 9}),
+    ("varibad", {"memory": "mingru", "decode_state": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
 EXAMPLES = [
@@ -54,6 +55,10 @@ SMALL = {
     "distil": {"units": 8, "hidden": 8, "bptt": 15},
     "rl2": {"units": 16, "hidden": 16, "epochs": 2},
     "rma": {"hidden": (8,), "history": 10, "teacher_iterations": 1, "epochs": 2},
+    "varibad": {
+        "units": 8, "embedding": 8, "hidden": (8,), "decoder_hidden": (8,), "beliefs": 3,
+        "decoded_steps": 5, "vae_trials": 8, "vae_updates": 2, "epochs": 1, "replay_trials": 40,
+    },
     "pearl": {
         "train_tasks": TASKS, "hidden": (16,), "encoder_hidden": (16,), "meta_batch": 2,
         "batch_size": 16, "context_size": 8, "gradient_steps": 3, "initial_episodes": 2,

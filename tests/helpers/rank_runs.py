@@ -20,6 +20,10 @@ SMALL = {
     "rl2": {"hidden": 8, "units": 8},
     "rma": {"hidden": (8,), "history": 10},
     "distil": {"units": 8, "hidden": 8, "bptt": 15},
+    "varibad": {
+        "units": 8, "embedding": 8, "hidden": (8,), "decoder_hidden": (8,), "beliefs": 3,
+        "decoded_steps": 5, "vae_trials": 8, "vae_updates": 2, "epochs": 1, "replay_trials": 40,
+    },
     "pearl": {
         "train_tasks": 8, "hidden": (8,), "encoder_hidden": (8,), "gradient_steps": 2,
         "meta_batch": 3, "batch_size": 8, "context_size": 4, "initial_episodes": 2,

@@ -314,12 +314,15 @@ def test_refusals_are_one_line(make, words: str) -> None:
 
 @pytest.mark.parametrize("name", list_families())
 def test_every_family_has_its_products(name: str) -> None:
-    """Each takes latency and sensor bias, and its own unless its parameters are those already."""
+    """Each takes latency and sensor bias, and its own unless its parameters are those already.
+
+    A terrain is for robots that it fits.
+    """
     for variation in variations(family_class(name)):
         try:
             worlds = TaskWorlds(f"{name}+{variation}", 2, 1)
         except UserError as error:
-            assert "already" in str(error)  # noqa: PT017
+            assert "already" in str(error) or variation == "terrain"  # noqa: PT017
             assert variation not in ("latency", "sensor-bias")
             continue
         assert worlds.family.name == f"{name}+{variation}"
@@ -367,7 +370,8 @@ def test_a_variation_that_cannot_be_imported_is_refused_in_one_line(where: str) 
 
 
 def test_every_family_takes_the_universal_variations() -> None:
-    assert list(variations(Cart)) == ["payload", "drag", "rail", "latency", "sensor-bias", "told"]
+    generic = ["dynamics", "latency", "sensor-bias", "terrain", "told"]
+    assert list(variations(Cart)) == ["payload", "drag", "rail", *generic]
 
 
 # --- runs --------------------------------------------------------------------------------------
