@@ -107,16 +107,10 @@ class Runner:
     """Writes to metrics.csv and TensorBoard, from the beginning of `learn`."""
 
     def __init__(
-        self,
-        learner: Learner,
-        worlds: VecWorlds,
-        distribution: TaskDistribution,
-        config: TrainConfig,
-        callbacks: Sequence[Callback | IterationFunction] = (),
-        *,
-        resume: checkpoints.Checkpoint | None = None,
-        sampler: TaskSampler | None = None,
-    ) -> None:
+        self, learner: Learner, worlds: VecWorlds, distribution: TaskDistribution,
+        config: TrainConfig, callbacks: Sequence[Callback | IterationFunction] = (), *,
+        resume: checkpoints.Checkpoint | None = None, sampler: TaskSampler | None = None,
+    ) -> None:  # fmt: skip
         """Take what `meta_train` takes; threads are those that the process uses now."""
         self.ranks = learner.ranks
         refuse_other_worlds(worlds, config, self.ranks.shards)
