@@ -65,6 +65,14 @@ READING = {
         "algorithms/pearl", "modules/context", "modules/sac", "modules/replay",
         "networks/relu_mlp", "worlds/rollout",
     ),
+    "rma": (
+        "algorithms/rma", "networks/history", "modules/batched_ppo", "modules/ppo",
+        "worlds/policy", "worlds/privileged",
+    ),
+    "distil": (
+        "algorithms/distil", "modules/ppo", "networks/recurrent", "worlds/policy",
+        "worlds/rollout",
+    ),
     "varibad": (
         "algorithms/varibad", "networks/belief", "modules/trials", "modules/batched_ppo",
         "networks/recurrent", "worlds/rollout",

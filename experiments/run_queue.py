@@ -9,7 +9,7 @@ A *line* of the ladder is a learner, and the family that it learns on:
     ppo       PPO over the task distribution: blind to the task
     oracle    the same on FAMILY+told, which observes the task
     finetune  the policy of `ppo`, trained on in each held-out task
-    rl2, varibad, maml-trpo, pearl
+    rl2, varibad, maml-trpo, pearl, rma
 
 Each result is written to ``experiments/results/ladder/`` as soon as it is there; what is in that
 folder is not trained again. Ctrl-C or SIGTERM stops at the next iteration, and the same command
@@ -36,6 +36,7 @@ from metarl.algorithms import (
     PearlConfig,
     PpoConfig,
     Rl2Config,
+    RmaConfig,
     VaribadConfig,
 )  # fmt: skip
 from metarl.base.files import write_json
@@ -74,6 +75,7 @@ LINES = {
             initial_episodes=2, posterior_episodes=2, replay_capacity=8000,
         ),
     ),
+    "rma": Settings(TRIALS, RmaConfig()),
 }  # fmt: skip
 MILLIONS = {
     "half-cheetah-vel": 3, "half-cheetah-dynamics": 3, "half-cheetah-dir": 3,
@@ -113,7 +115,7 @@ def queue() -> list[Item]:
     order = [Item(family, line, 1) for family in MILLIONS for line in ladder]
     for seed in (2, 3):
         order += [Item(family, line, seed) for family in FOUR for line in ladder]
-    order += [Item(family, line, 1) for line in learners for family in MILLIONS]
+    order += [Item(family, line, 1) for line in (*learners, "rma") for family in MILLIONS]
     return order
 
 

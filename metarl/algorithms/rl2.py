@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
-from metarl.learning.learner import Learner, refuse_misfit
+from metarl.learning.learner import Learner, load_parts, refuse_misfit, state_of
 from metarl.modules import ppo
 from metarl.modules.optim import ClippedAdam
 from metarl.modules.ppo import Batch
@@ -176,13 +176,7 @@ class Rl2(Learner):
         if last is not None:
             step, last = with_ending(step, last), torch.zeros_like(last)
         head, value, memory = self.net.step(self._inputs(step), state.memory)
-        policy = self.net.policy(head)
-        if isinstance(policy, Categorical):
-            action = policy.sample(noise if explore else None)
-        else:
-            action = policy.mean
-            if explore and noise is not None:
-                action = action + noise * policy.log_std.exp()
+        action = self.net.policy(head).sample(noise if explore else None)
         return action, State(memory, last), {"head": head, "value": value}
 
     def adapt(self, state: State, rollout: Rollout) -> State:
@@ -321,20 +315,11 @@ class Rl2(Learner):
     def _gradient_steps(self, batch: Batch, key: Key) -> dict[str, float]:
         """Pass over the trials several times, in minibatches of worlds; a step for each."""
         config, worlds = self.config, batch.weight.shape[1] // len(self.ranks.owned)
-        weight, parts = batch.weight.sum(0, keepdim=True), min(config.minibatches, worlds)
-        metrics: list[Tensor] = []
-        with ppo.thread_pool() as pool:
-            for epoch in range(config.epochs):
-                metrics, order = [], key.fold("minibatches", epoch)
-                for chosen, total in ppo.minibatches(weight, parts, order, self.ranks):
-                    gradient, found = ppo.parallel_gradient(
-                        lambda ids, total=total: self._loss(batch, ids, total[0, 0]),
-                        self.adam.params, [ids.chunk(self._shards(len(ids))) for ids in chosen],
-                        pool, self.ranks,
-                    )  # fmt: skip
-                    self.adam.step(gradient, config.max_grad_norm)
-                    metrics.append(found)
-        means = torch.stack(metrics).mean(0).tolist()[:4]
+        means = ppo.gradient_steps(
+            lambda ids, total: self._loss(batch, ids, total), self.adam, batch.weight.sum(0), key,
+            epochs=config.epochs, parts=min(config.minibatches, worlds), most=self._shards,
+            max_norm=config.max_grad_norm, ranks=self.ranks,
+        ).tolist()[:4]  # fmt: skip
         return dict(zip(("loss", "value_loss", "kl", "clip_fraction"), means, strict=True))
 
     def _shards(self, worlds: int) -> int:
@@ -363,11 +348,7 @@ class Rl2(Learner):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return weights, optimiser with its step size, and running statistics."""
-        return {
-            f"{part}.{name}": tensor.detach()
-            for part, holder in self._parts.items()
-            for name, tensor in holder.state_dict().items()
-        }
+        return state_of(self._parts)
 
     def policy_state_dict(self) -> dict[str, Tensor]:
         """Return the network and the statistics that scale its input."""
@@ -377,8 +358,4 @@ class Rl2(Learner):
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned."""
         refuse_misfit(self.state_dict(), tensors, self.name)
-        for part, holder in self._parts.items():
-            prefix = f"{part}."
-            holder.load_state_dict(
-                {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-            )
+        load_parts(self._parts, tensors)

@@ -102,6 +102,22 @@ class Learner(Policy):
         """
         return self.ranks.sum_rows(rows)
 
+    @property
+    def privileged(self) -> bool:
+        """Whether it shows critics or teachers, in training, what nothing that acts may see."""
+        return getattr(self.config, "privileged_critic", False)
+
+    def plan(self, worlds: VecWorlds, iterations: int, env_steps: int | None) -> None:
+        """Take in what the run is to be, before it begins or goes on; the default needs nothing.
+
+        A run that goes on calls `load_state_dict` next. Raises UserError for what cannot be.
+
+        Args:
+            worlds: of one shard of an iteration.
+            iterations: that the run is to have.
+            env_steps: that it is to have instead, if not None.
+        """
+
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Any:
         """Return the data of one shard of an iteration, for `update`.
 
@@ -228,6 +244,21 @@ def load_tensors(own: dict[str, Tensor], given: dict[str, Tensor], name: str) ->
     with torch.no_grad():
         for key, tensor in own.items():
             tensor.copy_(given[key])
+
+
+def state_of(parts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return what `state_dict` of each part of a learner returns, as ``part.name``."""
+    held = {part: holder.state_dict() for part, holder in parts.items()}
+    return {f"{part}.{name}": t.detach() for part, own in held.items() for name, t in own.items()}
+
+
+def load_parts(parts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Let each part of a learner take over its share of what `state_of` returned."""
+    for part, holder in parts.items():
+        prefix = f"{part}."
+        holder.load_state_dict(
+            {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+        )
 
 
 def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:

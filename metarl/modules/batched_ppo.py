@@ -24,7 +24,7 @@ from metarl.modules.settings import Count, Layers
 from metarl.networks.categorical import Categorical
 from metarl.networks.normalise import RunningMoments
 from metarl.networks.task_mlp import Gaussian, GaussianMLP
-from metarl.worlds.rollout import Rollout
+from metarl.worlds.rollout import Rollout, mean_of_finished
 from metarl.worlds.vector import Spec, Step
 
 
@@ -84,8 +84,9 @@ class BatchedPpo:
     """The networks, what they see, and PPO's update; parameters are passed in and returned."""
 
     def __init__(
-        self, spec: Spec, config: FeedForwardSettings, device: torch.device, critic_extra: int = 0
-    ) -> None:
+        self, spec: Spec, config: FeedForwardSettings, device: torch.device, critic_extra: int = 0,
+        actor_extra: int = 0,
+    ) -> None:  # fmt: skip
         """Lay out the networks, and start the running statistics.
 
         Args:
@@ -93,17 +94,18 @@ class BatchedPpo:
             config: the settings.
             device: where everything is.
             critic_extra: P, further inputs, which the critic alone sees: `Rollout.for_critic`.
+            actor_extra: further inputs of the actor, for a `policy` that gives them.
         """
         self.spec, self.config, self.device = spec, config, device
         self.history = config.history if isinstance(config, PpoSettings) else 1
         self.frame = spec.observation_size + (spec.action_size if self.history > 1 else 0)
         inputs = self.frame * self.history
+        self.seen = inputs + actor_extra
         self.actor = GaussianMLP(
-            inputs, spec.action_size, config.hidden, init_std=config.init_std,
+            self.seen, spec.action_size, config.hidden, init_std=config.init_std,
             min_std=config.min_std, state_std=config.state_std and not spec.actions,
         )  # fmt: skip
         self.critic = GaussianMLP(inputs + critic_extra, 1, config.hidden)
-        self.seen = inputs
         self.obs_moments = RunningMoments(spec.observation_size, device)
         self.return_moments = RunningMoments(1, device)
 
@@ -157,13 +159,7 @@ class BatchedPpo:
         policy = self.policy(params, inputs.flatten(1).unflatten(0, (len(params), -1)))
         if noise is not None:
             noise = noise.unflatten(0, (len(params), -1))
-        if isinstance(policy, Categorical):
-            action = policy.sample(noise)
-        else:
-            action = policy.mean
-            if noise is not None:
-                action = action + noise * policy.log_std.exp()
-        return action.flatten(0, 1), inputs[:, :-1]
+        return policy.sample(noise).flatten(0, 1), inputs[:, :-1]
 
     def policy(self, params: Tensor, inputs: Tensor) -> Gaussian | Categorical:
         """Return the action distributions (M, N, A) of M policies at (M, N, I + P) inputs."""
@@ -251,6 +247,32 @@ class BatchedPpo:
         )
         self.return_moments.update(*sums, ranks=ranks)
 
+    def learn(
+        self, params: Tensor, adam: Adam, lr: Tensor, rollouts: Sequence[Rollout], key: Key,
+        ranks: Ranks = ALONE,
+    ) -> tuple[Tensor, Adam, Tensor, dict[str, float]]:  # fmt: skip
+        """Make an iteration: gradient steps on rollouts, which the running statistics take in next.
+
+        Args:
+            params: (M, D).
+            adam: its state.
+            lr: () float64, step size.
+            rollouts: of the shards that this process owns.
+            key: of the iteration.
+            ranks: whose shards they are.
+
+        Returns:
+            The new parameters, state and step size, and the metrics of the iteration.
+        """
+        params, adam, metrics = self.improve(
+            params, adam, self.prepared(rollouts, params, ranks), epochs=self.config.epochs,
+            lr=float(lr), key=key, ranks=ranks,
+        )  # fmt: skip
+        self.update_moments(rollouts, ranks)
+        rate = ppo.next_lr(float(lr), metrics["kl"], self.env_steps, self.config)
+        metrics = training_returns(rollouts, ranks) | metrics | {"lr": rate}
+        return params, adam, torch.tensor(rate, dtype=torch.float64), metrics
+
     def improve(
         self, params: Tensor, adam: Adam, batch: Batch, *, epochs: int, lr: float, key: Key,
         ranks: Ranks = ALONE,
@@ -304,3 +326,16 @@ class BatchedPpo:
         error = (value - part.target).square()
         loss, metrics = ppo.objective(policy, error, part, total, self.config)
         return loss, metrics / len(params)
+
+
+def training_returns(rollouts: Sequence[Rollout], ranks: Ranks = ALONE) -> dict[str, float]:
+    """Return what a policy that does not adapt reports: its mean return, and what diverged.
+
+    Args:
+        rollouts: of the shards that this process owns.
+        ranks: whose shards they are.
+    """
+    returns = torch.cat([part.first_episode_return() for part in rollouts])
+    mean = float(mean_of_finished(ranks.rows(returns)))
+    diverged = float(ranks.sum([part.diverged.sum() for part in rollouts]))
+    return {"return_before": mean, "return_after": mean, "diverged": diverged}

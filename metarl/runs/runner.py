@@ -107,16 +107,10 @@ class Runner:
     """Writes to metrics.csv and TensorBoard, from the beginning of `learn`."""
 
     def __init__(
-        self,
-        learner: Learner,
-        worlds: VecWorlds,
-        distribution: TaskDistribution,
-        config: TrainConfig,
-        callbacks: Sequence[Callback | IterationFunction] = (),
-        *,
-        resume: checkpoints.Checkpoint | None = None,
-        sampler: TaskSampler | None = None,
-    ) -> None:
+        self, learner: Learner, worlds: VecWorlds, distribution: TaskDistribution,
+        config: TrainConfig, callbacks: Sequence[Callback | IterationFunction] = (), *,
+        resume: checkpoints.Checkpoint | None = None, sampler: TaskSampler | None = None,
+    ) -> None:  # fmt: skip
         """Take what `meta_train` takes; threads are those that the process uses now."""
         self.ranks = learner.ranks
         refuse_other_worlds(worlds, config, self.ranks.shards)
@@ -124,6 +118,7 @@ class Runner:
         worlds.returns = {} if self.sampler.reports else None
         self.learner, self.worlds, self.distribution = learner, worlds, distribution
         self.family, self.config, self.resume = worlds.family, config, resume
+        learner.plan(worlds, config.iterations, config.env_steps)
         self.callbacks = [one for one in callbacks if isinstance(one, Callback)]
         self.functions = [one for one in callbacks if not isinstance(one, Callback)]
         self.position = Position() if resume is None else Position.to_resume(resume)

@@ -292,6 +292,17 @@ class _Told(TaskFamily):
         return torch.cat([obs, self.told(sim, task).to(obs.dtype)], 1)
 
 
+def observed(family: TaskFamily) -> tuple[bool, list[object]]:
+    """Return whether a family observes its task after all else, as ``+told`` does, and what else.
+
+    Two families of one robot observe the same if the second parts, the `observe` of their classes,
+    are equal.
+    """
+    methods = [vars(cls)["observe"] for cls in type(family).__mro__ if "observe" in vars(cls)]
+    told = methods[0] is _Told.observe
+    return told, methods[told:]
+
+
 GENERIC_VARIATIONS: Mapping[str, Variation] = MappingProxyType(
     {
         "dynamics": Variation(dynamics_of, AnyMass, "masses, friction, joints, motors, payload"),

@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.base import threads
 from metarl.base.errors import UserError
 from metarl.base.keys import Key, as_key
-from metarl.worlds.policy import Policy, as_policy
+from metarl.worlds.policy import Policy, Teacher, as_policy
 from metarl.worlds.privileged import privileged_extras
 from metarl.worlds.vector import Spec, Step, Transition, VecWorlds, check_worlds
 
@@ -218,18 +218,19 @@ def _checked(
     return policy
 
 
+def _told(policy: Policy, state: Any, task: Tensor | None, own: Tensor | None) -> Any:
+    """Return the policy's state; that of a teacher knows the task's vector and the family's own."""
+    if task is None or not isinstance(policy, Teacher):
+        return state
+    known = task if own is None else torch.cat((task, own), -1)
+    return policy.tell(state, known.to(policy.device))
+
+
 @torch.no_grad()
 def collect(
-    worlds: VecWorlds,
-    policy: Policy | Callable[[Tensor], Tensor],
-    state: Any,
-    steps: int,
-    key: Key,
-    *,
-    explore: bool,
-    on_step: OnStep | None = None,
-    privileged: bool = False,
-) -> tuple[Rollout, Any]:
+    worlds: VecWorlds, policy: Policy | Callable[[Tensor], Tensor], state: Any, steps: int,
+    key: Key, *, explore: bool, on_step: OnStep | None = None, privileged: bool = False,
+) -> tuple[Rollout, Any]:  # fmt: skip
     """Let a policy act in every world, from where it is: for new episodes, reset the worlds first.
 
     Args:
@@ -247,18 +248,20 @@ def collect(
     """
     device = (policy := _checked(worlds, policy, state, steps, key, on_step)).device
     out = _empty(steps, worlds.num_worlds, worlds.spec, len(worlds.tasks), device)
-    noise = _noise(worlds, steps, key).to(device) if explore else None
+    noise = _noise(worlds, steps, key).to(device) if explore else [None] * steps
     here, recorded, recent, own = device == worlds.device, [], [], []
+    task = worlds.task_vector() if privileged else None
     with threads.sampling():
         for t in range(steps):
             step, seen = worlds.current, worlds.privileged
             step = step if here else Step(*(part.to(device) for part in step))
-            action, state, extras = policy.act_and_record(
-                step, state, explore=explore, noise=None if noise is None else noise[t]
+            state = _told(policy, state, task, seen)
+            action, state, more = policy.act_and_record(
+                step, state, explore=explore, noise=noise[t]
             )
             got = worlds.step(action if here else action.to(worlds.device))
             out.action[t] = action  # a policy may reuse its memory
-            recorded.append(extras)
+            recorded.append(more)
             recent.append((step, got))
             own += [(seen, worlds.next_privileged)] if privileged else []
             if len(recent) == _TOGETHER or t == steps - 1:

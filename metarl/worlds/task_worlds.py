@@ -61,7 +61,7 @@ class TaskWorlds(VecWorlds):
             raise UserError(f"family '{self.family.name}', keep: {error}") from None
         self._guards = {
             method: user_code(f"family '{self.family.name}': {method}()", self.family)
-            for method in ("initial_state", "observe", "reward", "terminated", "privileged")
+            for method in ("initial_state", "observe", "reward", "terminated", "privileged", "told")
         }
         self._fields = ModelFields(self.family)
         self._action_map()
@@ -329,6 +329,10 @@ class TaskWorlds(VecWorlds):
                 )
             self._obs_shape = obs.shape
         return _copied(obs, torch.float32)
+
+    def told(self) -> Tensor:
+        """Return (B, n) float32, what ``+told`` would add to the observation now."""
+        return _copied(self._ask("told", self.simulator, self.task), torch.float32)
 
     def _privileged(self) -> Tensor | None:
         """What only critics may see now, (B, P) float32; None if the family has no such thing."""

@@ -187,6 +187,10 @@ class VecWorlds(ABC):
         vector = self.family.distribution.task_vector(self.tasks).to(self.device)
         return vector.repeat_interleave(self.worlds_per_task, 0)
 
+    def told(self) -> Tensor:
+        """Return (B, n) float32, what an oracle would be told now; the default is `task_vector`."""
+        return self.task_vector()
+
     def why_diverged(self) -> str:
         """Return what ended most episodes that diverged since `set_tasks`, where it is known."""
         return ""

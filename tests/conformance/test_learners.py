@@ -22,7 +22,9 @@ from metarl.learning.learner import Learner, state_parts
 from metarl.learning.probe import swapped_state
 from metarl.learning.registry import list_learners
 from metarl.tasks.sampler import task_sampler
+from metarl.worlds.policy import Teacher
 from metarl.worlds.vector import Spec, Step
+from tests.helpers.teacher import teacher
 
 TASKS, WORLDS = 3, 4
 HORIZON = 8
@@ -39,6 +41,7 @@ VARIANTS = [
     ("es-maml", {"adaptation": "hill-climb", "repeats": 2}),
     ("pearl", {"normalise": True, "adapt_every": 0}),
     *((name, {"privileged_critic": True}) for name in ("ppo", "rl2")),
+    ("rma", {"see_reward": False, "teacher_iterations": 9}),
     ("varibad", {"memory": "mingru", "decode_state": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
@@ -50,7 +53,9 @@ NOISE_IN_THE_WEIGHTS = ("es-maml",)
 """Learners whose worlds explore by parameters of their own, not by noise in the actions."""
 SMALL = {
     **{name: {"hidden": (8,), "epochs": 2} for name in ("promp", "cavia")},
+    "distil": {"units": 8, "hidden": 8, "bptt": 15},
     "rl2": {"units": 16, "hidden": 16, "epochs": 2},
+    "rma": {"hidden": (8,), "history": 10, "teacher_iterations": 1, "epochs": 2},
     "varibad": {
         "units": 8, "embedding": 8, "hidden": (8,), "decoder_hidden": (8,), "beliefs": 3,
         "decoded_steps": 5, "vae_trials": 8, "vae_updates": 2, "epochs": 1, "replay_trials": 40,
@@ -71,8 +76,10 @@ SMALL = {
 def learner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Learner:
     monkeypatch.setattr(PointGoal, "horizon", HORIZON)
     name, settings = request.param
-    cls = find_learner(name)
-    return cls(spec(), cls.Config(**SMALL.get(name, {}) | settings), seed=0)
+    cls, small = find_learner(name), dict(SMALL.get(name, {}))
+    if name == "distil":
+        small["teacher"] = teacher()
+    return cls(spec(), cls.Config(**small | settings), seed=0)
 
 
 @functools.cache
@@ -251,6 +258,24 @@ def test_evaluation_leaves_the_weights_alone(learner: Learner) -> None:
     tasks = TaskDistribution(worlds.family).split("heldout", TASKS)
     evaluate(learner, worlds, tasks, episodes=2, seed=0)
     assert equal(before, weights(learner))
+
+
+def test_no_evaluation_shows_a_learner_what_is_privileged(learner: Learner, monkeypatch) -> None:
+    """What it does is the same to the bit where the task and the family's own cannot be had."""
+    worlds = ready()
+    learner.load_state_dict(trained(learner)[0])
+    tasks = TaskDistribution(worlds.family).split("heldout", TASKS)
+    before = evaluate(learner, worlds, tasks, episodes=1, seed=0)
+    assert not isinstance(learner, Teacher)
+
+    def hidden(*_: object) -> None:
+        raise AssertionError("an evaluation asked for what is privileged")
+
+    monkeypatch.setattr(TaskWorlds, "task_vector", hidden)
+    monkeypatch.setattr(TaskWorlds, "privileged", property(lambda self: torch.tensor(torch.nan),
+                                                           lambda self, value: None))  # fmt: skip
+    after = evaluate(learner, worlds, tasks, episodes=1, seed=0)
+    assert before.returns == after.returns
 
 
 def test_the_adapted_policy_can_be_saved_and_loaded(learner: Learner) -> None:

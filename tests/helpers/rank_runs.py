@@ -22,6 +22,8 @@ SMALL = {
     "ppo": {"hidden": (8,), "batch_size": 50},
     "finetune": {"hidden": (8,), "batch_size": 50},
     "rl2": {"hidden": 8, "units": 8},
+    "rma": {"hidden": (8,), "history": 10},
+    "distil": {"units": 8, "hidden": 8, "bptt": 15},
     "varibad": {
         "units": 8, "embedding": 8, "hidden": (8,), "decoder_hidden": (8,), "beliefs": 3,
         "decoded_steps": 5, "vae_trials": 8, "vae_updates": 2, "epochs": 1, "replay_trials": 40,
@@ -46,13 +48,16 @@ def train_all(folder: Path, shards: int) -> None:
 
 
 def _train_all(folder: Path, shards: int) -> None:
-    for name in list_learners():
+    for name in sorted(list_learners(), key="distil".__eq__):  # which has another for a teacher
+        settings = SMALL.get(name, {})
+        if name == "distil":
+            settings = settings | {"teacher": str(folder / "ppo")}
         train = TrainConfig(
             tasks_per_iteration=8, rollouts_per_task=2, iterations=2, evaluate_every=2,
             evaluate_tasks=5, evaluate_episodes=2, out=str(folder / name), progress=False,
             device="cpu", task_shards=shards,
         )  # fmt: skip
-        start_run("point-goal", name, train, find_learner(name).Config(**SMALL.get(name, {})))
+        start_run("point-goal", name, train, find_learner(name).Config(**settings))
 
 
 if __name__ == "__main__":
