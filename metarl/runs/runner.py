@@ -35,6 +35,7 @@ from metarl.runs.shards import evaluate_shards, meet, refuse_apart
 from metarl.runs.signals import IterationAborted, StopSignals, TrainingStopped
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.factory import SizedWorlds
+from metarl.worlds.reward_terms import mean_terms
 
 __all__ = ["Callback", "IterationFunction", "Runner", "TrainConfig", "meta_train"]
 
@@ -248,10 +249,12 @@ class Runner:
         """Make one meta-update and check it. Returns its metrics and its env steps per second."""
         number, key = self.position.iteration, Key(self.config.seed)
         began, steps, sent = time.monotonic(), self.worlds.env_steps, self.ranks.bytes_sent
+        self.worlds.term_sums.clear()
         with self.interruptible(), _global_draws(key.fold("global", number), self.learner.device):
             metrics = self.learner.meta_step(self.worlds, tasks, key.fold("meta", number))
         seconds, steps = time.monotonic() - began, self.worlds.env_steps - steps
         refuse_nonfinite(self.learner, self.worlds, number + 1, self.folder.checkpoints)
+        metrics |= mean_terms(self.worlds, self.learner)
         if self.ranks.size > 1:
             steps = sum(self.ranks.objects(steps))
             refuse_apart(self.learner, number + 1)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.keys import BatchedRNG
+from metarl.simulation.actions import Actions, Commands, commands, with_controllers
 from metarl.simulation.model_faults import nonfinite, raised
 from metarl.tasks.distribution import TaskDistribution, Tasks
 from metarl.tasks.params import Param
@@ -43,8 +44,8 @@ class TaskFamily:
     """A set of MDPs that share one MuJoCo model layout, observation and action space.
 
     Subclass it, set the class attributes, and write `reward`; the rest has defaults. `task` maps
-    each parameter's name to its values, (B,) or (B, size). Actions are in [-1, 1] and map linearly
-    onto each actuator's control range (`metarl.simulation.controls`).
+    each parameter's name to its values, (B,) or (B, size). Actions are in [-1, 1]; unless `actions`
+    says otherwise, they map linearly onto each actuator's control range.
     """
 
     name: str = ""
@@ -62,6 +63,11 @@ class TaskFamily:
     """Scale of the default initial state's noise: qpos uniform, qvel normal."""
     probe_steps: ClassVar[int] = 200
     """Steps in which each parameter must change something before a training; 0: unchecked."""
+    actions: ClassVar[Actions | None] = None
+    """What actions stand for, such as ``position_targets(0.3)``; None: linearly, the control range.
+    See `metarl.simulation.actions`."""
+    reward_weights: ClassVar[Mapping[str, float]] = {}
+    """The weights of the terms that `reward` returns by name; those not named here have 1."""
     keep: ClassVar[tuple[str, ...]] = ()
     """Fields of MjData, besides qpos and qvel, that `reward` finds in `before.kept`, such as
     ``subtree_com``. One that MuJoCo derives from the state costs a kinematics pass a step."""
@@ -103,6 +109,14 @@ class TaskFamily:
         return self._compile()
 
     @functools.cached_property
+    def command_map(self) -> Commands:
+        """What actions stand for: `actions`, for this model and dt."""
+        try:
+            return commands(self.actions, self.compiled, self.dt)
+        except UserError as error:
+            raise UserError(f"family '{self.name}', actions: {error}") from None
+
+    @functools.cached_property
     def distribution(self) -> TaskDistribution:
         """The tasks of this family: training draws and the frozen splits."""
         return TaskDistribution(self)
@@ -142,10 +156,24 @@ class TaskFamily:
         """
         return torch.cat((sim.qpos, sim.qvel), dim=1)
 
+    def act(self, sim: Backend, action: Tensor, task: Mapping[str, Tensor]) -> None:
+        """Change what drives the step to come, once `actions` has set the controls.
+
+        For what no declaration says, such as mocap bodies or inverse kinematics: it may write ctrl,
+        mocap_pos, mocap_quat, xfrc_applied and qfrc_applied of `sim`. The default does nothing.
+
+        Args:
+            sim: the worlds before the step.
+            action: (B, A) of the simulator's type, after clipping to [-1, 1].
+            task: parameter name -> (B,) or (B, size).
+        """
+
     def reward(
         self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Return the (B,) reward of the step just taken.
+    ) -> Tensor | Mapping[str, Tensor]:
+        """Return the (B,) reward of the step just taken, or its terms by name.
+
+        Terms, (B,) each, are added in their order, each times its weight in `reward_weights`.
 
         Args:
             sim: the worlds after the step.
@@ -205,7 +233,10 @@ class TaskFamily:
             )
         if model.nu == 0:
             raise UserError(f"family '{self.name}': the model has no actuators, so no actions")
-        return model
+        try:
+            return with_controllers(self.actions, model)
+        except UserError as error:
+            raise UserError(f"family '{self.name}', actions: {error}") from None
 
     def _check_probe(self) -> None:
         if type(self.probe_steps) is not int or self.probe_steps < 0:
@@ -255,7 +286,8 @@ class TaskFamily:
                 raise UserError(f"{where}: {field} must be a positive integer, not {value!r:.80}")
             if value > MOST_STEPS:
                 raise UserError(f"{where}: {field} must be at most {MOST_STEPS}, not {value}")
-        for method in ("initial_state", "observe", "reward", "privileged", "terminated"):
+        _ = self.command_map
+        for method in ("initial_state", "observe", "act", "reward", "privileged", "terminated"):
             names = list(inspect.signature(getattr(TaskFamily, method)).parameters)
             try:
                 inspect.signature(getattr(self, method)).bind(*names[1:])

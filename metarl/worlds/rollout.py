@@ -13,6 +13,7 @@ from metarl.base.errors import UserError
 from metarl.base.keys import Key, as_key
 from metarl.worlds.policy import Policy, as_policy
 from metarl.worlds.privileged import privileged_extras
+from metarl.worlds.reward_terms import kept_terms
 from metarl.worlds.vector import Spec, Step, Transition, VecWorlds
 
 __all__ = ["LARGE_REWARD", "OnStep", "Rollout", "Step", "collect"]
@@ -50,7 +51,8 @@ class Rollout(NamedTuple):
     tasks: int
     """M"""
     extras: dict[str, Tensor] = {}  # noqa: RUF012  (never written to)
-    """What the policy recorded of each step, (T, B, …) by name; see `Policy.act_and_record`."""
+    """What the policy recorded of each step, (T, B, …) by name, see `Policy.act_and_record`; and of
+    a reward of terms each weighted term, ``reward/NAME``, (T, B) float32, 0 where diverged."""
 
     @property
     def valid(self) -> Tensor:
@@ -242,7 +244,7 @@ def collect(
     device = (policy := _checked(policy, steps, key)).device
     out = _empty(steps, worlds.num_worlds, worlds.spec, len(worlds.tasks), device)
     noise = _noise(worlds, steps, key).to(device) if explore else None
-    here, recorded, recent, own = device == worlds.device, [], [], []
+    here, recorded, recent, own, terms = device == worlds.device, [], [], [], []
     with threads.sampling():
         for t in range(steps):
             step, seen = worlds.current, worlds.privileged
@@ -255,6 +257,7 @@ def collect(
             recorded.append(extras)
             recent.append((step, got))
             own += [(seen, worlds.next_privileged)] if privileged else []
+            terms += [worlds.reward_terms] if worlds.reward_terms else []
             if len(recent) == _TOGETHER or t == steps - 1:
                 _write(out, t + 1, recent)
                 recent.clear()
@@ -262,4 +265,5 @@ def collect(
                 on_step(got)
     out.action.masked_fill_(out.diverged[..., None], 0.0)  # NaN times a weight of 0 is NaN
     _note_large_reward(worlds, out.reward)
-    return out._replace(extras=_stacked(recorded) | privileged_extras(worlds, out, own)), state
+    extras = privileged_extras(worlds, out, own) | kept_terms(worlds, out, terms)
+    return out._replace(extras=_stacked(recorded) | extras), state

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -116,6 +117,10 @@ class VecWorlds(ABC):
     """(B, P) the same of the true successors of the last step"""
     env_steps: int = 0
     """Environment steps taken so far, summed over worlds"""
+    reward_terms: Mapping[str, Tensor] = MappingProxyType({})
+    """The terms of the last step's reward, (B,) each, weighted; none where it is not of terms"""
+    term_sums: dict[tuple[int, int], Tensor]
+    """What `mean_terms` makes means of: (first task, M) -> (M, K + 1), K terms and a count"""
     large_reward: str = ""
     """What `collect` says of the first reward that is too large for a learner."""
 
@@ -131,6 +136,7 @@ class VecWorlds(ABC):
                 f"not {num_worlds!r:.40}"
             )
         self.family, self.num_worlds = family, num_worlds
+        self.term_sums = {}
 
     def seed(self, key: Key) -> None:
         """Start the randomness of resets anew: the next reset of world i is its episode 0."""
