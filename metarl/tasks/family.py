@@ -376,3 +376,8 @@ def without_termination(family: TaskFamily) -> TaskFamily:
         return sim.qpos.new_zeros(len(sim.qpos), dtype=torch.bool)
 
     return replace_attributes(family, horizon=2**40, terminated=never)
+
+
+def acts(family: TaskFamily) -> bool:
+    """Return whether a family has an `act` of its own."""
+    return getattr(family.act, "__func__", None) is not TaskFamily.act

@@ -249,9 +249,8 @@ def collect(
         for t in range(steps):
             step, seen = worlds.current, worlds.privileged
             step = step if here else Step(*(part.to(device) for part in step))
-            action, state, extras = policy.act_and_record(
-                step, state, explore=explore, noise=None if noise is None else noise[t]
-            )
+            drawn = None if noise is None else noise[t]
+            action, state, extras = policy.act_and_record(step, state, explore=explore, noise=drawn)
             got = worlds.step(action if here else action.to(worlds.device))
             out.action[t] = action  # a policy may reuse its memory
             recorded.append(extras)
@@ -265,5 +264,5 @@ def collect(
                 on_step(got)
     out.action.masked_fill_(out.diverged[..., None], 0.0)  # NaN times a weight of 0 is NaN
     _note_large_reward(worlds, out.reward)
-    extras = privileged_extras(worlds, out, own) | kept_terms(worlds, out, terms)
-    return out._replace(extras=_stacked(recorded) | extras), state
+    kept = _stacked(recorded) | kept_terms(worlds, out, terms)
+    return out._replace(extras=kept | privileged_extras(worlds, out, own)), state

@@ -20,7 +20,7 @@ from metarl.simulation.actions import Controller
 from metarl.simulation.backend import Backend, MakeBackend, State
 from metarl.simulation.simulator import Simulator
 from metarl.tasks.distribution import Tasks, TaskValues
-from metarl.tasks.family import TaskFamily
+from metarl.tasks.family import TaskFamily, acts
 from metarl.tasks.model_fields import ModelFields
 from metarl.tasks.registry import find_family
 from metarl.worlds.reward_terms import RewardTerms
@@ -68,7 +68,7 @@ class TaskWorlds(VecWorlds):
         }  # fmt: skip
         self._fields = ModelFields(self.family)
         self._control = Controller(self.family.command_map, self.simulator)
-        self._acts = getattr(self.family.act, "__func__", None) is not TaskFamily.act
+        self._acts = acts(self.family)
         self._terms = RewardTerms(self.family, self.simulator)
         self._clock = 0
         """Steps taken, of all worlds at once."""
