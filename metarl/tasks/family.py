@@ -93,6 +93,7 @@ class TaskFamily:
         edited: set[str] = set()
         self.params = tuple(self._resolve(param, edited) for param in self.params)
         self._check()
+        _ = self.command_map
 
     @functools.cached_property
     def dt(self) -> float:
@@ -286,7 +287,6 @@ class TaskFamily:
                 raise UserError(f"{where}: {field} must be a positive integer, not {value!r:.80}")
             if value > MOST_STEPS:
                 raise UserError(f"{where}: {field} must be at most {MOST_STEPS}, not {value}")
-        _ = self.command_map
         for method in ("initial_state", "observe", "act", "reward", "privileged", "terminated"):
             names = list(inspect.signature(getattr(TaskFamily, method)).parameters)
             try:

@@ -152,7 +152,7 @@ _TOGETHER = 16
 
 
 def _write(out: Rollout, end: int, recent: list[tuple[Step, Transition]]) -> None:
-    """Write the steps before `end` into a rollout: one copy a field, and not one a step."""
+    """Move the steps before `end` into a rollout: one copy a field, and not one a step."""
     steps, got = zip(*recent, strict=True)
     for source, names in (
         (steps, ("obs", "first", "prev_action", "prev_reward")),
@@ -161,6 +161,7 @@ def _write(out: Rollout, end: int, recent: list[tuple[Step, Transition]]) -> Non
         for name in names:
             parts = torch.stack([getattr(part, name) for part in source])
             getattr(out, name)[end - len(recent) : end] = parts
+    recent.clear()
 
 
 def mean_of_finished(returns: Tensor) -> Tensor:
@@ -259,7 +260,6 @@ def collect(
             terms += [worlds.reward_terms] if worlds.reward_terms else []
             if len(recent) == _TOGETHER or t == steps - 1:
                 _write(out, t + 1, recent)
-                recent.clear()
             if on_step is not None:
                 on_step(got)
     out.action.masked_fill_(out.diverged[..., None], 0.0)  # NaN times a weight of 0 is NaN
