@@ -35,7 +35,7 @@ from metarl.runs.shards import evaluate_shards, meet, refuse_apart
 from metarl.runs.signals import IterationAborted, StopSignals, TrainingStopped
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.factory import SizedWorlds
-from metarl.worlds.reward_terms import mean_terms
+from metarl.worlds.reward_terms import mean_terms, terms_in_words
 
 __all__ = ["Callback", "IterationFunction", "Runner", "TrainConfig", "meta_train"]
 
@@ -140,6 +140,7 @@ class Runner:
         self.eval_tasks = distribution.split("heldout", config.evaluate_tasks)
         self.eval_worlds = SizedWorlds(self.family, config.rollouts_per_task, config.threads)
         self._snapshot: dict[str, Tensor] | None = None
+        self._terms: list[str] = []
 
     def learn(self) -> Path:
         """Train to the goal of the configuration, once. Returns the run folder.
@@ -254,7 +255,8 @@ class Runner:
             metrics = self.learner.meta_step(self.worlds, tasks, key.fold("meta", number))
         seconds, steps = time.monotonic() - began, self.worlds.env_steps - steps
         refuse_nonfinite(self.learner, self.worlds, number + 1, self.folder.checkpoints)
-        metrics |= mean_terms(self.worlds, self.learner)
+        metrics |= (terms := mean_terms(self.worlds, self.learner))
+        self._terms = terms_in_words(terms)
         if self.ranks.size > 1:
             steps = sum(self.ranks.objects(steps))
             refuse_apart(self.learner, number + 1)
@@ -374,7 +376,7 @@ class Runner:
         """Print where everything is, the adaptation curve, and what to try next."""
         nominal, tasks = self.distribution.nominal(), self.eval_tasks.counted("held-out task")
         named = f"{nominal.names[0]}={nominal.values[0, 0]:.4g}" if nominal.names else ""
-        notes = self.divergence.closing()
+        notes = (*self._terms, *self.divergence.closing())
         for line in closing_lines(self.folder.path, self.position, tasks, named, notes):
             self.say(line)
 

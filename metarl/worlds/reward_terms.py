@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metarl.base.errors import UserError, did_you_mean
+from metarl.base.text import shown
 
 if TYPE_CHECKING:
     from metarl.learning.learner import Learner
@@ -167,3 +168,10 @@ def mean_terms(worlds: VecWorlds, learner: Learner) -> dict[str, float]:
         PREFIX + name: total / count if count else math.nan
         for name, total in zip(names, sums, strict=True)
     }
+
+
+def terms_in_words(metrics: Mapping[str, float]) -> list[str]:
+    """Return a line on the terms among an iteration's metrics, or nothing."""
+    found = {n.removeprefix(PREFIX): v for n, v in metrics.items() if n.startswith(PREFIX)}
+    words = ", ".join(f"{name} {shown(value, 3)}" for name, value in found.items())
+    return [f"reward in a step, last iteration: {words}"] if words else []
