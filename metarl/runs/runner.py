@@ -88,9 +88,8 @@ def meta_train(
     if not learner.ranks.leads:
         kind = importlib.import_module("metarl.runs.follower").Follower
     recorded = None if resume is None else resume.meta.get("threads")
-    with using(physics_threads() if sharded else config.threads or recorded):
-        if sharded:  # or the bits of torch's sums would depend on the number of threads
-            torch.set_num_threads(1)
+    threads = physics_threads() if sharded else config.threads or recorded
+    with using(threads, one_for_torch=sharded):
         return kind(learner, worlds, distribution, config, callbacks, resume=resume).learn()
 
 
