@@ -17,6 +17,7 @@ if _TYPE_CHECKING:
     from metarl.learning.registry import find_learner
     from metarl.runs.config import TrainConfig
     from metarl.runs.runner import meta_train
+    from metarl.simulation.actions import increments, low_pass, position_targets, torques
     from metarl.simulation.edits import assign, scale, shift, when
     from metarl.tasks.composition import Variation, with_params
     from metarl.tasks.distribution import TaskDistribution, Tasks
@@ -37,9 +38,9 @@ _moved.install()
 __all__ = [
     "Choices", "Interval", "Key", "Learner", "Param", "Policy", "Rollout", "Run", "Spec", "Step",
     "TaskDistribution", "TaskFamily", "TaskWorlds", "Tasks", "TrainConfig", "UserError",
-    "Variation", "assign", "collect", "evaluate", "find_family", "find_learner", "load",
-    "load_adapted", "make_worlds", "meta_train", "save", "scale", "set_threads", "shift", "train",
-    "when", "with_params",
+    "Variation", "assign", "collect", "evaluate", "find_family", "find_learner", "increments",
+    "load", "load_adapted", "low_pass", "make_worlds", "meta_train", "position_targets", "save",
+    "scale", "set_threads", "shift", "torques", "train", "when", "with_params",
 ]  # fmt: skip
 
 __getattr__ = _lazy.lazy(
@@ -49,6 +50,7 @@ __getattr__ = _lazy.lazy(
         "api": "Run evaluate load train",
         "learning.checkpoint": "save",
         "tasks.composition": "Variation with_params",
+        "simulation.actions": "increments low_pass position_targets torques",
         "simulation.edits": "assign scale shift when",
         "base.errors": "UserError",
         "tasks.family": "TaskFamily",

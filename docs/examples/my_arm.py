@@ -1,4 +1,4 @@
-"""Two robots that say what their actions are: an arm with PD of its own, a gripper on a mocap body."""
+"""Two robots that say what their actions are: an arm with a PD of its own, a hand without motors."""
 
 import torch
 
@@ -22,19 +22,15 @@ ARM = """
   <keyframe><key name="home" qpos=".5 -1"/></keyframe>
 </mujoco>
 """
-TABLE = """
+HAND = """
 <mujoco>
   <option timestep="0.005"/>
   <worldbody>
-    <geom type="plane" size="1 1 .1"/>
-    <body name="hand" mocap="true" pos="0 0 .1"/>
-    <body name="load" pos="0 0 .1">
-      <freejoint/>
-      <geom type="sphere" size=".03" mass=".2"/>
-    </body>
+    <geom type="plane" size="2 2 .1"/>
+    <body name="hand" mocap="true" pos="0 0 .3"/>
+    <body name="load" pos="0 0 .3"><freejoint/><geom size=".05" mass=".2"/></body>
   </worldbody>
-  <equality><weld name="grip" body1="hand" body2="load" solref=".05 1"/></equality>
-  <actuator><general name="x" body="load"/><general name="y" body="load"/></actuator>
+  <equality><connect body1="hand" body2="load" anchor="0 0 0"/></equality>
 </mujoco>
 """
 
@@ -45,18 +41,19 @@ class MyArm(TaskFamily):
     model = ARM
     frame_skip = 10
     horizon = 60
-    actions = low_pass(8.0, torques(kp=12.0, kd=0.6, effort={"shoulder": 4.0, "*": 2.0},
-                                    targets=position_targets(1.2, around="home")))  # fmt: skip
-    reward_weights = {"effort": -0.01, "speed": -0.02}
+    targets = position_targets(1.2, around="home")
+    actions = low_pass(8.0, torques(kp=12.0, kd=0.6, effort={"*": 2.0, "shoulder": 4.0},
+                                    targets=targets))  # fmt: skip
+    reward_weights = {"effort": -0.01, "speed": -0.02}  # noqa: RUF012
     params = (
         Param("payload", Interval(0.0, 0.5), edit=shift("body_mass", "lower"), unit="kg"),
-        Param("strength", Interval(0.6, 1.0), edit=scale("actuator_forcerange")),
+        Param("strength", Interval(0.2, 1.0), edit=scale("actuator_forcerange")),
         Param("goal_x", Interval(0.2, 0.5), unit="m"),
         Param("goal_y", Interval(-0.3, 0.3), unit="m"),
     )
 
     def reward(self, sim, before, action, task):
-        """Return the terms by name; `reward_weights` weights them, and they are added up."""
+        """Return the terms by name; they are added, each times its weight or 1."""
         goal = torch.stack((task["goal_x"], task["goal_y"]), 1)
         distance = (sim.bind("site_xpos")[:, 0, :2] - goal).norm(dim=1)
         return {
@@ -64,3 +61,32 @@ class MyArm(TaskFamily):
             "effort": sim.bind("actuator_force").square().sum(1),
             "speed": sim.qvel.square().sum(1),
         }
+
+
+class MyHand(TaskFamily):
+    """Carry a load of unknown mass to a place; actions are velocities of a hand without motors."""
+
+    model = HAND
+    frame_skip = 4
+    horizon = 50
+    action_size = 3
+    params = (
+        Param("mass", Interval(0.5, 4.0, log=True), edit=scale("body_mass", "load")),
+        Param("goal", Interval(-0.3, 0.3), unit="m", size=2, doc="where to carry it"),
+    )
+
+    def initial_state(self, sim, ids, rng):
+        """Hang the load at rest, at one place or another."""
+        place = rng.uniform(-0.2, 0.2, 2)
+        sim.qpos[ids, :2] = place
+        sim.bind("mocap_pos")[ids, 0, :2] = place
+
+    def act(self, sim, action, task):
+        """Move the hand by up to 1 m/s, above the ground."""
+        hand = sim.bind("mocap_pos")[:, 0]
+        hand += self.dt * action
+        hand[:, 2] = hand[:, 2].clamp(0.1, 0.5)
+
+    def reward(self, sim, before, action, task):
+        """Return minus the load's distance from the goal, in m."""
+        return -(sim.qpos[:, :2] - task["goal"]).norm(dim=1)

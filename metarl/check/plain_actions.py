@@ -90,7 +90,7 @@ class PlainControls:
             if not name and self._on_joint(i):
                 name = self.model.joint(int(self.model.actuator_trnid[i, 0])).name
             name = name or str(i)
-            return float(next(v for pattern, v in value.items() if fnmatchcase(name, pattern)))
+            return [float(v) for pattern, v in value.items() if fnmatchcase(name, pattern)][-1]
         return float(value if np.ndim(value) == 0 else value[i])
 
     def _on_joint(self, i: int) -> bool:

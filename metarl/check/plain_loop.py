@@ -79,7 +79,7 @@ def check_plain_loop(family: TaskFamily) -> None:
     for t, action in enumerate([None, *random_actions(worlds, STEPS)]):
         got = None if action is None else worlds.step(action)
         for i, (controls, *pair) in enumerate(loops):
-            if action is not None:
+            if action is not None and family.action_size is None:
                 _follow_controls(watched, controls, action[i], i, t)
             if got is None or got.diverged[i]:  # the worlds restarted this one, so follow
                 controls.restart()

@@ -15,7 +15,8 @@ commands that a delayed actuator remembers. `torques` changes the actuators, not
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
@@ -30,10 +31,12 @@ from metarl.simulation.backend import Backend
 from metarl.simulation.controls import control_range, drives_a_joint, holds_position, is_servo
 from metarl.simulation.edits import actuator_names
 
+MOST_ACTIONS = 10**4
+
 PerActuator = float | Sequence[float] | Mapping[str, float]
 """A number for all actuators, one for each, or numbers by patterns of names, such as
-``{"*_knee": 0.9, "*": 0.5}``: the first pattern that fits counts. An actuator without a name goes
-by the joint that it drives."""
+``{"*": 0.5, "*_knee": 0.9}``: of several that fit, the last one counts. An actuator without a name
+goes by the joint that it drives."""
 
 
 class PD(NamedTuple):
@@ -123,10 +126,13 @@ class Commands(NamedTuple):
     low: np.ndarray
     """Targets are held between low and high."""
     high: np.ndarray
+    size: int
+    """A, which is also set where actions stand for no commands, and the arrays are empty."""
     increments: bool = False
     smoothing: tuple[float, ...] = ()
     """α of each low-pass filter, the first one first."""
     declared: bool = True
+    """Not so for the linear map without a declaration, which remembers nothing."""
 
     @property
     def remembers(self) -> int:
@@ -134,22 +140,47 @@ class Commands(NamedTuple):
         return len(self.smoothing) + self.increments
 
 
-def commands(declared: Actions | None, model: mujoco.MjModel, dt: float) -> Commands:
+@contextmanager
+def _said_of(family: str) -> Iterator[None]:
+    """Name the family, and its `actions`, in what is wrong with them."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"family '{family}', actions: {error}") from None
+
+
+def commands(
+    declared: Actions | None, model: mujoco.MjModel, dt: float, family: str,
+    size: int | None = None,
+) -> Commands:  # fmt: skip
     """Return the commands that actions stand for.
 
     Args:
         declared: by the family, or None.
         model: with the actuators of `with_controllers`.
         dt: seconds in an environment step.
+        family: its name, for what is wrong.
+        size: how many actions there are, if they stand for no commands.
 
     Raises:
         UserError: the declaration does not fit the model.
     """
+    with _said_of(family):
+        if size is None:
+            return _commands(declared, model, dt)
+        if type(size) is not int or not 1 <= size <= MOST_ACTIONS:
+            raise UserError(f"action_size must be from 1 to {MOST_ACTIONS}, not {size!r:.40}")
+        if declared is not None:
+            raise UserError("with an action_size, act() alone says what they do: declare none")
+        return Commands(*[np.zeros(0)] * 4, size=size, declared=False)
+
+
+def _commands(declared: Actions | None, model: mujoco.MjModel, dt: float) -> Commands:
     low, high = control_range(model).T
     smoothing = tuple(_smoothing(cutoff, dt) for cutoff in (declared or Actions()).cutoffs)
     if declared is None or declared.kind == "range":
         middle, half = (low + high) / 2, (high - low) / 2
-        return Commands(middle, half, low, high, False, smoothing, declared is not None)
+        return Commands(middle, half, low, high, model.nu, False, smoothing, declared is not None)
     servo, name = is_servo(model), actuator_labels(model)
     unlimited = (model.actuator_ctrllimited == 0) & ~holds_position(model)
     if declared.kind == "targets" and not servo.all():
@@ -173,23 +204,32 @@ def commands(declared: Actions | None, model: mujoco.MjModel, dt: float) -> Comm
             f"around: {rest[i]:g} is outside the control range of actuator '{name[i]}', "
             f"[{low[i]:g}, {high[i]:g}]"
         )
-    return Commands(rest, scale, low, high, declared.kind == "increments", smoothing)
+    increments = declared.kind == "increments"
+    return Commands(rest, scale, low, high, model.nu, increments, smoothing)
 
 
-def with_controllers(declared: Actions | None, model: mujoco.MjModel) -> mujoco.MjModel:
+def with_controllers(
+    declared: Actions | None, model: mujoco.MjModel, family: str
+) -> mujoco.MjModel:
     """Return the model, its actuators changed to what `torques` declares.
 
-    Raises UserError if `declared` is no declaration, or if an actuator drives no single joint.
+    Raises UserError, which names the family, if `declared` is no declaration, or if an actuator
+    drives no single joint.
     """
-    if declared is None:
-        return model
+    if declared is not None:
+        with _said_of(family):
+            _write_controllers(declared, model)
+    return model
+
+
+def _write_controllers(declared: Actions, model: mujoco.MjModel) -> None:
     if not isinstance(declared, Actions):
         raise UserError(
             f"actions must be position_targets(…), increments(…), torques(…) or low_pass(…), not "
             f"{declared!r:.80}"
         )
     if declared.pd is None:
-        return model
+        return
     plain = drives_a_joint(model) & (model.actuator_actnum == 0)
     if not plain.all():
         raise UserError(
@@ -212,7 +252,6 @@ def with_controllers(declared: Actions | None, model: mujoco.MjModel) -> mujoco.
     model.actuator_forcelimited[:] = 1
     model.actuator_forcerange[:] = np.stack((-effort, effort), 1)
     mujoco.mj_setConst(model, mujoco.MjData(model))  # what the gear has a part in
-    return model
 
 
 def per_actuator(what: str, value: PerActuator, model: mujoco.MjModel) -> np.ndarray:
@@ -223,11 +262,10 @@ def per_actuator(what: str, value: PerActuator, model: mujoco.MjModel) -> np.nda
             if not any(fnmatchcase(name, str(pattern)) for name in names):
                 hint = did_you_mean(str(pattern), names)
                 raise UserError(f"{what}: '{pattern}' matches no actuator{hint}")
-        fits = [[v for p, v in value.items() if fnmatchcase(name, p)][:1] for name in names]
+        fits = [[v for p, v in value.items() if fnmatchcase(name, p)][-1:] for name in names]
         if [] in fits:
             raise UserError(
-                f"{what}: no pattern matches actuator '{names[fits.index([])]}': add '*' as the "
-                "last one"
+                f"{what}: no pattern matches actuator '{names[fits.index([])]}': begin with '*'"
             )
         value = [found[0] for found in fits]
     try:
@@ -303,7 +341,8 @@ class Controller:
         """Write the controls that actions (B, A) in [-1, 1] stand for."""
         ctrl, what = self._sim.ctrl, self._what
         if not what.declared:
-            torch.addcmul(self._rest, action, self._scale, out=ctrl)
+            if len(what.rest):
+                torch.addcmul(self._rest, action, self._scale, out=ctrl)
             return
         held = iter(self._held)
         last = next(held) if what.increments else self._rest

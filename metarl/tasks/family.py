@@ -11,9 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,6 +26,7 @@ from metarl.base.keys import BatchedRNG
 from metarl.simulation.actions import Actions, Commands, commands, with_controllers
 from metarl.simulation.model_faults import nonfinite, raised
 from metarl.tasks.distribution import TaskDistribution, Tasks
+from metarl.tasks.model_source import beside, model_warnings, spec_of
 from metarl.tasks.params import Param
 
 if TYPE_CHECKING:
@@ -66,6 +65,8 @@ class TaskFamily:
     actions: ClassVar[Actions | None] = None
     """What actions stand for, such as ``position_targets(0.3)``; None: linearly, the control range.
     See `metarl.simulation.actions`."""
+    action_size: ClassVar[int | None] = None
+    """A, for a family whose `act` alone says what actions do; None: one for each actuator."""
     reward_weights: ClassVar[Mapping[str, float]] = {}
     """The weights of the terms that `reward` returns by name; those not named here have 1."""
     keep: ClassVar[tuple[str, ...]] = ()
@@ -112,10 +113,10 @@ class TaskFamily:
     @functools.cached_property
     def command_map(self) -> Commands:
         """What actions stand for: `actions`, for this model and dt."""
-        try:
-            return commands(self.actions, self.compiled, self.dt)
-        except UserError as error:
-            raise UserError(f"family '{self.name}', actions: {error}") from None
+        size = self.action_size
+        if size is not None and not acts(self):
+            raise UserError(f"family '{self.name}': its action_size needs an act() that uses it")
+        return commands(self.actions, self.compiled, self.dt, self.name, size)
 
     @functools.cached_property
     def distribution(self) -> TaskDistribution:
@@ -218,9 +219,9 @@ class TaskFamily:
     # --- checks --------------------------------------------------------------------------------
 
     def _compile(self) -> mujoco.MjModel:
-        with _model_warnings(self.name):
+        with model_warnings(self.name):
             try:
-                model = self.build(_spec(_beside(type(self))))
+                model = self.build(spec_of(beside(type(self))))
             except (ValueError, OSError, TypeError, mujoco.FatalError) as error:
                 text = raised(error)
                 if isinstance(error, UserError) and text.startswith("family '"):
@@ -240,12 +241,9 @@ class TaskFamily:
                 f"family '{self.name}': the model's opt.timestep must be positive, in seconds, "
                 f"not {model.opt.timestep:g}"
             )
-        if model.nu == 0:
+        if model.nu == 0 and self.action_size is None:
             raise UserError(f"family '{self.name}': the model has no actuators, so no actions")
-        try:
-            return with_controllers(self.actions, model)
-        except UserError as error:
-            raise UserError(f"family '{self.name}', actions: {error}") from None
+        return with_controllers(self.actions, model, self.name)
 
     def _check_probe(self) -> None:
         if type(self.probe_steps) is not int or self.probe_steps < 0:
@@ -305,48 +303,6 @@ class TaskFamily:
                     f"{where}: {method} must take ({', '.join(names)}), not "
                     f"{inspect.signature(getattr(type(self), method))}"
                 ) from None
-
-
-def _beside(family: type[TaskFamily]) -> str | Path | mujoco.MjSpec:
-    """Return a family's model; a relative path is looked up beside the family's file first."""
-    model = family.model
-    is_path = isinstance(model, Path) or (isinstance(model, str) and "<" not in model)
-    if not is_path or not str(model):
-        return model
-    owner = next(cls for cls in family.__mro__ if "model" in vars(cls))
-    try:
-        beside = Path(inspect.getfile(owner)).parent / str(model)
-    except (TypeError, OSError):  # written at a prompt
-        return model
-    return beside if beside.is_file() else model
-
-
-def _spec(model: str | Path | mujoco.MjSpec) -> mujoco.MjSpec:
-    if not isinstance(model, str | Path):
-        return model.copy()
-    if isinstance(model, str) and model.lstrip().startswith("<"):
-        return mujoco.MjSpec.from_string(model)
-    if not str(model):
-        raise UserError("it has no model: set `model` to MJCF, a path or an MjSpec")
-    if not Path(model).is_file():
-        raise UserError(f"there is no model file {model}")
-    return mujoco.MjSpec.from_file(str(model))
-
-
-@contextmanager
-def _model_warnings(family: str) -> Iterator[None]:
-    """Keep deprecations of a model file from the user, who cannot act on them."""
-    previous = mujoco.get_mju_user_warning()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        mujoco.set_mju_user_warning(lambda _: None)
-        try:
-            yield
-        finally:
-            mujoco.set_mju_user_warning(previous)
-    for warning in caught:
-        if "deprecated" not in str(warning.message):
-            warnings.warn(f"family '{family}': {warning.message}", stacklevel=4)
 
 
 def _unit_quaternions(model: mujoco.MjModel, qpos: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class TaskWorlds(VecWorlds):
         self.seed(Key(0))
         self.set_tasks(self.family.distribution.nominal(), num_worlds)
         obs = self.reset()
-        sizes = obs.shape[1], self.simulator.ctrl.shape[1], self.family.horizon
+        sizes = obs.shape[1], self.family.command_map.size, self.family.horizon
         self.spec = Spec(*sizes, (), self.family.distribution.task_size, self._privileged_size())
         self.privileged = self._privileged()
 
@@ -150,7 +150,8 @@ class TaskWorlds(VecWorlds):
         self._check_start()
         self.privileged = self._privileged()
         if ids is None:
-            zeros = torch.zeros(*self.simulator.ctrl.shape, device=self.device)
+            size = self.num_worlds, self.family.command_map.size
+            zeros = torch.zeros(*size, device=self.device)
             first = torch.ones(self.num_worlds, dtype=torch.bool, device=self.device)
             self.current = Step(obs, zeros, zeros.new_zeros(self.num_worlds), first)
             return obs
