@@ -1,4 +1,4 @@
-"""Two robots that say what their actions are: an arm with a PD of its own, a hand without motors."""
+"""Two robots that say what actions are: an arm with a PD of its own, a hand without motors."""
 
 import torch
 
