@@ -271,7 +271,7 @@ def per_actuator(what: str, value: PerActuator, model: mujoco.MjModel) -> np.nda
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError):
-        array = np.full(1, np.nan)
+        array = np.asarray(np.nan)
     if array.shape not in ((), (len(names),)):
         raise UserError(f"{what}: {array.size} numbers for {len(names)} actuators")
     if not np.isfinite(array).all():
