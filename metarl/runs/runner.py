@@ -127,8 +127,8 @@ class Runner:
         self.position = Position() if resume is None else Position.to_resume(resume)
         self.divergence = DivergenceWatch(self.position)
         self.threads = physics_threads()
-        name = default_out(self.family.name, learner.name, config.seed)
-        self.folder = RunFolder(config.out or name)
+        own = default_out(self.family.name, learner.name, config.seed)
+        self.folder, self._terms = RunFolder(config.out or own), []
         self.stop, self._agreed_to_stop = StopSignals(), False
         self.progress = TrainingProgress(
             total=goal(config), done=self.position.done(config),
@@ -137,7 +137,6 @@ class Runner:
         self.eval_tasks = distribution.split("heldout", config.evaluate_tasks)
         self.eval_worlds = SizedWorlds(self.family, config.rollouts_per_task, config.threads)
         self._snapshot: dict[str, Tensor] | None = None
-        self._terms: list[str] = []
 
     def learn(self) -> Path:
         """Train to the goal of the configuration, once. Returns the run folder.
@@ -222,8 +221,7 @@ class Runner:
         had = TrainConfig(**resume.meta["train"]) if resume else config
         # A kill must not lose a new goal, which a resume reads from the checkpoint.
         self.save(again=(had.iterations, had.env_steps) != (config.iterations, config.env_steps))
-        resumed_at = position.iteration if resume else None
-        self.say(opening_line(self, resumed_at))
+        self.say(opening_line(self, position.iteration if resume else None))
         return self.progress
 
     def describe(self) -> dict[str, Any]:
