@@ -50,6 +50,10 @@ READING = {
         "algorithms/pearl", "modules/context", "modules/sac", "modules/replay",
         "networks/relu_mlp", "worlds/rollout",
     ),
+    "varibad": (
+        "algorithms/varibad", "networks/belief", "modules/trials", "modules/batched_ppo",
+        "networks/recurrent", "worlds/rollout",
+    ),
 }  # fmt: skip
 """What there is to read to follow an algorithm, in this order."""
 

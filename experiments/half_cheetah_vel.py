@@ -5,6 +5,7 @@ import sys
 from metarl.algorithms.maml_trpo import MamlTrpoConfig
 from metarl.algorithms.pearl import PearlConfig
 from metarl.algorithms.rl2 import Rl2Config
+from metarl.algorithms.varibad import VaribadConfig
 from metarl.commands.experiment import Settings, main
 from metarl.runs.config import TrainConfig
 
@@ -26,6 +27,16 @@ SETTINGS = {
             evaluate_tasks=40,
         ),
         learner=Rl2Config(shards=2),
+    ),
+    "varibad": Settings(
+        train=TrainConfig(
+            tasks_per_iteration=25,
+            rollouts_per_task=1,
+            env_steps=3_000_000,
+            evaluate_every=25,
+            evaluate_tasks=40,
+        ),
+        learner=VaribadConfig(),
     ),
     # 400 initial steps a task where the authors take 2000, and smaller updates: for CPUs
     "pearl": Settings(

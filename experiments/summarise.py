@@ -1,7 +1,7 @@
 """Make the results tables from experiments/results/: ``summarise.py [--write]``.
 
-``--write`` puts the table between the README's marks, and writes docs/results.md with a plot of
-each family on which several algorithms were trained, and the model cards of experiments/agents/.
+``--write`` puts the table between the README's marks, and writes docs/results.md, the plots of
+experiments/results/, and the model cards of experiments/agents/ with their plots.
 """
 
 import argparse
@@ -16,9 +16,9 @@ import numpy as np
 from metarl.base.text import ALL_DIVERGED, counted
 from metarl.cli import guarded
 from metarl.learning.evaluation import Report
-from metarl.report.charts import plot_comparison
+from metarl.report.charts import plot_comparison, plot_results
 from metarl.report.model_card import model_card
-from metarl.report.text import number
+from metarl.report.text import first_column, number
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -31,9 +31,10 @@ What was trained: algorithms on families, made from the files in `experiments/re
 at this length. Mean return over the tasks of a split and over seeds, with deterministic actions;
 [lowest, highest seed]. *train = held-out* marks families whose held-out tasks are the training
 tasks: their rows show adaptation, but no generalisation. *Before* is the same policy before it
-has seen the task, *standing still* the score of no action at all. How many episodes of a task a
-learner has seen by the time it has adapted differs between algorithms, so every return after
-adaptation says after how many. [The protocol](protocol.md) has the details.
+has seen the task, in rows of MAML-TRPO; RL² and PEARL adapt within their *first episode*, which is
+not blind. *Standing still* is the score of no action at all. How many episodes of a task a learner
+has seen by the time it has adapted differs between algorithms, so every return after adaptation
+says after how many. [The protocol](protocol.md) has the details.
 
 {BEGIN}
 """
@@ -54,11 +55,14 @@ def main(argv: list[str]) -> int:
     readme = ROOT / "README.md"
     readme.write_text(put(readme.read_text(), table))
     for family, by_algorithm in families(results).items():
+        for algorithm, seeds in by_algorithm.items():
+            plot_results(seeds, HERE / "results" / f"{family}-{algorithm}.png")
         if len(by_algorithm) > 1:
             plot_comparison(by_algorithm, HERE / "results" / f"{family}.png")
     (ROOT / "docs" / "results.md").write_text(page(results))
     for agent in agents():
         (agent / "README.md").write_text(card(agent))
+        plot_results([json.loads((agent / "result.json").read_text())], agent / "curve.png")
     return 0
 
 
@@ -102,8 +106,9 @@ def put(text: str, table: str) -> str:
 
 def rows(results: Results) -> list[str]:
     """Return the lines of a Markdown table, a row for each family, algorithm and split."""
+    first = first_column(Report.from_json(one) for seeds in results.values() for one in seeds)
     lines = [
-        "| family | algorithm | split | tasks | standing still | before | adapted once "
+        f"| family | algorithm | split | tasks | standing still | {first} | adapted once "
         "| adapted longest | env steps | minutes | seeds |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]

@@ -57,9 +57,10 @@ def test_a_script_above_the_clone_finds_the_package(clone, tmp_path):
         f"import site; site.addsitedir({str(site)!r}); import importlib.util as util\n"
         "print(util.find_spec('metarl').origin, util.find_spec('envs').origin)"
     )
+    # without the packages, and the PYTHONPATH, of the environment that runs the tests
     for how in (["script.py"], ["-c", (clone.parent / "script.py").read_text()]):
         done = subprocess.run(
-            [sys.executable, "-S", *how], cwd=clone.parent, capture_output=True, text=True,
+            [sys.executable, "-ES", *how], cwd=clone.parent, capture_output=True, text=True,
             timeout=60, check=False,
         )  # fmt: skip
         assert done.stdout.split() == [

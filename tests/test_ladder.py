@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from envs.point import PointGoal
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -122,10 +124,11 @@ def test_the_queue_works_and_goes_on(ladder, tmp_path, monkeypatch, capsys):
             learner=replace(line.learner, hidden=(8,), epochs=1),
         ) for name, line in run_queue.LINES.items() if name in ("ppo", "oracle", "finetune")
     }  # fmt: skip
+    monkeypatch.setattr(PointGoal, "horizon", 4)
     monkeypatch.setattr(run_queue, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(run_queue, "ROOT", tmp_path)
     monkeypatch.setattr(run_queue, "LINES", small)
-    monkeypatch.setattr(run_queue, "MILLIONS", {"point-goal": 0.0008})
+    monkeypatch.setattr(run_queue, "MILLIONS", {"point-goal": 0.00016})
     items = [run_queue.Item("point-goal", line, 1) for line in small]
     monkeypatch.setattr(run_queue, "queue", lambda: items)
     monkeypatch.setattr(run_queue.os, "nice", lambda _: 0)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from metarl.adapters.offscreen_renderer import OffscreenRenderer
 from metarl.adapters.task_sampler import Task, TaskSampler, task_options
-from metarl.base.errors import UserError
+from metarl.base.errors import UserError, check_kinds
 from metarl.base.keys import Key
 from metarl.base.plugins import reference
 from metarl.tasks.distribution import Tasks
@@ -41,6 +41,7 @@ def family_for_view(family: TaskFamily | str, max_episode_steps: int | None) -> 
         max_episode_steps: None keeps the family's own horizon.
     """
     found = find_family(family) if isinstance(family, str) else family
+    check_kinds(family=(found, TaskFamily))
     if max_episode_steps is None:
         return found
     if not (isinstance(max_episode_steps, int) and max_episode_steps > 0):

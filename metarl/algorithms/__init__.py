@@ -10,10 +10,11 @@ if _TYPE_CHECKING:
     from metarl.algorithms.pearl import Pearl, PearlConfig
     from metarl.algorithms.ppo import Ppo, PpoConfig
     from metarl.algorithms.rl2 import Rl2, Rl2Config
+    from metarl.algorithms.varibad import Varibad, VaribadConfig
 
 __all__ = [
     "Finetune", "FinetuneConfig", "MamlTrpo", "MamlTrpoConfig", "Pearl", "PearlConfig", "Ppo",
-    "PpoConfig", "Rl2", "Rl2Config",
+    "PpoConfig", "Rl2", "Rl2Config", "Varibad", "VaribadConfig",
 ]  # fmt: skip
 
 __getattr__ = _lazy(
@@ -21,5 +22,6 @@ __getattr__ = _lazy(
     {
         "finetune": "Finetune FinetuneConfig", "maml_trpo": "MamlTrpo MamlTrpoConfig",
         "pearl": "Pearl PearlConfig", "ppo": "Ppo PpoConfig", "rl2": "Rl2 Rl2Config",
+        "varibad": "Varibad VaribadConfig",
     },
 )  # fmt: skip

@@ -26,6 +26,9 @@ class Key:
     words: tuple[int | str, ...]
 
     def __init__(self, *words: int | str) -> None:
+        for word in words:
+            if not isinstance(word, int | np.integer | str):
+                raise UserError(f"a seed must be a whole number, not {word!r:.80}")
         object.__setattr__(self, "words", words)
 
     def fold(self, *words: int | str) -> Key:

@@ -8,7 +8,8 @@ import numpy as np
 from metarl.base.errors import UserError
 from metarl.check.trajectory import random_actions, sample_tasks, worlds_of
 from metarl.simulation.controls import holds_position
-from metarl.simulation.edits import actuator_names
+from metarl.simulation.model_faults import can_land
+from metarl.simulation.names import actuator_names
 from metarl.tasks.family import TaskFamily, acts, without_termination
 from metarl.video.scene import find_root
 
@@ -40,18 +41,9 @@ def _on_the_ground(family: TaskFamily, model: mujoco.MjModel) -> list[str]:
     weightless = not model.opt.gravity.any() or off & int(mujoco.mjtDisableBit.mjDSBL_GRAVITY)
     if weightless and "opt.gravity" not in edited:
         found.append("the robot floats: the model has no gravity")
-    if off & int(mujoco.mjtDisableBit.mjDSBL_CONTACT) or not _can_land(model):
+    if off & int(mujoco.mjtDisableBit.mjDSBL_CONTACT) or not can_land(model):
         found.append("the robot has no ground: nothing that is fixed to the world collides with it")
     return found
-
-
-def _can_land(model: mujoco.MjModel) -> bool:
-    """Whether a geom that is fixed to the world can touch one that is not."""
-    fixed = model.body_weldid[model.geom_bodyid] == 0
-    affinity, kind = model.geom_conaffinity, model.geom_contype
-    meets = (kind[:, None] & affinity) | (affinity[:, None] & kind)
-    pairs = fixed[model.pair_geom1] != fixed[model.pair_geom2]
-    return bool(meets[fixed][:, ~fixed].any() or pairs.any())
 
 
 def _on_controls(model: mujoco.MjModel) -> list[str]:

@@ -20,7 +20,7 @@ from metarl.adapters.registration import ANY, env_id
 from metarl.base.errors import UserError, did_you_mean, shortened
 from metarl.base.plugins import first_line
 from metarl.commands.arguments import parse
-from metarl.tasks.composition import GENERIC_VARIATIONS, compose, variations
+from metarl.tasks.composition import GENERIC_VARIATIONS, REPLACEABLE, compose, variations
 from metarl.tasks.distribution import Choices, Interval, Param, TaskDistribution
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family, list_families
@@ -125,7 +125,11 @@ def _variation(family: TaskFamily, name: str) -> dict[str, Any]:
     added = product.params[len(cls.params) :]
     if any(param.size == "model" for param in added):
         added = product().params[len(cls.params) :]
-    return {"doc": variations(cls)[name].doc, "params": [_param(param) for param in added]}
+    return {
+        "doc": variations(cls)[name].doc,
+        "own": name in cls.variations,
+        "params": [_param(param) for param in added],
+    }
 
 
 def _param(param: Param) -> dict[str, Any]:
@@ -168,7 +172,7 @@ def _list(rows: list[dict[str, Any]]) -> list[Table | Text]:
     for row in rows:
         if "error" in row:
             continue
-        own = [f"+{key}" for key in row["variations"] if key not in GENERIC_VARIATIONS]
+        own = [f"+{key}" for key, what in row["variations"].items() if what["own"]]
         names = [Text(row["name"], style="bold cyan"), *_folded(own, 27)]
         facts = (
             row["robot"],
@@ -185,9 +189,13 @@ def _list(rows: list[dict[str, Any]]) -> list[Table | Text]:
                 " ".join(map(_brief, param["ood"])) if param else "",
             )
         table.add_section()
-    *some, last = [f"+{key}" for key in GENERIC_VARIATIONS]
+    *some, last = [f"+{key}" for key in GENERIC_VARIATIONS if key not in REPLACEABLE]
     every = f"{', '.join(some)} and {last}"
-    hint = f"Each also takes {every}. `metarl families FAMILY` shows one in full."
+    fit = " and ".join(f"+{key}" for key in REPLACEABLE)
+    hint = (
+        f"Each also takes {every}; {fit} too, as far as its robot has what they vary. "
+        f"`metarl families FAMILY` shows one in full."
+    )
     broken = [
         Text(f"{row['name']} cannot be used: {row['error']}", style="red")
         for row in rows

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from metarl.base.distributed import ALONE, Ranks
-from metarl.base.errors import UserError
+from metarl.base.errors import UserError, check_kinds
 from metarl.base.threads import check_defaults
 from metarl.worlds.policy import Policy
+from metarl.worlds.vector import Spec
 
 if TYPE_CHECKING:
     from metarl.base.keys import Key
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from metarl.tasks.distribution import Tasks
     from metarl.tasks.family import TaskFamily
     from metarl.worlds.rollout import Rollout
-    from metarl.worlds.vector import Spec, VecWorlds
+    from metarl.worlds.vector import VecWorlds
 
 
 class Learner(Policy):
@@ -54,8 +55,10 @@ class Learner(Policy):
             device: where the weights and the rollouts live.
 
         Raises:
-            UserError: the actions are discrete, and the learner's are continuous.
+            UserError: the actions are discrete, and the learner's are continuous; or an argument is
+                of another kind.
         """
+        check_kinds(spec=(spec, Spec), config=(config, type(self).Config), seed=(seed, int))
         if spec.actions and not self.discrete_actions:
             raise UserError(
                 f"{self.name} takes continuous actions, and these are discrete, with "
@@ -69,7 +72,10 @@ class Learner(Policy):
         self.spec = spec
         self.config = config
         self.seed = seed
-        self.device = torch.device(device)
+        try:
+            self.device = torch.device(device)
+        except (RuntimeError, TypeError):
+            raise UserError(f"device must be cpu or cuda, not {device!r:.80}") from None
 
     @property
     def num_train_tasks(self) -> int | None:
@@ -235,6 +241,7 @@ def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -
     Raises:
         UserError: a name is missing or unknown, or a shape or the kind of number differs.
     """
+    check_kinds(weights=(given, Mapping))
     mine, theirs = ({k: _layout(t) for k, t in d.items()} for d in (own, given))
     differ = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
     if differ:
@@ -246,6 +253,8 @@ def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -
 
 
 def _layout(tensor: Tensor) -> str:
+    if not isinstance(tensor, Tensor):
+        return type(tensor).__name__
     return f"{tuple(tensor.shape)}" + " of whole numbers" * (not tensor.is_floating_point())
 
 

@@ -29,19 +29,25 @@ from metarl.worlds.vector import Spec, Step
 
 
 @dataclass(frozen=True)
-class PpoSettings(ppo.ClippedSettings):
+class FeedForwardSettings(ppo.ClippedSettings):
     """Settings of PPO with a feed-forward policy."""
 
     hidden: Layers = (64, 64)
     """Units of the hidden layers, of the policy and of the value function each."""
-    history: Count = 1
-    """Steps that the policy sees, the present one too; from 2 on with the actions in between."""
     epochs: Count = 10
     """Passes over the transitions of an iteration."""
     batch_size: Count = 500
     """Transitions in a gradient step, about: a pass is cut evenly."""
     shards: Count = 2
     """Parts of a gradient step's transitions that are computed side by side, on a thread each."""
+
+
+@dataclass(frozen=True)
+class PpoSettings(FeedForwardSettings):
+    """Settings of PPO with a policy that remembers nothing but its last steps."""
+
+    history: Count = 1
+    """Steps that the policy sees, the present one too; from 2 on with the actions in between."""
 
 
 class Adam(NamedTuple):
@@ -78,7 +84,7 @@ class BatchedPpo:
     """The networks, what they see, and PPO's update; parameters are passed in and returned."""
 
     def __init__(
-        self, spec: Spec, config: PpoSettings, device: torch.device, critic_extra: int = 0
+        self, spec: Spec, config: FeedForwardSettings, device: torch.device, critic_extra: int = 0
     ) -> None:
         """Lay out the networks, and start the running statistics.
 
@@ -89,8 +95,9 @@ class BatchedPpo:
             critic_extra: P, further inputs, which the critic alone sees: `Rollout.for_critic`.
         """
         self.spec, self.config, self.device = spec, config, device
-        self.frame = spec.observation_size + (spec.action_size if config.history > 1 else 0)
-        inputs = self.frame * config.history
+        self.history = config.history if isinstance(config, PpoSettings) else 1
+        self.frame = spec.observation_size + (spec.action_size if self.history > 1 else 0)
+        inputs = self.frame * self.history
         self.actor = GaussianMLP(
             inputs, spec.action_size, config.hidden, init_std=config.init_std,
             min_std=config.min_std, state_std=config.state_std and not spec.actions,
@@ -131,7 +138,7 @@ class BatchedPpo:
 
     def window(self, worlds: int) -> Tensor:
         """Return the empty memory of B worlds: (B, history - 1, F) earlier frames, latest first."""
-        return torch.zeros(worlds, self.config.history - 1, self.frame, device=self.device)
+        return torch.zeros(worlds, self.history - 1, self.frame, device=self.device)
 
     def act(
         self, params: Tensor, step: Step, window: Tensor, noise: Tensor | None
@@ -172,7 +179,7 @@ class BatchedPpo:
     def _frames(self, step: Step | Rollout) -> Tensor:
         """(…, F): the observation; with a history also the action before, 0 where none was."""
         obs = self.obs_moments.normalise(step.obs)
-        if self.config.history == 1:
+        if self.history == 1:
             return obs
         return torch.cat((obs, step.prev_action * (~step.first)[..., None]), -1)
 
@@ -180,11 +187,11 @@ class BatchedPpo:
         """Return what was seen at each step, and at its successor, (T, B, I) each."""
         frames, age = self._frames(rollout), rollout.episode_time()
         after = self.obs_moments.normalise(rollout.next_obs)
-        if self.config.history == 1:
+        if self.history == 1:
             return frames, after
         after = torch.cat((after, rollout.action.clamp(-1, 1).nan_to_num()), -1)
         seen = [frames]
-        for back in range(1, self.config.history):
+        for back in range(1, self.history):
             earlier = torch.zeros_like(frames)
             earlier[back:] = frames[:-back]
             seen.append(earlier * (age >= back)[..., None])

@@ -69,16 +69,9 @@ class TaskReplay:
             UserError: the device has less memory than that.
         """
         rows = sum(c * w for c, w in zip(capacities, widths, strict=True))
-        need, free = 4 * tasks * rows, free_memory(device)
-        if free is not None and need > free:
-            raise UserError(
-                f"the replay needs {gib(need)}, but {device} has {gib(free)} free: lower "
-                f"replay_capacity (now {capacities[0]}) or train_tasks (now {tasks})"
-            )
-        print(
-            f"replay: {counted(tasks, 'task')} x {capacities[0]} transitions, "
-            f"{gib(need)} on {device}",
-            file=sys.stderr, flush=True,
+        claim(
+            f"{counted(tasks, 'task')} x {capacities[0]} transitions", 4 * tasks * rows, device,
+            f"replay_capacity (now {capacities[0]}) or train_tasks (now {tasks})",
         )  # fmt: skip
         first, second = (
             cls(tasks, capacity, width, device, pinned=pinned)
@@ -201,6 +194,23 @@ def refuse_large_rewards(rollout: Rollout, said: str) -> None:
             f"{said}: no critic can fit that, so scale the reward; nothing of it is in the replay, "
             f"and the run can be resumed"
         )
+
+
+def claim(what: str, need: int, device: torch.device, lower: str) -> None:
+    """Say what memory a replay takes. Raises UserError if the device has less than that.
+
+    Args:
+        what: it holds.
+        need: bytes.
+        device: where it lies.
+        lower: which settings make it smaller.
+    """
+    free = free_memory(device)
+    if free is not None and need > free:
+        raise UserError(
+            f"the replay needs {gib(need)}, but {device} has {gib(free)} free: lower {lower}"
+        )
+    print(f"replay: {what}, {gib(need)} on {device}", file=sys.stderr, flush=True)
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metarl.base.errors import UserError, quoted
+from metarl.base.errors import UserError, check_kinds, quoted
 from metarl.base.files import file_errors, write_json
 from metarl.base.keys import Key
 from metarl.base.plugins import reference
@@ -28,14 +28,17 @@ from metarl.base.versions import versions
 from metarl.curriculum import make_sampler
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.divergence import DivergenceWatch, nonfinite_metrics, refuse_nonfinite
-from metarl.runs.callback import Callback
+from metarl.learning.learner import Learner
+from metarl.runs.callback import Callback, check_callbacks
 from metarl.runs.config import Position, TrainConfig, default_out, goal
 from metarl.runs.progress import TrainingProgress, closing_lines, evaluation_line, opening_line
 from metarl.runs.run_folder import RunFolder, has_trained
 from metarl.runs.shards import evaluate_shards, meet, refuse_apart, refuse_other_worlds
 from metarl.runs.signals import IterationAborted, StopSignals, TrainingStopped
+from metarl.tasks.distribution import TaskDistribution
 from metarl.worlds.factory import SizedWorlds
 from metarl.worlds.reward_terms import mean_terms, terms_in_words
+from metarl.worlds.vector import VecWorlds
 
 __all__ = ["Callback", "IterationFunction", "Runner", "TrainConfig", "meta_train"]
 
@@ -43,10 +46,8 @@ if TYPE_CHECKING:
     from stable_baselines3.common.logger import Logger
 
     from metarl.learning.evaluation import Report
-    from metarl.learning.learner import Learner
-    from metarl.tasks.distribution import TaskDistribution, Tasks
+    from metarl.tasks.distribution import Tasks
     from metarl.tasks.sampler import TaskSampler
-    from metarl.worlds.vector import VecWorlds
 
 IterationFunction = Callable[[int, "Learner", dict[str, float]], None]
 """Called after every iteration with its number (from 1), the learner and its metrics."""
@@ -74,8 +75,7 @@ def meta_train(
         worlds: tasks_per_iteration x rollouts_per_task worlds.
         distribution: where tasks come from.
         config: how long, how often, where to. Its number of threads holds until this returns.
-        callbacks: functions that are called after every iteration, and `Callback` objects, such
-            as `metarl.callbacks.default_callbacks` returns; in order.
+        callbacks: functions called after every iteration, and `Callback`s (`metarl.callbacks`).
         resume: a loaded checkpoint of such a run to go on from, to the same bits.
         sampler: of the training tasks, tasks_per_iteration each time; None: what `config` asks for.
 
@@ -87,6 +87,9 @@ def meta_train(
             the weights stop being finite. The newest checkpoint is good in each case.
         TrainingStopped: SIGINT, SIGTERM or SIGHUP; the state is saved.
     """
+    check_kinds(distribution=(distribution, TaskDistribution), config=(config, TrainConfig),
+                learner=(learner, Learner), worlds=(worlds, VecWorlds))  # fmt: skip
+    check_callbacks(callbacks)
     kind, sharded = Runner, learner.ranks.shards > 1
     if not learner.ranks.leads:
         kind = importlib.import_module("metarl.runs.follower").Follower
@@ -227,14 +230,10 @@ class Runner:
     def describe(self) -> dict[str, Any]:
         """Return what config.json holds."""
         return {
-            "family": reference(self.family),
-            "algorithm": reference(self.learner),
-            "train": asdict(self.config),
-            "learner": asdict(self.learner.config),
-            "threads": self.threads,
-            "device": str(self.learner.device),
-            "versions": versions(),
-        } | ({} if self.ranks.size == 1 else {"ranks": self.ranks.size})
+            "family": reference(self.family), "algorithm": reference(self.learner),
+            "train": asdict(self.config), "learner": asdict(self.learner.config),
+            "threads": self.threads, "device": str(self.learner.device), "versions": versions(),
+        } | ({} if self.ranks.size == 1 else {"ranks": self.ranks.size})  # fmt: skip
 
     # --- an iteration --------------------------------------------------------------------------
 

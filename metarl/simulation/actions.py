@@ -29,7 +29,7 @@ from torch import Tensor
 from metarl.base.errors import UserError, did_you_mean
 from metarl.simulation.backend import Backend
 from metarl.simulation.controls import control_range, drives_a_joint, holds_position, is_servo
-from metarl.simulation.edits import actuator_names
+from metarl.simulation.names import actuator_names
 
 MOST_ACTIONS = 10**4
 

@@ -1,9 +1,10 @@
 """Composition: products of parameters on one robot, without a new class.
 
 A family names what its robot can vary beyond its own tasks, and ``half-cheetah-vel+dynamics`` is
-its goal under those parameters. Two variations fit every family: `latency` delays the motor
-commands, `sensor-bias` shifts what is observed. The names after the ``+`` are sorted, so a product
-has one name, and its splits are frozen by that name.
+its goal under those parameters. Some variations fit every family: `dynamics` and `terrain` where
+it has none of its own by that name, `latency`, which delays the motor commands, and `sensor-bias`,
+which shifts what is observed. The names after the ``+`` are sorted, so a product has one name, and
+its splits are frozen by that name.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import mujoco
 import torch
 from torch import Tensor
 
-from metarl.base.errors import UserError, did_you_mean, user_code
+from metarl.base.errors import UserError, check_kinds, did_you_mean, user_code
 from metarl.simulation.backend import Backend
 from metarl.simulation.edits import shift
 from metarl.simulation.simulator import Simulator
 from metarl.tasks.family import TaskFamily, class_name, kebab
 from metarl.tasks.params import Interval, Param
+from metarl.tasks.variations.dynamics import AnyMass, dynamics_of
+from metarl.tasks.variations.terrain import OnAnyTerrain, terrain_of
 
 if TYPE_CHECKING:
     from metarl.tasks.distribution import Tasks
@@ -66,12 +69,14 @@ def variations(family: type[TaskFamily]) -> dict[str, Variation]:
             raise UserError(
                 f"family '{label}': variation '{name}' must be a Variation, not {variation!r:.80}"
             )
-        if name != kebab(name) or not name.replace("-", "").isalnum() or name in GENERIC_VARIATIONS:
+        reserved = [name for name in GENERIC_VARIATIONS if name not in REPLACEABLE]
+        if name != kebab(name) or not name.replace("-", "").isalnum() or name in reserved:
             raise UserError(
                 f"family '{label}': '{name}' cannot name a variation: use kebab-case, and not "
-                f"{' or '.join(GENERIC_VARIATIONS)}"
+                f"{' or '.join(reserved)}"
             )
-    return {**own, **(GENERIC_VARIATIONS if family.has_model else {})}
+    generic = GENERIC_VARIATIONS if family.has_model else {}
+    return {**own, **{name: generic[name] for name in generic if name not in own}}
 
 
 def compose(family: type[TaskFamily], names: Sequence[str]) -> type[TaskFamily]:
@@ -116,10 +121,12 @@ def with_params(family: TaskFamily | type[TaskFamily], *params: Param) -> TaskFa
     Raises:
         UserError: a parameter clashes with another, or has the name of a variation.
     """
-    family = family if isinstance(family, type) else type(family)
+    if not isinstance(family, type):
+        check_kinds(family=(family, TaskFamily))
+        family = type(family)
     for param in params:
         if not isinstance(param, Param):
-            raise UserError(f"family '{class_name(family)}': with_params takes Params, not {param}")
+            raise UserError(f"with_params takes Params, not {param!r:.80}")
         if kebab(param.name) in variations(family):
             raise UserError(
                 f"family '{class_name(family)}': '{kebab(param.name)}' is one of its variations: "
@@ -202,10 +209,7 @@ def _refuse_clashes(label: str, old: Sequence[Param], new: Sequence[Param]) -> N
                 )
             for one in param.edits:
                 for two in other.edits:
-                    shared = not one.names or not two.names or set(one.names) & set(two.names)
-                    places = {one.index, two.index}
-                    same = one.field == two.field and shared and (None in places or len(places) < 2)
-                    if same and "assign" in (one.kind, two.kind):
+                    if one.meets(two) and "assign" in (one.kind, two.kind):
                         raise UserError(
                             f"family '{label}': parameters '{other.name}' and '{param.name}' both "
                             f"change {one.field}, and an `assign` undoes the other; use scale or "
@@ -290,9 +294,13 @@ class _Told(TaskFamily):
 
 GENERIC_VARIATIONS: Mapping[str, Variation] = MappingProxyType(
     {
+        "dynamics": Variation(dynamics_of, AnyMass, "masses, friction, joints, motors, payload"),
         "latency": Variation((LATENCY,), _Latency, "motors that obey late"),
         "sensor-bias": Variation(_sensor_bias, _SensorBias, "sensors that are off by a constant"),
+        "terrain": Variation(terrain_of, OnAnyTerrain, "slopes, roughness, steps and gaps"),
         "told": Variation((), _Told, "the task's parameters in the observation: for an oracle"),
     }
 )
-"""The variations that every family takes."""
+"""The variations that every family takes, as far as its robot has what they vary."""
+REPLACEABLE = ("dynamics", "terrain")
+"""Those in whose place a family may have one of its own by that name."""

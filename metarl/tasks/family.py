@@ -24,6 +24,8 @@ from torch import Tensor
 from metarl.base.errors import UserError
 from metarl.base.keys import BatchedRNG
 from metarl.simulation.actions import Actions, Commands, commands, with_controllers
+from metarl.simulation.furnish import PD, Contact, furnish
+from metarl.simulation.home import Home, HomePose, begin_at, home_of
 from metarl.simulation.model_faults import nonfinite, raised
 from metarl.tasks.distribution import TaskDistribution, Tasks
 from metarl.tasks.model_source import beside, model_warnings, spec_of
@@ -60,6 +62,20 @@ class TaskFamily:
     """Environment steps in one episode; the time limit truncates, it does not terminate."""
     reset_noise: ClassVar[float] = 0.1
     """Scale of the default initial state's noise: qpos uniform, qvel normal."""
+    home: ClassVar[HomePose] = ""
+    """Where episodes begin, with `reset_noise` on the joints alone: the name of a keyframe, whose
+    controls, activations and mocap poses count too, or a pose such as ``{"root": (0, 0, 0.3),
+    "*_knee": -1.8}``; "": where the model is compiled. See `metarl.simulation.home`."""
+    reset_speed_noise: ClassVar[float | None] = None
+    """At `home`, the scale of the noise on the joints' velocities; None: `reset_noise`."""
+    reset_base_noise: ClassVar[float] = 0.0
+    """At `home`, the scale of the noise on the place and the velocity of the robot's base."""
+    floor: ClassVar[bool] = False
+    """Whether to add a floor and a light to a model that has none."""
+    actuators: ClassVar[PD | tuple[PD, ...]] = ()
+    """Actuators to add to the model, by `pd`."""
+    contacts: ClassVar[Mapping[str, Contact]] = {}
+    """Contact sensors to add, by `contact`, each with a name for `Contacts` to read."""
     probe_steps: ClassVar[int] = 200
     """Steps in which each parameter must change something before a training; 0: unchecked."""
     actions: ClassVar[Actions | None] = None
@@ -106,6 +122,14 @@ class TaskFamily:
         return self.compiled
 
     @functools.cached_property
+    def home_state(self) -> Home:
+        """What `home` stands for in the compiled model; see `metarl.simulation.home`."""
+        try:
+            return home_of(self.compiled, self.home)
+        except UserError as error:
+            raise UserError(f"family '{self.name}', home: {error}") from None
+
+    @functools.cached_property
     def compiled_apart(self) -> mujoco.MjModel:
         """The nominal model compiled a second time, which nothing changes: `metarl check`'s own."""
         return self._compile()
@@ -131,6 +155,10 @@ class TaskFamily:
         End with ``super().build(spec)``, which compiles: what variations change in `build` comes
         between the family's own additions and the compilation.
         """
+        try:
+            furnish(spec, self.floor, self.actuators, self.contacts, self.home)
+        except UserError as error:
+            raise UserError(f"family '{self.name}': {error}") from None
         return self._compile_varied(spec)
 
     def _compile_varied(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
@@ -144,9 +172,14 @@ class TaskFamily:
         """Write qpos and qvel of the worlds `ids` (n,), which MuJoCo has reset to their defaults.
 
         The default adds `reset_noise` times U[-1, 1) to qpos and times N(0, 1) to qvel, as
-        gymnasium's HalfCheetah does; quaternions are normalised.
+        gymnasium's HalfCheetah does; quaternions are normalised. A family with a `home` begins
+        there instead.
         """
         noise = self.reset_noise
+        if self.home:
+            speed = noise if self.reset_speed_noise is None else self.reset_speed_noise
+            begin_at(self.home_state, sim, ids, rng, noise, speed, self.reset_base_noise)
+            return
         qpos = sim.qpos[ids] + rng.uniform(-noise, noise, sim.qpos.shape[1])
         sim.qpos[ids] = _unit_quaternions(self.compiled, qpos)
         sim.qvel[ids] += noise * rng.normal(sim.qvel.shape[1])
@@ -242,7 +275,10 @@ class TaskFamily:
                 f"not {model.opt.timestep:g}"
             )
         if model.nu == 0 and self.action_size is None:
-            raise UserError(f"family '{self.name}': the model has no actuators, so no actions")
+            raise UserError(
+                f"family '{self.name}': the model has no actuators, so no actions; `actuators = "
+                f"pd(kp, kd, effort)` adds them"
+            )
         return with_controllers(self.actions, model, self.name)
 
     def _check_probe(self) -> None:
@@ -284,6 +320,8 @@ class TaskFamily:
 
     def _check(self) -> None:
         where = f"family '{self.name}'"
+        if self.home:
+            _ = self.home_state
         names = [param.name for param in self.params]
         if len(set(names)) < len(names):
             raise UserError(f"{where}: two parameters have the same name ({', '.join(names)})")

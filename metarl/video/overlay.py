@@ -40,7 +40,9 @@ class Panel(NamedTuple):
     """What one panel says of its episode."""
 
     phase: str
-    """'before', 'during' or 'after'"""
+    """'before', 'during' or 'after', which chooses the colour"""
+    name: str
+    """What the panel is called: its phase, but for a 'first episode' in which a learner adapts"""
     title: str
     """What the learner knows by then, e.g. 'after 40 episodes'."""
     running: np.ndarray
@@ -88,7 +90,7 @@ class PanelOverlay:
         self._fixed = Image.new("RGB", (size, size), DARK)
         pen = ImageDraw.Draw(self._fixed)
         pen.rectangle((0, 0, size - 1, size - 1), outline=self.colour, width=self.edge)
-        name, middle = panel.phase.upper(), self.top // 2 + 1
+        name, middle = panel.name.upper(), self.top // 2 + 1
         word = font(self._px(21), bold=True)
         pen.rectangle((0, 0, size, self.top), fill=self.colour)
         pen.text((self._px(12), middle), name, font=word, fill=DARK, anchor="lm")
@@ -267,7 +269,7 @@ class Strip:
         low, high = float(everything.min()), float(everything.max())
         high = max(high, low + 1e-9)
         steps = max(len(p.running) for p in panels) - 1
-        ends = [f"{p.phase} {signed(float(p.running[-1]))}" for p in panels]
+        ends = [f"{p.name} {signed(float(p.running[-1]))}" for p in panels]
         margin = round(max(0.9 * size, label.getlength("over time") + 0.3 * size))
         right = round(max(1.3 * size, *(label.getlength(words) + 0.2 * size for words in ends)))
         self.left, self.right = margin / big, width - right / big

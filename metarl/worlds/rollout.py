@@ -14,7 +14,7 @@ from metarl.base.keys import Key, as_key
 from metarl.worlds.policy import Policy, as_policy
 from metarl.worlds.privileged import privileged_extras
 from metarl.worlds.reward_terms import kept_terms
-from metarl.worlds.vector import Spec, Step, Transition, VecWorlds
+from metarl.worlds.vector import Spec, Step, Transition, VecWorlds, check_worlds
 
 __all__ = ["OnStep", "Rollout", "Step", "collect"]
 
@@ -204,12 +204,21 @@ def _noise(worlds: VecWorlds, steps: int, key: Key) -> Tensor:
     return key.normal(*sizes, worlds.tasks.first)
 
 
-def _checked(policy: Policy | Callable[[Tensor], Tensor], steps: int, key: Key) -> Policy:
+def _checked(
+    worlds: VecWorlds, policy: Policy | Callable[[Tensor], Tensor], state: Any, steps: int,
+    key: Key, on_step: OnStep | None,
+) -> Policy:  # fmt: skip
     """Return the policy of `collect`. Raises UserError for arguments that it cannot take."""
+    check_worlds(worlds)
     as_key(key)
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise UserError(f"steps must be a whole number of at least 1, not {steps!r:.40}")
-    return as_policy(policy)
+    policy = as_policy(policy)
+    if on_step is not None and not callable(on_step):
+        raise UserError(f"on_step must be a function of a Transition, not {on_step!r:.80}")
+    if state is None and policy.begin(1, 1) is not None:
+        raise UserError(f"{policy.name} acts from a state: give what begin(tasks, worlds) returned")
+    return policy
 
 
 @torch.no_grad()
@@ -230,7 +239,7 @@ def collect(
         worlds: B worlds with their tasks set.
         policy: acts, such as a learner or a function; its state is threaded through.
         state: the policy's state for these worlds.
-        steps: T. Raises UserError if it, the policy or the key is of another kind.
+        steps: T. Raises UserError if it, the worlds, the policy or the key is of another kind.
         key: names the action noise.
         explore: whether to sample actions, or to take the deterministic ones.
         on_step: called with what each step returned, such as to record it.
@@ -239,7 +248,7 @@ def collect(
     Returns:
         The rollout, on the policy's device, and the policy's state after it.
     """
-    device = (policy := _checked(policy, steps, key)).device
+    device = (policy := _checked(worlds, policy, state, steps, key, on_step)).device
     out = _empty(steps, worlds.num_worlds, worlds.spec, len(worlds.tasks), device)
     noise = _noise(worlds, steps, key).to(device) if explore else None
     here, recorded, recent, own, terms = device == worlds.device, [], [], [], []

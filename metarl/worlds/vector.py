@@ -100,6 +100,12 @@ class Transition(NamedTuple):
     """(B,) bool, the physics failed; use the transition for nothing"""
 
 
+def check_worlds(worlds: object) -> None:
+    """Raise UserError for what are no worlds."""
+    if not isinstance(worlds, VecWorlds):
+        raise UserError(f"worlds must be such as metarl.make_worlds returns, not {worlds!r:.80}")
+
+
 class VecWorlds(ABC):
     """B worlds of one family that step together, each with a task of its own."""
 

@@ -129,7 +129,7 @@ def test_a_disk_that_fills_up_is_one_line(tmp_path):
     argv = ["train", "point-goal", "maml-trpo", *SMALL, "--checkpoint-every", "5"]
 
     def train():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (80000, 80000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
         return main([*argv, "--out", str(out)])
 
     done = run_forked(train)

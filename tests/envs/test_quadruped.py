@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from envs.quadruped import STANCE, TORQUE_LIMITS, gravity, into_body
 from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
+from metarl.simulation.root import gravity_in, into_body
 from metarl.tasks.family import without_termination
 
+STANCE = (0.0, 0.9, -1.8) * 4
+TORQUE_LIMITS = (23.7, 23.7, 35.5) * 4
 NAME = "quadruped-terrain"
 
 
@@ -88,7 +90,7 @@ def test_frames_equal_rotation_matrices() -> None:
     q = rng.normal(size=(20, 4))
     q /= np.linalg.norm(q, axis=1, keepdims=True)
     v = rng.normal(size=(20, 3))
-    got, down = into_body(torch.tensor(q), torch.tensor(v)), gravity(torch.tensor(q))
+    got, down = into_body(torch.tensor(q), torch.tensor(v)), gravity_in(torch.tensor(q))
     for i in range(20):
         np.testing.assert_allclose(got[i], rotation(q[i]).T @ v[i], atol=1e-12)
         np.testing.assert_allclose(down[i], rotation(q[i]).T @ [0, 0, -1], atol=1e-12)

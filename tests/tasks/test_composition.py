@@ -9,6 +9,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from helpers.short_checks import checked_in_short
 
 from metarl import (
     Interval,
@@ -61,13 +62,13 @@ CASES = [
 @pytest.mark.parametrize(
     ("name", "check"), CASES, ids=[f"{name}-{check.__name__}" for name, check in CASES]
 )
-def test_a_product_is_a_sound_family(name, check) -> None:
+def test_a_product_is_a_sound_family(name, check, monkeypatch) -> None:
     """The deepest product goes through all checks of families, the others through those of edits.
 
     What a product adds to its family are edits and a part of the observation. How episodes end, and
     that worlds are apart, is the family's.
     """
-    check(find_family(name))
+    checked_in_short(find_family(name), check, monkeypatch)
 
 
 def test_a_product_has_one_name_and_its_parameters_in_one_order() -> None:
@@ -299,7 +300,7 @@ def test_a_family_of_a_file_takes_variations(tmp_path: Path) -> None:
          "'cart+goal': it has a parameter 'goal' already"),
         (lambda: with_params(Cart(), Param("latency", Interval(0, 1))),
          "'latency' is one of its variations: use find_family('cart+latency')"),
-        (lambda: with_params(Cart(), "payload"), "with_params takes Params, not payload"),
+        (lambda: with_params(Cart(), "payload"), "with_params takes Params, not 'payload'"),
         (lambda: with_params(Cart, Param("mass", Interval(0, 1), edit=scale("body_mass", "kart"))),
          "'cart+mass', parameter 'mass': the model has no body 'kart' (did you mean 'cart'?)"),
     ],
@@ -313,12 +314,15 @@ def test_refusals_are_one_line(make, words: str) -> None:
 
 @pytest.mark.parametrize("name", list_families())
 def test_every_family_has_its_products(name: str) -> None:
-    """Each takes latency and sensor bias, and its own unless its parameters are those already."""
+    """Each takes latency and sensor bias, and its own unless its parameters are those already.
+
+    A terrain is for robots that it fits.
+    """
     for variation in variations(family_class(name)):
         try:
             worlds = TaskWorlds(f"{name}+{variation}", 2, 1)
         except UserError as error:
-            assert "already" in str(error)  # noqa: PT017
+            assert "already" in str(error) or variation == "terrain"  # noqa: PT017
             assert variation not in ("latency", "sensor-bias")
             continue
         assert worlds.family.name == f"{name}+{variation}"
@@ -366,7 +370,8 @@ def test_a_variation_that_cannot_be_imported_is_refused_in_one_line(where: str) 
 
 
 def test_every_family_takes_the_universal_variations() -> None:
-    assert list(variations(Cart)) == ["payload", "drag", "rail", "latency", "sensor-bias", "told"]
+    generic = ["dynamics", "latency", "sensor-bias", "terrain", "told"]
+    assert list(variations(Cart)) == ["payload", "drag", "rail", *generic]
 
 
 # --- runs --------------------------------------------------------------------------------------
