@@ -138,7 +138,7 @@ def test_a_video_lists_what_each_step_paid() -> None:
     episode = got.episodes["score", 1][0]
     assert list(episode.terms) == ["near", "speed", "alive"]
     np.testing.assert_allclose(sum(episode.terms.values()), episode.reward, atol=1e-6)
-    panel = Panel("after", "", episode.running, [], "time limit", None, 1)
+    panel = Panel("after", "after", "", episode.running, [], "time limit", None, 1)
     blank = np.zeros((480, 480, 3), np.uint8)
     drawn = []
     for terms in ({}, episode.terms, {f"term_{k}": np.ones(20) for k in range(60)}):
