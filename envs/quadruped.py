@@ -60,6 +60,9 @@ class QuadrupedTerrain(OnTerrain):
     reset_noise = 0.05
     reset_speed_noise = 0.0
     keep = ("ctrl",)
+    reward_weights = {  # noqa: RUF012
+        "turning": 0.5, "posture": -1.0, "effort": -5e-5, "action_rate": -0.01,
+    }  # fmt: skip
     top_speed = 3.5
     terrain = Terrain(height=0.2, length=0.6, reach=20.0, cell=0.1, bump_cell=0.15, flat=0.5)
     params = (*COMMANDS, *DYNAMICS, *terrain.params())
@@ -88,25 +91,28 @@ class QuadrupedTerrain(OnTerrain):
 
     def reward(
         self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Return (B,) what tracking earns minus what bad manners cost.
+    ) -> dict[str, Tensor]:
+        """Return what tracking earns and what bad manners cost, (B,) each, to be weighted.
 
         exp(−‖v_xy − c_xy‖²/σ) + 0.5 exp(−(ω_z − c_yaw)²/σ) − 0.5 v_z² − 0.02 ‖ω_xy‖² − 0.5 ‖g_xy‖²
         − 5e-5 ‖τ‖² − 0.01 ‖a − a'‖², in the trunk's frame: v its velocity (m/s), ω its rates
         (rad/s), g gravity's direction, τ the torques (N·m) at the end of the step, a' the action
-        before.
+        before. The three in the middle are one term, `posture`.
         """
         velocity = self.root.linear_velocity(sim)
         rates, down = self.root.angular_velocity(sim), self.root.gravity(sim)
         command = torch.stack((task["command_x"], task["command_y"]), dim=1)
         linear = (velocity[:, :2] - command).square().sum(1)
         turning = (rates[:, 2] - task["command_yaw"]).square()
-        tracking = (-linear / TRACKING_WIDTH).exp() + 0.5 * (-turning / TRACKING_WIDTH).exp()
         posture = 0.5 * velocity[:, 2].square() + 0.02 * rates[:, :2].square().sum(1)
-        posture = posture + 0.5 * down[:, :2].square().sum(1)
         change = (sim.ctrl - before.kept["ctrl"]) / self._half
-        effort = 5e-5 * self.torques(sim, task["strength"]).square().sum(1)
-        return tracking - posture - effort - 0.01 * change.square().sum(1)
+        return {
+            "velocity": (-linear / TRACKING_WIDTH).exp(),
+            "turning": (-turning / TRACKING_WIDTH).exp(),
+            "posture": posture + 0.5 * down[:, :2].square().sum(1),
+            "effort": self.torques(sim, task["strength"]).square().sum(1),
+            "action_rate": change.square().sum(1),
+        }
 
     def terminated(self, sim: Backend) -> Tensor:
         """Return (B,) bool: it has fallen; tilted by more than 60 degrees, or on its belly."""

@@ -17,6 +17,7 @@ if _TYPE_CHECKING:
     from metarl.learning.registry import find_learner
     from metarl.runs.config import TrainConfig
     from metarl.runs.runner import meta_train
+    from metarl.simulation.actions import increments, low_pass, position_targets, torques
     from metarl.simulation.edits import assign, scale, shift, when
     from metarl.simulation.furnish import contact, pd
     from metarl.simulation.ground import Ground, HeightScan
@@ -43,9 +44,9 @@ __all__ = [
     "Choices", "Contacts", "Ground", "HeightScan", "Interval", "Key", "Learner", "Param",
     "Places", "Policy", "Rollout", "Root", "Run", "Spec", "Step", "TaskDistribution",
     "TaskFamily", "TaskWorlds", "Tasks", "TrainConfig", "UserError", "Variation", "assign",
-    "collect", "contact", "dynamics", "evaluate", "find_family", "find_learner", "load",
-    "load_adapted", "make_worlds", "meta_train", "pd", "save", "scale", "set_threads", "shift",
-    "train", "when", "with_params",
+    "collect", "contact", "dynamics", "evaluate", "find_family", "find_learner", "increments",
+    "load", "load_adapted", "low_pass", "make_worlds", "meta_train", "pd", "position_targets",
+    "save", "scale", "set_threads", "shift", "torques", "train", "when", "with_params",
 ]  # fmt: skip
 
 __getattr__ = _lazy.lazy(
@@ -55,6 +56,7 @@ __getattr__ = _lazy.lazy(
         "api": "Run evaluate load train",
         "learning.checkpoint": "save",
         "tasks.composition": "Variation with_params",
+        "simulation.actions": "increments low_pass position_targets torques",
         "simulation.edits": "assign scale shift when",
         "simulation.furnish": "contact pd",
         "simulation.ground": "Ground HeightScan",

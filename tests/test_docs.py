@@ -221,10 +221,11 @@ def test_every_direct_dependency_is_pinned():
     assert {re.split(r"[\[<>=!]", line)[0] for line in wanted} <= pinned
 
 
-def test_example_family_trains_with_the_example_learner(tmp_path, capsys):
-    """Both plug-in examples work from their files, through the command line."""
+@pytest.mark.parametrize("family", ["my_robot.py:MyRobot", "my_arm.py:MyArm", "my_arm.py:MyHand"])
+def test_example_family_trains_with_the_example_learner(family, tmp_path, capsys):
+    """The plug-in examples work from their files, through the command line."""
     examples = ROOT / "docs" / "examples"
-    words = f"train {examples}/my_robot.py:MyRobot {examples}/my_learner.py:ConstantAction"
+    words = f"train {examples}/{family} {examples}/my_learner.py:ConstantAction"
     flags = "--iterations 1 --tasks-per-iteration 2 --rollouts-per-task 2 --evaluate-tasks 2"
     code = cli.main([*words.split(), *flags.split(), "--out", str(tmp_path / "run")])
     assert code == 0, capsys.readouterr().err

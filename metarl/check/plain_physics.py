@@ -40,13 +40,12 @@ class PlainWorld:
         mujoco.mj_resetData(self.model, self.data)
         mujoco.mj_setState(self.model, self.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
 
-    def step(self, inputs: np.ndarray, ctrl: np.ndarray, frame_skip: int) -> None:
+    def step(self, inputs: np.ndarray, frame_skip: int) -> None:
         """Advance by one environment step.
 
         Args:
             inputs: an mjSTATE_INTEGRATION vector, of which what mjSTATE_USER stands for is taken:
-                applied forces, mocap poses, active equalities and user data.
-            ctrl: (A,) the controls.
+                controls, applied forces, mocap poses, active equalities and user data.
             frame_skip: physics steps.
         """
         user = np.empty(mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_USER))
@@ -55,7 +54,6 @@ class PlainWorld:
             user, mujoco.mjtState.mjSTATE_USER,
         )  # fmt: skip
         mujoco.mj_setState(self.model, self.data, user, mujoco.mjtState.mjSTATE_USER)
-        self.data.ctrl[:] = ctrl
         for _ in range(frame_skip):
             mujoco.mj_step(self.model, self.data)
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.base.errors import CheckError
 from metarl.base.keys import Key
 from metarl.tasks.distribution import TaskDistribution, Tasks
 from metarl.tasks.family import TaskFamily
@@ -19,6 +20,8 @@ KEY = Key("metarl check")
 """The source of every draw of the conformance suite."""
 STEPS = 60
 """Environment steps of a comparison."""
+STATELESS = "keep nothing in the family, set states in initial_state(), edit models by Param"
+"""The advice where a family's state is not that of the worlds."""
 _BITS = {torch.float64: torch.int64, torch.float32: torch.int32}
 
 
@@ -117,6 +120,12 @@ def difference(a: Trace, b: Trace) -> str:
             first = t
             words = f"{name} of world {world} at step {t} is {two.item()!r}, not {one.item()!r}"
     return words
+
+
+def demand(condition: object, complaint: str) -> None:
+    """Raise CheckError with a complaint unless a condition holds."""
+    if not condition:
+        raise CheckError(complaint)
 
 
 def sample_tasks(family: TaskFamily, name: str = "tasks") -> Tasks:

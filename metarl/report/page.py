@@ -40,6 +40,7 @@ from metarl.report.tasks import (
     task_words,
     verdict,
 )
+from metarl.report.terms import draw_terms
 from metarl.report.text import duration, first_column, first_round, number, param_units
 
 LARGEST_VIDEO = 16 * 2**20
@@ -156,7 +157,7 @@ def _cards(run: RunSummary) -> list[tuple[str, str]]:
 
 
 def _curves(runs: Sequence[RunSummary]) -> list[Panel]:
-    """Return the learning curve, and an adaptation curve for each split."""
+    """Return the learning curve, the reward's terms, and an adaptation curve for each split."""
     panels = []
     if curves := {run.label: [run.curve] for run in runs if run.curve}:
         note = "Bands: 95 % intervals of the interquartile mean over tasks; lines: means."
@@ -164,6 +165,9 @@ def _curves(runs: Sequence[RunSummary]) -> list[Panel]:
         draw = partial(draw_learning, curves=curves, report=report)
         panels.append(panel("Learning", draw, note))
     one = len(runs) == 1
+    if one and runs[0].terms:
+        note = "Means over the transitions of an iteration, each times its weight."
+        panels.append(panel("Terms of the reward", partial(draw_terms, terms=runs[0].terms), note))
     for split, title in (
         ("heldout", "Adaptation to held-out tasks"),
         ("ood", "Adaptation outside the box (ood)"),

@@ -6,6 +6,7 @@ becomes a line in `notes`, and the rest is used.
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from metarl.learning import checkpoint as checkpoints
 from metarl.learning.agents import find_run
 from metarl.learning.evaluation import Report
 from metarl.runs.config import Position, TrainConfig, goal
+from metarl.worlds.reward_terms import PREFIX
 
 SPLITS = ("heldout", "ood")
 RESULT = "result.json"
@@ -52,6 +54,8 @@ class RunSummary:
     notes: list[tuple[str, str]] = field(default_factory=list)
     """(split that it is about or "", a line on what is wrong or missing)."""
     videos: list[Path] = field(default_factory=list)
+    terms: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """The reward's terms: name -> (env steps, mean in a step) of each iteration."""
 
     def note(self, text: str, split: str = "") -> None:
         """Add a line, once; paths in it are relative to the run."""
@@ -85,6 +89,7 @@ def read_run(path: Path | str, position: dict[str, Any] | None = None) -> RunSum
         _read_result(run)
     else:
         _read_curve(run, _table(header, "meta").get("curve"))
+        run.terms = _read_terms(run.path / "metrics.csv")
         for split in SPLITS:
             _read_report(run, split)
     run.videos = _videos(run.path / "videos")
@@ -182,6 +187,30 @@ def curve_entries(found: object) -> list[dict[str, Any]]:
         except (TypeError, KeyError, AttributeError):
             continue
     return entries
+
+
+def _read_terms(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Return name -> (env steps, mean in a step) of each iteration in a metrics.csv.
+
+    A file or a row that cannot be read gives nothing, and a number that is not finite is left out.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, csv.Error):
+        return {}
+    for row in rows:
+        for column, text in row.items():
+            if not str(column).startswith(PREFIX):
+                continue
+            try:
+                point = float(row["env_steps"]), float(text)
+            except (KeyError, TypeError, ValueError):
+                continue
+            if all(map(math.isfinite, point)):
+                found.setdefault(column.removeprefix(PREFIX), []).append(point)
+    return found
 
 
 def _read_result(run: RunSummary) -> None:

@@ -37,6 +37,7 @@ from metarl.runs.shards import evaluate_shards, meet, refuse_apart, refuse_other
 from metarl.runs.signals import IterationAborted, StopSignals, TrainingStopped
 from metarl.tasks.distribution import TaskDistribution
 from metarl.worlds.factory import SizedWorlds
+from metarl.worlds.reward_terms import mean_terms, terms_in_words
 from metarl.worlds.vector import VecWorlds
 
 __all__ = ["Callback", "IterationFunction", "Runner", "TrainConfig", "meta_train"]
@@ -124,8 +125,8 @@ class Runner:
         self.position = Position() if resume is None else Position.to_resume(resume)
         self.divergence = DivergenceWatch(self.position)
         self.threads = physics_threads()
-        name = default_out(self.family.name, learner.name, config.seed)
-        self.folder = RunFolder(config.out or name)
+        own = default_out(self.family.name, learner.name, config.seed)
+        self.folder, self._terms = RunFolder(config.out or own), []
         self.stop, self._agreed_to_stop = StopSignals(), False
         self.progress = TrainingProgress(
             total=goal(config), done=self.position.done(config),
@@ -218,21 +219,16 @@ class Runner:
         had = TrainConfig(**resume.meta["train"]) if resume else config
         # A kill must not lose a new goal, which a resume reads from the checkpoint.
         self.save(again=(had.iterations, had.env_steps) != (config.iterations, config.env_steps))
-        resumed_at = position.iteration if resume else None
-        self.say(opening_line(self, resumed_at))
+        self.say(opening_line(self, position.iteration if resume else None))
         return self.progress
 
     def describe(self) -> dict[str, Any]:
         """Return what config.json holds."""
         return {
-            "family": reference(self.family),
-            "algorithm": reference(self.learner),
-            "train": asdict(self.config),
-            "learner": asdict(self.learner.config),
-            "threads": self.threads,
-            "device": str(self.learner.device),
-            "versions": versions(),
-        } | ({} if self.ranks.size == 1 else {"ranks": self.ranks.size})
+            "family": reference(self.family), "algorithm": reference(self.learner),
+            "train": asdict(self.config), "learner": asdict(self.learner.config),
+            "threads": self.threads, "device": str(self.learner.device), "versions": versions(),
+        } | ({} if self.ranks.size == 1 else {"ranks": self.ranks.size})  # fmt: skip
 
     # --- an iteration --------------------------------------------------------------------------
 
@@ -244,10 +240,13 @@ class Runner:
         """Make one meta-update and check it. Returns its metrics and its env steps per second."""
         number, key = self.position.iteration, Key(self.config.seed)
         began, steps, sent = time.monotonic(), self.worlds.env_steps, self.ranks.bytes_sent
+        self.worlds.term_sums.clear()
         with self.interruptible(), _global_draws(key.fold("global", number), self.learner.device):
             metrics = self.learner.meta_step(self.worlds, tasks, key.fold("meta", number))
         seconds, steps = time.monotonic() - began, self.worlds.env_steps - steps
         refuse_nonfinite(self.learner, self.worlds, number + 1, self.folder.checkpoints)
+        metrics |= (terms := mean_terms(self.worlds, self.learner))
+        self._terms = terms_in_words(terms)
         if self.ranks.size > 1:
             steps = sum(self.ranks.objects(steps))
             refuse_apart(self.learner, number + 1)
@@ -379,7 +378,7 @@ class Runner:
         """Print where everything is, the adaptation curve, and what to try next."""
         nominal, tasks = self.distribution.nominal(), self.eval_tasks.counted("held-out task")
         named = f"{nominal.names[0]}={nominal.values[0, 0]:.4g}" if nominal.names else ""
-        notes = self.divergence.closing()
+        notes = (*self._terms, *self.divergence.closing())
         for line in closing_lines(self.folder.path, self.position, tasks, named, notes):
             self.say(line)
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,10 +23,12 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.keys import BatchedRNG
+from metarl.simulation.actions import Actions, Commands, commands, with_controllers
 from metarl.simulation.furnish import PD, Contact, furnish
 from metarl.simulation.home import Home, HomePose, begin_at, home_of
 from metarl.simulation.model_faults import nonfinite, raised
 from metarl.tasks.distribution import TaskDistribution, Tasks
+from metarl.tasks.model_source import beside, model_warnings, spec_of
 from metarl.tasks.params import Param
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class TaskFamily:
     """A set of MDPs that share one MuJoCo model layout, observation and action space.
 
     Subclass it, set the class attributes, and write `reward`; the rest has defaults. `task` maps
-    each parameter's name to its values, (B,) or (B, size). Actions are in [-1, 1] and map linearly
-    onto each actuator's control range (`metarl.simulation.controls`).
+    each parameter's name to its values, (B,) or (B, size). Actions are in [-1, 1]; unless `actions`
+    says otherwise, they map linearly onto each actuator's control range.
     """
 
     name: str = ""
@@ -78,6 +78,13 @@ class TaskFamily:
     """Contact sensors to add, by `contact`, each with a name for `Contacts` to read."""
     probe_steps: ClassVar[int] = 200
     """Steps in which each parameter must change something before a training; 0: unchecked."""
+    actions: ClassVar[Actions | None] = None
+    """What actions stand for, such as ``position_targets(0.3)``; None: linearly, the control range.
+    See `metarl.simulation.actions`."""
+    action_size: ClassVar[int | None] = None
+    """A, for a family whose `act` alone says what actions do; None: one for each actuator."""
+    reward_weights: ClassVar[Mapping[str, float]] = {}
+    """The weights of the terms that `reward` returns by name; those not named here have 1."""
     keep: ClassVar[tuple[str, ...]] = ()
     """Fields of MjData, besides qpos and qvel, that `reward` finds in `before.kept`, such as
     ``subtree_com``. One that MuJoCo derives from the state costs a kinematics pass a step."""
@@ -103,6 +110,7 @@ class TaskFamily:
         edited: set[str] = set()
         self.params = tuple(self._resolve(param, edited) for param in self.params)
         self._check()
+        _ = self.command_map
 
     @functools.cached_property
     def dt(self) -> float:
@@ -125,6 +133,14 @@ class TaskFamily:
     def compiled_apart(self) -> mujoco.MjModel:
         """The nominal model compiled a second time, which nothing changes: `metarl check`'s own."""
         return self._compile()
+
+    @functools.cached_property
+    def command_map(self) -> Commands:
+        """What actions stand for: `actions`, for this model and dt."""
+        size = self.action_size
+        if size is not None and not acts(self):
+            raise UserError(f"family '{self.name}': its action_size needs an act() that uses it")
+        return commands(self.actions, self.compiled, self.dt, self.name, size)
 
     @functools.cached_property
     def distribution(self) -> TaskDistribution:
@@ -175,10 +191,24 @@ class TaskFamily:
         """
         return torch.cat((sim.qpos, sim.qvel), dim=1)
 
+    def act(self, sim: Backend, action: Tensor, task: Mapping[str, Tensor]) -> None:
+        """Change what drives the step to come, once `actions` has set the controls.
+
+        For what no declaration says, such as mocap bodies or inverse kinematics: it may write ctrl,
+        mocap_pos, mocap_quat, xfrc_applied and qfrc_applied of `sim`. The default does nothing.
+
+        Args:
+            sim: the worlds before the step.
+            action: (B, A) of the simulator's type, after clipping to [-1, 1].
+            task: parameter name -> (B,) or (B, size).
+        """
+
     def reward(
         self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Return the (B,) reward of the step just taken.
+    ) -> Tensor | Mapping[str, Tensor]:
+        """Return the (B,) reward of the step just taken, or its terms by name.
+
+        Terms, (B,) each, are added in their order, each times its weight in `reward_weights`.
 
         Args:
             sim: the worlds after the step.
@@ -222,9 +252,9 @@ class TaskFamily:
     # --- checks --------------------------------------------------------------------------------
 
     def _compile(self) -> mujoco.MjModel:
-        with _model_warnings(self.name):
+        with model_warnings(self.name):
             try:
-                model = self.build(_spec(_beside(type(self))))
+                model = self.build(spec_of(beside(type(self))))
             except (ValueError, OSError, TypeError, mujoco.FatalError) as error:
                 text = raised(error)
                 if isinstance(error, UserError) and text.startswith("family '"):
@@ -244,12 +274,12 @@ class TaskFamily:
                 f"family '{self.name}': the model's opt.timestep must be positive, in seconds, "
                 f"not {model.opt.timestep:g}"
             )
-        if model.nu == 0:
+        if model.nu == 0 and self.action_size is None:
             raise UserError(
                 f"family '{self.name}': the model has no actuators, so no actions; `actuators = "
                 f"pd(kp, kd, effort)` adds them"
             )
-        return model
+        return with_controllers(self.actions, model, self.name)
 
     def _check_probe(self) -> None:
         if type(self.probe_steps) is not int or self.probe_steps < 0:
@@ -301,7 +331,8 @@ class TaskFamily:
                 raise UserError(f"{where}: {field} must be a positive integer, not {value!r:.80}")
             if value > MOST_STEPS:
                 raise UserError(f"{where}: {field} must be at most {MOST_STEPS}, not {value}")
-        for method in ("initial_state", "observe", "reward", "privileged", "told", "terminated"):
+        methods = "initial_state", "observe", "act", "reward", "privileged", "told", "terminated"
+        for method in methods:
             names = list(inspect.signature(getattr(TaskFamily, method)).parameters)
             try:
                 inspect.signature(getattr(self, method)).bind(*names[1:])
@@ -310,48 +341,6 @@ class TaskFamily:
                     f"{where}: {method} must take ({', '.join(names)}), not "
                     f"{inspect.signature(getattr(type(self), method))}"
                 ) from None
-
-
-def _beside(family: type[TaskFamily]) -> str | Path | mujoco.MjSpec:
-    """Return a family's model; a relative path is looked up beside the family's file first."""
-    model = family.model
-    is_path = isinstance(model, Path) or (isinstance(model, str) and "<" not in model)
-    if not is_path or not str(model):
-        return model
-    owner = next(cls for cls in family.__mro__ if "model" in vars(cls))
-    try:
-        beside = Path(inspect.getfile(owner)).parent / str(model)
-    except (TypeError, OSError):  # written at a prompt
-        return model
-    return beside if beside.is_file() else model
-
-
-def _spec(model: str | Path | mujoco.MjSpec) -> mujoco.MjSpec:
-    if not isinstance(model, str | Path):
-        return model.copy()
-    if isinstance(model, str) and model.lstrip().startswith("<"):
-        return mujoco.MjSpec.from_string(model)
-    if not str(model):
-        raise UserError("it has no model: set `model` to MJCF, a path or an MjSpec")
-    if not Path(model).is_file():
-        raise UserError(f"there is no model file {model}")
-    return mujoco.MjSpec.from_file(str(model))
-
-
-@contextmanager
-def _model_warnings(family: str) -> Iterator[None]:
-    """Keep deprecations of a model file from the user, who cannot act on them."""
-    previous = mujoco.get_mju_user_warning()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        mujoco.set_mju_user_warning(lambda _: None)
-        try:
-            yield
-        finally:
-            mujoco.set_mju_user_warning(previous)
-    for warning in caught:
-        if "deprecated" not in str(warning.message):
-            warnings.warn(f"family '{family}': {warning.message}", stacklevel=4)
 
 
 def _unit_quaternions(model: mujoco.MjModel, qpos: Tensor) -> Tensor:
@@ -390,3 +379,8 @@ def without_termination(family: TaskFamily) -> TaskFamily:
         return sim.qpos.new_zeros(len(sim.qpos), dtype=torch.bool)
 
     return replace_attributes(family, horizon=2**40, terminated=never)
+
+
+def acts(family: TaskFamily) -> bool:
+    """Return whether a family has an `act` of its own."""
+    return getattr(family.act, "__func__", None) is not TaskFamily.act

@@ -152,9 +152,8 @@ class Film:
         for (phase, title, episode, mean), path, speed in zip(chosen, paths, speeds, strict=True):
             readings = _readings(family, path, speed, task)
             name = first if phase == "before" else phase
-            panels.append(
-                Panel(phase, name, title, episode.running, readings, episode.ended, mean, worlds)
-            )
+            told = readings, episode.ended, mean, worlds, episode.terms
+            panels.append(Panel(phase, name, title, episode.running, *told))
         spans = gauge_spans(panels)
         overlays = [PanelOverlay(panel, self.panel, spans, dt) for panel in panels]
         self.picture = overlays[0].picture

@@ -13,6 +13,7 @@ from metarl.base.errors import UserError
 from metarl.base.keys import Key, as_key
 from metarl.worlds.policy import Policy, Teacher, as_policy
 from metarl.worlds.privileged import privileged_extras
+from metarl.worlds.reward_terms import kept_terms
 from metarl.worlds.vector import Spec, Step, Transition, VecWorlds, check_worlds
 
 __all__ = ["OnStep", "Rollout", "Step", "collect"]
@@ -47,7 +48,8 @@ class Rollout(NamedTuple):
     tasks: int
     """M"""
     extras: dict[str, Tensor] = {}  # noqa: RUF012  (never written to)
-    """What the policy recorded of each step, (T, B, …) by name; see `Policy.act_and_record`."""
+    """What the policy recorded of each step, (T, B, …) by name, see `Policy.act_and_record`; and of
+    a reward of terms each weighted term, ``reward/NAME``, (T, B) float32, 0 where diverged."""
 
     @property
     def valid(self) -> Tensor:
@@ -157,7 +159,7 @@ _TOGETHER = 16
 
 
 def _write(out: Rollout, end: int, recent: list[tuple[Step, Transition]]) -> None:
-    """Write the steps before `end` into a rollout: one copy a field, and not one a step."""
+    """Move the steps before `end` into a rollout: one copy a field, and not one a step."""
     steps, got = zip(*recent, strict=True)
     for source, names in (
         (steps, ("obs", "first", "prev_action", "prev_reward")),
@@ -166,6 +168,7 @@ def _write(out: Rollout, end: int, recent: list[tuple[Step, Transition]]) -> Non
         for name in names:
             parts = torch.stack([getattr(part, name) for part in source])
             getattr(out, name)[end - len(recent) : end] = parts
+    recent.clear()
 
 
 def mean_of_finished(returns: Tensor) -> Tensor:
@@ -249,7 +252,7 @@ def collect(
     device = (policy := _checked(worlds, policy, state, steps, key, on_step)).device
     out = _empty(steps, worlds.num_worlds, worlds.spec, len(worlds.tasks), device)
     noise = _noise(worlds, steps, key).to(device) if explore else [None] * steps
-    here, recorded, recent, own = device == worlds.device, [], [], []
+    here, recorded, recent, own, terms = device == worlds.device, [], [], [], []
     task = worlds.task_vector() if privileged else None
     with threads.sampling():
         for t in range(steps):
@@ -264,11 +267,12 @@ def collect(
             recorded.append(more)
             recent.append((step, got))
             own += [(seen, worlds.next_privileged)] if privileged else []
+            terms += [worlds.reward_terms] if worlds.reward_terms else []
             if len(recent) == _TOGETHER or t == steps - 1:
                 _write(out, t + 1, recent)
-                recent.clear()
             if on_step is not None:
                 on_step(got)
     out.action.masked_fill_(out.diverged[..., None], 0.0)  # NaN times a weight of 0 is NaN
     worlds.note(out)
-    return out._replace(extras=_stacked(recorded) | privileged_extras(worlds, out, own)), state
+    kept = _stacked(recorded) | kept_terms(worlds, out, terms)
+    return out._replace(extras=kept | privileged_extras(worlds, out, own)), state

@@ -7,7 +7,7 @@ episode ended, so `obs` is what to act on next, and `next_obs` is always the tru
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -16,13 +16,14 @@ from torch import Tensor
 from metarl.base.errors import UserError, user_code
 from metarl.base.keys import BatchedRNG, Key
 from metarl.base.threads import check_defaults
+from metarl.simulation.actions import Controller
 from metarl.simulation.backend import Backend, MakeBackend, State
-from metarl.simulation.controls import control_range
 from metarl.simulation.simulator import Simulator
 from metarl.tasks.distribution import Tasks, TaskValues
-from metarl.tasks.family import TaskFamily
+from metarl.tasks.family import TaskFamily, acts
 from metarl.tasks.model_fields import ModelFields
 from metarl.tasks.registry import find_family
+from metarl.worlds.reward_terms import RewardTerms
 from metarl.worlds.vector import Spec, Step, Transition, VecWorlds
 
 _NOBODY = np.zeros(0, np.int64)
@@ -61,10 +62,14 @@ class TaskWorlds(VecWorlds):
             raise UserError(f"family '{self.family.name}', keep: {error}") from None
         self._guards = {
             method: user_code(f"family '{self.family.name}': {method}()", self.family)
-            for method in ("initial_state", "observe", "reward", "terminated", "privileged", "told")
-        }
+            for method in (
+                "initial_state", "observe", "act", "reward", "terminated", "privileged", "told"
+            )
+        }  # fmt: skip
         self._fields = ModelFields(self.family)
-        self._action_map()
+        self._control = Controller(self.family.command_map, self.simulator)
+        self._acts = acts(self.family)
+        self._terms = RewardTerms(self.family, self.simulator)
         self._clock = 0
         """Steps taken, of all worlds at once."""
         self._began = np.zeros(num_worlds, np.int64)
@@ -76,7 +81,7 @@ class TaskWorlds(VecWorlds):
         self.seed(Key(0))
         self.set_tasks(self.family.distribution.nominal(), num_worlds)
         obs = self.reset()
-        sizes = obs.shape[1], self.simulator.ctrl.shape[1], self.family.horizon
+        sizes = obs.shape[1], self.family.command_map.size, self.family.horizon
         self.spec = Spec(*sizes, (), self.family.distribution.task_size, self._privileged_size())
         self.privileged = self._privileged()
 
@@ -145,7 +150,8 @@ class TaskWorlds(VecWorlds):
         self._check_start()
         self.privileged = self._privileged()
         if ids is None:
-            zeros = torch.zeros(*self.simulator.ctrl.shape, device=self.device)
+            size = self.num_worlds, self.family.command_map.size
+            zeros = torch.zeros(*size, device=self.device)
             first = torch.ones(self.num_worlds, dtype=torch.bool, device=self.device)
             self.current = Step(obs, zeros, zeros.new_zeros(self.num_worlds), first)
             return obs
@@ -180,7 +186,9 @@ class TaskWorlds(VecWorlds):
 
     def _advance(self, action: Tensor) -> Tensor:
         """Let the physics follow actions (B, A) in [-1, 1]; return (B,) bool, where it failed."""
-        torch.addcmul(self._ctrl_mid, action, self._ctrl_half, out=self.simulator.ctrl)
+        self._control(action)
+        if self._acts:
+            self._ask("act", self.simulator, action, self.task)
         failed = self.simulator.step(self.family.frame_skip)
         self._clock += 1
         self.env_steps += self.num_worlds
@@ -189,7 +197,10 @@ class TaskWorlds(VecWorlds):
     def _outcome(self, before: State, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return reward (B,), terminated (B,) bool and observation (B, O) float32 of a step."""
         sim = self.simulator
+        self._terms.last = {}
         reward = _copied(self._ask("reward", sim, before, action, self.task), sim.dtype)
+        if self._terms.expected and not self._terms.last:
+            self._terms.refuse_tensor()
         terminated = self._ask("terminated", sim)
         next_obs = self._observe()
         one_each = reward.shape == terminated.shape == (self.num_worlds,)
@@ -259,20 +270,13 @@ class TaskWorlds(VecWorlds):
     def _tensors(self, values: np.ndarray) -> TaskValues:
         return self.family.distribution.tensors(values, self.device, self.simulator.dtype)
 
-    def _action_map(self) -> None:
-        """Actions in [-1, 1] map linearly onto each actuator's control range."""
-        low, high = control_range(self.family.compile()).T
-        where = self.device, self.simulator.dtype
-        middle = torch.from_numpy((low + high) / 2).to(*where)
-        self._ctrl_mid = middle.expand(self.num_worlds, -1)
-        self._ctrl_half = torch.from_numpy((high - low) / 2).to(*where)
-
     def _begin_episodes(self, ids: np.ndarray | None) -> None:
         """Begin an episode in the worlds `ids`, (n,) int64, or in all."""
         which = np.arange(self.num_worlds) if ids is None else ids
         every = torch.from_numpy(which).to(self.device)
         some = None if ids is None else every
         self.simulator.reset(some)
+        self._control.reset(some)
         rng = BatchedRNG(
             self._key, self.tasks.first + self._task_index[which], self._world_index[which],
             self._episode[which], device=self.device, dtype=self.simulator.dtype,
@@ -305,10 +309,13 @@ class TaskWorlds(VecWorlds):
         """Call a method of the family: whatever it raises, or returns instead, is one line."""
         with self._guards[method]:
             value = getattr(self.family, method)(*args)
-        if method == "initial_state" or (
+        if method in ("initial_state", "act") or (
             isinstance(value, Tensor) and value.device == self.device
             and value.layout is torch.strided and not value.is_complex()
         ):  # fmt: skip
+            return value
+        if method == "reward" and isinstance(value, Mapping):
+            value, self.reward_terms = self._terms.total(value), self._terms.last
             return value
         what = type(value).__name__
         if isinstance(value, Tensor):
@@ -356,7 +363,8 @@ class TaskWorlds(VecWorlds):
         """Raise UserError if no world gave finite numbers (B,), although the physics is sane."""
         if finite.any() or failed.any():
             return
-        what = "reward()" if torch.isfinite(obs).all() else "observe()"
+        terms = self._terms.not_finite()
+        what = f"{terms}reward()" if torch.isfinite(obs).all() else "observe()"
         raise UserError(
             f"family '{self.family.name}': {what} is not finite in any world, such as that of "
             f"task {self.tasks.label(0)}: guard its arithmetic"

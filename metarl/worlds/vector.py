@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -126,6 +127,10 @@ class VecWorlds(ABC):
     """(B, P) the same of the true successors of the last step"""
     env_steps: int = 0
     """Environment steps taken so far, summed over worlds"""
+    reward_terms: Mapping[str, Tensor] = MappingProxyType({})
+    """The terms of the last step's reward, (B,) each, weighted; none where it is not of terms"""
+    term_sums: dict[tuple[int, int], Tensor]
+    """What `mean_terms` makes means of: (first task, M) -> (M, K + 1), K terms and a count"""
     returns: dict[int, Tensor] | None = None
     """Where `collect` notes the (M,) returns of its tasks' last episodes, by the index of the first
     task; None for nowhere. Later rollouts of the same tasks replace earlier ones."""
@@ -144,6 +149,7 @@ class VecWorlds(ABC):
                 f"not {num_worlds!r:.40}"
             )
         self.family, self.num_worlds = family, num_worlds
+        self.term_sums = {}
 
     def seed(self, key: Key) -> None:
         """Start the randomness of resets anew: the next reset of world i is its episode 0."""

@@ -10,10 +10,15 @@ from metarl.check.suite import CHECKS, check_family, title
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family, list_families
 
-EXAMPLE = f"{Path(__file__).parents[2] / 'docs' / 'examples' / 'my_robot.py'}:MyRobot"
+ROBOTS = Path(__file__).parents[2] / "docs" / "examples"
+EXAMPLES = [
+    f"{ROBOTS}/{name}" for name in ("my_robot.py:MyRobot", "my_arm.py:MyArm", "my_arm.py:MyHand")
+]
 
 
-@pytest.fixture(scope="module", params=[*list_families(), EXAMPLE], ids=lambda n: n.split("/")[-1])
+@pytest.fixture(
+    scope="module", params=[*list_families(), *EXAMPLES], ids=lambda n: n.split("/")[-1]
+)
 def family(request: pytest.FixtureRequest) -> TaskFamily:
     return find_family(request.param)
 
