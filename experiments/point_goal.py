@@ -1,24 +1,6 @@
-"""A point robot and a goal that only the reward reveals: ``point_goal.py pearl``. Minutes."""
+"""A point robot and a goal that only the reward reveals: ``point_goal.py pearl``."""
 
-import sys
-
-from metarl.algorithms.pearl import PearlConfig
-from metarl.commands.experiment import Settings, main
-from metarl.runs.config import TrainConfig
-
-SETTINGS = {
-    "pearl": Settings(
-        train=TrainConfig(
-            tasks_per_iteration=20, rollouts_per_task=1, iterations=45, evaluate_every=5,
-            evaluate_tasks=30, evaluate_episodes=3, checkpoint_every=5, print_every=5,
-        ),
-        learner=PearlConfig(
-            hidden=(64, 64), encoder_hidden=(64, 64), lr=2e-3, gamma=0.9, target_rate=0.02,
-            automatic_temperature=True, kl_weight=0.002, meta_batch=8, batch_size=64,
-            context_size=40, gradient_steps=200, initial_episodes=3, replay_capacity=2000,
-        ),
-    ),
-}  # fmt: skip
+from metarl.commands.experiment import main
 
 if __name__ == "__main__":
-    sys.exit(main("point-goal", SETTINGS))
+    raise SystemExit(main("point-goal"))

@@ -1,7 +1,8 @@
 """Make the results tables from experiments/results/: ``summarise.py [--write]``.
 
 ``--write`` puts the table between the README's marks, and writes docs/results.md with a plot of
-each family on which several algorithms were trained, and the model cards of experiments/agents/.
+each family on which several algorithms were trained, the model cards of experiments/agents/, and
+what the presets say of their measurements.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from metarl.learning.evaluation import Report
 from metarl.report.charts import plot_comparison
 from metarl.report.model_card import model_card
 from metarl.report.text import number
+from metarl.runs.presets import MEASURED, presets
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -57,6 +59,7 @@ def main(argv: list[str]) -> int:
         if len(by_algorithm) > 1:
             plot_comparison(by_algorithm, HERE / "results" / f"{family}.png")
     (ROOT / "docs" / "results.md").write_text(page(results))
+    MEASURED.write_text(a_line_each(measured(results)))
     for agent in agents():
         (agent / "README.md").write_text(card(agent))
     return 0
@@ -98,6 +101,30 @@ def put(text: str, table: str) -> str:
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def measured(results: Results) -> dict[str, Any]:
+    """Return for each preset the means over its runs, in the rounds that all of them had."""
+    found = {}
+    for (family, name), seeds in sorted(results.items()):
+        if f"{family}/{name}" not in presets():
+            continue
+        means = [seed["mean"][: min(len(seed["mean"]) for seed in seeds)] for seed in seeds]
+        found[f"{family}/{name}"] = {
+            "results": f"experiments/results/{family}-{name}-seed*.json",
+            "seeds": [seed["config"]["train"]["seed"] for seed in seeds],
+            "env_steps": round(np.mean([seed["curve"][-1]["env_steps"] for seed in seeds])),
+            "tasks": "training" if Report.from_json(seeds[0]).train_is_heldout else "held-out",
+            "stand_still": round(np.mean([seed["stand_still"] for seed in seeds]), 2),
+            "episodes": seeds[0]["experience"][: len(means[0])],
+            "return": np.mean(np.array(means, float), axis=0).round(2).tolist(),
+        }
+    return found
+
+
+def a_line_each(table: dict[str, Any]) -> str:
+    """Return a JSON object of which each member has a line of its own."""
+    return "{\n" + ",\n".join(f'"{k}": {json.dumps(v)}' for k, v in table.items()) + "\n}\n"
 
 
 def rows(results: Results) -> list[str]:

@@ -13,7 +13,7 @@ from metarl.learning import checkpoint as checkpoints
 from metarl.learning import evaluation
 from metarl.learning.agents import find_run
 from metarl.run import load_run, resolve_device, start_run, worlds_for, worlds_per_task
-from metarl.runs.presets import PLAIN, announce, plain, start_from, with_settings
+from metarl.runs.presets import plain, say_tuned, start_from, with_settings
 from metarl.worlds.policy import as_policy
 from metarl.worlds.vector import VecWorlds
 
@@ -73,8 +73,8 @@ def train(
     """
     start = start_from(plain(algorithm), family, algorithm, preset, config)
     train_config, learner_config = with_settings(start, settings, algorithm)
-    if preset is None and train_config.progress:
-        announce(family, algorithm, f'preset="{PLAIN}"')
+    if train_config.progress:
+        say_tuned(family, algorithm, preset, 'preset="none"')
     return Run(start_run(family, algorithm, train_config, learner_config))
 
 

@@ -15,7 +15,7 @@ from metarl.base.plugins import KINDS, absolute, plugin_file
 from metarl.commands.arguments import field_names, parse, take_option
 from metarl.learning.registry import find_learner, list_learners
 from metarl.runs.config import TrainConfig, with_target
-from metarl.runs.presets import PLAIN, announce, start_from
+from metarl.runs.presets import PLAIN, say_tuned, start_from
 from metarl.runs.progress import say
 
 PROG = "metarl train"
@@ -29,11 +29,11 @@ class _Start:
     """Go on with the run in this folder: its newest checkpoint, its settings. If it names files of
     code and comes from elsewhere: --family, --algorithm or --trust-code, as for evaluate."""
     preset: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Tuned settings (`metarl presets`) to start from: those of FAMILY/ALGORITHM, if there are
-    some, are taken anyway; none: the plain defaults."""
+    """Tuned settings to start from (`metarl presets`); default: FAMILY/ALGORITHM, if that is one.
+    none: the plain defaults."""
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """Settings from a file, before which those of a preset come and after which flags: JSON, as a
-    run's config.json, or TOML."""
+    """A file of settings, JSON (as a run's config.json) or TOML, which overrule those of the
+    preset; flags overrule both."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def train(argv: list[str]) -> int:
             f"`metarl families` and `metarl algorithms` list them"
         )
     got = read_train(rest)
-    if got.preset is None and got.train.progress:
-        announce(got.family, got.algorithm, f"--preset {PLAIN}")
+    if got.train.progress:
+        say_tuned(got.family, got.algorithm, got.preset)
     from metarl.run import start_run, train_or_resume
 
     begin = train_or_resume if restarted() else start_run  # by torchrun, after a rank was lost
@@ -163,17 +163,17 @@ def parse_train(
     names = {*field_names(TrainConfig), *field_names(_Start)}
     if clash := names & set(field_names(config)):
         raise UserError(f"algorithm '{algorithm}': its setting '{clash.pop()}' is train's own name")
-    family_default, train_default, learner_default = saved or (None, TrainConfig(), config())
-    if algorithm and (family or saved):
+    family, train_default, learner_default = saved or (family, TrainConfig(), config())
+    if algorithm and family:
         preset, file = (take_option(argv, f"--{name}")[0] for name in ("preset", "config"))
         train_default, learner_default = start_from(
-            (train_default, learner_default), family or family_default, algorithm,
+            (train_default, learner_default), family, algorithm,
             PLAIN if saved and preset is None else preset, file,
         )  # fmt: skip
     family_doc = "A registered name (`metarl families`), or file.py:Class."
     algorithm_doc = "Likewise (`metarl algorithms`)."
     members = [
-        ("family", _word("FAMILY", family_doc), *_default(family_default)),
+        ("family", _word("FAMILY", family_doc), *_default(family if saved else None)),
         ("algorithm", _word("ALGORITHM", algorithm_doc), *_default(algorithm if saved else None)),
         (
             "train",

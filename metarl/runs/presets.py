@@ -27,6 +27,7 @@ MEASURED = PRESETS / "measured.json"
 """Preset -> what its runs in experiments/results reached; `experiments/summarise.py` writes it."""
 PLAIN = "none"
 """In place of a preset's name: the plain defaults."""
+OTHERWISE = f"--preset {PLAIN}"
 
 Configs = tuple[TrainConfig, Any]
 """How to train, and the algorithm's Config."""
@@ -63,6 +64,15 @@ def presets() -> dict[str, Preset]:
     return {name: Preset(name, table.pop("algorithm"), table) for name, table in found.items()}
 
 
+def presets_of(family: str) -> dict[str, Preset]:
+    """Return the presets of a family by the second part of their names."""
+    return {
+        name.partition("/")[2]: one
+        for name, one in presets().items()
+        if name.partition("/")[0] == family
+    }
+
+
 def choose(family: str, algorithm: str, name: str | None = None) -> Preset | None:
     """Return the preset that a run starts from, if there is one.
 
@@ -90,10 +100,10 @@ def choose(family: str, algorithm: str, name: str | None = None) -> Preset | Non
     return found
 
 
-def announce(family: str, algorithm: str, without: str) -> None:
-    """Say in a line that a run starts from the preset of its pair, and how it would not."""
-    tuned = choose(family, algorithm)
-    if tuned is not None and rank_of_process() == 0:
+def say_tuned(family: str, algorithm: str, name: str | None, without: str = OTHERWISE) -> None:
+    """Say in a line that a run starts from a preset that nobody named, and how it would not."""
+    tuned = choose(family, algorithm, name)
+    if tuned is not None and name is None and rank_of_process() == 0:
         say(f"settings tuned for this pair (preset {tuned.name}); {without} for the plain defaults")
 
 
