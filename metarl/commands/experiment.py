@@ -23,16 +23,10 @@ from metarl.base.files import file_errors, read_json, write_json
 from metarl.base.text import si
 from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
-from metarl.commands.arguments import parse
+from metarl.commands.arguments import check_counts, parse, take_option
 from metarl.learning.evaluation import evaluate
 from metarl.run import load_run, train_or_resume, worlds_for
-from metarl.runs.config import (
-    MAX_EPISODES,
-    MAX_WORLDS,
-    TrainConfig,
-    default_out,
-    with_target,
-)
+from metarl.runs.config import TrainConfig, default_out, with_target
 from metarl.runs.presets import MEASURED, Preset, presets_of
 from metarl.runs.presets import presets as all_presets
 from metarl.runs.progress import say
@@ -97,13 +91,7 @@ class Measure:
 
     def __post_init__(self) -> None:
         """Check every field. Raises UserError."""
-        least = {"test_tasks": 1, "test_episodes": 0, "test_rollouts": 1, "test_seed": 0}
-        for name, low in least.items():
-            if getattr(self, name) is not None and getattr(self, name) < low:
-                raise UserError(f"{name} must be at least {low}, not {getattr(self, name)}")
-        for name, high in (("test_tasks", MAX_WORLDS), ("test_episodes", MAX_EPISODES)):
-            if getattr(self, name) > high:
-                raise UserError(f"{name} must be at most {high}, not {getattr(self, name)}")
+        check_counts(self, test_tasks=1, test_episodes=0, test_rollouts=1, test_seed=0)
         if not self.results.strip():
             raise UserError("results must be the name of a folder")
 
@@ -135,7 +123,7 @@ def _main(family: str, settings: Mapping[str, Preset], argv: list[str]) -> int:
         )
     tuned = settings.get(name or "", next(iter(settings.values())))
     got = _parse(argv, tuned, prog)
-    out = got.train.out or default_out(_short(family), got.algorithm, got.train.seed)
+    out = got.train.out or default_out(family.rpartition(":")[2], got.algorithm, got.train.seed)
     train = replace(got.train, out=out)
     run = train_or_resume(family, tuned.algorithm, train, got.learner, say=say)
     result = measure(run, got.measure, train)
@@ -211,20 +199,8 @@ def write_result(result: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-def _short(family: str) -> str:
-    """The name of a family without the file that it comes from."""
-    return family.rpartition(":")[2]
-
-
 def _without_paths(argv: Sequence[str]) -> list[str]:
     """Leave --out and --results out: where files went is no part of how to repeat a result."""
-    kept, skip = [], False
-    for word in argv:
-        name = word.partition("=")[0]
-        if skip:
-            skip = False
-        elif name in ("--out", "--results"):
-            skip = "=" not in word
-        else:
-            kept.append(word.replace(os.path.expanduser("~"), "~"))
-    return kept
+    for name in ("--out", "--results"):
+        _, argv = take_option(argv, name)
+    return [word.replace(os.path.expanduser("~"), "~") for word in argv]
