@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from metarl.learning.evaluation import Report
 from metarl.report.charts import plot_comparison
 from metarl.report.model_card import model_card
 from metarl.report.text import number
-from metarl.runs.presets import MEASURED, presets
+from metarl.run import MAY_CHANGE
+from metarl.runs.presets import MEASURED, Preset, presets
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -107,7 +109,7 @@ def measured(results: Results) -> dict[str, Any]:
     """Return for each preset the means over its runs, in the rounds that all of them had."""
     found = {}
     for (family, name), seeds in sorted(results.items()):
-        if f"{family}/{name}" not in presets():
+        if (preset := presets().get(f"{family}/{name}")) is None:
             continue
         means = [seed["mean"][: min(len(seed["mean"]) for seed in seeds)] for seed in seeds]
         found[f"{family}/{name}"] = {
@@ -118,8 +120,19 @@ def measured(results: Results) -> dict[str, Any]:
             "stand_still": round(np.mean([seed["stand_still"] for seed in seeds]), 2),
             "episodes": seeds[0]["experience"][: len(means[0])],
             "return": np.mean(np.array(means, float), axis=0).round(2).tolist(),
+            "unlike": {k: v for seed in seeds for k, v in otherwise(seed, preset)},
         }
     return found
+
+
+def otherwise(result: dict[str, Any], preset: Preset) -> list[tuple[str, Any]]:
+    """Return the settings of a run that are not those of its preset, and what they were."""
+    train, learner = preset.configs()
+    now = json.loads(json.dumps(asdict(train) | asdict(learner)))
+    config = result["config"]
+    had = config["train"] | getattr(learner, "absent", {}) | config["learner"]
+    free = {"seed", *MAY_CHANGE} - {"iterations", "env_steps"}
+    return [(k, v) for k, v in had.items() if k not in free and v != now.get(k)]
 
 
 def a_line_each(table: dict[str, Any]) -> str:

@@ -71,6 +71,7 @@ def _reached(name: str, result: dict[str, Any] | None) -> str:
         f"return on {result['tasks']} tasks {first} → {last} after {result['episodes'][-1]} "
         f"episodes (standing still {result['stand_still']}); {si(result['env_steps'])} env steps, "
         f"seeds {' '.join(map(str, result['seeds']))}"
+        + "".join(f", {name}={value}" for name, value in result["unlike"].items())
     )
 
 

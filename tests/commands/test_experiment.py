@@ -13,6 +13,7 @@ from helpers.process import run_forked
 
 from metarl.commands.experiment import main as experiment
 from metarl.runs.presets import Preset
+from metarl.tasks.registry import find_family
 
 SMALL = dict(
     tasks_per_iteration=2, rollouts_per_task=2, iterations=2, evaluate_tasks=2, threads=1,
@@ -65,8 +66,8 @@ def test_an_algorithm_may_have_several_presets_and_a_family_no_ood(tmp_path, plu
     argv = ["maml-trpo-wide", "--results", "results", "--test-tasks", "2"]
     assert experiment(plugin, found, argv) == 0
     (run,), (path,) = (tmp_path / "runs").iterdir(), (tmp_path / "results").glob("*.json")
-    assert run.name == path.stem
-    assert run.name.endswith("-maml-trpo-wide-seed0")
+    assert run.name == f"{plugin.rpartition(':')[2]}-maml-trpo-wide-seed0"
+    assert path.stem == f"{find_family(plugin).name}-maml-trpo-wide-seed0"
     got = json.loads(path.read_text())
     assert (got["algorithm"], got["settings"]) == ("maml-trpo", "maml-trpo-wide")
     assert got["ood"] is None

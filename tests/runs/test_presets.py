@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
 import metarl
+from envs.half_cheetah import HalfCheetahVel
 from metarl.base.errors import UserError
 from metarl.cli import main
 from metarl.commands.train import read_train
 from metarl.learning.registry import list_learners
-from metarl.run import MAY_CHANGE
-from metarl.runs.presets import choose, plain, presets, start_from
+from metarl.runs.presets import MEASURED, choose, plain, presets
 from metarl.tasks.registry import list_families
 
-RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 CHEETAH = ["half-cheetah-vel", "rl2"]
 TINY = ["--env-steps", "1", "--tasks-per-iteration", "2", "--evaluate-tasks", "2", "--hidden", "4",
-        "--gru-hidden", "4", "--threads", "1", "--device", "cpu"]  # fmt: skip
+        "--units", "4", "--threads", "1", "--device", "cpu"]  # fmt: skip
 
 
 def test_every_preset_is_of_a_pair_that_exists():
@@ -28,21 +26,17 @@ def test_every_preset_is_of_a_pair_that_exists():
         family = name.partition("/")[0]
         assert family in (*list_families(), "ladder")
         assert preset.algorithm in list_learners()
-        assert preset.configs() == start_from(
-            plain(preset.algorithm), "any", preset.algorithm, name, None
-        )
+        assert preset.configs() != plain(preset.algorithm)
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("*-seed*.json")), ids=lambda path: path.stem)
-def test_what_was_measured_was_measured_with_these_settings(path):
-    result = json.loads(path.read_text())
-    train, learner = presets()[f"{result['family']}/{result['settings']}"].configs()
-    for part, now in ((result["config"]["train"], train), (result["config"]["learner"], learner)):
-        ours = json.loads(json.dumps(asdict(now)))
-        own = {*MAY_CHANGE, "seed"}
-        assert {k: v for k, v in part.items() if k not in own} == {
-            k: v for k, v in ours.items() if k in part and k not in own
-        }
+def test_what_was_measured_was_measured_with_these_settings():
+    """Older runs of rl2 did not see the last transition of a trial; one of pearl went on."""
+    rows = json.loads(MEASURED.read_text())
+    assert set(rows) == {name for name in presets() if "ladder/" not in name and "full" not in name}
+    unlike = {name: row["unlike"] for name, row in rows.items() if row["unlike"]}
+    assert unlike.pop("half-cheetah-vel/pearl") == {"env_steps": 800_000}
+    assert {name.partition("/")[2] for name in unlike} == {"rl2"}
+    assert all(settings == {"last_transition": False} for settings in unlike.values())
 
 
 @pytest.mark.parametrize(
@@ -62,13 +56,13 @@ def test_a_pair_has_its_own_preset_and_takes_the_one_that_is_named(family, algor
 
 def test_defaults_then_preset_then_file_then_flags(tmp_path):
     file = tmp_path / "mine.toml"
-    file.write_text("epochs = 3\niterations = 7\nseed = 5\nhidden = [16]")
+    file.write_text("epochs = 3\niterations = 7\nseed = 5\nhidden = 16")
     argv = [*CHEETAH, "--config", str(file), "--seed", "6"]
     for words in (argv, [*argv[2:], *CHEETAH]):
         got = read_train(words)
         train, learner = got.train, got.learner
         assert (train.evaluate_every, train.tasks_per_iteration) == (25, 100)  # default, preset
-        assert (learner.shards, learner.epochs, learner.hidden) == (2, 3, (16,))
+        assert (learner.shards, learner.epochs, learner.hidden) == (2, 3, 16)
         assert (train.iterations, train.env_steps, train.seed) == (7, None, 6)
     assert read_train([*CHEETAH, "--env-steps", "9"]).train.env_steps == 9
     assert read_train([*CHEETAH, "--iterations", "9"]).train.env_steps is None
@@ -76,7 +70,10 @@ def test_defaults_then_preset_then_file_then_flags(tmp_path):
     assert (got.train, got.learner) == plain("rl2")
 
 
-def test_a_run_says_what_it_starts_from_goes_on_with_it_and_is_started_from(tmp_path, capsys):
+def test_a_run_says_what_it_starts_from_goes_on_with_it_and_is_started_from(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(HalfCheetahVel, "horizon", 20)
     run, said = tmp_path / "run", "settings tuned for this pair (preset half-cheetah-vel/rl2); "
     assert main(["train", *CHEETAH, *TINY, "--out", str(run)]) == 0
     assert capsys.readouterr().out.startswith(f"{said}--preset none for the plain defaults\n")
