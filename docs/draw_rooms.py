@@ -23,6 +23,7 @@ FRONT = {"callbacks": "api", "run": "api", "cli": "commands"}
 """Modules beside the rooms, and the box that each is drawn in."""
 COLUMN = {
     "networks": 0, "modules": 0, "algorithms": 0, "report": 0, "api": 0, "check": 2,
+    "curriculum": 2,
 }  # fmt: skip
 """Where a box stands from left to right, if not in the middle."""
 TITLE = {"api": "api, run, callbacks", "commands": "commands, cli"}

@@ -257,6 +257,14 @@ class OnTerrain(TaskFamily):
             return observed
         return torch.cat((observed, self.heights(sim) - root), dim=1)
 
+    def told(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, n + N) the parameters, and the heights of the scan relative to the root, in m.
+
+        The number of a ground says nothing to a network: an oracle sees the ground itself.
+        """
+        root = sim.qpos[:, 2:3] if self.scan_y else sim.qpos[:, 1:2]
+        return torch.cat((super().told(sim, task), self.heights(sim) - root), dim=1)
+
     def heights(self, sim: Backend) -> Tensor:
         """Return (B, N) the ground's height at the places of the scan, in m."""
         ahead, left = self._grid

@@ -172,9 +172,7 @@ def _sharing(
     train = replace(train, task_shards=count, progress=train.progress and ranks.leads)
     if ranks.size > 1:
         recorded = distributed.share_of_cores(available_cores())
-    with using(train.threads or recorded):
-        if count:  # of the initial weights, too, the bits depend on the number of threads
-            torch.set_num_threads(1)
+    with using(train.threads or recorded, one_for_torch=bool(count)):  # for initial weights, too
         yield ranks, train
 
 

@@ -54,9 +54,9 @@ def test_no_module_imports_itself_on_the_way():
 
 
 ROOMS = (
-    "base", "simulation", "tasks", "worlds", "networks", "modules", "learning", "algorithms",
-    "runs",
-    "report", "video", "adapters", "check", "callbacks", "run", "api", "cli", "commands",
+    "base", "simulation", "tasks", "curriculum", "worlds", "networks", "modules", "learning",
+    "algorithms", "runs", "report", "video", "adapters", "check", "callbacks", "run", "api", "cli",
+    "commands",
 )  # fmt: skip
 """Each imports only what stands before it: folders of metarl, and the modules beside them."""
 

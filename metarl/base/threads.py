@@ -118,14 +118,23 @@ def set_threads(threads: int | None = None) -> int:
 
 
 @contextmanager
-def using(threads: int | None = None) -> Iterator[int]:
-    """Give threads as `set_threads` does, and put the settings of the process back at the end."""
+def using(threads: int | None = None, *, one_for_torch: bool = False) -> Iterator[int]:
+    """Give threads as `set_threads` does, and put the settings of the process back at the end.
+
+    Args:
+        threads: as of `set_threads`.
+        one_for_torch: keep torch to one thread, or the bits of its sums would depend on the number:
+            the ranks of a run may have different numbers of cores.
+    """
     import torch
 
     global _threads
     before, torch_before = _threads, torch.get_num_threads()
     try:
-        yield set_threads(threads)
+        given = set_threads(threads)
+        if one_for_torch:
+            torch.set_num_threads(1)
+        yield given
     finally:
         _threads = before
         torch.set_num_threads(torch_before)

@@ -23,6 +23,7 @@ from metarl.base.errors import UserError, check_progress
 from metarl.base.files import file_errors, finite, read_json, write_json
 from metarl.base.keys import Key
 from metarl.base.text import ALL_DIVERGED, counted, decimals, shown
+from metarl.learning import statistics
 from metarl.learning.adaptation import Watch, adaptation_rounds, check_episodes
 from metarl.learning.divergence import WARN_ABOVE
 from metarl.learning.report_fields import checked
@@ -39,8 +40,7 @@ if TYPE_CHECKING:
     from metarl.worlds.vector import VecWorlds
 
 HARDLY = 0.05
-"""An adapted policy whose lead over standing still is surely below this share of what standing
-still scores is hardly better than it."""
+"""A lead over standing still that is surely below this share of what that scores is hardly one."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,18 @@ class Report:
     """[M], whose mean is `stand_still` where no task is left out; NaN (null) where every world of a
     task diverged; empty in files of versions that did not write it"""
     diagnostics: dict[str, Any] = field(default_factory=dict)
-    """What the learner says of its state in each round: name -> (K+1, M, …) nested lists, of means
-    over worlds"""
+    """What the learner says of its state: name -> (K+1, M, …) nested lists, means over worlds"""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of `metarl evaluate --json`.
 
-        It has `diagnostics` and `exploring` only if there are some.
+        It has `diagnostics`, `exploring` and `cvar05` (see `worst_tail`) only if there are some.
         """
         data = cast(dict[str, Any], finite(asdict(self))) | {"distinct_tasks": self.distinct_tasks}
-        return {k: v for k, v in data.items() if v or k not in ("diagnostics", "exploring")}
+        data["cvar05"] = finite(statistics.worst_tail(self.returns))
+        return {
+            k: v for k, v in data.items() if v or k not in ("diagnostics", "exploring", "cvar05")
+        }
 
     def save(self, path: Path | str, more: Mapping[str, Any] | None = None) -> None:
         """Write the JSON, and `more` in it, whole or not at all; folders are made.
@@ -113,7 +115,8 @@ class Report:
         """Read a report; keys beyond the fields are ignored. Raises UserError naming `where`."""
         if not isinstance(data, dict):
             raise UserError(f"'{where}' is not an evaluation report: no JSON object")
-        missing = [name for name in _required(cls) if name not in data]
+        needed = [f.name for f in fields(cls) if {f.default, f.default_factory} == {MISSING}]
+        missing = [name for name in needed if name not in data]
         if missing:
             raise UserError(f"'{where}' is not an evaluation report: it lacks {', '.join(missing)}")
         values: dict[str, Any] = {"diverged": 0, "exploring": 0, "train_is_heldout": None}
@@ -226,6 +229,8 @@ class Report:
             known = f"{centre:+.{digits}f} {interval}"
             lines.append(f"{words}: {known if math.isfinite(centre) else ALL_DIVERGED}")
         lines.append(f"verdict: {self.verdict()}")
+        if tail := statistics.worst_tail(self.returns):
+            lines.append(f"worst 5 % of tasks: {' → '.join(shown(x, digits) for x in tail)}")
         if self.diverged:
             lines.append(f"note: {self.divergence()}")
         if too_few(self.tasks):
@@ -233,11 +238,6 @@ class Report:
         if self.train_is_heldout:
             lines.append("note: tasks are choices, so the held-out tasks are the training tasks")
         return lines
-
-
-def _required(cls: type[Report]) -> list[str]:
-    """Return the names of the fields that have no default."""
-    return [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
 
 
 @torch.no_grad()

@@ -149,6 +149,19 @@ def mean_of_tasks(returns: np.ndarray) -> np.ndarray:
     )
 
 
+def worst_tail(returns: list[list[float]], share: float = 0.05) -> list[float]:
+    """Return [K], the conditional value at risk of each round: the mean of the worst tasks.
+
+    Args:
+        returns: (M, K) nested lists; tasks of which every world diverged (NaN) are left out.
+        share: of the tasks, at least 10 of which must be in the tail: with fewer than 10 / share
+            tasks, the list is empty.
+    """
+    array = np.sort(np.asarray(returns)[np.isfinite(returns).all(1)], axis=0)
+    worst = int(share * len(array))
+    return array[:worst].mean(0).tolist() if worst >= 10 else []
+
+
 def gain_interval(
     gain: np.ndarray, tasks: np.ndarray | list[list[float]], seed: int
 ) -> tuple[float, float, float]:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.text import counted
-from metarl.worlds.rollout import LARGE_REWARD, Rollout
+from metarl.worlds.rollout import Rollout
+from metarl.worlds.vector import LARGE_REWARD
 
 
 class TaskReplay:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,8 @@ from metarl.worlds import MAX_EPISODES, MAX_WORLDS
 if TYPE_CHECKING:
     from metarl.learning.checkpoint import Checkpoint
     from metarl.learning.evaluation import Report
+
+CURRICULA = ("uniform", "success", "alp-gmm", "level-replay", "cross-entropy")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,16 @@ class TrainConfig:
     task_shards: int | None = None
     """Parts that the tasks of an iteration are cut into, for torchrun: each rank owns whole ones,
     and the result depends on their number, not on that of the ranks; default: one a rank."""
+    curriculum: Literal["uniform", "success", "alp-gmm", "level-replay", "cross-entropy"] = (
+        "uniform"
+    )
+    """Which training tasks are drawn; held-out tasks are always those of the family."""
+    curriculum_param: str = "difficulty"
+    """With --curriculum success: the parameter that becomes harder."""
+    curriculum_success: float | None = None
+    """With --curriculum success: the return above which a task becomes harder."""
+    curriculum_failure: float | None = None
+    """With --curriculum success: the return below which it becomes easier; default: half of it."""
     seed: int = 0
     """Of everything random: weights, tasks, initial states, actions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -81,6 +94,7 @@ class TrainConfig:
             raise UserError(
                 f"evaluate_episodes must be at most {MAX_EPISODES}, not {self.evaluate_episodes}"
             )
+        self._check_curriculum()
         if self.device not in ("auto", "cpu", "cuda"):
             raise UserError(f"device must be auto, cpu or cuda, not {self.device!r}")
         is_text = isinstance(self.out, str) and self.out.strip() and "\0" not in self.out
@@ -88,6 +102,26 @@ class TrainConfig:
             raise UserError(f"out must be the name of a folder, not {self.out!r}")
         if not isinstance(self.progress, bool):
             raise UserError(f"progress must be true or false, not {self.progress!r}")
+
+    def _check_curriculum(self) -> None:
+        if self.curriculum not in CURRICULA:
+            raise UserError(
+                f"curriculum must be {', '.join(CURRICULA[:-1])} or {CURRICULA[-1]}, "
+                f"not {self.curriculum!r:.40}"
+            )
+        for name in ("curriculum_success", "curriculum_failure"):
+            value = getattr(self, name)
+            if not (value is None or (type(value) in (int, float) and isfinite(value))):
+                raise UserError(f"{name} must be a finite number, not {value!r:.40}")
+
+    def curriculum_settings(self) -> dict[str, Any]:
+        """Return the settings that the sampler of the curriculum takes."""
+        if self.curriculum != "success":
+            return {}
+        return {
+            "param": self.curriculum_param, "success": self.curriculum_success,
+            "failure": self.curriculum_failure,
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, data: object, where: object) -> TrainConfig:

@@ -27,6 +27,7 @@ class Follower(Runner):
         """Take over the resumed state."""
         if self.resume is not None:
             self.learner.load_state_dict(self.resume.tensors)
+            self.sampler.load_state(self.resume.meta.get("sampler", {}))
         self.take_snapshot()
         return contextlib.nullcontext()
 

@@ -25,15 +25,15 @@ from metarl.base.plugins import reference
 from metarl.base.threads import physics_threads, using
 from metarl.base.trust import remember
 from metarl.base.versions import versions
+from metarl.curriculum import make_sampler
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.divergence import DivergenceWatch, nonfinite_metrics, refuse_nonfinite
 from metarl.runs.callback import Callback
 from metarl.runs.config import Position, TrainConfig, default_out, goal
 from metarl.runs.progress import TrainingProgress, closing_lines, evaluation_line, opening_line
 from metarl.runs.run_folder import RunFolder, has_trained
-from metarl.runs.shards import evaluate_shards, meet, refuse_apart
+from metarl.runs.shards import evaluate_shards, meet, refuse_apart, refuse_other_worlds
 from metarl.runs.signals import IterationAborted, StopSignals, TrainingStopped
-from metarl.tasks.sampler import task_sampler
 from metarl.worlds.factory import SizedWorlds
 
 __all__ = ["Callback", "IterationFunction", "Runner", "TrainConfig", "meta_train"]
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from metarl.learning.evaluation import Report
     from metarl.learning.learner import Learner
     from metarl.tasks.distribution import TaskDistribution, Tasks
+    from metarl.tasks.sampler import TaskSampler
     from metarl.worlds.vector import VecWorlds
 
 IterationFunction = Callable[[int, "Learner", dict[str, float]], None]
@@ -63,6 +64,7 @@ def meta_train(
     callbacks: Sequence[Callback | IterationFunction] = (),
     *,
     resume: checkpoints.Checkpoint | None = None,
+    sampler: TaskSampler | None = None,
 ) -> Path:
     """Meta-train `learner` over a task distribution.
 
@@ -74,6 +76,7 @@ def meta_train(
         callbacks: functions that are called after every iteration, and `Callback` objects, such
             as `metarl.callbacks.default_callbacks` returns; in order.
         resume: a loaded checkpoint of such a run to go on from, to the same bits.
+        sampler: of the training tasks, tasks_per_iteration each time; None: what `config` asks for.
 
     Returns:
         The run folder.
@@ -87,10 +90,11 @@ def meta_train(
     if not learner.ranks.leads:
         kind = importlib.import_module("metarl.runs.follower").Follower
     recorded = None if resume is None else resume.meta.get("threads")
-    with using(physics_threads() if sharded else config.threads or recorded):
-        if sharded:  # or the bits of torch's sums would depend on the number of threads
-            torch.set_num_threads(1)
-        return kind(learner, worlds, distribution, config, callbacks, resume=resume).learn()
+    threads = physics_threads() if sharded else config.threads or recorded
+    with using(threads, one_for_torch=sharded):
+        return kind(
+            learner, worlds, distribution, config, callbacks, resume=resume, sampler=sampler
+        ).learn()
 
 
 class Runner:
@@ -108,20 +112,13 @@ class Runner:
         callbacks: Sequence[Callback | IterationFunction] = (),
         *,
         resume: checkpoints.Checkpoint | None = None,
+        sampler: TaskSampler | None = None,
     ) -> None:
         """Take what `meta_train` takes; threads are those that the process uses now."""
         self.ranks = learner.ranks
-        needed = config.tasks_per_iteration * config.rollouts_per_task // self.ranks.shards
-        if worlds.num_worlds != needed:
-            raise UserError(
-                f"worlds must be tasks_per_iteration x rollouts_per_task = {needed}, "
-                f"not {worlds.num_worlds}"
-                if self.ranks.shards == 1
-                else f"worlds must be those of one of {self.ranks.shards} task shards, {needed}, "
-                f"not {worlds.num_worlds}"
-            )
-        count = config.tasks_per_iteration
-        self.sampler = task_sampler(distribution, count, learner.num_train_tasks)
+        refuse_other_worlds(worlds, config, self.ranks.shards)
+        self.sampler = sampler or make_sampler(distribution, config, learner.num_train_tasks)
+        worlds.returns = {} if self.sampler.reports else None
         self.learner, self.worlds, self.distribution = learner, worlds, distribution
         self.family, self.config, self.resume = worlds.family, config, resume
         self.callbacks = [one for one in callbacks if isinstance(one, Callback)]
@@ -211,6 +208,7 @@ class Runner:
         remember((reference(self.family), reference(self.learner)))
         if resume is not None:
             self.learner.load_state_dict(resume.tensors)
+            self.sampler.load_state(resume.meta.get("sampler", {}))
         self.take_snapshot()
         with file_errors(self.folder.path, INTACT):
             if resume is None:
@@ -261,8 +259,18 @@ class Runner:
         self.position.iteration += 1
         self.position.env_steps += steps
         self.position.seconds += seconds
+        self.report_returns(number)
+        metrics |= self.sampler.metrics(tasks)
         self.take_snapshot()
         return metrics, steps / max(seconds, 1e-9)
+
+    def report_returns(self, iteration: int) -> None:
+        """Tell the sampler how the tasks of an iteration went, if it wants to know."""
+        if self.worlds.returns is not None:
+            mine = [self.worlds.returns[first] for first in sorted(self.worlds.returns)]
+            returns = self.ranks.rows(torch.cat(mine)).cpu().numpy()
+            self.sampler.report(iteration, returns, Key(self.config.seed))
+            self.worlds.returns.clear()
 
     def log(self, metrics: dict[str, float], steps_per_second: float) -> None:
         """Append a row to metrics.csv and TensorBoard, and show it."""
@@ -348,6 +356,8 @@ class Runner:
             "seed": self.config.seed, "train": asdict(self.config), "threads": self.threads,
             "device": str(self.learner.device), "ranges": self.distribution.ranges(),
         }  # fmt: skip
+        if state := self.sampler.state():
+            meta["sampler"] = state
         with file_errors(self.folder.path, INTACT):
             path = checkpoints.save(
                 self.folder.checkpoints, self.learner, family=reference(self.family),

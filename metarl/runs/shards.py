@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from metarl.runs.config import TrainConfig
     from metarl.tasks.distribution import Tasks
     from metarl.worlds.factory import SizedWorlds
+    from metarl.worlds.vector import VecWorlds
 
 OF_A_RANK = {"out", "progress", "device", "threads"}
 """Settings that need not be the same on every rank."""
@@ -68,3 +69,16 @@ def evaluate_shards(
     ]  # fmt: skip
     every = learner.ranks.every(played)
     return report_of(every, learner, worlds.family, tasks, split="heldout", seed=config.seed)
+
+
+def refuse_other_worlds(worlds: VecWorlds, config: TrainConfig, shards: int) -> None:
+    """Raise UserError unless there are as many worlds as one of the shards of tasks has."""
+    needed = config.tasks_per_iteration * config.rollouts_per_task // shards
+    if worlds.num_worlds != needed:
+        raise UserError(
+            f"worlds must be tasks_per_iteration x rollouts_per_task = {needed}, "
+            f"not {worlds.num_worlds}"
+            if shards == 1
+            else f"worlds must be those of one of {shards} task shards, {needed}, "
+            f"not {worlds.num_worlds}"
+        )

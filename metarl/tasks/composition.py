@@ -280,13 +280,12 @@ def _sensor_bias(family: TaskFamily) -> tuple[Param, ...]:
 
 
 class _Told(TaskFamily):
-    """A robot that observes the parameters of its task, as an oracle does."""
+    """A robot that observes its task, as an oracle does."""
 
     def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
-        """Return (B, O + n): what the family observes, and every parameter by `Param.encode`."""
+        """Return (B, O + n): what the family observes, and then what it says of the task."""
         obs = super().observe(sim, task)
-        told = self.distribution.normalized(task).values()
-        return torch.cat([obs, *(part.to(obs.dtype) for part in told)], 1)
+        return torch.cat([obs, self.told(sim, task).to(obs.dtype)], 1)
 
 
 GENERIC_VARIATIONS: Mapping[str, Variation] = MappingProxyType(

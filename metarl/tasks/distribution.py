@@ -205,8 +205,19 @@ class TaskDistribution:
                 "sample: rng is a numpy generator, as numpy.random.default_rng(0) or "
                 f"metarl.Key(0).numpy() make, not {rng!r:.60}"
             )
-        columns = [p.train.at(rng.random((n, len(p.names)))) for p in self.params]
-        values = np.concatenate(columns, axis=1) if columns else np.zeros((n, 0))
+        drawn = [rng.random((n, len(p.names))) for p in self.params]
+        return self.at(np.concatenate(drawn, axis=1) if drawn else np.zeros((n, 0)))
+
+    def at(self, points: np.ndarray) -> Tasks:
+        """Return the training tasks at points (n, P) of the unit cube; uniform ones are `sample`'s.
+
+        Each column runs through its range as tasks are drawn from it, by the logarithm or by area.
+        """
+        values, column = np.zeros(points.shape), 0
+        for param in self.params:
+            part = slice(column, column + len(param.names))
+            values[:, part] = param.train.at(points[:, part])
+            column = part.stop
         return self._tasks(self._marked(values, 0))
 
     def split(self, name: str, n: int) -> Tasks:
@@ -238,7 +249,7 @@ class TaskDistribution:
         """
         _check_count("sweep", n)
         values = np.repeat(self.nominal().values, n, axis=0)
-        column = self._index(param)
+        column = self.index(param)
         owner = self._owner(column)
         if isinstance(owner.train, Choices):
             values[:, column] = owner.train.at((np.arange(n) + 0.5) / n)
@@ -264,7 +275,7 @@ class TaskDistribution:
                 raise UserError(
                     f"parameter '{name}' must be finite, and a number, not {value!r:.80}"
                 )
-            row[0, self._index(name)] = value
+            row[0, self.index(name)] = value
         tasks = self._tasks(row)
         self.check(tasks)
         return tasks
@@ -290,7 +301,8 @@ class TaskDistribution:
                 raise UserError(f"family '{self.family.name}': {error}") from None
             column += size
 
-    def _index(self, name: str) -> int:
+    def index(self, name: str) -> int:
+        """Return the column of a name. Raises UserError if there is none."""
         if name not in self.names:
             raise UserError(
                 f"family '{self.family.name}' has no parameter '{name}'"

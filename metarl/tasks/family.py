@@ -163,6 +163,14 @@ class TaskFamily:
         """
         return None
 
+    def told(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, n) what ``+told`` adds to the observation: all that an oracle should know.
+
+        The default is every parameter by `Param.encode`. Override it where a number says nothing to
+        a network, as that of a terrain: there the heights ahead are the task.
+        """
+        return torch.cat(list(self.distribution.normalized(task).values()), 1)
+
     def terminated(self, sim: Backend) -> Tensor:
         """Return (B,) bool: which worlds ended in failure. The default: none, ever."""
         return sim.qpos.new_zeros(len(sim.qpos), dtype=torch.bool)
@@ -255,7 +263,7 @@ class TaskFamily:
                 raise UserError(f"{where}: {field} must be a positive integer, not {value!r:.80}")
             if value > MOST_STEPS:
                 raise UserError(f"{where}: {field} must be at most {MOST_STEPS}, not {value}")
-        for method in ("initial_state", "observe", "reward", "privileged", "terminated"):
+        for method in ("initial_state", "observe", "reward", "privileged", "told", "terminated"):
             names = list(inspect.signature(getattr(TaskFamily, method)).parameters)
             try:
                 inspect.signature(getattr(self, method)).bind(*names[1:])

@@ -195,10 +195,12 @@ class Param:
             (B, n): in [-1, 1] within the train range, by the logarithm where that is drawn
             log-uniformly, and beyond it outside. Of three choices or more, as the faults of a
             robot, one column a choice, 1 where it is taken; n is then size times their number.
+            Where held-out choices are new, such columns would say nothing of them: one number.
         """
         values = values.reshape(len(values), -1)
-        if isinstance(self.train, Choices) and len(self.train.values) > 2:
-            choices = torch.tensor(self.train.values, dtype=values.dtype, device=values.device)
+        chosen = self.train
+        if isinstance(chosen, Choices) and len(chosen.values) > 2 and not chosen.heldout:
+            choices = torch.tensor(chosen.values, dtype=values.dtype, device=values.device)
             return (values[..., None] == choices).to(values.dtype).flatten(1)
         if isinstance(self.train, Choices):
             low, high = min(self.train.values), max(self.train.values)

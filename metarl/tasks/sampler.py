@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 
 class TaskSampler(ABC):
-    """Chooses the training tasks of an iteration, as a function of its number and a key."""
+    """Chooses the training tasks of an iteration, as a function of its number and a key.
+
+    One that learns from returns (`reports`) has a state, which is in the checkpoints of a run.
+    """
+
+    reports: ClassVar[bool] = False
+    """Whether it wants to know the returns of its tasks."""
 
     @abstractmethod
     def sample(self, iteration: int, key: Key) -> Tasks:
@@ -25,6 +31,28 @@ class TaskSampler(ABC):
             iteration: from 0.
             key: of the run.
         """
+
+    def report(self, iteration: int, returns: np.ndarray, key: Key) -> None:  # noqa: B027
+        """Hear of the tasks that `sample` returned last.
+
+        Args:
+            iteration: from 0.
+            returns: (n,) mean return of the last episode of each, NaN where all of them diverged.
+            key: of the run.
+        """
+
+    def metrics(self, tasks: Tasks) -> dict[str, float]:
+        """Return what to log of an iteration and its tasks."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Return what `load_state` needs to go on as if nothing had happened, as JSON."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned. Raises UserError for anything else."""
+        if state:
+            raise UserError("the checkpoint has the state of a curriculum, and this run has none")
 
 
 class UniformTasks(TaskSampler):

@@ -15,10 +15,7 @@ from metarl.worlds.policy import Policy, as_policy
 from metarl.worlds.privileged import privileged_extras
 from metarl.worlds.vector import Spec, Step, Transition, VecWorlds
 
-__all__ = ["LARGE_REWARD", "OnStep", "Rollout", "Step", "collect"]
-
-LARGE_REWARD = 1e18
-"""Rewards of this size are named if a learner stops: in float32, squares end at 3.4e38."""
+__all__ = ["OnStep", "Rollout", "Step", "collect"]
 
 OnStep = Callable[[Transition], None]
 """Called after each step of the worlds that an episode is collected in."""
@@ -114,6 +111,13 @@ class Rollout(NamedTuple):
         """Return (M,) float64: the same of each task."""
         return mean_of_finished(self.first_episode_return().reshape(self.tasks, -1))
 
+    def last_return_by_task(self) -> Tensor:
+        """Return (M,) float64: the same of each world's last whole episode, or of its only one."""
+        last = self._episode() == (self.done.sum(0) - 1).clamp(min=0)
+        total = (self.reward.double() * last).sum(0)
+        total = total.masked_fill((self.diverged & last).any(0), torch.nan)
+        return mean_of_finished(total.reshape(self.tasks, -1))
+
     def first_episode_diverged(self) -> Tensor:
         """Return (B,) bool: whether it was the physics that ended each world's first episode."""
         return (self.diverged & self._in_first_episode()).any(0)
@@ -126,7 +130,10 @@ class Rollout(NamedTuple):
 
     def _in_first_episode(self) -> Tensor:
         """(T, B) bool: the steps up to each world's first `done`, that one too."""
-        return torch.cumsum(self.done.int(), 0) - self.done.int() == 0
+        return self._episode() == 0
+
+    def _episode(self) -> Tensor:
+        return torch.cumsum(self.done.int(), 0) - self.done.int()
 
 
 def _empty(steps: int, worlds: int, spec: Spec, tasks: int, device: torch.device) -> Rollout:
@@ -190,18 +197,8 @@ def _stacked(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def _noise(worlds: VecWorlds, steps: int, key: Key) -> Tensor:
     """Return (T, B, A) standard normal numbers, those of a task by the key and its index."""
-    tasks, size = worlds.tasks, worlds.spec.action_size
-    return key.normal(len(tasks), steps, worlds.worlds_per_task, size, tasks.first)
-
-
-def _note_large_reward(worlds: VecWorlds, reward: Tensor) -> None:
-    """Remember in words the first (T, B) reward too large for a learner, if there is one."""
-    large = reward.abs() >= LARGE_REWARD
-    if not worlds.large_reward and large.any():
-        t, world = large.nonzero()[0].tolist()
-        label = worlds.tasks.label(world // worlds.worlds_per_task)
-        where = f" in task {label}" if label else ""
-        worlds.large_reward = f"reward() returned {reward[t, world]:.3g}{where}"
+    sizes = len(worlds.tasks), steps, worlds.worlds_per_task, worlds.spec.action_size
+    return key.normal(*sizes, worlds.tasks.first)
 
 
 def _checked(policy: Policy | Callable[[Tensor], Tensor], steps: int, key: Key) -> Policy:
@@ -261,5 +258,5 @@ def collect(
             if on_step is not None:
                 on_step(got)
     out.action.masked_fill_(out.diverged[..., None], 0.0)  # NaN times a weight of 0 is NaN
-    _note_large_reward(worlds, out.reward)
+    worlds.note(out)
     return out._replace(extras=_stacked(recorded) | privileged_extras(worlds, out, own)), state

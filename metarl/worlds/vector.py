@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from metarl.base.keys import Key
     from metarl.tasks.distribution import Tasks
     from metarl.tasks.family import TaskFamily
+    from metarl.worlds.rollout import Rollout
+
+LARGE_REWARD = 1e18
+"""Rewards of this size are named if a learner stops: in float32, squares end at 3.4e38."""
 
 
 class Spec(NamedTuple):
@@ -116,6 +120,9 @@ class VecWorlds(ABC):
     """(B, P) the same of the true successors of the last step"""
     env_steps: int = 0
     """Environment steps taken so far, summed over worlds"""
+    returns: dict[int, Tensor] | None = None
+    """Where `collect` notes the (M,) returns of its tasks' last episodes, by the index of the first
+    task; None for nowhere. Later rollouts of the same tasks replace earlier ones."""
     large_reward: str = ""
     """What `collect` says of the first reward that is too large for a learner."""
 
@@ -177,6 +184,17 @@ class VecWorlds(ABC):
     def why_diverged(self) -> str:
         """Return what ended most episodes that diverged since `set_tasks`, where it is known."""
         return ""
+
+    def note(self, rollout: Rollout) -> None:
+        """Keep the returns of a rollout's tasks, if wanted, and in words the first huge reward."""
+        if self.returns is not None:
+            self.returns[self.tasks.first] = rollout.last_return_by_task()
+        large = rollout.reward.abs() >= LARGE_REWARD
+        if not self.large_reward and large.any():
+            t, world = large.nonzero()[0].tolist()
+            label = self.tasks.label(world // self.worlds_per_task)
+            where = f" in task {label}" if label else ""
+            self.large_reward = f"reward() returned {rollout.reward[t, world]:.3g}{where}"
 
     def _take_tasks(self, tasks: Tasks, worlds_per_task: int) -> None:
         """Check that tasks fill the worlds, and take them over."""

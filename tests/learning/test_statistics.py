@@ -19,6 +19,7 @@ from metarl.learning.statistics import (
     profile_band,
     resampled_rows,
     widest,
+    worst_tail,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,3 +128,12 @@ def test_the_interquartile_mean_over_families_by_hand() -> None:
 def test_the_widest_levels_are_those_of_the_fewest_tasks() -> None:
     few, many = np.arange(8.0)[:, None], np.arange(30.0)[:, None]
     assert widest([many, few, many]) == levels(few)
+
+
+@pytest.mark.parametrize(("tasks", "expected"), [(199, []), (200, [5.5, -195.5]), (219, [5.5])])
+def test_the_worst_tail_needs_enough_tasks(tasks: int, expected: list[float]) -> None:
+    """Returns 1 … M in the first round, −M … −1 in the second: the ten lowest."""
+    first = np.random.default_rng(0).permutation(tasks) + 1.0
+    rows = np.column_stack((first, -first))
+    assert worst_tail(rows.tolist())[: len(expected)] == expected
+    assert worst_tail(np.vstack((rows, [[np.nan, -1e9]])).tolist()) == worst_tail(rows.tolist())

@@ -1,5 +1,6 @@
 """The variation that tells the robot its task: the observation of an oracle."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from metarl import Choices, Interval, Param, TaskDistribution, TaskWorlds, find_family
+from metarl.base.keys import Key
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,7 @@ def test_the_observation_ends_with_the_parameters() -> None:
         (Choices((-1.0, 1.0)), [-1.0, 1.0], [[-1.0], [1.0]]),
         (Choices((0.0, 1.0, 5.0)), [1.0, 5.0, 7.0], [[0, 1, 0], [0, 0, 1], [0, 0, 0]]),
         (Choices((2.0,)), [2.0], [[-1.0]]),
+        (Choices((1.0, 2.0, 5.0), heldout=(3.0,)), [1.0, 3.0, 5.0], [[-1.0], [0.0], [1.0]]),
     ],
 )
 def test_encoding(train: Interval | Choices, values: list, expected: list) -> None:
@@ -59,3 +62,21 @@ def test_one_that_is_told_before_other_variations() -> None:
     assert family.name == "half-cheetah-vel+latency+told"
     worlds = TaskWorlds(family, 1, 1)
     assert worlds.spec.observation_size == TaskWorlds("half-cheetah-vel", 1, 1).spec[0] + 2
+
+
+@pytest.mark.parametrize("name", ["half-cheetah-terrain", "quadruped-terrain"])
+def test_on_terrain_the_oracle_sees_the_ground_and_not_only_its_number(name: str) -> None:
+    told, scan = (TaskWorlds(find_family(name + more), 3, 1) for more in ("+told", "-scan"))
+    tasks = TaskDistribution(told.family).split("heldout", 3)
+    seen = []
+    for worlds in (told, scan):
+        worlds.set_tasks(dataclasses.replace(tasks, family=worlds.family.name), 1)
+        worlds.seed(Key(0))
+        worlds.reset()
+        worlds.simulator.qpos[:, 0] += 12.0  # m: beyond the flat start
+        worlds.simulator.refresh(None)
+        seen.append(worlds.family.observe(worlds.simulator, worlds.task))
+    places = seen[1].shape[1] - TaskWorlds(find_family(name), 1, 1).spec.observation_size
+    differ = seen[0][:, -places:] - seen[1][:, -places:]  # by where the robot counts its root from
+    torch.testing.assert_close(differ, differ[:1, :1].expand_as(differ), rtol=0, atol=1e-9)
+    assert (seen[0][:, -places:].std(1) > 0).any()
