@@ -78,6 +78,8 @@ def test_the_wheel_has_every_module_and_agent_once(clone, tmp_path):
         assert ours <= set(names)
     agents = (ROOT / "experiments" / "agents").glob("*/*")
     assert {f"metarl/agents/{p.parent.name}/{p.name}" for p in agents} <= set(names)
+    presets = (ROOT / "metarl" / "presets").iterdir()
+    assert {f"metarl/presets/{path.name}" for path in presets} <= set(names)
     assert not any(name.startswith("experiments/") for name in names)
     assert size < 10e6
 
