@@ -1,8 +1,7 @@
 """Make the results tables from experiments/results/: ``summarise.py [--write]``.
 
-``--write`` puts the table between the README's marks, and writes docs/results.md, the plots of
-experiments/results/, the model cards of experiments/agents/ with their plots, and what the presets
-say of their measurements.
+``--write`` writes docs/results.md, the plots of experiments/results/, the model cards of
+experiments/agents/ with their plots, and what the presets say of their measurements.
 """
 
 import argparse
@@ -47,7 +46,7 @@ Results = dict[tuple[str, str], list[dict[str, Any]]]
 
 
 def main(argv: list[str]) -> int:
-    """Print the table, or write README.md, docs/results.md and the plots."""
+    """Print the table, or write docs/results.md, the plots and the model cards."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--write", action="store_true", help="write them instead of printing")
     args = parser.parse_args(argv)
@@ -56,8 +55,6 @@ def main(argv: list[str]) -> int:
     if not args.write:
         print(table)
         return 0
-    readme = ROOT / "README.md"
-    readme.write_text(put(readme.read_text(), table))
     for family, by_algorithm in families(results).items():
         for algorithm, seeds in by_algorithm.items():
             plot_results(seeds, HERE / "results" / f"{family}-{algorithm}.png")
@@ -100,13 +97,6 @@ def families(results: Results) -> dict[str, dict[str, list[dict[str, Any]]]]:
     for (family, algorithm), seeds in sorted(results.items()):
         found[family][algorithm] = seeds
     return dict(found)
-
-
-def put(text: str, table: str) -> str:
-    """Return a text with the table between its marks."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
 def measured(results: Results) -> dict[str, Any]:

@@ -24,7 +24,9 @@ def ladder(monkeypatch):
 
 
 def test_the_page_is_made_from_the_files(ladder):
-    assert ladder.PAGE.read_text() == ladder.page(ladder.load(ladder.RESULTS))
+    results, text = ladder.load(ladder.RESULTS), ladder.README.read_text()
+    assert ladder.PAGE.read_text() == ladder.page(results)
+    assert ladder.readme(text, results) == text
 
 
 def test_the_picture_is_made_from_the_files(ladder):

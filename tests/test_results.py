@@ -108,8 +108,6 @@ def test_the_tables_are_of_the_files_as_they_are():
     module = summarise()
     results = module.load(ROOT / "experiments" / "results")
     assert results
-    readme = (ROOT / "README.md").read_text()
-    assert module.put(readme, "\n".join(module.rows(results))) == readme
     assert (ROOT / "docs" / "results.md").read_text() == module.page(results)
     assert MEASURED.read_text() == module.a_line_each(module.measured(results))
 
