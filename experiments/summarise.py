@@ -9,12 +9,16 @@ import json
 import sys
 from collections import defaultdict
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ladder import load as load_ladder
+from ladder import score
+from run_queue import RESULTS as LADDER
 
-from metarl.base.text import ALL_DIVERGED, counted
+from metarl.base.text import ALL_DIVERGED, counted, si
 from metarl.cli import guarded
 from metarl.learning.evaluation import Report
 from metarl.report.charts import plot_comparison, plot_results
@@ -37,10 +41,18 @@ tasks: their rows show adaptation, but no generalisation. *Before* is the same p
 has seen the task, in rows of MAML-TRPO; RL² and PEARL adapt within their *first episode*, which is
 not blind. *Standing still* is the score of no action at all. How many episodes of a task a learner
 has seen by the time it has adapted differs between algorithms, so every return after adaptation
-says after how many. [The protocol](protocol.md) has the details.
+says after how many. *Score* is the [adaptation score](ladder.md) after the longest adaptation: 0
+is as good as one policy for all tasks (blind), 1 as good as being told the task (the oracle), in
+brackets the 95 % interval. The blind policy and the oracle are the ladder's, trained for the env
+steps that the cell names. Where the row has more, longer training may be part of the score, and not
+adapting alone; [the ladder](ladder.md) has its own. [The protocol](protocol.md) has the details.
 
 {BEGIN}
 """
+
+TITLES = {"ppo": "blind policy", "oracle": "oracle"}
+"""What the two lines are that a score needs."""
+read_ladder = cache(load_ladder)
 
 Results = dict[tuple[str, str], list[dict[str, Any]]]
 
@@ -78,7 +90,7 @@ def card(agent: Path) -> str:
     half = json.loads((agent / "checkpoint.json").read_text())["meta"].get("precision") == "half"
     note = "The weights are rounded to half precision." if half else ""
     result = json.loads((agent / "result.json").read_text())
-    return model_card(result, agent.relative_to(ROOT).as_posix(), note)
+    return model_card(result, agent.relative_to(ROOT).as_posix(), note, score_sentences(result))
 
 
 def load(folder: Path) -> Results:
@@ -139,8 +151,8 @@ def rows(results: Results) -> list[str]:
     first = first_column(Report.from_json(one) for seeds in results.values() for one in seeds)
     lines = [
         f"| family | algorithm | split | tasks | standing still | {first} | adapted once "
-        "| adapted longest | env steps | minutes | seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| adapted longest | score | env steps | minutes | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (family, algorithm), seeds in sorted(results.items()):
         steps, minutes = cost(seeds, "env_steps", 1e6), cost(seeds, "seconds", 60)
@@ -151,7 +163,7 @@ def rows(results: Results) -> list[str]:
             lines.append(
                 f"| {family} | {algorithm} | {where} | {first.distinct_tasks} | {whole(still)} "
                 f"| {spread(reports, 0)} | {adapted(reports, 1)} | {adapted(reports, -1)} "
-                f"| {steps} M | {minutes} | {len(seeds)} |"
+                f"| {score_words(family, split, reports)} | {steps} M | {minutes} | {len(seeds)} |"
             )
     return lines
 
@@ -193,6 +205,56 @@ def spread(reports: list[dict[str, Any]], k: int) -> str:
     if len(values) == 1:
         return whole(values[0]) + mark
     return f"{whole(np.mean(values))} [{whole(values.min())}, {whole(values.max())}]{mark}"
+
+
+def score_words(family: str, split: str, reports: list[dict[str, Any]]) -> str:
+    """Return the score of the seeds that have the longest adaptation, or why there is none."""
+    lines, k = ladder(family, split), len(longest(reports)) - 1
+    if missing := [TITLES[name] for name in lines if not lines[name]]:
+        return f"none: {' and '.join(missing)} not trained"
+    having = [report for report in reports if k < len(report["mean"])]
+    if any(one["tasks"] != having[0]["tasks"] for one in sum(lines.values(), having)):
+        return "none: other tasks than the blind policy and the oracle"
+    got = score(lines | {"learner": having}, "learner", k)
+    few = f" ({counted(len(having), 'seed')})" if len(having) < len(reports) else ""
+    against = " and ".join(sorted({si(r["steps"]) for of in lines.values() for r in of}))
+    return f"{got.words.replace('-', '−') if got else ''}{few}, against {against}"
+
+
+def score_sentences(result: dict[str, Any]) -> list[str]:
+    """Return what a model card says of the score: none where the ladder lacks the family."""
+    sentences, family = [], result["family"]
+    for split, (report,) in splits([result]):
+        lines = ladder(family, split)
+        if not all(lines.values()):
+            continue
+        ends = [
+            f"{TITLES[name]}: {counted(len(of), 'seed')}, {si(of[0]['steps'])} env steps"
+            for name, of in lines.items()
+        ]
+        more = result["curve"][-1]["env_steps"] > max(r["steps"] for r in lines["ppo"])
+        seen = counted(report["experience"][-1], "episode")
+        sentences.append(
+            f"Adaptation score on {split} tasks after {seen}: "
+            f"{score_words(family, split, [report]).split(', against')[0]}. 0 is as good as one "
+            f"policy for all tasks, 1 as good as being told the task, on the same tasks "
+            f"({'; '.join(ends)})."
+            + " This agent had more env steps than either: longer training may be part of it." * more
+        )
+    return sentences
+
+
+def ladder(family: str, split: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the reports of `ppo` and `oracle` on a family's split, with the env steps of each."""
+    found = read_ladder(LADDER).get(family, {})
+    return {
+        name: [
+            (result if split == "heldout" else result["ood"])
+            | {"steps": result["curve"][-1]["env_steps"]}
+            for result in found.get(name, []) if split == "heldout" or result["ood"]
+        ]
+        for name in ("ppo", "oracle")
+    }  # fmt: skip
 
 
 def longest(reports: list[dict[str, Any]]) -> list[int]:

@@ -22,7 +22,9 @@ def summarise():
         "summarise", ROOT / "experiments" / "summarise.py"
     )
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "experiments")
+        spec.loader.exec_module(module)
     return module
 
 
@@ -51,7 +53,8 @@ def test_a_row_says_after_how_many_episodes():
     assert "| standing still | before / first episode | adapted once |" in head
     assert maml == (
         "| toy | maml-trpo | heldout | 2 | 0 | −8 [−9, −8] | −4 [−4, −4] after 20 episodes "
-        "| −2 [−3, −1] after 40 episodes | 2.5 M | 1.5 | 2 |"
+        "| −2 [−3, −1] after 40 episodes | none: blind policy and oracle not trained "
+        "| 2.5 M | 1.5 | 2 |"
     )
     assert "| −9 | −5 after 1 episode | −2 after 2 episodes |" in rl2
 
@@ -86,6 +89,39 @@ def test_a_table_heads_the_first_round_by_what_its_learners_do_in_it(within, fir
 def test_a_curve_that_was_cut_off_says_so():
     results = {("toy", "a"): [result(1, [-9, -5], [0, 1], iteration=4)]}
     assert "| ≥ 2.5 M | ≥ 1.5 |" in summarise().rows(results)[-1]
+
+
+def with_lines(monkeypatch, blind: float, oracle: float, tasks: list[list[float]] | None = None):
+    """Return the module with a ladder that has a blind policy and an oracle on toy."""
+    module = summarise()
+    lines = {
+        name: [result(1, [mean], [0]) | ({"tasks": tasks} if tasks else {})]
+        for name, mean in (("ppo", blind), ("oracle", oracle))
+    }
+    monkeypatch.setattr(module, "read_ladder", lambda _: {"toy": lines})
+    return module
+
+
+@pytest.mark.parametrize(("oracle", "tasks", "words"), [
+    (-1.0, None, "0.75 [0.75, 0.75] (1 seed), against 2.5M"),
+    (-9.0, None, "no score: the oracle is not shown to be better"),
+    (-1.0, [[0.0], [2.0]], "none: other tasks"),
+])  # fmt: skip
+def test_a_cell_has_the_score_or_why_there_is_none(monkeypatch, oracle, tasks, words):
+    """(−3 + 9) / (−1 + 9), of the one seed that has the longest adaptation."""
+    results = {("toy", "a"): [result(1, [-9, -5, -3], [0, 1, 2]), result(2, [-9, -6], [0, 1])]}
+    assert f"| {words}" in with_lines(monkeypatch, -9, oracle, tasks).rows(results)[-1]
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_a_card_says_what_its_score_is_against(monkeypatch, more):
+    one = result(1, [-9, -5], [0, 1])
+    one["curve"][-1]["env_steps"] += more
+    (said,) = with_lines(monkeypatch, -9, -1).score_sentences(one)
+    assert said.startswith("Adaptation score on heldout tasks after 1 episode: 0.50 [0.50, 0.50].")
+    assert "(blind policy: 1 seed, 2.5M env steps; oracle: 1 seed, 2.5M env steps)" in said
+    assert ("longer training" in said) == more
+    assert summarise().score_sentences(one) == []
 
 
 def test_a_page_has_every_algorithm_and_a_plot_of_several(tmp_path):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family
 
 
-def model_card(result: dict[str, Any], folder: str, note: str = "") -> str:
+def model_card(
+    result: dict[str, Any], folder: str, note: str = "", scores: Sequence[str] = ()
+) -> str:
     """Return the card as Markdown.
 
     Args:
@@ -36,21 +39,22 @@ def model_card(result: dict[str, Any], folder: str, note: str = "") -> str:
             command.
         folder: how commands name the agent.
         note: a sentence to add to the limits.
+        scores: sentences on the adaptation score, which needs runs that the result does not hold.
     """
     family = find_family(result["family"])
     reports = {"heldout": Report.from_json(result, "result")}
     if result.get("ood") is not None:
         reports["ood"] = Report.from_json(result["ood"], "result, ood")
-    scores = {split: per_task_scores(report) for split, report in reports.items()}
-    worst = ranked_tasks(scores, param_units(family.name))[::-1]
+    by_task = {split: per_task_scores(report) for split, report in reports.items()}
+    worst = ranked_tasks(by_task, param_units(family.name))[::-1]
     what = first_line(type(family))
     return TEMPLATES.get_template("card.md").render(
         heldout=reports["heldout"], reports=reports, family=family, folder=quoted(folder),
         algorithm=first_line(find_learner(result["algorithm"])),
         what=what[:1].lower() + what[1:], setting=_setting(family),
         split="ood" if any(param.ood for param in family.params) else "heldout",
-        training=_training(result), command=result["command"], gains=_gains(reports),
-        protocol=_protocol(reports["heldout"]), words=" ".join(task_words(scores)),
+        training=_training(result), command=result["command"], gains=[*_gains(reports), *scores],
+        protocol=_protocol(reports["heldout"]), words=" ".join(task_words(by_task)),
         first=first_column(reports.values()), worst=worst[: min(RANKED, (len(worst) + 1) // 2)],
         limits=[*_limits(family, reports, result), *([note] if note else [])],
     )  # fmt: skip
