@@ -239,7 +239,8 @@ def score_sentences(result: dict[str, Any]) -> list[str]:
             f"{score_words(family, split, [report]).split(', against')[0]}. 0 is as good as one "
             f"policy for all tasks, 1 as good as being told the task, on the same tasks "
             f"({'; '.join(ends)})."
-            + " This agent had more env steps than either: longer training may be part of it." * more
+            + " This agent had more env steps than either: longer training may be part of it."
+            * more
         )
     return sentences
 

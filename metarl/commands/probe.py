@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProbeRun(OnRun):
-    """Show whether a run adapts, and to what: state cleared and swapped, rewards hidden."""
+    """Show whether a run adapts, and to what: state cleared and swapped, rewards hidden.
+
+    What is found is kept in the run's probe/ for `metarl report`.
+    """
 
     split: Literal["heldout", "ood", "train"] = "heldout"
     """Which tasks; see `metarl evaluate`."""
@@ -44,8 +47,9 @@ class ProbeRun(OnRun):
 def probe(argv: Sequence[str]) -> int:
     """Probe a run."""
     args = parse(ProbeRun, argv, prog="metarl probe")
-    from metarl.base.files import finite, write_json
+    from metarl.base.files import file_errors, finite, write_json
     from metarl.learning.probe import probe as probe_policy
+    from metarl.report.run_summary import probe_path, read_run
     from metarl.run import load_run, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
 
@@ -61,15 +65,21 @@ def probe(argv: Sequence[str]) -> int:
             learner, worlds, tasks, episodes=args.episodes, seed=args.seed, progress=show
         )
     names = {"family": family.name, "algorithm": learner.name, "split": args.split}
-    about = finite({**names, "seed": args.seed, "episodes": args.episodes, **to_json(found)})
+    how = {"step": checkpoint.step, "seed": args.seed, "episodes": args.episodes}
+    about = finite({**names, **how, **to_json(found)})
     if args.json == "-":
         print(json.dumps(about))
         return 0
     for line in lines(found):
         say(line)
-    if args.json is not None:
-        write_json(Path(args.json), about)
-        say(f"wrote {args.json}")
+    kept = [] if args.json is None else [Path(args.json)]
+    if not checkpoint.meta.get("exported"):  # a shipped agent's folder stays as it is
+        kept.append(probe_path(read_run(args.run).path, args.split))
+    for path in kept:
+        with file_errors(path):
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, about)
+        say(f"wrote {path}")
     return 0
 
 

@@ -1,15 +1,18 @@
-"""Does adapting pay: the adaptation scores of a page that has a blind policy and an oracle."""
+"""Does adapting pay, and where: scores against a blind policy and an oracle, and probes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from metarl.base.text import counted
 from metarl.learning.evaluation import Report
+from metarl.learning.probe import INTERVENTIONS, WINDOW
 from metarl.learning.score import adaptation_score, is_blind, is_oracle
+from metarl.report.charts import PALETTE, RUN_COLOURS
 from metarl.report.run_summary import RunSummary
 from metarl.report.tasks import TITLES, common_rows
 from metarl.report.text import number
@@ -71,3 +74,54 @@ def _table(title: str, shown: list[tuple[str, Report]]) -> ScoreTable | None:
         for k, episodes in enumerate(seen)
     ]
     return ScoreTable(title, columns, scores, worth_words)
+
+
+class ProbeTable(NamedTuple):
+    """What a probe found."""
+
+    label: str
+    effects: list[tuple[str, str, str, str]]
+    """What is done to the policy, what that means, its mean return, and the change."""
+    readable: list[tuple[str, str]]
+    """A task parameter, and the R² of its linear readout."""
+    identified: str
+    """When the first episode's reward reaches the final rate."""
+
+
+def probe_tables(runs: Sequence[RunSummary]) -> list[ProbeTable]:
+    """Return a table for each run that was probed."""
+    return [_probe_table(run.label, run.probe) for run in runs if run.probe]
+
+
+def _probe_table(label: str, found: dict[str, Any]) -> ProbeTable:
+    effects = []
+    for name, effect in found["effects"].items():
+        returns = [value for value in effect["returns"] if value is not None]
+        change = "" if None in effect["change"] else (
+            "{} [{}, {}]".format(*(number(value, True) for value in effect["change"]))
+        )  # fmt: skip
+        mean = number(float(np.mean(returns))) if returns else "—"
+        what = "" if name == "as it is" else change
+        effects.append((name, INTERVENTIONS.get(name, ""), mean, what))
+    readable = [(k, "—" if r2 is None else f"{r2:.2f}") for k, r2 in found["readable"].items()]
+    steps = found["identified"]
+    words = (
+        f"In the first episode the reward makes 90 % of its way to the final rate by step {steps}."
+        if steps is not None
+        else "The first episode does not come to 90 % of the final reward."
+    )
+    return ProbeTable(label, effects, readable, words)
+
+
+def draw_first_episode(axes: Axes, runs: Sequence[RunSummary]) -> None:
+    """Draw the reward over the first episode of each run that was probed, and when it knows."""
+    probed = [(n, run) for n, run in enumerate(runs) if run.probe]
+    for n, run in probed:
+        first = np.array(run.probe["first"], float)
+        window = min(WINDOW, len(first))
+        smooth = np.convolve(first, np.ones(window) / window, "valid")
+        colour, steps = PALETTE[RUN_COLOURS[n]], run.probe["identified"]
+        axes.plot(np.arange(len(smooth)) + window, smooth, color=colour, label=run.label)
+        if steps is not None:
+            axes.axvline(steps + 1, color=colour, ls=":", lw=1.2)
+    axes.set(xlabel="step of the first episode", ylabel="reward in a step")

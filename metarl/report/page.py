@@ -20,7 +20,8 @@ from metarl.base.errors import UserError
 from metarl.base.files import file_errors, write_bytes
 from metarl.base.text import counted, si
 from metarl.learning.evaluation import Report
-from metarl.report.adapting import score_tables
+from metarl.learning.probe import WINDOW
+from metarl.report.adapting import draw_first_episode, probe_tables, score_tables
 from metarl.report.charts import (
     RUN_COLOURS,
     SPLITS,
@@ -97,7 +98,8 @@ def render(runs: Sequence[RunSummary], *, live: bool = False, running: bool = Fa
         runs=runs, one=one, live=live, running=running,
         title=f"{runs[0].family}: {', '.join(dict.fromkeys(run.algorithm for run in runs))}",
         cost=_cost(runs[0]), notes=_notes(runs, live), cards=_cards(runs[0]) if one else [],
-        comparisons=compare(runs), scored=score_tables(runs), curves=_curves(runs),
+        comparisons=compare(runs), scored=score_tables(runs), probed=probe_tables(runs),
+        curves=_curves(runs),
         words=adaptation_words(runs[0]) if one else [], task_charts=task_charts(runs, found),
         most=MOST_CHARTS, parameters=parameters, ranked=ranked, videos=_videos(runs, live),
         tables=_settings(runs),
@@ -187,6 +189,10 @@ def _curves(runs: Sequence[RunSummary]) -> list[Panel]:
             title += " (train = held-out)" if same else ""
             draw = partial(draw_adaptation, groups=groups, task_blind=one)
             panels.append(panel(title, draw, "Bands: 95 % intervals over tasks."))
+    if any(run.probe for run in runs):
+        note = f"Means over held-out tasks and {WINDOW} steps. Dotted: 90 % of the way is made."
+        draw = partial(draw_first_episode, runs=runs)
+        panels.append(panel("Within the first episode", draw, note))
     return panels
 
 

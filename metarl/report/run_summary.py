@@ -50,6 +50,8 @@ class RunSummary:
     """Entries as in curve.json: env_steps, before, after and more; see `curve_entries`."""
     reports: dict[str, Report] = field(default_factory=dict)
     """By split."""
+    probe: dict[str, Any] = field(default_factory=dict)
+    """What `metarl probe` found on held-out tasks, as in its JSON; empty without it."""
     stale: set[str] = field(default_factory=set)
     """Splits whose report is of older weights than the newest checkpoint's."""
     notes: list[tuple[str, str]] = field(default_factory=list)
@@ -95,6 +97,7 @@ def read_run(path: Path | str, position: dict[str, Any] | None = None) -> RunSum
         run.terms, run.curriculum = _read_series(run.path / "metrics.csv")
         for split in SPLITS:
             _read_report(run, split)
+        _read_probe(run)
     run.videos = _videos(run.path / "videos")
     return run
 
@@ -102,6 +105,11 @@ def read_run(path: Path | str, position: dict[str, Any] | None = None) -> RunSum
 def evaluation_path(run: Path, split: str, step: int) -> Path:
     """Return where the report of a test of a run's weights after `step` iterations is kept."""
     return run / "evaluation" / f"test_{split}_step_{step:08d}.json"
+
+
+def probe_path(run: Path, split: str) -> Path:
+    """Return where what `metarl probe` found on a split's tasks is kept."""
+    return run / "probe" / f"{split}.json"
 
 
 def _videos(folder: Path) -> list[Path]:
@@ -241,6 +249,29 @@ def _read_report(run: RunSummary, split: str) -> None:
                 _note_origin(run, split, path, data, kind != split)
                 return
     run.note(f"There is no evaluation on {split} tasks", split)
+
+
+def _read_probe(run: RunSummary) -> None:
+    """Read what a probe of the newest weights found; one of older weights is named."""
+    path = probe_path(run.path, SPLITS[0])
+    if not path.is_file() or not isinstance(found := _json(run, path), dict):
+        return
+    try:
+        numbers = [*found["first"], *found["last"]]
+        for effect in found["effects"].values():
+            numbers += [*effect["returns"], *effect["change"]]
+        numbers += [*found["readable"].values(), found["step"], found["identified"]]
+        whole = len(found["first"]) > 0 and all(n is None or math.isfinite(n) for n in numbers)
+    except (KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole or None in found["first"]:
+        return run.note("probe/heldout.json cannot be read: run `metarl probe` again")
+    run.probe = found
+    if found["step"] != run.iteration:
+        run.note(
+            f"The probe is of iteration {found['step']}; the newest checkpoint is of "
+            f"{run.iteration}"
+        )
 
 
 def _keep_report(run: RunSummary, split: str, data: object, name: str) -> bool:

@@ -13,6 +13,7 @@ from helpers.html import Structure, check, made, summary, words
 from metarl import UserError
 from metarl.learning.evaluation import Report, gain_interval
 from metarl.report.page import render
+from metarl.report.run_summary import probe_path, read_run
 from metarl.report.tasks import common_rows, per_task_scores, rank_correlation, task_words
 
 # --- one run -----------------------------------------------------------------------------------
@@ -135,6 +136,49 @@ def test_words():
         "Adaptation raises the return on 9 of 9 held-out tasks. The gain is larger where x is "
         "larger (rank correlation +1)."
     )
+
+
+PROBE = {
+    "step": 0, "first": [0.0] * 10 + [1.0] * 10, "last": [1.0] * 20, "identified": 18,
+    "effects": {
+        "as it is": {"returns": [3.0, None, 5.0], "change": [0.0, 0.0, 0.0]},
+        "reward hidden": {"returns": [1.0, 2.0, 3.0], "change": [-2.0, -3.0, -1.0]},
+    },
+    "readable": {"x": 0.75, "<y>": None},
+}  # fmt: skip
+
+
+def test_a_probe_is_in_the_page_for_all_runs():
+    """The mean leaves out the task on which every world diverged."""
+    a, b, c = (summary(name, made([[-1.0, 2.0]])) for name in "abc")
+    a.probe, b.probe = PROBE, PROBE | {"identified": None, "readable": {}}
+    page = render([a, b, c])
+    check(page)
+    text = words(page)
+    assert "reward hidden : it sees rewards of 0, while it acts and while it adapts 2 −2 [−3, −1]" \
+        in text  # fmt: skip
+    assert "the policy after its rounds of adaptation 4" in text
+    assert "x 0.75 <y> —" in text
+    assert "90 % of its way to the final rate by step 18." in text
+    assert "The first episode does not come to 90 % of the final reward." in text
+    assert "Within the first episode" in text
+    assert "Within the first episode" not in words(render([c]))
+
+
+@pytest.mark.parametrize(("change", "note"), [
+    ({}, None), ({"step": 3}, "The probe is of iteration 3"), ({"first": []}, "cannot be read"),
+    ({"readable": {"x": "high"}}, "cannot be read"), ({"effects": None}, "cannot be read"),
+    ({"first": [None]}, "cannot be read"),
+])  # fmt: skip
+def test_a_probe_is_read_if_it_is_whole(tmp_path, change, note):
+    (tmp_path / "config.json").write_text("{}")
+    path = probe_path(tmp_path, "heldout")
+    path.parent.mkdir()
+    path.write_text(json.dumps(PROBE | change))
+    run = read_run(tmp_path)
+    said = [text for _, text in run.notes if "probe" in text.lower()]
+    assert bool(run.probe) == (note != "cannot be read")
+    assert note is None if not said else note in said[0]
 
 
 def test_the_score_stands_between_a_blind_policy_and_an_oracle():
