@@ -1,6 +1,7 @@
 """Whether a policy adapts, and to what, on policies of which that is known."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from metarl import Policy, TaskDistribution, Tasks, TaskWorlds
 from metarl.cli import main
 from metarl.learning.probe import identified, probe, readable
+from metarl.report.run_summary import read_run
 
 
 class Told(Policy):
@@ -90,13 +92,16 @@ def test_a_readout_needs_what_it_reads() -> None:
 
 
 def test_the_command(trained_run, tmp_path, capsys) -> None:
-    out = tmp_path / "probe.json"
-    argv = ["probe", str(trained_run), "--tasks", "4", "--episodes", "1", "--json", str(out)]
+    """What is found is kept in the run for its report, too; hence a copy of the run."""
+    out, run = tmp_path / "probe.json", tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    argv = ["probe", str(run), "--tasks", "4", "--episodes", "1", "--json", str(out)]
     assert main(argv) == 0
     said = capsys.readouterr().out
     for words in ("reward hidden", "state cleared", "state swapped", f"wrote {out}"):
         assert words in said
     about = json.loads(out.read_text())
+    assert read_run(run).probe == about
     assert about["algorithm"] == "maml-trpo"
     assert set(about["effects"]) == {"as it is", "reward hidden", "state cleared", "state swapped"}
     assert main(["probe", str(trained_run), "--tasks", "1"]) == 2

@@ -155,10 +155,9 @@ def test_a_probe_is_in_the_page_for_all_runs():
     page = render([a, b, c])
     check(page)
     text = words(page)
-    assert "reward hidden : it sees rewards of 0, while it acts and while it adapts 2 −2 [−3, −1]" \
-        in text  # fmt: skip
+    assert "it sees rewards of 0, while it acts and while it adapts 2 −2 [−3, −1]" in text
     assert "the policy after its rounds of adaptation 4" in text
-    assert "x 0.75 <y> —" in text
+    assert "x 0.75 &lt;y&gt; —" in text
     assert "90 % of its way to the final rate by step 18." in text
     assert "The first episode does not come to 90 % of the final reward." in text
     assert "Within the first episode" in text
@@ -176,9 +175,10 @@ def test_a_probe_is_read_if_it_is_whole(tmp_path, change, note):
     path.parent.mkdir()
     path.write_text(json.dumps(PROBE | change))
     run = read_run(tmp_path)
-    said = [text for _, text in run.notes if "probe" in text.lower()]
+    said = [text for _, text in run.notes if text.startswith(("The probe", "probe/"))]
     assert bool(run.probe) == (note != "cannot be read")
-    assert note is None if not said else note in said[0]
+    assert len(said) == (note is not None)
+    assert all(note in text for text in said)
 
 
 def test_the_score_stands_between_a_blind_policy_and_an_oracle():
