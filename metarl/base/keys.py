@@ -86,7 +86,7 @@ class BatchedRNG:
     """
 
     def __init__(
-        self, key: Key, task: np.ndarray, world: np.ndarray, episode: np.ndarray, *,
+        self, key: Key, task: np.ndarray, world: np.ndarray, episode: np.ndarray, *steps: np.ndarray,
         device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64,
     ) -> None:  # fmt: skip
         """Start the streams of n worlds.
@@ -96,11 +96,12 @@ class BatchedRNG:
             task: (n,) index of each world's task.
             world: (n,) index of each world within its task.
             episode: (n,) number of episodes that each world began before.
+            steps: (n,) of the episode, where a world draws anew at each of them.
             device: where the draws go.
             dtype: of the draws.
         """
         state = np.full(len(task), key.uint64(), np.uint64)
-        for part in (task, world, episode):
+        for part in (task, world, episode, *steps):
             state = _mix(state ^ _mix(np.asarray(part).astype(np.uint64) + _GOLDEN))
         self._state = state
         self._drawn = 0

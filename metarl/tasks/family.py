@@ -140,7 +140,8 @@ class TaskFamily:
         size = self.action_size
         if size is not None and not acts(self):
             raise UserError(f"family '{self.name}': its action_size needs an act() that uses it")
-        return commands(self.actions, self.compiled, self.dt, self.name, size)
+        home = self.home_state.qpos if self.home else None
+        return commands(self.actions, self.compiled, self.dt, self.name, size, home)
 
     @functools.cached_property
     def distribution(self) -> TaskDistribution:
