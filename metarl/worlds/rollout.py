@@ -253,11 +253,13 @@ def collect(
     out = _empty(steps, worlds.num_worlds, worlds.spec, len(worlds.tasks), device)
     noise = _noise(worlds, steps, key).to(device) if explore else [None] * steps
     here, recorded, recent, own, terms = device == worlds.device, [], [], [], []
-    task = worlds.task_vector() if privileged else None
+    task = None
     with threads.sampling():
         for t in range(steps):
             step, seen = worlds.current, worlds.privileged
             step = step if here else Step(*(part.to(device) for part in step))
+            if privileged and (task is None or worlds.switches):
+                task = worlds.task_vector()
             state = _told(policy, state, task, seen)
             action, state, more = policy.act_and_record(
                 step, state, explore=explore, noise=noise[t]
@@ -266,7 +268,7 @@ def collect(
             out.action[t] = action  # a policy may reuse its memory
             recorded.append(more)
             recent.append((step, got))
-            own += [(seen, worlds.next_privileged)] if privileged else []
+            own += [(task, seen, worlds.next_privileged)] if task is not None else []
             terms += [worlds.reward_terms] if worlds.reward_terms else []
             if len(recent) == _TOGETHER or t == steps - 1:
                 _write(out, t + 1, recent)

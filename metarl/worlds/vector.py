@@ -100,6 +100,11 @@ class Transition(NamedTuple):
     """(B,) bool, the physics failed; use the transition for nothing"""
 
 
+def copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor of a type that shares no memory with this one, which may be a live field."""
+    return tensor.clone() if tensor.dtype is dtype else tensor.to(dtype)
+
+
 def check_worlds(worlds: object) -> None:
     """Raise UserError for what are no worlds."""
     if not isinstance(worlds, VecWorlds):
@@ -125,6 +130,8 @@ class VecWorlds(ABC):
     """(B, P) float32, what only critics may see now; None where P is 0"""
     next_privileged: Tensor | None = None
     """(B, P) the same of the true successors of the last step"""
+    switches: bool = False
+    """Whether tasks change within an episode, and `task_vector` with them"""
     env_steps: int = 0
     """Environment steps taken so far, summed over worlds"""
     reward_terms: Mapping[str, Tensor] = MappingProxyType({})
