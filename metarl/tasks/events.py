@@ -51,7 +51,11 @@ class Memory(dict[str, Tensor]):
 
     def __setitem__(self, name: str, value: Tensor) -> None:
         """Copy a value, (B, …) or what broadcasts to it, into the memory of that name."""
-        self[name].copy_(value)
+        try:
+            self[name].copy_(value)
+        except RuntimeError:
+            takes, got = tuple(self[name].shape[1:]), tuple(value.shape[1:])
+            raise UserError(f"memory '{name}' of a world takes {takes}, not {got}") from None
 
     def __missing__(self, name: str) -> Tensor:
         raise UserError(
