@@ -46,8 +46,9 @@ __all__ = [
     "Places", "Policy", "Rollout", "Root", "Run", "Spec", "Step", "TaskDistribution",
     "TaskFamily", "TaskWorlds", "Tasks", "TrainConfig", "UserError", "Variation", "assign",
     "collect", "contact", "dynamics", "evaluate", "every", "find_family", "find_learner",
-    "increments", "load", "load_adapted", "low_pass", "make_worlds", "meta_train", "pd", "position_targets",
-    "save", "scale", "set_threads", "shift", "torques", "train", "when", "with_params",
+    "increments", "load", "load_adapted", "low_pass", "make_worlds", "meta_train", "pd",
+    "position_targets", "save", "scale", "set_threads", "shift", "torques", "train", "when",
+    "with_params",
 ]  # fmt: skip
 
 __getattr__ = _lazy.lazy(
