@@ -77,6 +77,11 @@ def give_memory(family: TaskFamily, sim: Backend) -> None:
 def check_within(family: TaskFamily) -> None:
     """Raise UserError, one line, for a memory, an event or a `switch_at` that cannot be."""
     where = f"family '{family.name}'"
+    if not family.has_model and (family.memory or family.events or family.switch_at is not None):
+        raise UserError(
+            f"{where}: memory, events and switch_at are for families with a MuJoCo model: let the "
+            f"environment's step() do it"
+        )
     for what in ("memory", "events"):
         if not isinstance(value := getattr(family, what), Mapping):
             raise UserError(f"{where}: {what} must be a dictionary by name, not {value!r:.80}")
@@ -117,7 +122,7 @@ def _check_time(family: TaskFamily, what: str, seconds: float | str) -> None:
     train = param.train
     lowest = [min(param.choices) if isinstance(train, Choices) else train.low]
     lowest += [part.low for part in param.ood]
-    if min(lowest) < 0 or (0 in lowest and isinstance(train, Choices)):
+    if min(lowest) <= 0:
         raise UserError(f"{where}: parameter '{seconds}' must be positive, not {param.ranges}")
 
 

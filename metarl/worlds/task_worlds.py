@@ -63,8 +63,8 @@ class TaskWorlds(VecWorlds):
         except UserError as error:
             raise UserError(f"family '{self.family.name}', keep: {error}") from None
         self._guards = {
-            method: user_code(f"family '{self.family.name}': {method}()", self.family)
-            for method in METHODS
+            name: user_code(f"family '{self.family.name}': {name}()", self.family)
+            for name in METHODS
         }
         self._fields = ModelFields(self.family)
         self._control = Controller(self.family.command_map, self.simulator)
@@ -105,8 +105,7 @@ class TaskWorlds(VecWorlds):
             worlds_per_task: E, with M * E equal to the number of worlds.
         """
         self._take_tasks(tasks, worlds_per_task)
-        self._task_index = np.arange(self.num_worlds) // worlds_per_task
-        self._world_index = np.arange(self.num_worlds) % worlds_per_task
+        self._task_index, self._world_index = divmod(np.arange(self.num_worlds), worlds_per_task)
         self._values = tasks.values[self._task_index]
         self._schedule.set_tasks(self._values, slice(None))
         self.task, fields = self._tensors(self._values), self._fields.of(self._values)
@@ -228,9 +227,9 @@ class TaskWorlds(VecWorlds):
                 if name == SWITCH:
                     self._give(self._values[ids], which)
                     self.simulator.refresh(which)
-                    continue
-                rng = self._draws(ids, "event", name)
-                self._ask("event", name, self.simulator, which, self.task, rng)
+                else:
+                    rng = self._draws(ids, "event", name)
+                    self._ask("event", name, self.simulator, which, self.task, rng)
         if self._remembers:
             rng = self._draws(np.arange(self.num_worlds), "remember")
             self._ask("remember", self.simulator, action, self.task, rng)

@@ -67,9 +67,9 @@ def test_a_push_changes_the_speed_by_as_much_as_it_says() -> None:
     gained = torch.stack(speed).diff(dim=0) - 3.0 / 2.5 * torch.tensor([0.05, 0.0, 0.0])
     size = gained.norm(dim=2)
     pushed = size > 0.1
-    torch.testing.assert_close(size[pushed], torch.full_like(size[pushed], 0.5), rtol=1e-9, atol=0)
-    assert size[~pushed].max() < 1e-9
-    assert gained[..., 2].abs().max() < 1e-9
+    torch.testing.assert_close(size[pushed], torch.full_like(size[pushed], 0.5), rtol=1e-6, atol=0)
+    assert size[~pushed].max() < 1e-6
+    assert gained[..., 2].abs().max() < 1e-6
     assert (pushed.sum(0) >= 5).all()
     times = [tuple(row.nonzero()[:, 0].tolist()) for row in pushed.T]
     assert len(set(times)) == 5
