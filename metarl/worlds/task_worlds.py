@@ -71,7 +71,6 @@ class TaskWorlds(VecWorlds):
         self._acts, self._remembers = acts(self.family), acts(self.family, "remember")
         give_memory(self.family, self.simulator)
         self._schedule = Schedule(self.family, num_worlds)
-        self.switches = self.family.switch_at is not None
         self._terms = RewardTerms(self.family, self.simulator)
         self._clock = 0  # steps taken, of all worlds at once
         self._began = np.zeros(num_worlds, np.int64)

@@ -130,8 +130,6 @@ class VecWorlds(ABC):
     """(B, P) float32, what only critics may see now; None where P is 0"""
     next_privileged: Tensor | None = None
     """(B, P) the same of the true successors of the last step"""
-    switches: bool = False
-    """Whether tasks change within an episode, and `task_vector` with them"""
     env_steps: int = 0
     """Environment steps taken so far, summed over worlds"""
     reward_terms: Mapping[str, Tensor] = MappingProxyType({})
@@ -194,6 +192,11 @@ class VecWorlds(ABC):
         """Raise UserError for tasks of another family, or that the robot cannot have."""
         self.family.distribution.check(tasks)
         self.family.check_tasks(tasks)
+
+    @property
+    def switches(self) -> bool:
+        """Whether tasks begin within episodes, so that `task_vector` changes from step to step."""
+        return self.family.switch_at is not None
 
     def task_vector(self) -> Tensor:
         """Return (B, task_size) float32, the task of each world as a network should see it."""
