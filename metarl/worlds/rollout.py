@@ -154,8 +154,7 @@ def _empty(steps: int, worlds: int, spec: Spec, tasks: int, device: torch.device
     )  # fmt: skip
 
 
-_TOGETHER = 16
-"""Steps that are written into a rollout together."""
+_TOGETHER = 16  # steps that are written into a rollout together
 
 
 def _write(out: Rollout, end: int, recent: list[tuple[Step, Transition]]) -> None:
@@ -252,14 +251,14 @@ def collect(
     device = (policy := _checked(worlds, policy, state, steps, key, on_step)).device
     out = _empty(steps, worlds.num_worlds, worlds.spec, len(worlds.tasks), device)
     noise = _noise(worlds, steps, key).to(device) if explore else [None] * steps
-    here, recorded, recent, own, terms = device == worlds.device, [], [], [], []
-    task = None
+    here, task, recorded, recent, own, terms = device == worlds.device, None, [], [], [], []
     with threads.sampling():
         for t in range(steps):
             step, seen = worlds.current, worlds.privileged
             step = step if here else Step(*(part.to(device) for part in step))
-            if privileged and (task is None or worlds.switches):
-                task = worlds.task_vector()
+            task = (
+                worlds.task_vector() if privileged and (task is None or worlds.switches) else task
+            )
             state = _told(policy, state, task, seen)
             action, state, more = policy.act_and_record(
                 step, state, explore=explore, noise=noise[t]
