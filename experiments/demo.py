@@ -10,8 +10,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from half_cheetah_vel import SETTINGS
-
 from metarl.base.errors import UserError
 from metarl.cli import guarded
 from metarl.commands.render import render
@@ -19,15 +17,16 @@ from metarl.learning.evaluation import Report, evaluate
 from metarl.report.charts import plot_adaptation
 from metarl.report.text import first_column
 from metarl.run import load_run, train_or_resume, worlds_for, worlds_per_task
+from metarl.runs.presets import presets
 from metarl.runs.progress import bar
 from metarl.tasks.distribution import TaskDistribution
 
 FAMILY, ALGORITHM, SHIPPED = "half-cheetah-vel", "maml-trpo", "half-cheetah-vel-pearl"
 TASKS = 20
 RUN = Path("runs/demo")
+TRAIN, LEARNER = presets()[f"{FAMILY}/{ALGORITHM}"].configs()
 TRAIN = replace(
-    SETTINGS[ALGORITHM].train, iterations=16, evaluate_every=16, evaluate_tasks=5, print_every=4,
-    out=str(RUN),
+    TRAIN, iterations=16, evaluate_every=16, evaluate_tasks=5, print_every=4, out=str(RUN)
 )  # fmt: skip
 
 
@@ -46,7 +45,7 @@ def demo(argv: list[str]) -> int:
         flush=True,
     )
     shutil.rmtree(RUN, ignore_errors=True)
-    train_or_resume(FAMILY, ALGORITHM, TRAIN, SETTINGS[ALGORITHM].learner)
+    train_or_resume(FAMILY, ALGORITHM, TRAIN, LEARNER)
     reports = [adapted(str(RUN), rounds=2), adapted(SHIPPED, rounds=3)]
     for line in table(reports):
         print(line)

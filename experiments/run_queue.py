@@ -29,54 +29,22 @@ from typing import Any, NamedTuple
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from metarl import TaskDistribution, evaluate
-from metarl.algorithms import (
-    Finetune,
-    FinetuneConfig,
-    MamlTrpoConfig,
-    PearlConfig,
-    PpoConfig,
-    Rl2Config,
-    RmaConfig,
-    VaribadConfig,
-)  # fmt: skip
+from metarl.algorithms import Finetune
 from metarl.base.files import write_json
 from metarl.base.threads import set_threads
 from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
-from metarl.commands.experiment import Measure, Settings, measure
+from metarl.commands.experiment import Measure, measure
 from metarl.run import load_run, train_or_resume
 from metarl.runs.config import TrainConfig
+from metarl.runs.presets import presets_of
 from metarl.runs.progress import say
 from metarl.worlds.factory import make_worlds
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results" / "ladder"
-TRIALS = TrainConfig(
-    tasks_per_iteration=25, rollouts_per_task=1, evaluate_every=25, evaluate_tasks=40,
-    print_every=50,
-)  # fmt: skip
-"""What the learners share that need no more than one world a task."""
-LINES = {
-    "ppo": Settings(replace(TRIALS, evaluate_every=50), PpoConfig()),
-    "oracle": Settings(replace(TRIALS, evaluate_every=50), PpoConfig(), "ppo"),
-    "finetune": Settings(replace(TRIALS, rollouts_per_task=20), FinetuneConfig()),
-    "rl2": Settings(TRIALS, Rl2Config(shards=2)),
-    "varibad": Settings(TRIALS, VaribadConfig()),
-    "maml-trpo": Settings(
-        replace(TRIALS, tasks_per_iteration=10, rollouts_per_task=20, evaluate_tasks=20),
-        MamlTrpoConfig(
-            max_kl=0.02, gae_lambda=0.97, action_scale=0.2, fisher_fraction=0.5, cg_damping=0.01
-        ),
-    ),
-    "pearl": Settings(
-        replace(TRIALS, tasks_per_iteration=10, evaluate_tasks=30, evaluate_every=10),
-        PearlConfig(
-            hidden=(200, 200, 200), lr=5e-4, meta_batch=10, batch_size=128, gradient_steps=1000,
-            initial_episodes=2, posterior_episodes=2, replay_capacity=8000,
-        ),
-    ),
-    "rma": Settings(TRIALS, RmaConfig()),
-}  # fmt: skip
+LINES = presets_of("ladder")
+"""Of every family; an item's number of env steps is `MILLIONS`."""
 MILLIONS = {
     "half-cheetah-vel": 3, "half-cheetah-dynamics": 3, "half-cheetah-dir": 3,
     "half-cheetah-terrain": 3, "walker2d-params": 3, "hopper-params": 3, "ant-dir": 4,
@@ -148,32 +116,31 @@ def main(argv: list[str]) -> int:
 
 def work(item: Item, threads: int) -> dict[str, Any]:
     """Train and test one item, or go on with it. Returns the result."""
-    settings = LINES[item.line]
+    train, learner = LINES[item.line].configs()
     steps = int(1e6 * MILLIONS[item.family] * SHORT.get(item.line, 1.0))
     train = replace(
-        settings.train, env_steps=steps, seed=item.seed, threads=threads, device="cpu",
+        train, env_steps=steps, seed=item.seed, threads=threads, device="cpu",
         out=str(item.run),
     )  # fmt: skip
     if item.line == "finetune":
         blind = work(Item(item.family, "ppo", item.seed), threads)
-        result = {**fine_tuned(item, train), **{k: blind[k] for k in ("curve", "config")}}
+        result = {**fine_tuned(item, train, learner), **{k: blind[k] for k in ("curve", "config")}}
     else:
         family = item.family + ("+told" if item.line == "oracle" else "")
-        algorithm = settings.algorithm or item.line
-        run = train_or_resume(family, algorithm, train, settings.learner, say=say)
+        run = train_or_resume(family, LINES[item.line].algorithm, train, learner, say=say)
         episodes = 0 if item.line in ("ppo", "oracle") else 3
         result = measure(run, Measure(test_episodes=episodes, test_rollouts=4), train)
     command = f"python experiments/run_queue.py --only {item.result.stem}"
     return result | {"line": item.line, "settings": item.line, "command": command}
 
 
-def fine_tuned(item: Item, train: TrainConfig) -> dict[str, Any]:
+def fine_tuned(item: Item, train: TrainConfig, config: Any) -> dict[str, Any]:
     """Fine-tune the blind policy of a run in each held-out task.
 
     `Finetune` trains as `Ppo` does, and has its weights.
     """
     _, family, blind = load_run(str(item.run), "cpu", train.threads)
-    learner = Finetune(blind.spec, LINES["finetune"].learner, seed=item.seed)
+    learner = Finetune(blind.spec, config, seed=item.seed)
     learner.load_state_dict(blind.state_dict())
     distribution = TaskDistribution(family)
     reports = {}

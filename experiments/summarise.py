@@ -1,13 +1,14 @@
 """Make the results tables from experiments/results/: ``summarise.py [--write]``.
 
-``--write`` puts the table between the README's marks, and writes docs/results.md, the plots of
-experiments/results/, and the model cards of experiments/agents/ with their plots.
+``--write`` writes docs/results.md, the plots of experiments/results/, the model cards of
+experiments/agents/ with their plots, and what the presets say of their measurements.
 """
 
 import argparse
 import json
 import sys
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from metarl.learning.evaluation import Report
 from metarl.report.charts import plot_comparison, plot_results
 from metarl.report.model_card import model_card
 from metarl.report.text import first_column, number
+from metarl.run import MAY_CHANGE
+from metarl.runs.presets import MEASURED, Preset, presets
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -43,7 +46,7 @@ Results = dict[tuple[str, str], list[dict[str, Any]]]
 
 
 def main(argv: list[str]) -> int:
-    """Print the table, or write README.md, docs/results.md and the plots."""
+    """Print the table, or write docs/results.md, the plots and the model cards."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--write", action="store_true", help="write them instead of printing")
     args = parser.parse_args(argv)
@@ -52,14 +55,13 @@ def main(argv: list[str]) -> int:
     if not args.write:
         print(table)
         return 0
-    readme = ROOT / "README.md"
-    readme.write_text(put(readme.read_text(), table))
     for family, by_algorithm in families(results).items():
         for algorithm, seeds in by_algorithm.items():
             plot_results(seeds, HERE / "results" / f"{family}-{algorithm}.png")
         if len(by_algorithm) > 1:
             plot_comparison(by_algorithm, HERE / "results" / f"{family}.png")
     (ROOT / "docs" / "results.md").write_text(page(results))
+    MEASURED.write_text(a_line_each(measured(results)))
     for agent in agents():
         (agent / "README.md").write_text(card(agent))
         plot_results([json.loads((agent / "result.json").read_text())], agent / "curve.png")
@@ -97,11 +99,39 @@ def families(results: Results) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return dict(found)
 
 
-def put(text: str, table: str) -> str:
-    """Return a text with the table between its marks."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+def measured(results: Results) -> dict[str, Any]:
+    """Return for each preset the means over its runs, in the rounds that all of them had."""
+    found = {}
+    for (family, name), seeds in sorted(results.items()):
+        if (preset := presets().get(f"{family}/{name}")) is None:
+            continue
+        means = [seed["mean"][: min(len(seed["mean"]) for seed in seeds)] for seed in seeds]
+        found[f"{family}/{name}"] = {
+            "results": f"experiments/results/{family}-{name}-seed*.json",
+            "seeds": [seed["config"]["train"]["seed"] for seed in seeds],
+            "env_steps": round(np.mean([seed["curve"][-1]["env_steps"] for seed in seeds])),
+            "tasks": "training" if Report.from_json(seeds[0]).train_is_heldout else "held-out",
+            "stand_still": round(np.mean([seed["stand_still"] for seed in seeds]), 2),
+            "episodes": seeds[0]["experience"][: len(means[0])],
+            "return": np.mean(np.array(means, float), axis=0).round(2).tolist(),
+            "unlike": {k: v for seed in seeds for k, v in otherwise(seed, preset)},
+        }
+    return found
+
+
+def otherwise(result: dict[str, Any], preset: Preset) -> list[tuple[str, Any]]:
+    """Return the settings of a run that are not those of its preset, and what they were."""
+    train, learner = preset.configs()
+    now = json.loads(json.dumps(asdict(train) | asdict(learner)))
+    config = result["config"]
+    had = config["train"] | getattr(learner, "absent", {}) | config["learner"]
+    free = {"seed", *MAY_CHANGE} - {"iterations", "env_steps"}
+    return [(k, v) for k, v in had.items() if k not in free and v != now.get(k)]
+
+
+def a_line_each(table: dict[str, Any]) -> str:
+    """Return a JSON object of which each member has a line of its own."""
+    return "{\n" + ",\n".join(f'"{k}": {json.dumps(v)}' for k, v in table.items()) + "\n}\n"
 
 
 def rows(results: Results) -> list[str]:

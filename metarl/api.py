@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.base.errors import UserError, did_you_mean, refuse_unknown
+from metarl.base.errors import UserError, refuse_unknown
 from metarl.base.threads import using
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning import evaluation
 from metarl.learning.agents import find_run
-from metarl.learning.registry import find_learner
 from metarl.run import load_run, resolve_device, start_run, worlds_for, worlds_per_task
-from metarl.runs.config import TrainConfig
+from metarl.runs.presets import plain, say_tuned, start_from, with_settings
 from metarl.worlds.policy import as_policy
 from metarl.worlds.vector import VecWorlds
 
@@ -48,7 +47,14 @@ class Run:
         return evaluation.Report.load(found[-1])
 
 
-def train(family: str, algorithm: str, **settings: Any) -> Run:
+def train(
+    family: str,
+    algorithm: str,
+    *,
+    preset: str | None = None,
+    config: Path | str | None = None,
+    **settings: Any,
+) -> Run:
     """Meta-train, as ``metarl train FAMILY ALGORITHM`` does.
 
         run = metarl.train("half-cheetah-vel", "rl2", env_steps=1e6, seed=1)
@@ -56,32 +62,20 @@ def train(family: str, algorithm: str, **settings: Any) -> Run:
     Args:
         family: a registered name, a product, or ``file.py:Class``.
         algorithm: a registered name, or ``file.py:Class``.
-        settings: fields of `TrainConfig` and of the algorithm's Config; whole floats are taken
-            for integers.
+        preset: tuned settings to start from; None takes those of the family and the algorithm, if
+            there are some, and "none" the plain defaults.
+        config: a file of settings, which come after those of the preset.
+        settings: fields of `TrainConfig` and of the algorithm's Config, which come last; whole
+            floats are taken for integers.
 
     Raises:
-        UserError: a setting does not exist or cannot be.
+        UserError: a setting, preset or file does not exist or cannot be.
     """
-    learner_config = find_learner(algorithm).Config
-    parts: list[dict[str, Any]] = []
-    known = [{field.name: field for field in fields(cls)} for cls in (TrainConfig, learner_config)]
-    for names in known:
-        chosen = {name: settings[name] for name in names if name in settings}
-        parts.append({name: _whole(value) for name, value in chosen.items()})
-    for name in settings:
-        if not any(name in names for names in known):
-            every = [*known[0], *known[1]]
-            raise UserError(f"{algorithm} has no setting '{name}'{did_you_mean(name, every)}")
-    if isinstance(settings.get("out"), Path):
-        parts[0]["out"] = str(settings["out"])
-    config, learner_settings = TrainConfig(**parts[0]), learner_config(**parts[1])
-    return Run(start_run(family, algorithm, config, learner_settings))
-
-
-def _whole(value: Any) -> Any:
-    """A whole float of a thousand and more, such as 1e6, as the integer that it means."""
-    whole = isinstance(value, float) and value.is_integer() and abs(value) >= 1000
-    return int(value) if whole else value
+    start = start_from(plain(algorithm), family, algorithm, preset, config)
+    train_config, learner_config = with_settings(start, settings, algorithm)
+    if train_config.progress:
+        say_tuned(family, algorithm, preset, 'preset="none"')
+    return Run(start_run(family, algorithm, train_config, learner_config))
 
 
 def evaluate(

@@ -26,6 +26,7 @@ from metarl.base.plugins import plugin_error
 COMMANDS = {
     "families": ("commands.families", "list the task families, or show one in full"),
     "algorithms": ("commands.evaluate", "list the algorithms and their settings"),
+    "presets": ("commands.experiment", "list the tuned settings, and what was measured with them"),
     "train": ("commands.train", "meta-train an algorithm on a family, or go on with a run"),
     "evaluate": ("commands.evaluate", "draw a run's adaptation curve on tasks it has not seen"),
     "probe": ("commands.probe", "show whether a run adapts, and to what"),

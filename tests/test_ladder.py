@@ -24,7 +24,9 @@ def ladder(monkeypatch):
 
 
 def test_the_page_is_made_from_the_files(ladder):
-    assert ladder.PAGE.read_text() == ladder.page(ladder.load(ladder.RESULTS))
+    results, text = ladder.load(ladder.RESULTS), ladder.README.read_text()
+    assert ladder.PAGE.read_text() == ladder.page(results)
+    assert ladder.readme(text, results) == text
 
 
 def test_the_picture_is_made_from_the_files(ladder):
@@ -118,12 +120,11 @@ def test_the_queue_works_and_goes_on(ladder, tmp_path, monkeypatch, capsys):
 
     import run_queue
 
+    tiny = {"tasks_per_iteration": 2, "evaluate_tasks": 2, "hidden": [8], "epochs": 1}
     small = {
-        name: replace(
-            line, train=replace(line.train, tasks_per_iteration=2, evaluate_tasks=2),
-            learner=replace(line.learner, hidden=(8,), epochs=1),
-        ) for name, line in run_queue.LINES.items() if name in ("ppo", "oracle", "finetune")
-    }  # fmt: skip
+        name: replace(run_queue.LINES[name], settings=run_queue.LINES[name].settings | tiny)
+        for name in ("ppo", "oracle", "finetune")
+    }
     monkeypatch.setattr(PointGoal, "horizon", 4)
     monkeypatch.setattr(run_queue, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(run_queue, "ROOT", tmp_path)

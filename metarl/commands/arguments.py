@@ -15,7 +15,7 @@ import tyro
 
 from metarl.base.errors import UserError, did_you_mean
 from metarl.commands.flags import Flag, flags_of, help_page
-from metarl.runs.config import MAX_EPISODES
+from metarl.runs.config import MAX_EPISODES, MAX_WORLDS
 
 T = TypeVar("T")
 
@@ -104,11 +104,14 @@ def field_names(cls: object) -> list[str]:
     return [item.name for item in fields(cls)] if is_dataclass(cls) else []  # type: ignore[arg-type]
 
 
+_MOST = {"episodes": MAX_EPISODES, "tasks": MAX_WORLDS}
+
+
 def check_counts(args: object, **least: int) -> None:
     """Raise UserError for a field that is set, but is no count of at least `least`."""
     for name, low in least.items():
         value = getattr(args, name)
-        high = MAX_EPISODES if name == "episodes" else 2**31 - 1
+        high = _MOST.get(name.removeprefix("test_"), 2**31 - 1)
         if value is not None and not low <= value <= high:
             raise UserError(
                 f"{name} must be a whole number of at least {low} and at most {high}, not {value}"

@@ -15,7 +15,6 @@ from metarl.base.errors import UserError
 from metarl.base.plugins import first_line
 from metarl.base.text import counted, shown
 from metarl.commands.arguments import Said, check_counts, parse
-from metarl.runs.config import MAX_WORLDS
 from metarl.runs.progress import bar, say, under_way
 
 if TYPE_CHECKING:  # torch is imported when there is something to compute, not for --help
@@ -85,10 +84,7 @@ class Evaluate(OnRun):
     def __post_init__(self) -> None:
         """Check the numbers. Raises UserError."""
         super().__post_init__()
-        if not 1 <= self.tasks <= MAX_WORLDS:
-            raise UserError(
-                f"tasks must be a whole number from 1 to {MAX_WORLDS}, not {self.tasks}"
-            )
+        check_counts(self, tasks=1)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,13 @@
-"""Tuned experiments: train, evaluate on held-out and out-of-range tasks, write one result file.
+"""The presets, and experiments with them: train, test on held-out and ood tasks, write the result.
 
-A script in ``experiments/`` names a family and the tuned settings of each algorithm on it:
-
-    main("half-cheetah-vel", {"maml-trpo": Settings(TrainConfig(...), MamlTrpoConfig(...))})
-
-and is then a command: ``python experiments/half_cheetah_vel.py maml-trpo --seed 1 [overrides]``.
-An interrupted run goes on where it stopped when the same command is given again.
+A script in ``experiments/`` names a family, and is then a command:
+``python experiments/half_cheetah_vel.py maml-trpo --seed 1 [overrides]`` takes that preset. An
+interrupted run goes on where it stopped when the same command is given again.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -22,32 +20,59 @@ import tyro
 
 from metarl.base.errors import UserError, did_you_mean
 from metarl.base.files import file_errors, read_json, write_json
+from metarl.base.text import si
 from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
-from metarl.commands.arguments import parse
+from metarl.commands.arguments import check_counts, parse, take_option
 from metarl.learning.evaluation import evaluate
 from metarl.run import load_run, train_or_resume, worlds_for
-from metarl.runs.config import (
-    MAX_EPISODES,
-    MAX_WORLDS,
-    TrainConfig,
-    default_out,
-    with_target,
-)
+from metarl.runs.config import TrainConfig, default_out, with_target
+from metarl.runs.presets import MEASURED, Preset, presets_of
+from metarl.runs.presets import presets as all_presets
 from metarl.runs.progress import say
 from metarl.tasks.distribution import TaskDistribution
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The tuned settings of one algorithm on one family."""
+class Presets:
+    """List the tuned settings that come with metarl, and what was measured with them."""
 
-    train: TrainConfig
-    """How long and on how much to train."""
-    learner: Any
-    """An instance of the algorithm's Config."""
-    algorithm: str | None = None
-    """What to train, if that is not what these settings go by: an algorithm may have several."""
+    word: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[WORD]")] = ""
+    """A part of the names, FAMILY/ALGORITHM, of those to list."""
+    json: bool = False
+    """Print JSON."""
+
+
+def presets(argv: Sequence[str]) -> int:
+    """List the presets."""
+    args = parse(Presets, argv, prog="metarl presets")
+    known, measured = all_presets(), read_json(MEASURED)
+    found = [asdict(known[name]) | {"measured": measured.get(name)} for name in known]
+    found = [row for row in found if args.word in row["name"]]
+    if not found:
+        raise UserError(f"no preset is called '{args.word}'{did_you_mean(args.word, known)}")
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    for row in found:
+        settings = ", ".join(f"{name}={value}" for name, value in row["settings"].items())
+        reached = _reached(row["name"], row["measured"])
+        for line in (f"{row['name']}   {reached}", f"  {settings}", ""):
+            say(line)
+    return 0
+
+
+def _reached(name: str, result: dict[str, Any] | None) -> str:
+    """What runs with a preset reached."""
+    if result is None:
+        return "see docs/ladder.md" if name.startswith("ladder/") else "not measured"
+    first, *_, last = result["return"]
+    return (
+        f"return on {result['tasks']} tasks {first} → {last} after {result['episodes'][-1]} "
+        f"episodes (standing still {result['stand_still']}); {si(result['env_steps'])} env steps, "
+        f"seeds {' '.join(map(str, result['seeds']))}"
+        + "".join(f", {name}={value}" for name, value in result["unlike"].items())
+    )
 
 
 @dataclass(frozen=True)
@@ -55,7 +80,7 @@ class Measure:
     """How the trained learner is tested, and where the results go."""
 
     results: str = "experiments/results"
-    """Folder for FAMILY-SETTINGS-seedS.json and FAMILY-SETTINGS.png."""
+    """Folder for FAMILY-PRESET-seedS.json and FAMILY-PRESET.png."""
     test_tasks: int = 30
     """Tasks of each split in the final test."""
     test_episodes: int = 3
@@ -67,30 +92,27 @@ class Measure:
 
     def __post_init__(self) -> None:
         """Check every field. Raises UserError."""
-        least = {"test_tasks": 1, "test_episodes": 0, "test_rollouts": 1, "test_seed": 0}
-        for name, low in least.items():
-            if getattr(self, name) is not None and getattr(self, name) < low:
-                raise UserError(f"{name} must be at least {low}, not {getattr(self, name)}")
-        for name, high in (("test_tasks", MAX_WORLDS), ("test_episodes", MAX_EPISODES)):
-            if getattr(self, name) > high:
-                raise UserError(f"{name} must be at most {high}, not {getattr(self, name)}")
+        check_counts(self, test_tasks=1, test_episodes=0, test_rollouts=1, test_seed=0)
         if not self.results.strip():
             raise UserError("results must be the name of a folder")
 
 
-def main(family: str, settings: Mapping[str, Settings], argv: Sequence[str] | None = None) -> int:
+def main(
+    family: str, found: Mapping[str, Preset] | None = None, argv: Sequence[str] | None = None
+) -> int:
     """Run one experiment from the command line, and return its exit code.
 
     Args:
         family: a registered name or ``file.py:Class``.
-        settings: algorithm, or another name for settings of it -> the tuned settings.
+        found: name -> its preset; None takes those of the family that come with metarl.
         argv: the arguments; None takes them from `sys.argv`.
     """
+    known = presets_of(family) if found is None else found
     words = sys.argv[1:] if argv is None else list(argv)
-    return guarded(lambda words: _main(family, settings, words), words)
+    return guarded(lambda words: _main(family, known, words), words)
 
 
-def _main(family: str, settings: Mapping[str, Settings], argv: list[str]) -> int:
+def _main(family: str, settings: Mapping[str, Preset], argv: list[str]) -> int:
     prog = f"python experiments/{Path(sys.argv[0]).name}"
     name = next((word for word in argv if not word.startswith("-")), None)
     if name not in settings and not {"-h", "--help"} & set(argv):
@@ -102,10 +124,9 @@ def _main(family: str, settings: Mapping[str, Settings], argv: list[str]) -> int
         )
     tuned = settings.get(name or "", next(iter(settings.values())))
     got = _parse(argv, tuned, prog)
-    out = got.train.out or default_out(_short(family), got.algorithm, got.train.seed)
+    out = got.train.out or default_out(family.rpartition(":")[2], got.algorithm, got.train.seed)
     train = replace(got.train, out=out)
-    algorithm = tuned.algorithm or got.algorithm
-    run = train_or_resume(family, algorithm, train, got.learner, say=say)
+    run = train_or_resume(family, tuned.algorithm, train, got.learner, say=say)
     result = measure(run, got.measure, train)
     result["settings"] = got.algorithm
     result["command"] = shlex.join([*prog.split(), *_without_paths(argv)])
@@ -114,15 +135,15 @@ def _main(family: str, settings: Mapping[str, Settings], argv: list[str]) -> int
     return 0
 
 
-def _parse(argv: list[str], tuned: Settings, prog: str) -> Any:
-    learner = type(tuned.learner)
+def _parse(argv: list[str], tuned: Preset, prog: str) -> Any:
+    train, learner = tuned.configs()
     which = tyro.conf.arg(metavar="ALGORITHM", help="Whose tuned settings to take.")
     flat = tyro.conf.arg(name="")
     members = [
         ("algorithm", Annotated[str, tyro.conf.Positional, which]),
         ("measure", Annotated[Measure, flat], field(default_factory=Measure)),
-        ("train", Annotated[TrainConfig, flat], field(default=with_target(tuned.train, argv))),
-        ("learner", Annotated[learner, flat], field(default=tuned.learner)),
+        ("train", Annotated[TrainConfig, flat], field(default=with_target(train, argv))),
+        ("learner", Annotated[type(learner), flat], field(default=learner)),
     ]
     cls = make_dataclass("Experiment", members, frozen=True)
     cls.__doc__ = "Train with the tuned settings, test, and write the result file and its plot."
@@ -162,7 +183,7 @@ def measure(run: Path, how: Measure, train: TrainConfig) -> dict[str, Any]:
 
 
 def write_result(result: dict[str, Any], folder: Path) -> Path:
-    """Write FAMILY-SETTINGS-seedS.json, and draw FAMILY-SETTINGS.png over all seeds there.
+    """Write FAMILY-PRESET-seedS.json, and draw FAMILY-PRESET.png over all seeds there.
 
     Returns:
         The path of the JSON file.
@@ -179,20 +200,8 @@ def write_result(result: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-def _short(family: str) -> str:
-    """The name of a family without the file that it comes from."""
-    return family.rpartition(":")[2]
-
-
 def _without_paths(argv: Sequence[str]) -> list[str]:
     """Leave --out and --results out: where files went is no part of how to repeat a result."""
-    kept, skip = [], False
-    for word in argv:
-        name = word.partition("=")[0]
-        if skip:
-            skip = False
-        elif name in ("--out", "--results"):
-            skip = "=" not in word
-        else:
-            kept.append(word.replace(os.path.expanduser("~"), "~"))
-    return kept
+    for name in ("--out", "--results"):
+        _, argv = take_option(argv, name)
+    return [word.replace(os.path.expanduser("~"), "~") for word in argv]

@@ -180,8 +180,10 @@ def _command(run: RunSummary) -> str:
     """
     from metarl.learning.registry import find_learner
     from metarl.runs.config import TrainConfig
+    from metarl.runs.presets import PLAIN, choose
 
     words = ["metarl train", run.family, run.algorithm]
+    words += [f"--preset {PLAIN}"] if choose(run.family, run.algorithm) else []
     defaults = asdict(TrainConfig()) | asdict(find_learner(run.algorithm).Config())
     unshown = ("out", "progress", "print_every", "device", "threads", "keep_checkpoints")
     for name, value in (run.train | run.learner).items():

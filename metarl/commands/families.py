@@ -20,6 +20,7 @@ from metarl.adapters.registration import ANY, env_id
 from metarl.base.errors import UserError, did_you_mean, shortened
 from metarl.base.plugins import first_line
 from metarl.commands.arguments import parse
+from metarl.runs.presets import presets_of
 from metarl.tasks.composition import GENERIC_VARIATIONS, REPLACEABLE, compose, variations
 from metarl.tasks.distribution import Choices, Interval, Param, TaskDistribution
 from metarl.tasks.family import TaskFamily
@@ -100,6 +101,7 @@ def describe_family(name: str) -> dict[str, Any]:
         "dt": family.dt,
         "frame_skip": family.frame_skip,
         "splits": ["train", "heldout", *(["ood"] if distribution.has_ood else [])],
+        "presets": list(presets_of(name)),
         "gymnasium_id": env_id(name) if registered else ANY,
         "params": [_param(param) for param in family.params],
         "variations": {key: value for key, value in varied.items() if value},
@@ -230,6 +232,7 @@ def _page(row: dict[str, Any]) -> list[Table | Text]:
         ("action", _action(row)),
         ("horizon", f"{row['horizon']} steps of {row['dt']:g} s = {seconds:g} s"),
         ("splits", ", ".join(row["splits"])),
+        ("presets", ", ".join(row["presets"]) or "none"),
         ("gymnasium", _gymnasium(row)),
     )
     table = Table.grid(padding=(0, 2))

@@ -33,6 +33,7 @@ from metarl.base.text import counted, decimals, shown
 from metarl.base.threads import available_cores
 from metarl.commands.arguments import take_option, whole_number
 from metarl.runs.config import default_out
+from metarl.runs.presets import say_tuned
 from metarl.runs.progress import bar, say
 
 MOST = 1000
@@ -127,7 +128,8 @@ def sweep(argv: Sequence[str], read: Callable[[Sequence[str]], Any]) -> int:
     swept, argv = take_sweep(argv)
     jobs, argv = take_option(argv, "--jobs")
     runs, out = planned(swept, argv, read)
-    threads = runs[0].parsed.train.threads or 1
+    first = runs[0].parsed
+    threads = first.train.threads or 1
     at_once = max(
         1, whole_number(jobs) if jobs else available_cores() // threads // local_world_size()
     )
@@ -140,6 +142,7 @@ def sweep(argv: Sequence[str], read: Callable[[Sequence[str]], Any]) -> int:
         f"{whose}{counted(len(runs), 'run')} in {out}, {at_once} at once "
         f"on {counted(threads, 'thread')} each" + (f"; {done} finished before" if done else "")
     )
+    say_tuned(first.family, first.algorithm, first.preset)
     failed = train_all(mine, at_once, threads)
     if rank:
         return 2 if failed else 0

@@ -15,9 +15,25 @@ from metarl.base.plugins import KINDS, absolute, plugin_file
 from metarl.commands.arguments import field_names, parse, take_option
 from metarl.learning.registry import find_learner, list_learners
 from metarl.runs.config import TrainConfig, with_target
+from metarl.runs.presets import PLAIN, say_tuned, start_from
 from metarl.runs.progress import say
 
 PROG = "metarl train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What a run starts from, if not from the preset of its family and algorithm."""
+
+    resume: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Go on with the run in this folder: its newest checkpoint, its settings. If it names files of
+    code and comes from elsewhere: --family, --algorithm or --trust-code, as for evaluate."""
+    preset: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Tuned settings to start from (`metarl presets`); default: FAMILY/ALGORITHM, if that is one.
+    none: the plain defaults."""
+    config: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """A file of settings, JSON (as a run's config.json) or TOML, which overrule those of the
+    preset; flags overrule both."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +51,21 @@ def train(argv: list[str]) -> int:
     if not wants_help and any(word.startswith(("--seeds", "--sweep")) for word in argv):
         from metarl.commands.sweep import sweep
 
-        return sweep(argv, lambda words: parse_train(words, guess_algorithm(words)))
+        return sweep(argv, read_train)
     run, rest = take_option(argv, "--resume")
     if run is not None and not wants_help:
         return _resume(run, rest)
     algorithm = guess_algorithm(rest)
     if wants_help:
-        parse_train(["--help"], algorithm)
-    if sum(not token.startswith("-") for token in rest[:2]) < 2 and algorithm is None:
+        parse_train([*rest, "--help"], algorithm, family=rest[0] if _named(rest) else None)
+    if algorithm is None:
         raise UserError(
             f"say which FAMILY and which ALGORITHM, as in `{PROG} half-cheetah-vel maml-trpo`; "
             f"`metarl families` and `metarl algorithms` list them"
         )
-    got = parse_train(rest, algorithm)
-    if got.algorithm != algorithm:
-        got = parse_train(rest, got.algorithm)
+    got = read_train(rest)
+    if got.train.progress:
+        say_tuned(got.family, got.algorithm, got.preset)
     from metarl.run import start_run, train_or_resume
 
     begin = train_or_resume if restarted() else start_run  # by torchrun, after a rank was lost
@@ -93,7 +109,7 @@ def _take_said(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     rest = [token for token in argv if token != "--trust-code"]
     for kind in KINDS:
         said[kind], rest = take_option(rest, f"--{kind}")
-    if sum(not token.startswith("-") for token in rest[:2]) == 2:
+    if _named(rest):
         for kind, word in zip(KINDS, rest[:2], strict=True):
             said[kind] = said[kind] or (word if plugin_file(word) else None)
     return said, rest
@@ -105,17 +121,32 @@ def guess_algorithm(argv: Sequence[str]) -> str | None:
     Which flags there are depends on it: the second word, if the arguments begin with two words,
     else the first one that is a registered name.
     """
-    words = [token for token in argv[:2] if not token.startswith("-")]
-    if len(words) == 2:
-        return words[1]
+    if _named(argv):
+        return argv[1]
     known = list_learners()
     return next((token for token in argv if token in known), None)
+
+
+def _named(argv: Sequence[str]) -> bool:
+    """Whether the arguments begin with two words, FAMILY and ALGORITHM."""
+    return sum(not token.startswith("-") for token in argv[:2]) == 2
+
+
+def read_train(argv: Sequence[str]) -> Any:
+    """Parse the arguments of a run to begin, with the defaults of its family and algorithm."""
+    if _named(argv):
+        family, algorithm = argv[:2]
+    else:
+        got = parse_train(argv, guess_algorithm(argv))
+        family, algorithm = got.family, got.algorithm
+    return parse_train(argv, algorithm, family=family)
 
 
 def parse_train(
     argv: Sequence[str],
     algorithm: str | None,
     saved: tuple[str, TrainConfig, Any] | None = None,
+    family: str | None = None,
 ) -> Any:
     """Parse the arguments of `metarl train`.
 
@@ -123,29 +154,27 @@ def parse_train(
         argv: what follows ``train``, without ``--resume``.
         algorithm: whose settings there are; None leaves them out.
         saved: the family, train and learner settings of a run to go on with: the defaults.
+        family: whose preset gives the defaults else, if it is known yet.
 
     Returns:
-        An object with family, algorithm, train (TrainConfig) and learner (Config).
+        An object with family, algorithm, preset, config, train (TrainConfig) and learner (Config).
     """
     config = find_learner(algorithm).Config if algorithm else _NoConfig
-    family_default, train_default, learner_default = saved or (None, TrainConfig(), config())
-    clash = set(field_names(TrainConfig)) & set(field_names(config))
-    if clash:
+    names = {*field_names(TrainConfig), *field_names(_Start)}
+    if clash := names & set(field_names(config)):
         raise UserError(f"algorithm '{algorithm}': its setting '{clash.pop()}' is train's own name")
+    family, train_default, learner_default = saved or (family, TrainConfig(), config())
+    if algorithm and family:
+        preset, file = (take_option(argv, f"--{name}")[0] for name in ("preset", "config"))
+        train_default, learner_default = start_from(
+            (train_default, learner_default), family, algorithm,
+            PLAIN if saved and preset is None else preset, file,
+        )  # fmt: skip
     family_doc = "A registered name (`metarl families`), or file.py:Class."
     algorithm_doc = "Likewise (`metarl algorithms`)."
-    resume_doc = (
-        "Go on with the run in this folder: its newest checkpoint, its settings. If it names files "
-        "of code and comes from elsewhere: --family, --algorithm or --trust-code, as for evaluate."
-    )
     members = [
-        ("family", _word("FAMILY", family_doc), *_default(family_default)),
+        ("family", _word("FAMILY", family_doc), *_default(family if saved else None)),
         ("algorithm", _word("ALGORITHM", algorithm_doc), *_default(algorithm if saved else None)),
-        (
-            "resume",
-            Annotated[str | None, tyro.conf.arg(metavar="DIR", help=resume_doc)],
-            field(default=None),
-        ),
         (
             "train",
             Annotated[TrainConfig, tyro.conf.arg(name="")],
@@ -153,7 +182,7 @@ def parse_train(
         ),
         ("learner", Annotated[config, tyro.conf.arg(name="")], field(default=learner_default)),
     ]
-    cls = make_dataclass("Train", members, frozen=True)
+    cls = make_dataclass("Train", members, bases=(_Start,), frozen=True)
     cls.__doc__ = (
         "Meta-train an algorithm on a task family. With --resume DIR instead of FAMILY ALGORITHM, "
         "go on with the run in DIR, to the same bits as if it had not stopped. With --seeds 1 2 3 "

@@ -20,6 +20,7 @@ from metarl.base.errors import UserError
 from metarl.base.files import file_errors, write_bytes
 from metarl.base.text import counted, si
 from metarl.learning.evaluation import Report
+from metarl.report.adapting import score_tables
 from metarl.report.charts import (
     RUN_COLOURS,
     SPLITS,
@@ -77,7 +78,7 @@ def render(runs: Sequence[RunSummary], *, live: bool = False, running: bool = Fa
     """
     if not runs:
         raise UserError("a report needs at least one run")
-    if len({run.family for run in runs}) > 1:
+    if len({run.family.replace("+told", "") for run in runs}) > 1:
         names = ", ".join(f"{run.label} ({run.family})" for run in runs)
         raise UserError(f"runs of different families cannot be compared: {names}")
     if len(runs) > len(RUN_COLOURS):
@@ -96,7 +97,7 @@ def render(runs: Sequence[RunSummary], *, live: bool = False, running: bool = Fa
         runs=runs, one=one, live=live, running=running,
         title=f"{runs[0].family}: {', '.join(dict.fromkeys(run.algorithm for run in runs))}",
         cost=_cost(runs[0]), notes=_notes(runs, live), cards=_cards(runs[0]) if one else [],
-        comparisons=compare(runs), curves=_curves(runs),
+        comparisons=compare(runs), scored=score_tables(runs), curves=_curves(runs),
         words=adaptation_words(runs[0]) if one else [], task_charts=task_charts(runs, found),
         most=MOST_CHARTS, parameters=parameters, ranked=ranked, videos=_videos(runs, live),
         tables=_settings(runs),
@@ -168,6 +169,10 @@ def _curves(runs: Sequence[RunSummary]) -> list[Panel]:
     if one and runs[0].terms:
         note = "Means over the transitions of an iteration, each times its weight."
         panels.append(panel("Terms of the reward", partial(draw_terms, terms=runs[0].terms), note))
+    for name, points in (list(runs[0].curriculum.items()) if one else [])[:MOST_CHARTS]:
+        draw = partial(draw_terms, terms={name: points}, ylabel=name)
+        note = "Of each iteration; of a parameter, the mean over the training tasks drawn."
+        panels.append(panel(f"Curriculum: {name}", draw, note))
     for split, title in (
         ("heldout", "Adaptation to held-out tasks"),
         ("ood", "Adaptation outside the box (ood)"),

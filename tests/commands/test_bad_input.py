@@ -13,11 +13,11 @@ from helpers.process import run_forked
 
 from metarl.algorithms.maml_trpo import MamlTrpoConfig
 from metarl.cli import main
-from metarl.commands.experiment import Settings
 from metarl.commands.experiment import main as experiment
 from metarl.learning import checkpoint as checkpoints
 from metarl.run import start_run
 from metarl.runs.config import TrainConfig
+from metarl.runs.presets import Preset
 
 TRAIN = TrainConfig(
     tasks_per_iteration=2, rollouts_per_task=2, iterations=1, evaluate_tasks=2, threads=1,
@@ -287,8 +287,8 @@ def test_a_plugin_that_cannot_be_used(text, name, tmp_path, capsys):
      (["maml-trpo", "--inner-lr", "nan"], "inner_lr")],
 )  # fmt: skip
 def test_experiments(argv, name, capsys, tmp_path):
-    settings = {"maml-trpo": Settings(TRAIN, LEARNER)}
-    refused(capsys, argv, name, command=lambda words: experiment("point-goal", settings, words))
+    found = {"maml-trpo": Preset("point-goal/maml-trpo", "maml-trpo", {"iterations": 1})}
+    refused(capsys, argv, name, command=lambda words: experiment("point-goal", found, words))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,28 +6,25 @@ import json
 import os
 import runpy
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers.process import run_forked
 
-from metarl.algorithms.maml_trpo import MamlTrpoConfig
-from metarl.commands.experiment import Settings
 from metarl.commands.experiment import main as experiment
-from metarl.runs.config import TrainConfig
+from metarl.runs.presets import Preset
+from metarl.tasks.registry import find_family
 
-TRAIN = TrainConfig(
+SMALL = dict(
     tasks_per_iteration=2, rollouts_per_task=2, iterations=2, evaluate_tasks=2, threads=1,
-    device="cpu", progress=False,
+    device="cpu", progress=False, hidden=[4], cg_iterations=2,
 )  # fmt: skip
-LEARNER = MamlTrpoConfig(hidden=(4,), cg_iterations=2)
-SETTINGS = {"maml-trpo": Settings(TRAIN, LEARNER)}
+FOUND = {"maml-trpo": Preset("point-goal/maml-trpo", "maml-trpo", SMALL)}
 
 
 def run_experiment(folder: Path, *argv: str) -> int:
     quick = ["--test-tasks", "2", "--test-episodes", "1", "--results", str(folder / "results")]
-    return experiment("point-goal", SETTINGS, ["maml-trpo", *quick, *argv])
+    return experiment("point-goal", FOUND, ["maml-trpo", *quick, *argv])
 
 
 def test_an_experiment_writes_its_result_and_plot(tmp_path, monkeypatch, capsys):
@@ -50,17 +47,6 @@ def test_an_experiment_writes_its_result_and_plot(tmp_path, monkeypatch, capsys)
     assert os.uname().nodename not in json.dumps([got["hardware"], got["command"]])
 
 
-def test_iterations_overrule_tuned_env_steps(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["point_goal.py"])
-    tuned = {"maml-trpo": Settings(replace(TRAIN, env_steps=640), LEARNER)}
-    argv = ["maml-trpo", "--test-tasks", "2", "--test-episodes", "0", "--results", "results"]
-    for flag, trained in (("iterations=1", [0, 1]), ("env-steps=320", [0, 2])):
-        assert experiment("point-goal", tuned, [*argv, f"--{flag}", "--out", flag]) == 0
-        curve = json.loads((tmp_path / flag / "curve.json").read_text())
-        assert [entry["iteration"] for entry in curve] == trained
-
-
 def test_an_experiment_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_experiment(tmp_path, "--iterations", "1") == 0
@@ -74,23 +60,17 @@ def test_an_experiment_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     assert "inner_lr cannot change" in capsys.readouterr().err
 
 
-def test_an_algorithm_may_have_several_settings(tmp_path, monkeypatch):
+def test_an_algorithm_may_have_several_presets_and_a_family_no_ood(tmp_path, plugin, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = {"maml-trpo-wide": Settings(TRAIN, LEARNER, algorithm="maml-trpo")}
+    found = {"maml-trpo-wide": Preset("it/maml-trpo-wide", "maml-trpo", SMALL)}
     argv = ["maml-trpo-wide", "--results", "results", "--test-tasks", "2"]
-    assert experiment("point-goal", settings, argv) == 0
-    assert (tmp_path / "runs" / "point-goal-maml-trpo-wide-seed0").is_dir()
-    path = tmp_path / "results" / "point-goal-maml-trpo-wide-seed0.json"
+    assert experiment(plugin, found, argv) == 0
+    (run,), (path,) = (tmp_path / "runs").iterdir(), (tmp_path / "results").glob("*.json")
+    assert run.name == f"{plugin.rpartition(':')[2]}-maml-trpo-wide-seed0"
+    assert path.stem == f"{find_family(plugin).name}-maml-trpo-wide-seed0"
     got = json.loads(path.read_text())
     assert (got["algorithm"], got["settings"]) == ("maml-trpo", "maml-trpo-wide")
-
-
-def test_a_family_without_ood_has_none(tmp_path, plugin, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    argv = ["maml-trpo", "--results", "results", "--test-tasks", "2"]
-    assert experiment(plugin, SETTINGS, argv) == 0
-    (path,) = (tmp_path / "results").glob("*.json")
-    assert json.loads(path.read_text())["ood"] is None
+    assert got["ood"] is None
 
 
 @pytest.mark.parametrize(
