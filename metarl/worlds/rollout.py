@@ -256,12 +256,10 @@ def collect(
         for t in range(steps):
             step, seen = worlds.current, worlds.privileged
             step = step if here else Step(*(part.to(device) for part in step))
-            task = (
-                worlds.task_vector() if privileged and (task is None or worlds.switches) else task
-            )
-            state = _told(policy, state, task, seen)
+            if privileged and (worlds.switches or task is None):
+                task = worlds.task_vector()
             action, state, more = policy.act_and_record(
-                step, state, explore=explore, noise=noise[t]
+                step, _told(policy, state, task, seen), explore=explore, noise=noise[t]
             )
             got = worlds.step(action if here else action.to(worlds.device))
             out.action[t] = action  # a policy may reuse its memory
