@@ -10,6 +10,15 @@ import torch
 
 from metarl import Interval, Param, TaskFamily, TaskWorlds, UserError, find_family
 from metarl.base.keys import Key
+from metarl.check.plain_loop import check_plain_loop
+from metarl.check.suite import (
+    check_alone,
+    check_divergence,
+    check_parameters,
+    check_repeats,
+    check_successor,
+    check_threads,
+)
 from metarl.check.trajectory import hurried
 from metarl.tasks.composition import compose
 from metarl.tasks.family import replace_attributes
@@ -178,6 +187,19 @@ def test_a_command_is_one_of_the_terms_of_a_reward() -> None:
     got = worlds.step(torch.zeros(2, 1))
     assert list(worlds.reward_terms) == ["upright", "command_tracking"]
     torch.testing.assert_close(got.reward, sum(worlds.reward_terms.values()))
+
+
+ALL = ["command", "dynamics", "history", "noise", "push", "switch", "told"]
+
+
+@pytest.mark.parametrize(
+    "check",
+    [check_repeats, check_alone, check_plain_loop, check_parameters, check_successor,
+     check_divergence, check_threads],
+    ids=lambda check: check.__name__,
+)  # fmt: skip
+def test_all_of_it_together_passes_the_suite(check) -> None:
+    check(compose(Ball, ALL)())
 
 
 OWN = f"{Path(__file__).parents[2]}/docs/examples/own_robot.py:OwnRobot"
