@@ -48,60 +48,67 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(tmp_path, commands, capsy
     The process of the trial sees that the search is gone, and leaves its folder to the next one.
     """
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert main(search(whole, 3)) == 0
+    assert main(search(whole, 2)) == 0
     said = capsys.readouterr().out
     rows = table(whole)
     best = max(rows, key=lambda row: float(row["return"]))
     settings = " ".join(f"--{name}={best[name]}" for name in ("lr", "epochs", "gae-lambda"))
     assert f"best: metarl train {' '.join(TOY)} {settings}" in said
-    assert "3 complete, 0 pruned, 0 fail" in said
+    assert "2 complete, 0 pruned, 0 fail" in said
 
-    process = forked(lambda: main(search(killed, 3)), stdout=None, stderr=None)
+    process = forked(lambda: main(search(killed, 2)), stdout=None, stderr=None)
     while not (killed / "trial-0001" / "checkpoints" / "step_00000000").is_dir():
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert main(search(killed, 3)) == 0
+    assert main(search(killed, 2)) == 0
     assert "half-done" in capsys.readouterr().out
     assert table(killed) == rows
-    assert main(search(killed, 2)) == 0  # nothing is left to do
-    assert "3 made before" in capsys.readouterr().out
-    assert len(commands) == 3 + 2  # the first trial of the second search ran in the killed process
+    assert len(commands) == 2 + 1  # those of the killed search were started in its process
 
-    assert main([*search(killed, 3), "--gamma", "0.5"]) == 2
+    assert main([*search(killed, 2), "--gamma", "0.5"]) == 2
     assert "holds another search, with gamma 0.99 and not 0.5" in capsys.readouterr().err
-    other = [word.replace("1e-4:", "1e-3:") for word in search(killed, 3)]
+    other = [word.replace("1e-4:", "1e-3:") for word in search(killed, 2)]
     assert main(other) == 2
     assert "holds another search, with space lr=0.0001:0.01:log" in capsys.readouterr().err
 
 
-def test_a_trial_that_fails_or_diverges_is_never_the_best(tmp_path, commands, monkeypatch, capsys):
-    """With one epoch the learner raises, with two the last held-out return is NaN."""
-    step, record, epochs = Ppo.meta_step, Position.record, []
+def test_only_a_trial_that_ended_well_is_the_best(tmp_path, commands, monkeypatch, capsys) -> None:
+    """With one epoch the learner raises, with two the last held-out return is NaN, with four the
+    pruner stops it, which leaves a checkpoint. None of them is run again."""
+    step, record, epochs = Ppo.meta_step, Position.record, [0]
 
     def fail(self, worlds, tasks, key):
-        epochs.append(self.config.epochs)  # of this process, which is one trial
-        if epochs[-1] == 1:
+        epochs[0] = self.config.epochs  # of this process, which is one trial
+        if epochs == [1]:
             raise UserError("no good")
         return step(self, worlds, tasks, key)
 
     def diverge(self, report):
         record(self, report)
-        if epochs[-1:] == [2]:
+        if epochs == [2]:
             self.curve[-1] |= {"after": math.nan, "mean": [1e6, math.nan]}
 
     monkeypatch.setattr(Ppo, "meta_step", fail)
     monkeypatch.setattr(Position, "record", diverge)
-    words = ["tune", *TOY, "--space", "epochs=1,2,3", "--trials", "3", "--seed", "3"]
-    assert main([*words, "--out", str(tmp_path)]) == 0
+    monkeypatch.setattr(optuna.pruners.MedianPruner, "prune", lambda *_: epochs == [4])
+    words = ["tune", *TOY, "--space", "epochs=1,2,3,4", "--trials", "4", "--seed", "1"]
+    words += ["--jobs", "2", "--out", str(tmp_path)]
+    assert main(words) == 0
     found = {row["epochs"]: (row["state"], row["why"]) for row in table(tmp_path)}
     assert found == {
         "1": ("fail", "metarl: error: no good"),
         "2": ("fail", "its held-out return is not finite"), "3": ("complete", ""),
+        "4": ("pruned", "50 %"),
     }  # fmt: skip
-    assert "--epochs=3\n" in capsys.readouterr().out.partition("best: ")[2]
-    assert len(commands) == 3
+    said = capsys.readouterr().out
+    assert "  pruned at 50 %  --epochs=4" in said
+    assert "--epochs=3\n" in said.partition("best: ")[2]
+    (pruned,) = [row["trial"] for row in table(tmp_path) if row["state"] == "pruned"]
+    assert (tmp_path / f"trial-000{pruned}" / "checkpoints" / "step_00000001").is_dir()
+    assert main(words) == 0
+    assert len(commands) == 4
 
 
 def entry(iteration: int, *rounds: float | None) -> dict:
@@ -164,19 +171,6 @@ def test_a_trial_below_the_median_is_stopped(tmp_path, monkeypatch, returns, pru
     callback.on_evaluation(run, report)  # as a resumed run does, which reports nothing twice
     assert study.trials[-1].intermediate_values == {1: 0, 2: 0, 3: returns}
     assert (callback.pruned, bool(signals)) == (pruned, pruned)
-
-
-def test_a_pruned_run_stops_cleanly(tmp_path, commands, monkeypatch, capsys) -> None:
-    """It keeps a checkpoint, counts as a trial, and is not run again."""
-    monkeypatch.setattr(optuna.pruners.MedianPruner, "prune", lambda _, study, trial: trial.number)
-    words = search(tmp_path, 2)
-    assert main(words) == 0
-    first, second = table(tmp_path)
-    assert (first["state"], second["state"], second["why"]) == ("complete", "pruned", "50 %")
-    assert "trial-0001  pruned at 50 %" in capsys.readouterr().out
-    assert (tmp_path / "trial-0001" / "checkpoints" / "step_00000001").is_dir()
-    assert main(words) == 0
-    assert len(commands) == 2
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 FIXED = (
-    "seed", "iterations", "env-steps", "evaluate-every", "evaluate-tasks", "evaluate-episodes", "out",
-    "threads", "device", "progress", "preset", "config", "resume",
+    "seed", "iterations", "env-steps", "evaluate-every", "evaluate-tasks", "evaluate-episodes",
+    "out", "threads", "device", "progress", "preset", "config", "resume",
 )  # fmt: skip
 """Settings that trials have in common, since they would not be comparable otherwise."""
 FORM = "LOW:HIGH, LOW:HIGH:log, LOW:HIGH:int or A,B,C"
@@ -93,8 +93,9 @@ def read_space(
         if name in FIXED:
             raise UserError(f"--space: {name} is the same in all trials; give it as --{name}")
         space[name] = _one(name, words, whole=kinds.get(name) is int)
-        for word in space[name].ends():
-            read([f"--{name}={word}"])
+    ends = {name: values.ends() for name, values in space.items()}
+    for k in range(max(map(len, ends.values()))):
+        read([f"--{name}={words[min(k, len(words) - 1)]}" for name, words in ends.items()])
     return space
 
 
@@ -109,9 +110,9 @@ def _one(name: str, words: Sequence[str], *, whole: bool) -> Range | Choice:
 def _range(name: str, text: str, *, whole: bool) -> Range:
     low, high, *marks = text.split(":")
     try:
-        ends = [float(low), float(high)]
+        ends = float(low), float(high)
     except ValueError:
-        ends = [math.nan]
+        ends = math.nan, math.nan
     if (
         set(marks) - {"log", "int"}
         or len(set(marks)) < len(marks)

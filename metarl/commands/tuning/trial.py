@@ -1,4 +1,4 @@
-"""A trial of `metarl tune`, in its process: a training that reports its held-out curve to Optuna."""
+"""A trial of `metarl tune`, in its process: a training that reports its curve to Optuna."""
 
 from __future__ import annotations
 

@@ -46,9 +46,11 @@ TRIAL = "--run-trial"
 
 @dataclass(frozen=True)
 class Tune:
-    """Search settings of a run and of its algorithm by Optuna's TPE, a training a trial, with as
-    many side by side as there are cores. All settings of `metarl train` hold for every trial. The
-    same command goes on with a search that was stopped, and with a larger --trials makes more.
+    """Search settings of a run and of its algorithm, by Optuna.
+
+    Each trial is a training; as many go side by side as there are cores. All settings of `metarl
+    train` may be given, and hold for every trial. The same command goes on with a search that was
+    stopped, and with a larger --trials makes more.
     """
 
     family: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FAMILY")]
