@@ -71,7 +71,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         line = [
             "-m", "metarl", "train", "half-cheetah-vel", "rl2", "--preset", "none",
-            "--tasks-per-iteration", "8", "--rollouts-per-task", "1", "--iterations", iterations, "--task-shards", "2", "--out",
+            "--tasks-per-iteration", "8", "--rollouts-per-task", "1", "--iterations", iterations,
+            "--task-shards", "2", "--out",
         ]  # fmt: skip
         two, one = Path(folder) / "two", Path(folder) / "one"
         try:

@@ -42,6 +42,21 @@ READING = {
         "algorithms/maml_trpo", "modules/inner_loop", "modules/returns", "modules/trust_region",
         "networks/task_mlp", "worlds/rollout",
     ),
+    "promp": (
+        "algorithms/promp", "modules/inner_loop", "modules/trust_region", "modules/returns",
+        "networks/task_mlp", "worlds/rollout",
+    ),
+    "cavia": (
+        "algorithms/cavia", "modules/inner_loop", "modules/trust_region", "modules/returns",
+        "networks/task_mlp", "worlds/rollout",
+    ),
+    "reptile": (
+        "algorithms/reptile", "modules/inner_loop", "modules/returns", "networks/task_mlp",
+        "worlds/rollout",
+    ),
+    "es-maml": (
+        "algorithms/es_maml", "networks/normalise", "networks/task_mlp", "worlds/rollout",
+    ),
     "rl2": (
         "algorithms/rl2", "modules/ppo", "modules/trials", "networks/actor_critic",
         "networks/recurrent", "worlds/rollout",
@@ -49,6 +64,18 @@ READING = {
     "pearl": (
         "algorithms/pearl", "modules/context", "modules/sac", "modules/replay",
         "networks/relu_mlp", "worlds/rollout",
+    ),
+    "rma": (
+        "algorithms/rma", "networks/history", "modules/batched_ppo", "modules/ppo",
+        "worlds/policy", "worlds/privileged",
+    ),
+    "distil": (
+        "algorithms/distil", "modules/ppo", "networks/recurrent", "worlds/policy",
+        "worlds/rollout",
+    ),
+    "varibad": (
+        "algorithms/varibad", "networks/belief", "modules/trials", "modules/batched_ppo",
+        "networks/recurrent", "worlds/rollout",
     ),
 }  # fmt: skip
 """What there is to read to follow an algorithm, in this order."""

@@ -17,12 +17,13 @@ from envs.ant import OBSERVATION_SCALE as ANT_SCALE
 from envs.ant import _AntForward
 from envs.half_cheetah import OBSERVATION_SCALE as CHEETAH_SCALE
 from envs.half_cheetah import _HalfCheetah
-from envs.terrain import OnTerrain, Terrain
 from envs.walker2d import HEALTHY_PITCH, _Walker2d
 from envs.walker2d import HEALTHY_Z as WALKER_Z
 from envs.walker2d import OBSERVATION_SCALE as WALKER_SCALE
 from metarl import Variation
 from metarl.simulation.backend import Backend, State
+from metarl.tasks.variations.fields import Terrain
+from metarl.tasks.variations.terrain import OnTerrain
 
 SCAN_SCALE = 0.2
 """Typical height of the ground, in m: the unit of the scan's sensor bias."""
@@ -37,7 +38,7 @@ class CheetahGround(OnTerrain):
 
     def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 16): qpos[2:] (rad), qvel (m/s, rad/s); with the scan 11 heights (m)."""
-        return self.with_scan(sim, super().observe(sim, task)[:, 1:], sim.qpos[:, 1:2] + 0.7)
+        return self.with_scan(sim, super().observe(sim, task)[:, 1:])
 
 
 class HalfCheetahTerrain(CheetahGround, _HalfCheetah):
@@ -75,7 +76,7 @@ class AntGround(OnTerrain):
         whole = super().observe(sim, task)
         at = whole.shape[1] - 27  # of the height: a family may tell the position before it
         blind = torch.cat((whole[:, :at], whole[:, at + 1 :]), dim=1)
-        return self.with_scan(sim, blind, sim.qpos[:, 2:3])
+        return self.with_scan(sim, blind)
 
     def terminated(self, sim: Backend) -> Tensor:
         """Return (B,) bool: the torso is not 0.2 m to 1 m over the ground, if that is a failure.
@@ -84,7 +85,7 @@ class AntGround(OnTerrain):
         """
         if self.unfailing():
             return super().terminated(sim)
-        height = sim.qpos[:, 2] - self.ground(sim, sim.qpos[:, :1], sim.qpos[:, 1:2])[:, 0]
+        height = self.clearance(sim)
         return (height < ANT_Z[0]) | (height > ANT_Z[1] + self.terrain.height)
 
 
@@ -113,7 +114,7 @@ class WalkerGround(OnTerrain):
 
     def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 16): qpos[2:] (rad), qvel clipped to ±10; with the scan 11 heights (m)."""
-        return self.with_scan(sim, super().observe(sim, task)[:, 1:], sim.qpos[:, 1:2])
+        return self.with_scan(sim, super().observe(sim, task)[:, 1:])
 
     def terminated(self, sim: Backend) -> Tensor:
         """Return (B,) bool: the torso is not 0.8 m to 2 m over the ground, or |pitch| ≥ 1 rad.
@@ -121,7 +122,7 @@ class WalkerGround(OnTerrain):
         The lower end is lower by the height of the terrain: a foot may stand below the torso's
         ground, as the upper one has room for the converse.
         """
-        height = sim.qpos[:, 1] - self.ground(sim, sim.qpos[:, :1])[:, 0]
+        height = self.clearance(sim)
         low, high = WALKER_Z[0] - self.terrain.height, WALKER_Z[1] + self.terrain.height
         upright = (height > low) & (height < high) & (sim.qpos[:, 2].abs() < HEALTHY_PITCH)
         return ~upright

@@ -15,26 +15,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from envs.terrain import OnTerrain, Terrain
 from metarl import Interval, Param, assign, scale, shift
-from metarl.base.keys import BatchedRNG
 from metarl.simulation.backend import Backend, State
+from metarl.tasks.variations.fields import Terrain
+from metarl.tasks.variations.terrain import OnTerrain
 
-STANCE = (0.0, 0.9, -1.8) * 4
-"""Abduction, hip pitch and knee of each leg when standing, in rad."""
-STANCE_HEIGHT = 0.287
-"""Height of the trunk over the ground in that pose, in m: 2 · 0.213 · cos 0.9 + 0.022."""
+STANCE = {"root": (0, 0, 0.287), "*_abduction": 0.0, "*_hip_pitch": 0.9, "*_knee": -1.8}
+"""Where it stands, in m, 2 · 0.213 · cos 0.9 + 0.022 high, and its joints, in rad."""
 KP, KD = 60.0, 2.0
 """Gains of the joints' position control, in N·m/rad and N·m·s/rad, at motor strength 1."""
-TORQUE_LIMITS = (23.7, 23.7, 35.5) * 4
-"""The motors' limits, in N·m, at motor strength 1."""
 TRACKING_WIDTH = 0.25
 """σ of the tracking terms, in (m/s)² and (rad/s)²."""
 FALLEN_TILT = 0.5
 """Cosine of the trunk's inclination below which it has fallen: more than 60 degrees."""
 FALLEN_HEIGHT = 0.1
 """Height of the trunk's middle over the ground below which it has fallen, in m."""
-FEET = tuple(f"{end}_{side}_foot" for end in ("front", "rear") for side in ("left", "right"))
 
 COMMANDS = (
     Param("command_x", Interval(-0.5, 1.0), ood=(Interval(1.0, 1.5),), unit="m/s",
@@ -46,7 +41,7 @@ DYNAMICS = (
     Param("payload", Interval(0.0, 4.0), ood=(Interval(4.0, 6.0),),
           edit=shift("body_mass", "trunk"), unit="kg", doc="mass added to the trunk"),
     Param("friction", Interval(0.4, 1.2), ood=(Interval(0.2, 0.4),), nominal=0.8,
-          edit=assign("geom_friction", *FEET, index=0), doc="sliding friction of the feet"),
+          edit=assign("geom_friction", "*_foot", index=0), doc="sliding friction of the feet"),
     Param("strength", Interval(0.7, 1.1), ood=(Interval(0.5, 0.7),),
           edit=(scale("actuator_gainprm"), scale("actuator_biasprm"),
                 scale("actuator_forcerange")),
@@ -61,7 +56,13 @@ class QuadrupedTerrain(OnTerrain):
     model = Path(__file__).with_name("quadruped.xml")
     frame_skip = 5
     horizon = 250
+    home = STANCE
+    reset_noise = 0.05
+    reset_speed_noise = 0.0
     keep = ("ctrl",)
+    reward_weights = {  # noqa: RUF012
+        "turning": 0.5, "posture": -1.0, "effort": -5e-5, "action_rate": -0.01,
+    }  # fmt: skip
     top_speed = 3.5
     terrain = Terrain(height=0.2, length=0.6, reach=20.0, cell=0.1, bump_cell=0.15, flat=0.5)
     params = (*COMMANDS, *DYNAMICS, *terrain.params())
@@ -72,15 +73,8 @@ class QuadrupedTerrain(OnTerrain):
         """Compile the model, and read the motors' ranges."""
         super().__init__()
         low, high = torch.from_numpy(self.compiled.actuator_ctrlrange.copy()).unbind(1)
-        self._middle, self._half = (low + high) / 2, (high - low) / 2
-        self._stance = torch.tensor(STANCE, dtype=torch.float64)
-        self._limits = torch.tensor(TORQUE_LIMITS, dtype=torch.float64)
-
-    def initial_state(self, sim: Backend, ids: Tensor, rng: BatchedRNG) -> None:
-        """Stand at rest on the floor, every joint within 0.05 rad of the standing pose."""
-        sim.qpos[ids, 2] = STANCE_HEIGHT
-        sim.qpos[ids, 7:] = self._stance + rng.uniform(-0.05, 0.05, 12)
-        sim.ctrl[ids] = self._middle.expand(len(ids), -1)  # the last action of the observation
+        self._stance, self._half = torch.from_numpy(self.home_state.ctrl), (high - low) / 2
+        self._limits = torch.from_numpy(self.compiled.actuator_forcerange[:, 1].copy())
 
     def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 45), with the scan (B, 84).
@@ -90,42 +84,39 @@ class QuadrupedTerrain(OnTerrain):
         last action (12); then 39 heights of the ground relative to the trunk (m).
         """
         command = torch.stack((task["command_x"], task["command_y"], task["command_yaw"]), dim=1)
-        blind = torch.cat(
-            (
-                sim.qvel[:, 3:6], gravity(sim.qpos[:, 3:7]), command,
-                sim.qpos[:, 7:] - self._stance, 0.1 * sim.qvel[:, 6:],
-                (sim.ctrl - self._middle) / self._half,
-            ),
-            dim=1,
-        )  # fmt: skip
-        return self.with_scan(sim, blind, sim.qpos[:, 2:3])
+        joints, action = sim.qpos[:, 7:] - self._stance, (sim.ctrl - self._stance) / self._half
+        rates, down = self.root.angular_velocity(sim), self.root.gravity(sim)
+        blind = torch.cat((rates, down, command, joints, 0.1 * sim.qvel[:, 6:], action), dim=1)
+        return self.with_scan(sim, blind)
 
     def reward(
         self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Return (B,) what tracking earns minus what bad manners cost.
+    ) -> dict[str, Tensor]:
+        """Return what tracking earns and what bad manners cost, (B,) each, to be weighted.
 
         exp(−‖v_xy − c_xy‖²/σ) + 0.5 exp(−(ω_z − c_yaw)²/σ) − 0.5 v_z² − 0.02 ‖ω_xy‖² − 0.5 ‖g_xy‖²
         − 5e-5 ‖τ‖² − 0.01 ‖a − a'‖², in the trunk's frame: v its velocity (m/s), ω its rates
         (rad/s), g gravity's direction, τ the torques (N·m) at the end of the step, a' the action
-        before.
+        before. The three in the middle are one term, `posture`.
         """
-        velocity = into_body(sim.qpos[:, 3:7], sim.qvel[:, :3])
-        rates, down = sim.qvel[:, 3:6], gravity(sim.qpos[:, 3:7])
+        velocity = self.root.linear_velocity(sim)
+        rates, down = self.root.angular_velocity(sim), self.root.gravity(sim)
         command = torch.stack((task["command_x"], task["command_y"]), dim=1)
         linear = (velocity[:, :2] - command).square().sum(1)
         turning = (rates[:, 2] - task["command_yaw"]).square()
-        tracking = (-linear / TRACKING_WIDTH).exp() + 0.5 * (-turning / TRACKING_WIDTH).exp()
         posture = 0.5 * velocity[:, 2].square() + 0.02 * rates[:, :2].square().sum(1)
-        posture = posture + 0.5 * down[:, :2].square().sum(1)
         change = (sim.ctrl - before.kept["ctrl"]) / self._half
-        effort = 5e-5 * self.torques(sim, task["strength"]).square().sum(1)
-        return tracking - posture - effort - 0.01 * change.square().sum(1)
+        return {
+            "velocity": (-linear / TRACKING_WIDTH).exp(),
+            "turning": (-turning / TRACKING_WIDTH).exp(),
+            "posture": posture + 0.5 * down[:, :2].square().sum(1),
+            "effort": self.torques(sim, task["strength"]).square().sum(1),
+            "action_rate": change.square().sum(1),
+        }
 
     def terminated(self, sim: Backend) -> Tensor:
         """Return (B,) bool: it has fallen; tilted by more than 60 degrees, or on its belly."""
-        height = sim.qpos[:, 2] - self.ground(sim, sim.qpos[:, :1], sim.qpos[:, 1:2])[:, 0]
-        return (gravity(sim.qpos[:, 3:7])[:, 2] > -FALLEN_TILT) | (height < FALLEN_HEIGHT)
+        return (self.root.gravity(sim)[:, 2] > -FALLEN_TILT) | (self.clearance(sim) < FALLEN_HEIGHT)
 
     def torques(self, sim: Backend, strength: Tensor) -> Tensor:
         """Return (B, 12) the motors' torques in N·m, as the controller computes them."""
@@ -138,16 +129,3 @@ class QuadrupedTerrainScan(QuadrupedTerrain):
 
     name = "quadruped-terrain-scan"
     scan = True
-
-
-def into_body(quaternion: Tensor, vector: Tensor) -> Tensor:
-    """Return world vectors (B, 3) in the frames of bodies with orientations (B, 4)."""
-    w, u = quaternion[:, :1], quaternion[:, 1:]
-    twice = 2.0 * torch.linalg.cross(vector, u)
-    return vector + w * twice + torch.linalg.cross(twice, u)
-
-
-def gravity(quaternion: Tensor) -> Tensor:
-    """Return (B, 3) the direction of gravity in the frames of bodies with orientations (B, 4)."""
-    w, x, y, z = quaternion.unbind(1)
-    return torch.stack((2 * (w * y - x * z), -2 * (y * z + w * x), 2 * (x * x + y * y) - 1), dim=1)

@@ -1,8 +1,8 @@
 """The ladder's table and page from experiments/results/ladder/: ``ladder.py [--write]``.
 
 For each family: what a blind policy gets, what an oracle gets, where each learner stands between
-the two, and what it cost. ``--write`` writes docs/ladder.md and the picture of the performance
-profiles (`ladder_profiles.py`); `run_queue.py` makes the results.
+the two, and what it cost. ``--write`` writes docs/ladder.md, the picture of the performance
+profiles (`ladder_profiles.py`) and the table of README.md; `run_queue.py` makes the results.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from metarl.cli import guarded
 from metarl.learning.score import Score, adaptation_score, score_draws, task_scores
 from metarl.learning.statistics import iqm_over_families, widest
 
-PAGE = ROOT / "docs" / "ladder.md"
+PAGE, README = ROOT / "docs" / "ladder.md", ROOT / "README.md"
+BEGIN, END = "<!-- ladder -->", "<!-- /ladder -->"
 INTRO = """\
 # Does adapting pay?
 
@@ -185,6 +186,43 @@ def summary(results: Results) -> list[str]:
     return table if len(table) > 2 else ["No family has a score yet."]
 
 
+def best(results: Results) -> list[str]:
+    """Return the table of README.md: a row a family, with the learner that gets most from it.
+
+    Families whose blind policy, oracle and a learner are trained. The best learner is that of the
+    highest mean return after its last round.
+    """
+    table = [
+        "| family | blind | best learner | zero-shot | K-shot | oracle | score | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for family, lines in ((name, results.get(name, {})) for name in MILLIONS):
+        learners = [line for line in lines if line not in ("ppo", "oracle")]
+        if not ({"ppo", "oracle"} <= lines.keys() and learners):
+            continue
+        line = max(learners, key=lambda one: _mean(lines[one], last(lines[one])))
+        k = last(lines[line])
+        got = score(lines, line, k)
+        table.append(
+            f"| {family} | {_mean(lines['ppo'], 0):.0f} | **{line}** | {_mean(lines[line], 0):.0f} "
+            f"| {_mean(lines[line], k):.0f} (K = {lines[line][0]['experience'][k]}) "
+            f"| {_mean(lines['oracle'], 0):.0f} | {got.words if got else ''} "
+            f"| {len(lines[line])} |"
+        )
+    return table
+
+
+def _mean(found: list[dict[str, Any]], episode: int) -> float:
+    return float(np.mean([result["mean"][episode] for result in found]))
+
+
+def readme(text: str, results: Results) -> str:
+    """Return README.md with the table between its marks."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return "\n".join([before + BEGIN, *best(results), END + after])
+
+
 def page(results: Results) -> str:
     """Return docs/ladder.md."""
     parts = [INTRO, "## By family\n", *rows(results), "\n## Over families\n", f"{AFTER}\n"]
@@ -202,6 +240,7 @@ def main(argv: list[str]) -> int:
     text = page(results)
     if parser.parse_args(argv).write:
         PAGE.write_text(text, encoding="utf-8")
+        README.write_text(readme(README.read_text("utf-8"), results), encoding="utf-8")
         if found := scored(results):
             draw(profiles(found), PICTURE)
     else:

@@ -9,7 +9,7 @@ A *line* of the ladder is a learner, and the family that it learns on:
     ppo       PPO over the task distribution: blind to the task
     oracle    the same on FAMILY+told, which observes the task
     finetune  the policy of `ppo`, trained on in each held-out task
-    rl2, maml-trpo, pearl
+    rl2, varibad, maml-trpo, pearl, rma
 
 Each result is written to ``experiments/results/ladder/`` as soon as it is there; what is in that
 folder is not trained again. Ctrl-C or SIGTERM stops at the next iteration, and the same command
@@ -79,11 +79,11 @@ class Item(NamedTuple):
 
 def queue() -> list[Item]:
     """Return everything to do, in the order that adds most to the table."""
-    ladder, learners = ("ppo", "oracle", "rl2", "finetune"), ("maml-trpo", "pearl")
+    ladder, learners = ("ppo", "oracle", "rl2", "finetune"), ("varibad", "maml-trpo", "pearl")
     order = [Item(family, line, 1) for family in MILLIONS for line in ladder]
     for seed in (2, 3):
         order += [Item(family, line, seed) for family in FOUR for line in ladder]
-    order += [Item(family, line, 1) for line in learners for family in MILLIONS]
+    order += [Item(family, line, 1) for line in (*learners, "rma") for family in MILLIONS]
     return order
 
 

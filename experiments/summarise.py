@@ -1,8 +1,7 @@
 """Make the results tables from experiments/results/: ``summarise.py [--write]``.
 
-``--write`` puts the table between the README's marks, and writes docs/results.md with a plot of
-each family on which several algorithms were trained, the model cards of experiments/agents/, and
-what the presets say of their measurements.
+``--write`` writes docs/results.md, the plots of experiments/results/, the model cards of
+experiments/agents/ with their plots, and what the presets say of their measurements.
 """
 
 import argparse
@@ -18,9 +17,9 @@ import numpy as np
 from metarl.base.text import ALL_DIVERGED, counted
 from metarl.cli import guarded
 from metarl.learning.evaluation import Report
-from metarl.report.charts import plot_comparison
+from metarl.report.charts import plot_comparison, plot_results
 from metarl.report.model_card import model_card
-from metarl.report.text import number
+from metarl.report.text import first_column, number
 from metarl.run import MAY_CHANGE
 from metarl.runs.presets import MEASURED, Preset, presets
 
@@ -35,9 +34,10 @@ What was trained: algorithms on families, made from the files in `experiments/re
 at this length. Mean return over the tasks of a split and over seeds, with deterministic actions;
 [lowest, highest seed]. *train = held-out* marks families whose held-out tasks are the training
 tasks: their rows show adaptation, but no generalisation. *Before* is the same policy before it
-has seen the task, *standing still* the score of no action at all. How many episodes of a task a
-learner has seen by the time it has adapted differs between algorithms, so every return after
-adaptation says after how many. [The protocol](protocol.md) has the details.
+has seen the task, in rows of MAML-TRPO; RL² and PEARL adapt within their *first episode*, which is
+not blind. *Standing still* is the score of no action at all. How many episodes of a task a learner
+has seen by the time it has adapted differs between algorithms, so every return after adaptation
+says after how many. [The protocol](protocol.md) has the details.
 
 {BEGIN}
 """
@@ -46,7 +46,7 @@ Results = dict[tuple[str, str], list[dict[str, Any]]]
 
 
 def main(argv: list[str]) -> int:
-    """Print the table, or write README.md, docs/results.md and the plots."""
+    """Print the table, or write docs/results.md, the plots and the model cards."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--write", action="store_true", help="write them instead of printing")
     args = parser.parse_args(argv)
@@ -55,15 +55,16 @@ def main(argv: list[str]) -> int:
     if not args.write:
         print(table)
         return 0
-    readme = ROOT / "README.md"
-    readme.write_text(put(readme.read_text(), table))
     for family, by_algorithm in families(results).items():
+        for algorithm, seeds in by_algorithm.items():
+            plot_results(seeds, HERE / "results" / f"{family}-{algorithm}.png")
         if len(by_algorithm) > 1:
             plot_comparison(by_algorithm, HERE / "results" / f"{family}.png")
     (ROOT / "docs" / "results.md").write_text(page(results))
     MEASURED.write_text(a_line_each(measured(results)))
     for agent in agents():
         (agent / "README.md").write_text(card(agent))
+        plot_results([json.loads((agent / "result.json").read_text())], agent / "curve.png")
     return 0
 
 
@@ -96,13 +97,6 @@ def families(results: Results) -> dict[str, dict[str, list[dict[str, Any]]]]:
     for (family, algorithm), seeds in sorted(results.items()):
         found[family][algorithm] = seeds
     return dict(found)
-
-
-def put(text: str, table: str) -> str:
-    """Return a text with the table between its marks."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
 def measured(results: Results) -> dict[str, Any]:
@@ -142,8 +136,9 @@ def a_line_each(table: dict[str, Any]) -> str:
 
 def rows(results: Results) -> list[str]:
     """Return the lines of a Markdown table, a row for each family, algorithm and split."""
+    first = first_column(Report.from_json(one) for seeds in results.values() for one in seeds)
     lines = [
-        "| family | algorithm | split | tasks | standing still | before | adapted once "
+        f"| family | algorithm | split | tasks | standing still | {first} | adapted once "
         "| adapted longest | env steps | minutes | seeds |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]

@@ -17,12 +17,19 @@ if _TYPE_CHECKING:
     from metarl.learning.registry import find_learner
     from metarl.runs.config import TrainConfig
     from metarl.runs.runner import meta_train
+    from metarl.simulation.actions import increments, low_pass, position_targets, torques
     from metarl.simulation.edits import assign, scale, shift, when
+    from metarl.simulation.furnish import contact, pd
+    from metarl.simulation.ground import Ground, HeightScan
+    from metarl.simulation.root import Root
+    from metarl.simulation.sensing import Contacts, Places
     from metarl.tasks.composition import Variation, with_params
     from metarl.tasks.distribution import TaskDistribution, Tasks
+    from metarl.tasks.events import every
     from metarl.tasks.family import TaskFamily
     from metarl.tasks.params import Choices, Interval, Param
     from metarl.tasks.registry import find_family
+    from metarl.tasks.variations.dynamics import dynamics
     from metarl.worlds.factory import make_worlds
     from metarl.worlds.policy import Policy
     from metarl.worlds.rollout import Rollout, collect
@@ -35,11 +42,13 @@ _registration.register()
 _moved.install()
 
 __all__ = [
-    "Choices", "Interval", "Key", "Learner", "Param", "Policy", "Rollout", "Run", "Spec", "Step",
-    "TaskDistribution", "TaskFamily", "TaskWorlds", "Tasks", "TrainConfig", "UserError",
-    "Variation", "assign", "collect", "evaluate", "find_family", "find_learner", "load",
-    "load_adapted", "make_worlds", "meta_train", "save", "scale", "set_threads", "shift", "train",
-    "when", "with_params",
+    "Choices", "Contacts", "Ground", "HeightScan", "Interval", "Key", "Learner", "Param",
+    "Places", "Policy", "Rollout", "Root", "Run", "Spec", "Step", "TaskDistribution",
+    "TaskFamily", "TaskWorlds", "Tasks", "TrainConfig", "UserError", "Variation", "assign",
+    "collect", "contact", "dynamics", "evaluate", "every", "find_family", "find_learner",
+    "increments", "load", "load_adapted", "low_pass", "make_worlds", "meta_train", "pd",
+    "position_targets", "save", "scale", "set_threads", "shift", "torques", "train", "when",
+    "with_params",
 ]  # fmt: skip
 
 __getattr__ = _lazy.lazy(
@@ -49,8 +58,15 @@ __getattr__ = _lazy.lazy(
         "api": "Run evaluate load train",
         "learning.checkpoint": "save",
         "tasks.composition": "Variation with_params",
+        "simulation.actions": "increments low_pass position_targets torques",
         "simulation.edits": "assign scale shift when",
+        "simulation.furnish": "contact pd",
+        "simulation.ground": "Ground HeightScan",
+        "simulation.root": "Root",
+        "simulation.sensing": "Contacts Places",
+        "tasks.variations.dynamics": "dynamics",
         "base.errors": "UserError",
+        "tasks.events": "every",
         "tasks.family": "TaskFamily",
         "base.keys": "Key",
         "learning.learner": "Learner",

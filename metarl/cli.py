@@ -8,7 +8,9 @@ a running training needs to go on.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -88,6 +90,7 @@ def guarded(command: Callable[[list[str]], int], argv: list[str], *, unheard: bo
         stack.enter_context(contextlib.redirect_stderr(cast("TextIO", err)))
         stack.enter_context(warnings.catch_warnings())
         warnings.showwarning = say
+        logging.getLogger("matplotlib").addFilter(_of_no_folder)
         code = _code(command, argv)
         out.flush()
         if out.lost and not (code or unheard or isinstance(out.lost, BrokenPipeError)):
@@ -123,6 +126,11 @@ def _code(command: Callable[[list[str]], int], argv: list[str]) -> int:
         if not isinstance(error, SystemExit):
             return _confess(error)
         return error.code if isinstance(error.code, int) else 0  # --help
+
+
+def _of_no_folder(record: logging.LogRecord) -> bool:
+    """Whether matplotlib says something else than that it cannot write into the home folder."""
+    return not re.match("mkdir -p failed|Matplotlib created a temp", record.getMessage())
 
 
 def _refuse(line: str) -> int:

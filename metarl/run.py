@@ -287,8 +287,8 @@ def _worlds(family: TaskFamily, train: TrainConfig) -> VecWorlds:
 
 def check_spec(learner: Learner, worlds: VecWorlds) -> None:
     """Raise UserError if worlds have not the sizes that a loaded learner was made for."""
-    whole = getattr(learner.config, "privileged_critic", False)
-    if learner.spec.acting != worlds.spec.acting or (whole and learner.spec != worlds.spec):
+    other = learner.privileged and learner.spec != worlds.spec
+    if other or learner.spec.acting != worlds.spec.acting:
         raise UserError(
             f"family '{worlds.family.name}' has changed since training: it has "
             f"{worlds.spec}, the checkpoint {learner.spec}"

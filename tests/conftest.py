@@ -1,4 +1,12 @@
-"""Settings for every test: quiet threads and reproducible examples."""
+"""Settings for every test: quiet threads, reproducible examples, and what many tests share.
+
+How tests stay cheap. A process that imports torch costs two seconds: `helpers.process.forked` has
+all that this one imported, and `after_torch` nothing but torch. A chart costs a tenth of a second:
+a page that is only read needs none. Time goes with steps: a family's `horizon` can be patched, and
+a few short episodes show more than the first part of a long one. What every family or learner goes
+through is paid some forty times over. Each worker of pytest-xdist makes the fixtures of a module
+or a session for itself: what takes long and is used once belongs in one test.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +40,25 @@ def _torch_as_found():
     torch.set_grad_enabled(grad)
 
 
-@pytest.fixture(autouse=True)
-def _no_pages(request, monkeypatch):
+@pytest.fixture(scope="session", autouse=True)
+def _no_pages():
     """Leave the page and the figures out of training, unless a test is about them (`pages`).
 
     They take a second at each evaluation, and most of the time of a small run.
     """
-    if "pages" not in request.keywords:
-        monkeypatch.setattr("metarl.run._default_callbacks", _only_videos)
+    import metarl.run
+
+    original = metarl.run._default_callbacks
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metarl.run, "_default_callbacks", _only_videos)
+        yield original
+
+
+@pytest.fixture(autouse=True)
+def _pages(request, monkeypatch, _no_pages):
+    """Have a test about pages train as users do."""
+    if "pages" in request.keywords:
+        monkeypatch.setattr("metarl.run._default_callbacks", _no_pages)
 
 
 def _only_videos(train):
@@ -49,21 +68,34 @@ def _only_videos(train):
 
 
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory) -> Path:
-    """A run of two iterations on point-goal, evaluated at 0, 1 and 2; copy it to change it."""
+def small_run(tmp_path_factory) -> Path:
+    """A run of two iterations on point-goal, evaluated at 0, 1 and 2, for fixtures that copy it."""
     import torch
+    from helpers.runs import train_small
 
-    from metarl.algorithms.maml_trpo import MamlTrpoConfig
-    from metarl.run import start_run
-    from metarl.runs.config import TrainConfig
-
-    train = TrainConfig(
-        tasks_per_iteration=2, rollouts_per_task=2, iterations=2, evaluate_every=1,
-        evaluate_tasks=4, evaluate_episodes=1, threads=1, device="cpu", progress=False, seed=3,
-        out=str(tmp_path_factory.mktemp("trained") / "small"),
-    )  # fmt: skip
     torch.set_num_threads(1)
-    return start_run("point-goal", "maml-trpo", train, MamlTrpoConfig(hidden=(4,), cg_iterations=2))
+    return train_small(tmp_path_factory.mktemp("trained") / "small")
+
+
+@pytest.fixture
+def trained_run(small_run):
+    """The same run, which a test may read, and may not change: others read it, too."""
+    before = _files(small_run)
+    yield small_run
+    assert _files(small_run) == before, "copy the run to change it"
+
+
+def _files(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.fixture(scope="session")
+def after_torch():
+    """Run code in a process that has imported torch and nothing of ours; see helpers/process.py."""
+    from helpers.process import processes_after_torch
+
+    with processes_after_torch() as run:
+        yield run
 
 
 @pytest.fixture(scope="session")

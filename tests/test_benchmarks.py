@@ -160,3 +160,10 @@ def test_both_libraries_of_ppo_do_the_same_work(benchmark, monkeypatch) -> None:
 def test_too_little_to_time_is_one_line(benchmark, flags: list[str]) -> None:
     with pytest.raises(UserError, match="must be"):
         benchmark("ppo_against_sb3").main([*POINT, *flags])
+
+
+def test_chunks_of_tasks_make_the_same_meta_update(benchmark) -> None:
+    args = argparse.Namespace(samples=60, inner_steps=1)
+    whole, chunked = (benchmark("maml_memory").measure(6, chunk, args) for chunk in (0, 2))
+    assert whole["accepted"] == chunked["accepted"] == 1.0
+    assert whole["prior"] == chunked["prior"]

@@ -9,9 +9,12 @@ import tomllib
 from pathlib import Path
 from pkgutil import resolve_name
 
+import mujoco
 import pytest
+import torch
 
-from metarl import cli, find_family, find_learner
+from envs.point import PointGoal
+from metarl import TaskWorlds, cli, find_family, find_learner
 from metarl.learning.registry import list_learners
 from metarl.tasks.registry import list_families
 
@@ -44,7 +47,8 @@ def slug(heading: str) -> str:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name)
 def test_python_code_runs(page, tmp_path, monkeypatch):
-    """The blocks of a page run in order, as one script; of a training, one iteration."""
+    """The blocks of a page run in order, as one script; of a training, one short iteration."""
+    monkeypatch.setattr(PointGoal, "horizon", 5)
     monkeypatch.chdir(tmp_path)
     scope = {"__name__": "docs"}
     for line, code, copied in blocks(page, "python"):
@@ -157,7 +161,8 @@ def test_the_picture_and_the_reading_lists_are_those_of_the_code():
         paths = [ROOT / "metarl" / f"{file}.py" for file in files]
         assert name.replace("-", "_") in {path.stem for path in paths}
         assert len(paths) <= 6
-        assert sum(len(path.read_text("utf-8").splitlines()) for path in paths) <= 1500
+        most = 1500 if name in ("maml-trpo", "rl2", "pearl") else 1600
+        assert sum(len(path.read_text("utf-8").splitlines()) for path in paths) <= most
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "mkdocs.yml"], ids=name)
@@ -217,10 +222,13 @@ def test_every_direct_dependency_is_pinned():
     assert {re.split(r"[\[<>=!]", line)[0] for line in wanted} <= pinned
 
 
-def test_example_family_trains_with_the_example_learner(tmp_path, capsys):
-    """Both plug-in examples work from their files, through the command line."""
+@pytest.mark.parametrize(
+    "family", ["my_robot.py:MyRobot", "my_arm.py:MyArm", "my_arm.py:MyHand", "my_cart.py:MyCart"]
+)
+def test_example_family_trains_with_the_example_learner(family, tmp_path, capsys):
+    """The plug-in examples work from their files, through the command line."""
     examples = ROOT / "docs" / "examples"
-    words = f"train {examples}/my_robot.py:MyRobot {examples}/my_learner.py:ConstantAction"
+    words = f"train {examples}/{family} {examples}/my_learner.py:ConstantAction"
     flags = "--iterations 1 --tasks-per-iteration 2 --rollouts-per-task 2 --evaluate-tasks 2"
     code = cli.main([*words.split(), *flags.split(), "--out", str(tmp_path / "run")])
     assert code == 0, capsys.readouterr().err
@@ -235,6 +243,20 @@ def test_example_family_is_short():
     assert [bool(param.edits) for param in params] == [True, True, False]
 
 
+def test_example_of_a_bare_robot_is_short_and_stands():
+    """From bodies and joints to a command in at most 60 lines; it stands, and feels that."""
+    file = ROOT / "docs" / "examples" / "own_robot.py"
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 60
+    bare = mujoco.MjModel.from_xml_path(str(file.with_suffix(".xml")))
+    assert (bare.nu, bare.nkey, bare.nlight) == (0, 0, 0)
+    worlds = TaskWorlds(f"{file}:OwnRobot+dynamics+terrain", 2, 1)
+    for _ in range(100):
+        got = worlds.step(torch.zeros(2, 8))
+    assert not (got.terminated | got.diverged).any()
+    assert got.obs[:, 22:26].tolist() == [[1.0] * 4] * 2  # on its four feet
+    assert (worlds.family.root.position(worlds.simulator, 2) > 0.2).all()
+
+
 def test_example_environment_trains_and_is_evaluated(tmp_path, capsys):
     examples, run = ROOT / "docs" / "examples", str(tmp_path / "run")
     words = f"train {examples}/my_env.py:MyPendulum {examples}/my_learner.py:ConstantAction"
@@ -246,7 +268,7 @@ def test_example_environment_trains_and_is_evaluated(tmp_path, capsys):
 
 def test_example_learner_adapts():
     """On point-goal the example learner's held-out return rises by more than a third."""
-    from metarl import TaskDistribution, TaskWorlds, evaluate
+    from metarl import TaskDistribution, evaluate
 
     worlds = TaskWorlds("point-goal", 10 * 20, threads=1)
     cls = find_learner(f"{ROOT}/docs/examples/my_learner.py:ConstantAction")

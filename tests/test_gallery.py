@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,8 @@ def test_the_median_task_is_that_of_the_results() -> None:
 def test_the_task_that_is_drawn_is_that_of_the_caption(trained_run, tmp_path) -> None:
     """Its returns are to the bit those of the results for the task of median gain."""
     torch.set_num_threads(1)
-    agent = export_agent(trained_run, tmp_path / "point", threads=1)
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    agent = export_agent(run, tmp_path / "point", threads=1)
     tasks, at, median = gallery.shown(agent)
     recording = gallery.play(agent)
     results = gallery.results(agent, "heldout")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -92,7 +90,7 @@ def test_sizes_stay_readable():
     assert [folder for folder, found in modules.items() if len(found) > 12] == []
 
 
-def test_a_moved_module_is_found_by_its_old_name():
+def test_a_moved_module_is_found_by_its_old_name(after_torch):
     """It is the same module; the warning says the new name."""
     code = (
         "import warnings; warnings.simplefilter('error')\n"
@@ -103,8 +101,7 @@ def test_a_moved_module_is_found_by_its_old_name():
         "import metarl._moved as m, importlib\n"
         "for name in m._MOVED: importlib.import_module('metarl.' + name)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [
+    assert after_torch(code).splitlines() == [
         "metarl.evaluation is metarl.learning.evaluation now", "True",
     ]  # fmt: skip
 
@@ -116,7 +113,6 @@ def test_a_moved_module_is_found_by_its_old_name():
         ("metarl.runs.runner", ("metarl.report", "metarl.video", "matplotlib")),
     ],
 )
-def test_an_import_loads_no_more_than_it_needs(module, heavy):
+def test_an_import_loads_no_more_than_it_needs(module, heavy, after_torch):
     code = f"import sys, {module}; print(*[name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    assert after_torch(code).split() == []

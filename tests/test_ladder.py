@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from envs.point import PointGoal
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -22,7 +24,9 @@ def ladder(monkeypatch):
 
 
 def test_the_page_is_made_from_the_files(ladder):
-    assert ladder.PAGE.read_text() == ladder.page(ladder.load(ladder.RESULTS))
+    results, text = ladder.load(ladder.RESULTS), ladder.README.read_text()
+    assert ladder.PAGE.read_text() == ladder.page(results)
+    assert ladder.readme(text, results) == text
 
 
 def test_the_picture_is_made_from_the_files(ladder):
@@ -121,10 +125,11 @@ def test_the_queue_works_and_goes_on(ladder, tmp_path, monkeypatch, capsys):
         name: replace(run_queue.LINES[name], settings=run_queue.LINES[name].settings | tiny)
         for name in ("ppo", "oracle", "finetune")
     }
+    monkeypatch.setattr(PointGoal, "horizon", 4)
     monkeypatch.setattr(run_queue, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(run_queue, "ROOT", tmp_path)
     monkeypatch.setattr(run_queue, "LINES", small)
-    monkeypatch.setattr(run_queue, "MILLIONS", {"point-goal": 0.0008})
+    monkeypatch.setattr(run_queue, "MILLIONS", {"point-goal": 0.00016})
     items = [run_queue.Item("point-goal", line, 1) for line in small]
     monkeypatch.setattr(run_queue, "queue", lambda: items)
     monkeypatch.setattr(run_queue.os, "nice", lambda _: 0)

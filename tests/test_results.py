@@ -42,12 +42,13 @@ def result(seed: int, mean: list[float], experience: list[int], *, iteration: in
 
 def test_a_row_says_after_how_many_episodes():
     results = {
-        ("toy", "rl2"): [result(1, [-9, -5, -2], [0, 1, 2])],
+        ("toy", "rl2"): [result(1, [-9, -5, -2], [0, 1, 2]) | {"adapts_within": True}],
         ("toy", "maml-trpo"): [
             result(1, [-9, -4, -3], [0, 20, 40]), result(2, [-8, -4.4, -1], [0, 20, 40]),
         ],
     }  # fmt: skip
-    maml, rl2 = summarise().rows(results)[2:]
+    head, _, maml, rl2 = summarise().rows(results)
+    assert "| standing still | before / first episode | adapted once |" in head
     assert maml == (
         "| toy | maml-trpo | heldout | 2 | 0 | −8 [−9, −8] | −4 [−4, −4] after 20 episodes "
         "| −2 [−3, −1] after 40 episodes | 2.5 M | 1.5 | 2 |"
@@ -76,6 +77,12 @@ def test_a_row_counts_the_distinct_tasks_and_says_where_heldout_is_train():
     assert "Gain on 3 heldout tasks (1 to 2 worlds each)" in module.page(results)
 
 
+@pytest.mark.parametrize(("within", "first"), [(False, "before"), (True, "first episode")])
+def test_a_table_heads_the_first_round_by_what_its_learners_do_in_it(within, first):
+    one = result(1, [-9, -5], [0, 1]) | {"adapts_within": within}
+    assert f"| standing still | {first} |" in summarise().rows({("toy", "a"): [one]})[0]
+
+
 def test_a_curve_that_was_cut_off_says_so():
     results = {("toy", "a"): [result(1, [-9, -5], [0, 1], iteration=4)]}
     assert "| ≥ 2.5 M | ≥ 1.5 |" in summarise().rows(results)[-1]
@@ -101,8 +108,6 @@ def test_the_tables_are_of_the_files_as_they_are():
     module = summarise()
     results = module.load(ROOT / "experiments" / "results")
     assert results
-    readme = (ROOT / "README.md").read_text()
-    assert module.put(readme, "\n".join(module.rows(results))) == readme
     assert (ROOT / "docs" / "results.md").read_text() == module.page(results)
     assert MEASURED.read_text() == module.a_line_each(module.measured(results))
 

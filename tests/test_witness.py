@@ -1,11 +1,13 @@
 """Agents of stable-baselines3 as witnesses: trained, evaluated and written as ours are."""
 
+import functools
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import stable_baselines3
 import torch
 
 from metarl import UserError
@@ -23,10 +25,10 @@ def witness(monkeypatch):
 
 
 @pytest.mark.parametrize("agent", ["ppo", "sac"])
-def test_a_witness_has_a_report_of_its_own(witness, agent, tmp_path, capsys):
+def test_a_witness_has_a_report_of_its_own(witness, agent, tmp_path, capsys, monkeypatch):
+    small = functools.partial(stable_baselines3.PPO, n_steps=64)  # its own 2048 take seconds
+    monkeypatch.setattr(stable_baselines3, "PPO", small)
     argv = ["point-goal", agent, "--env-steps", "150", "--worlds", "2", "--tasks", "3"]
-    if agent == "ppo":  # it collects 2048 steps a world before its first update
-        argv[3] = "100"
     assert witness.main([*argv, "--results", str(tmp_path)]) == 0
     result = json.loads((tmp_path / f"point-goal-sb3-{agent}-seed1.json").read_text())
     report = Report.from_json(result)

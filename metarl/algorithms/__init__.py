@@ -5,21 +5,34 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from metarl.base.lazy import lazy as _lazy
 
 if _TYPE_CHECKING:
+    from metarl.algorithms.cavia import Cavia, CaviaConfig
+    from metarl.algorithms.distil import Distil, DistilConfig
+    from metarl.algorithms.es_maml import EsMaml, EsMamlConfig
     from metarl.algorithms.finetune import Finetune, FinetuneConfig
     from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
     from metarl.algorithms.pearl import Pearl, PearlConfig
     from metarl.algorithms.ppo import Ppo, PpoConfig
+    from metarl.algorithms.promp import ProMp, ProMpConfig
+    from metarl.algorithms.reptile import Reptile, ReptileConfig
     from metarl.algorithms.rl2 import Rl2, Rl2Config
+    from metarl.algorithms.rma import Rma, RmaConfig
+    from metarl.algorithms.varibad import Varibad, VaribadConfig
 
 __all__ = [
-    "Finetune", "FinetuneConfig", "MamlTrpo", "MamlTrpoConfig", "Pearl", "PearlConfig", "Ppo",
-    "PpoConfig", "Rl2", "Rl2Config",
+    "Cavia", "CaviaConfig", "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune",
+    "FinetuneConfig", "MamlTrpo", "MamlTrpoConfig", "Pearl", "PearlConfig", "Ppo", "PpoConfig",
+    "ProMp", "ProMpConfig", "Reptile", "ReptileConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig",
+    "Varibad", "VaribadConfig",
 ]  # fmt: skip
 
 __getattr__ = _lazy(
     __name__,
     {
-        "finetune": "Finetune FinetuneConfig", "maml_trpo": "MamlTrpo MamlTrpoConfig",
-        "pearl": "Pearl PearlConfig", "ppo": "Ppo PpoConfig", "rl2": "Rl2 Rl2Config",
+        "cavia": "Cavia CaviaConfig", "distil": "Distil DistilConfig",
+        "es_maml": "EsMaml EsMamlConfig", "finetune": "Finetune FinetuneConfig",
+        "maml_trpo": "MamlTrpo MamlTrpoConfig", "pearl": "Pearl PearlConfig",
+        "ppo": "Ppo PpoConfig", "promp": "ProMp ProMpConfig", "reptile": "Reptile ReptileConfig",
+        "rl2": "Rl2 Rl2Config", "rma": "Rma RmaConfig",
+        "varibad": "Varibad VaribadConfig",
     },
 )  # fmt: skip

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from metarl.base.keys import Key
 from metarl.learning.learner import Learner, load_tensors
-from metarl.modules.batched_ppo import Adam, BatchedPpo, PpoSettings
-from metarl.modules.ppo import next_lr
+from metarl.modules.batched_ppo import Adam, BatchedPpo, PpoSettings, training_returns
 from metarl.modules.settings import Count, Positive
 from metarl.tasks.distribution import Tasks
-from metarl.worlds.rollout import Rollout, collect, mean_of_finished
+from metarl.worlds.rollout import Rollout, collect
 from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
@@ -111,21 +110,13 @@ class Finetune(Learner):
 
     def update(self, shards: Sequence[Rollout], key: Key) -> dict[str, float]:
         """Make PPO's gradient steps on the transitions of all tasks together."""
-        metrics, lr = {}, float(self.lr)
-        if not self.config.scratch:
-            self.params, self.adam, metrics = self.ppo.improve(
-                self.params, self.adam, self.ppo.prepared(shards, self.params, self.ranks),
-                epochs=self.config.epochs, lr=lr, key=key, ranks=self.ranks,
-            )  # fmt: skip
-            lr = next_lr(lr, metrics["kl"], self.ppo.env_steps, self.config)
-            self.lr = torch.tensor(lr, dtype=torch.float64)
-        self.ppo.update_moments(shards, self.ranks)
-        returns = torch.cat([part.first_episode_return() for part in shards])
-        mean = float(mean_of_finished(self.ranks.rows(returns)))
-        diverged = float(self.ranks.sum([part.diverged.sum() for part in shards]))
-        return {
-            "return_before": mean, "return_after": mean, "diverged": diverged, **metrics, "lr": lr,
-        }  # fmt: skip
+        if self.config.scratch:
+            self.ppo.update_moments(shards, self.ranks)
+            return training_returns(shards, self.ranks) | {"lr": float(self.lr)}
+        self.params, self.adam, self.lr, metrics = self.ppo.learn(
+            self.params, self.adam, self.lr, shards, key, self.ranks
+        )
+        return metrics
 
     # --- saving --------------------------------------------------------------------------------
 

@@ -25,13 +25,19 @@ import torch
 from torch import Tensor
 from torch.autograd import grad
 
-from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.learning.learner import Learner, load_tensors
-from metarl.modules.inner_loop import Batch, InnerLoop, Phases, State
-from metarl.modules.settings import Count, Fraction, Layers, NonNegative, Positive, Settings
+from metarl.modules.inner_loop import (
+    Batch,
+    Chunk,
+    InnerLoop,
+    MetaGradientSettings,
+    Phases,
+    State,
+)
+from metarl.modules.settings import Count, Fraction, NonNegative, Positive
 from metarl.modules.trust_region import TrustRegionStep, trust_region_step
-from metarl.networks.task_mlp import Gaussian, GaussianMLP
+from metarl.networks.task_mlp import Gaussian
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.rollout import Rollout
 from metarl.worlds.vector import Spec, Step, VecWorlds
@@ -41,44 +47,19 @@ Linear = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class MamlTrpoConfig(Settings):
+class MamlTrpoConfig(MetaGradientSettings):
     """Settings of MAML-TRPO; the defaults follow the ProMP authors' sweep (ICLR 2019)."""
 
-    inner_steps: Count = 1
-    """Gradient steps that adapt the policy, each on fresh rollouts."""
-    inner_lr: Positive = 0.1
-    """Step size α of the adaptation."""
     learn_inner_lr: bool = False
     """Learn a step size for each parameter, which begins as inner_lr (Meta-SGD)."""
-    first_order: bool = False
-    """Drop the second derivative through the inner steps (FOMAML)."""
     max_kl: Positive = 0.01
     """Trust region δ: mean KL divergence of the adapted policies, in nats."""
-    gamma: Fraction = 0.99
-    """Discount."""
-    gae_lambda: Fraction = 1.0
-    """λ of the advantage estimation; 1 is Monte Carlo."""
-    hidden: Layers = (64, 64)
-    """Units of the hidden layers (tanh)."""
-    action_scale: Positive = 0.1
-    """Action that one unit of network output stands for."""
-    init_std: Positive = 1.0
-    """Initial exploration, in network output: times action_scale it is an action's std."""
-    min_std: Positive = 1e-3
-    """Floor of the exploration, in network output: the inner gradient needs some to be told apart
-    from noise."""
     cg_iterations: Count = 10
     """Conjugate-gradient iterations."""
     cg_damping: NonNegative = 1e-3
     """Added to the Fisher matrix's diagonal."""
     fisher_fraction: Fraction = 0.2
     """Share of each task's samples that the Fisher matrix is estimated on: every n-th of them."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        super().__post_init__()
-        if self.init_std < self.min_std:  # below the floor it has no gradient
-            raise UserError(f"init_std must be at least min_std = {self.min_std}")
 
 
 class MamlTrpo(Learner):
@@ -95,10 +76,7 @@ class MamlTrpo(Learner):
     ) -> None:
         """Initialise the prior policy θ."""
         super().__init__(spec, config, seed=seed, device=device)
-        self.policy = GaussianMLP(
-            spec.observation_size, spec.action_size, config.hidden,
-            action_scale=config.action_scale, init_std=config.init_std, min_std=config.min_std,
-        )  # fmt: skip
+        self.policy = config.policy(spec)
         self.theta = self.policy.initial(Key(seed, "policy").torch()).to(self.device)
         self.log_lr = torch.full_like(self.theta, math.log(config.inner_lr))
 
@@ -135,10 +113,14 @@ class MamlTrpo(Learner):
     def update(self, shards: Sequence[Phases], key: Key) -> dict[str, float]:
         """Make one trust-region step on the prior."""
         data = Phases.joined(shards)
-        prior = self.theta.expand(len(data.batches[0].obs), -1)
-        agreement = self.sum_tasks(self.inner.agreement(prior, data.batches[0]))
-        agreement = float(agreement) / self._count(data.batches[0])
-        step = self._trust_region_step(data.batches)
+        chunks = data.chunks(self.config.task_chunk, self.sum_tasks)
+        tasks = int(self.sum_tasks(torch.ones_like(data.returns[0])))
+        cosines = [
+            self.inner.agreement(self.theta.expand(len(chunk.merit), -1), chunk.batches[0])
+            for chunk in chunks
+        ]
+        agreement = float(self.sum_tasks(torch.cat(cosines))) / tasks
+        step = self._trust_region_step(chunks, tasks)
         std = self.policy(self.theta[None], data.batches[0].obs[:1, :1]).log_std.exp().mean()
         return {
             **data.metrics(self.sum_tasks),
@@ -151,37 +133,20 @@ class MamlTrpo(Learner):
             **({"inner_lr": float(self.log_lr.mean().exp())} if self.config.learn_inner_lr else {}),
         }
 
-    def _count(self, batch: Batch) -> int:
-        """Return the number of tasks of the iteration, in all processes together."""
-        return int(self.sum_tasks(torch.ones(len(batch.obs), device=self.device)))
-
     @torch.enable_grad()
-    def _trust_region_step(self, batches: list[Batch]) -> TrustRegionStep:
-        """Make the trust-region step on θ, given the data of every phase."""
-        *inner, last = batches
-        tasks, every = len(last.obs), self._count(last)
-        start = self._start(self._learned(), tasks)
-        phi = self._adapted(start, inner, second_order=not self.config.first_order)[-1]
-        new = self.policy(phi, last.obs)
-        old = new.detach()
-        losses = self._surrogate(new, old, last) / every
-        (by_task,) = grad(losses.sum(), start)
-        del phi, new
+    def _trust_region_step(self, chunks: list[Chunk], tasks: int) -> TrustRegionStep:
+        """Make the trust-region step on θ, given this process's share of the data of all tasks."""
+        rows, losses, old = zip(*(self._gradient(chunk, tasks) for chunk in chunks), strict=True)
 
         @torch.enable_grad()
         def objective(params: Tensor) -> tuple[Tensor, Tensor]:
-            start = self._start(params, tasks)
-            adapted = self._adapted(start, inner, second_order=False)[-1].detach()
-            with torch.no_grad():
-                policy = self.policy(adapted, last.obs)
-                kl = (old.kl(policy) * last.weight).sum(1)
-                both = torch.stack((self._surrogate(policy, old, last), kl), 1)
-                loss, kl = self.sum_tasks(both) / every
-                return loss, kl
+            both = [self._moved(params, *of) for of in zip(chunks, old, strict=True)]
+            loss, kl = self.sum_tasks(torch.cat(both)) / tasks
+            return loss, kl
 
         step = trust_region_step(
-            self._learned(), self.sum_tasks(by_task), self._fisher_product(batches), objective,
-            float(self.sum_tasks(losses.detach())), max_kl=self.config.max_kl,
+            self._learned(), self.sum_tasks(torch.cat(rows)), self._fisher_product(chunks, tasks),
+            objective, float(self.sum_tasks(torch.cat(losses))), max_kl=self.config.max_kl,
             iterations=self.config.cg_iterations,
         )  # fmt: skip
         if self.config.learn_inner_lr:
@@ -189,6 +154,38 @@ class MamlTrpo(Learner):
         else:
             self.theta = step.params
         return step
+
+    def _gradient(self, chunk: Chunk, tasks: int) -> tuple[Tensor, Tensor, list[Gaussian]]:
+        """Return each task's share of the gradient and of the loss, and the old policies."""
+        start = self._start(self._learned(), len(chunk.merit))
+        new = self._policies(start, chunk, second_order=not self.config.first_order)
+        old = [policy.detach() for policy in new]
+        losses = self._losses(new, old, chunk) / tasks
+        (rows,) = grad(losses.sum(), start)
+        return rows, losses.detach(), old
+
+    def _moved(self, params: Tensor, chunk: Chunk, old: list[Gaussian]) -> Tensor:
+        """(m, 2) losses, and KL divergences of the adapted policies, with `params` learned."""
+        start = self._start(params, len(chunk.merit))
+        new = [policy.detach() for policy in self._policies(start, chunk, second_order=False)]
+        kl = (old[-1].kl(new[-1]) * chunk.batches[-1].weight).sum(1)
+        return torch.stack((self._losses(new, old, chunk), kl), 1)
+
+    def _policies(self, start: Tensor, chunk: Chunk, *, second_order: bool) -> list[Gaussian]:
+        """Return the adapted policy, and before it those of the inner steps if it is credited."""
+        chain = self._adapted(start, chunk.batches[:-1], second_order=second_order)
+        first = 0 if self.config.exploration_credit else -1
+        pairs = zip(chain[first:], chunk.batches[first:], strict=True)
+        return [self.policy(phi, batch.obs) for phi, batch in pairs]
+
+    def _losses(self, new: list[Gaussian], old: list[Gaussian], chunk: Chunk) -> Tensor:
+        """(m,) mean over samples of −π_new / π_old A, less the credit of the exploration."""
+        last = chunk.batches[-1]
+        losses = -(last.ratio(new[-1], old[-1]) * last.advantage * last.weight).sum(1)
+        if self.config.exploration_credit:
+            credit = chunk.credit(new[:-1], old[:-1])
+            losses = losses - self.config.exploration_credit * credit
+        return losses
 
     def _learned(self) -> Tensor:
         """(D,) the prior, or (2 D,) with the logarithms of the step sizes behind it."""
@@ -205,20 +202,27 @@ class MamlTrpo(Learner):
         theta, log_lr = start.chunk(2, dim=1)
         return self.inner.adapted(theta, batches, second_order=second_order, lr=log_lr.exp())
 
-    def _surrogate(self, new: Gaussian, old: Gaussian, batch: Batch) -> Tensor:
-        """(M,) mean over samples of −π_new / π_old A."""
-        ratio = torch.exp(new.log_prob(batch.action) - old.log_prob(batch.action))
-        return -(ratio * batch.advantage * batch.weight).sum(1)
-
-    def _fisher_product(self, batches: list[Batch]) -> Callable[[Tensor], Tensor]:
+    def _fisher_product(self, chunks: list[Chunk], tasks: int) -> Linear:
         """Return v -> Jᵀ F J v, the Hessian of the mean KL at the old policy.
 
         F is the Fisher matrix of the adapted policy and J = ∂φ/∂θ; with step sizes that are
-        learned, J = ∂φ/∂(θ, log α).
+        learned, J = ∂φ/∂(θ, log α). The inner steps of one chunk are kept for all products; of
+        several, they are computed anew for each, so that no two chunks' are in memory.
         """
         stride = max(1, round(1 / self.config.fisher_fraction))
-        *inner, last = [batch.every(stride) for batch in batches]
-        tasks, every = len(last.obs), self._count(last)
+        thin = [[batch.every(stride) for batch in chunk.batches] for chunk in chunks]
+        kept = self._fisher_rows(thin[0], tasks) if len(thin) == 1 else None
+
+        def product(vector: Tensor) -> Tensor:
+            rows = [(kept or self._fisher_rows(batches, tasks))(vector) for batches in thin]
+            return self.sum_tasks(torch.cat(rows)) + self.config.cg_damping * vector
+
+        return product
+
+    def _fisher_rows(self, batches: list[Batch], every: int) -> Linear:
+        """Return v -> (m, D) each task's share of Jᵀ F J v."""
+        *inner, last = batches
+        tasks = len(last.obs)
         with torch.enable_grad():
             start = self._start(self._learned(), tasks)
             chain = self._adapted(start, inner, second_order=not self.config.first_order)
@@ -236,7 +240,7 @@ class MamlTrpo(Learner):
             (fisher,) = pull_back(inverse_variance * tangent)
             # the log std is free of the state, and its Fisher information is 2, 0 at the floor
             fisher[:, -stds:] += 2 * (free * by_task[:, -stds:]) / every
-            return self.sum_tasks(back(fisher)) + self.config.cg_damping * vector
+            return back(fisher)
 
         return product
 

@@ -21,9 +21,8 @@ from torch import Tensor
 from metarl.base.keys import Key
 from metarl.learning.learner import Learner, load_tensors
 from metarl.modules.batched_ppo import Adam, BatchedPpo, PpoSettings
-from metarl.modules.ppo import next_lr
 from metarl.tasks.distribution import Tasks
-from metarl.worlds.rollout import Rollout, collect, mean_of_finished
+from metarl.worlds.rollout import Rollout, collect
 from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
@@ -90,20 +89,10 @@ class Ppo(Learner):
 
     def update(self, shards: Sequence[Rollout], key: Key) -> dict[str, float]:
         """Make PPO's gradient steps on the transitions of all shards."""
-        batch = self.ppo.prepared(shards, self.params, self.ranks)
-        self.params, self.adam, metrics = self.ppo.improve(
-            self.params, self.adam, batch, epochs=self.config.epochs, lr=float(self.lr), key=key,
-            ranks=self.ranks,
-        )  # fmt: skip
-        self.ppo.update_moments(shards, self.ranks)
-        lr = next_lr(float(self.lr), metrics["kl"], self.ppo.env_steps, self.config)
-        self.lr = torch.tensor(lr, dtype=torch.float64)
-        returns = torch.cat([part.first_episode_return() for part in shards])
-        mean = float(mean_of_finished(self.ranks.rows(returns)))
-        diverged = float(self.ranks.sum([part.diverged.sum() for part in shards]))
-        return {
-            "return_before": mean, "return_after": mean, "diverged": diverged, **metrics, "lr": lr,
-        }  # fmt: skip
+        self.params, self.adam, self.lr, metrics = self.ppo.learn(
+            self.params, self.adam, self.lr, shards, key, self.ranks
+        )
+        return metrics
 
     # --- saving --------------------------------------------------------------------------------
 

@@ -23,19 +23,26 @@ from torch.nn import functional
 
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
-from metarl.learning.learner import Learner, refuse_misfit
+from metarl.learning.learner import Learner, load_parts, refuse_misfit, state_of
 from metarl.modules import ppo
 from metarl.modules.optim import ClippedAdam
 from metarl.modules.ppo import Batch
 from metarl.modules.returns import generalized_advantages
 from metarl.modules.settings import Count
-from metarl.modules.trials import Trials, trial_starts
+from metarl.modules.trials import (
+    Trials,
+    ending,
+    step_after,
+    trial_episodes,
+    trial_starts,
+    with_ending,
+)
 from metarl.networks.actor_critic import MemoryActorCritic
 from metarl.networks.categorical import Categorical, DiscreteActorCritic
 from metarl.networks.memory import MemoryState, make_memory
 from metarl.networks.normalise import RunningMoments
 from metarl.tasks.distribution import Tasks
-from metarl.worlds.rollout import Rollout, collect, mean_of_finished
+from metarl.worlds.rollout import Rollout, mean_of_finished
 from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
@@ -166,32 +173,22 @@ class Rl2(Learner):
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
         """Act, and record the policy's head (B, …) and the value (B,) for the update."""
         last = state.last
-        if last is not None:  # worlds show it themselves, unless they were reset
-            action, reward = last[:, :-1], last[:, -1]
-            step = step._replace(
-                prev_action=torch.where(action != 0, action, step.prev_action),
-                prev_reward=torch.where(reward != 0, reward, step.prev_reward),
-            )
-            last = torch.zeros_like(last)
+        if last is not None:
+            step, last = with_ending(step, last), torch.zeros_like(last)
         head, value, memory = self.net.step(self._inputs(step), state.memory)
-        policy = self.net.policy(head)
-        if isinstance(policy, Categorical):
-            action = policy.sample(noise if explore else None)
-        else:
-            action = policy.mean
-            if explore and noise is not None:
-                action = action + noise * policy.log_std.exp()
+        action = self.net.policy(head).sample(noise if explore else None)
         return action, State(memory, last), {"head": head, "value": value}
 
     def adapt(self, state: State, rollout: Rollout) -> State:
         """Take in what ended the rollout; acting has adapted the state to the rest already."""
         if state.last is None:
             return state
-        end = torch.cat((rollout.action[-1].clamp(-1, 1), rollout.reward[-1, :, None]), -1)
-        return state._replace(last=end.masked_fill(rollout.diverged[-1, :, None], 0.0))
+        return state._replace(last=ending(rollout))
 
     def _restarted(self, state: State, where: Tensor) -> State:
         """Return the state with a new trial in the worlds `where`, (B,) bool."""
+        if not where.any():
+            return state
         memory = self.net.memory.restart(state.memory, where)
         last = None if state.last is None else state.last.masked_fill(where[:, None], 0.0)
         return State(memory, last)
@@ -230,24 +227,16 @@ class Rl2(Learner):
         """
         worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
         worlds.seed(key.fold("reset"))
-        state = self.begin(len(tasks), worlds.worlds_per_task)
         begins = trial_starts(
             tasks, worlds.worlds_per_task, self.config.min_episodes or self.config.episodes,
             self.config.episodes, key.fold("trials"),
         ).to(self.device)  # fmt: skip
         parts, values = [], []
-        for k, new in enumerate(begins):
-            worlds.reset()
-            state = self._restarted(state, new) if k and new.any() else state
-            last = state.last
-            part, state = collect(
-                worlds, self, state, self.spec.horizon, key.fold("noise", k), explore=True,
-                privileged=self.config.privileged_critic,
-            )  # fmt: skip
-            if last is not None and k:  # as the policy saw it
-                part.prev_action[0], part.prev_reward[0] = last[:, :-1], last[:, -1]
+        for part, state in trial_episodes(
+            worlds, self, len(begins), key, privileged=self.config.privileged_critic,
+            restart=lambda state, k: self._restarted(state, begins[k]),
+        ):  # fmt: skip
             values.append(self._value_after(part, state))
-            state = self.adapt(state, part)
             parts.append(part)
         returns = torch.stack([part.first_episode_return() for part in parts])
         return Trials(Rollout.joined(parts, dim=0), torch.stack(values), returns, begins)
@@ -255,11 +244,8 @@ class Rl2(Learner):
     @torch.no_grad()
     def _value_after(self, part: Rollout, state: State) -> Tensor:
         """Return the value, (B,), of what would follow a rollout that ended in `state`."""
-        end = Step(
-            part.next_obs[-1], part.action[-1].clamp(-1, 1), part.reward[-1],
-            torch.zeros_like(part.first[-1]),
-        )  # fmt: skip
-        value = self.act_and_record(end, state, explore=False, noise=None)[2]["value"]
+        end = self.act_and_record(step_after(part), state, explore=False, noise=None)
+        value = end[2]["value"]
         if not self.config.privileged_critic:
             return value
         kept = part.extras  # acting knew not what the critic sees, so it left the values open
@@ -329,20 +315,11 @@ class Rl2(Learner):
     def _gradient_steps(self, batch: Batch, key: Key) -> dict[str, float]:
         """Pass over the trials several times, in minibatches of worlds; a step for each."""
         config, worlds = self.config, batch.weight.shape[1] // len(self.ranks.owned)
-        weight, parts = batch.weight.sum(0, keepdim=True), min(config.minibatches, worlds)
-        metrics: list[Tensor] = []
-        with ppo.thread_pool() as pool:
-            for epoch in range(config.epochs):
-                metrics, order = [], key.fold("minibatches", epoch)
-                for chosen, total in ppo.minibatches(weight, parts, order, self.ranks):
-                    gradient, found = ppo.parallel_gradient(
-                        lambda ids, total=total: self._loss(batch, ids, total[0, 0]),
-                        self.adam.params, [ids.chunk(self._shards(len(ids))) for ids in chosen],
-                        pool, self.ranks,
-                    )  # fmt: skip
-                    self.adam.step(gradient, config.max_grad_norm)
-                    metrics.append(found)
-        means = torch.stack(metrics).mean(0).tolist()[:4]
+        means = ppo.gradient_steps(
+            lambda ids, total: self._loss(batch, ids, total), self.adam, batch.weight.sum(0), key,
+            epochs=config.epochs, parts=min(config.minibatches, worlds), most=self._shards,
+            max_norm=config.max_grad_norm, ranks=self.ranks,
+        ).tolist()[:4]  # fmt: skip
         return dict(zip(("loss", "value_loss", "kl", "clip_fraction"), means, strict=True))
 
     def _shards(self, worlds: int) -> int:
@@ -371,11 +348,7 @@ class Rl2(Learner):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return weights, optimiser with its step size, and running statistics."""
-        return {
-            f"{part}.{name}": tensor.detach()
-            for part, holder in self._parts.items()
-            for name, tensor in holder.state_dict().items()
-        }
+        return state_of(self._parts)
 
     def policy_state_dict(self) -> dict[str, Tensor]:
         """Return the network and the statistics that scale its input."""
@@ -385,8 +358,4 @@ class Rl2(Learner):
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned."""
         refuse_misfit(self.state_dict(), tensors, self.name)
-        for part, holder in self._parts.items():
-            prefix = f"{part}."
-            holder.load_state_dict(
-                {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-            )
+        load_parts(self._parts, tensors)

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +28,9 @@ TIMEOUT = 600
 """Seconds that a rank waits for the others; METARL_RANK_TIMEOUT in the environment overrides it."""
 
 T = TypeVar("T")
+
+if "WORLD_SIZE" in os.environ:  # torch reads it as it loads; or a wait prints 50 C++ frames
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 
 
 class LostRankError(UserError):
@@ -166,13 +171,17 @@ _joined = False
 
 
 def world_size() -> int:
-    """Return the number of ranks that torchrun has started, or 1."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Return the number of ranks that torchrun has started, or 1. Raises UserError."""
+    return _number("WORLD_SIZE", 1, least=1)
 
 
 def rank_of_process() -> int:
     """Return the rank that torchrun has given this process, or 0. Raises UserError."""
-    return _number("RANK", 0)
+    if (size := world_size()) == 1:
+        return 0
+    if (rank := _number("RANK", None)) >= size:
+        raise UserError(f"RANK in the environment must be less than WORLD_SIZE, not {rank}")
+    return rank
 
 
 def local_rank() -> int:
@@ -182,13 +191,20 @@ def local_rank() -> int:
 
 def local_world_size() -> int:
     """Return how many ranks share this machine, 1 without torchrun. Raises UserError."""
-    return max(1, _number("LOCAL_WORLD_SIZE", 1))
+    return _number("LOCAL_WORLD_SIZE", 1, least=1)
 
 
-def _number(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
-    if not text.isdecimal():
-        raise UserError(f"{name} in the environment must be a whole number, not {text!r:.40}")
+def _number(name: str, default: int | None, least: int = 0) -> int:
+    """Return a number of the environment; without a default it must be set. Raises UserError."""
+    text, most = os.environ.get(name), 65535
+    if text is None and default is not None:
+        return default
+    if text is None or not (re.fullmatch(r"[0-9]{1,9}", text) and least <= int(text) <= most):
+        what = "but is not set" if text is None else f"not {text!r:.40}"
+        raise UserError(
+            f"{name} in the environment, which torchrun sets, must be a whole number from {least} "
+            f"to {most}, {what}"
+        )
     return int(text)
 
 
@@ -202,32 +218,35 @@ def environment_of_one() -> dict[str, str]:
 
 def follows() -> bool:
     """Whether this process is a rank other than the first: it neither writes files nor prints."""
-    return world_size() > 1 and os.environ.get("RANK", "0") != "0"
+    with suppress(UserError):  # of an environment that cannot be every process tells
+        return rank_of_process() > 0
+    return False
 
 
 def says(error: BaseException) -> bool:
     """Whether this rank is to tell the user of an error, or leaves it to the first rank.
 
-    Before the ranks meet, all of them find the same faults. After that, a rank tells of its own.
+    Before the ranks meet, all of them find the same faults, but for one that cannot reach the
+    others. After that, a rank tells of its own.
     """
-    lost = isinstance(error, LostRankError | KeyboardInterrupt)
-    return not follows() or (_joined and not lost)
+    lost = isinstance(error, LostRankError)
+    return not follows() or (lost != _joined and not isinstance(error, KeyboardInterrupt))
 
 
 def restarted() -> bool:
     """Whether torchrun has started this process again after a rank was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _number("TORCHELASTIC_RESTART_COUNT", 0) > 0
 
 
 def share_of_cores(cores: int) -> int:
     """Return how many of a machine's cores each of the ranks on it gets."""
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores // local_world_size())
 
 
 def timeout() -> int:
     """Return the seconds that a rank waits for the others. Raises UserError."""
     text = os.environ.get("METARL_RANK_TIMEOUT", str(TIMEOUT))
-    if not text.isdecimal() or not int(text):
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not int(text):
         raise UserError(f"METARL_RANK_TIMEOUT must be a number of seconds, not {text!r:.40}")
     return int(text)
 
@@ -241,7 +260,7 @@ def ranks(shards: int | None) -> Ranks:
     size = world_size()
     if size == 1:
         return ALONE if shards in (None, 1) else Ranks(shards)
-    found = Ranks(shards or size, int(os.environ["RANK"]), size)
+    found = Ranks(shards or size, rank_of_process(), size)
     _join(found.rank)
     return found
 
@@ -273,8 +292,8 @@ def _store(wait: timedelta) -> dict[str, Any]:
 
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    address, port = os.environ.get("MASTER_ADDR", ""), _number("MASTER_PORT", None)
     server = TCPStore(address, port, is_master=False, timeout=wait)
-    start = f"metarl start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    ranks = {"rank": int(os.environ["RANK"]), "world_size": world_size()}
+    start = f"metarl start {_number('TORCHELASTIC_RESTART_COUNT', 0)}"
+    ranks = {"rank": rank_of_process(), "world_size": world_size()}
     return {"store": PrefixStore(start, server), **ranks}

@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 LONGEST_WORDS = 200
 """Characters that are printed of words that come from a file, an argument or an exception."""
@@ -45,6 +46,14 @@ def refuse_unknown(function: str, given: Iterable[str], known: Iterable[str]) ->
             f"{function} has no argument '{name}'{did_you_mean(name, options)}; "
             f"it has {', '.join(options)}"
         )
+
+
+def check_kinds(**given: tuple[object, Any]) -> None:
+    """Raise UserError for the first argument that is not of its kind: name=(value, kind)."""
+    for name, (value, kind) in given.items():
+        if not isinstance(value, kind):
+            words = getattr(kind, "__name__", kind)
+            raise UserError(f"{name} must be of type {words}, not {value!r:.80}")
 
 
 def check_progress(progress: object) -> None:

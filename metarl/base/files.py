@@ -22,6 +22,13 @@ from metarl.base.errors import UserError
 _DRAFT, _ASIDE = ".writing-", ".replaced-"
 
 
+def as_path(path: Path | str) -> Path:
+    """Return the path that a caller gave. Raises UserError for what can be none."""
+    if not isinstance(path, str | os.PathLike) or "\0" in str(path):
+        raise UserError(f"give the path of a file or folder, not {path!r:.80}")
+    return Path(path)
+
+
 @contextlib.contextmanager
 def file_errors(path: Path, note: str = "") -> Iterator[None]:
     """Turn an OSError (disk full, read-only, no permission) into one line about `path`."""

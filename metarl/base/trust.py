@@ -210,19 +210,24 @@ def remember(names: Iterable[str]) -> None:
     Args:
         names: of a family and an algorithm, as `metarl.base.plugins.reference` returns them.
     """
-    for name in names:
-        file = plugin_file(absolute(name))
+    found = {plugin_file(absolute(name)) for name in names} - {None}
+    for file in found:
         if file is not None and (sha256 := digest(file)) is not None:
             _TRAINED_HERE.setdefault(str(file), []).append(sha256)
     path = _state()
-    if not _TRAINED_HERE or path is None:
+    if not found or path is None:
         return
-    with contextlib.suppress(OSError):
+    try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")):
             known = _read(path)  # which merges
             kept = {file: versions[-MOST_VERSIONS:] for file, versions in known.items()}
             write_bytes(path, json.dumps(kept, indent=1).encode())
+    except OSError as error:
+        warn(
+            f"what this run is trained with cannot be remembered in '{path}' "
+            f"({error.strerror or error}): commands that use the run will ask for --trust-code"
+        )
 
 
 def _state() -> Path | None:

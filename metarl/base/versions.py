@@ -1,11 +1,18 @@
-"""What a result was made with: versions of the software, and the hardware in words."""
+"""What a result was made with: versions of the software, the hardware in words, and its memory."""
 
 from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metarl.base.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("metarl-toolkit", "torch", "mujoco", "gymnasium", "numpy")
 
@@ -38,3 +45,42 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def claim(what: str, need: int, device: torch.device, lower: str) -> None:
+    """Say what memory a replay takes. Raises UserError if the device has less than that.
+
+    Args:
+        what: it holds.
+        need: bytes.
+        device: where it lies.
+        lower: which settings make it smaller.
+    """
+    free = free_memory(device)
+    if free is not None and need > free:
+        raise UserError(
+            f"the replay needs {gib(need)}, but {device} has {gib(free)} free: lower {lower}"
+        )
+    print(f"replay: {what}, {gib(need)} on {device}", file=sys.stderr, flush=True)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that a device has free, or None if it does not say."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return 1024 * int(fields["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (OSError, ValueError):
+            return None
+
+
+def gib(size: int) -> str:
+    """Return a number of bytes in words."""
+    return f"{size / 2**30:.3g} GiB"

@@ -5,23 +5,30 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from metarl.simulation.controls import control_range, holds_position
-from metarl.simulation.edits import actuator_names
-from metarl.tasks.family import TaskFamily
+from metarl.base.errors import UserError
+from metarl.check.trajectory import random_actions, sample_tasks, worlds_of
+from metarl.simulation.controls import holds_position
+from metarl.simulation.model_faults import can_land
+from metarl.simulation.names import actuator_names
+from metarl.tasks.family import TaskFamily, acts, without_termination
 from metarl.video.scene import find_root
 
 _STEPS = 200
-"""Physics steps in which actions must move something."""
+"""Steps in which actions must move something, and each term of the reward change."""
 _LISTED = 4
 """Actuators that a note names; the others are counted."""
 
 
 def notes(family: TaskFamily) -> list[str]:
-    """Return the notes on a family, each one line: on its ground, gravity and actuators."""
+    """Return the notes on a family, each one line: on its ground, actuators and reward's terms."""
     if not family.has_model:
         return []
     model = family.compile()
-    return [*_on_the_ground(family, model), *_on_controls(model), *_on_actions(family, model)]
+    on_controls = _on_controls(model) if family.actions is None else []
+    return [
+        *_on_the_ground(family, model), *on_controls, *_on_actions(family, model),
+        *_on_terms(family),
+    ]  # fmt: skip
 
 
 def _on_the_ground(family: TaskFamily, model: mujoco.MjModel) -> list[str]:
@@ -34,18 +41,9 @@ def _on_the_ground(family: TaskFamily, model: mujoco.MjModel) -> list[str]:
     weightless = not model.opt.gravity.any() or off & int(mujoco.mjtDisableBit.mjDSBL_GRAVITY)
     if weightless and "opt.gravity" not in edited:
         found.append("the robot floats: the model has no gravity")
-    if off & int(mujoco.mjtDisableBit.mjDSBL_CONTACT) or not _can_land(model):
+    if off & int(mujoco.mjtDisableBit.mjDSBL_CONTACT) or not can_land(model):
         found.append("the robot has no ground: nothing that is fixed to the world collides with it")
     return found
-
-
-def _can_land(model: mujoco.MjModel) -> bool:
-    """Whether a geom that is fixed to the world can touch one that is not."""
-    fixed = model.body_weldid[model.geom_bodyid] == 0
-    affinity, kind = model.geom_conaffinity, model.geom_contype
-    meets = (kind[:, None] & affinity) | (affinity[:, None] & kind)
-    pairs = fixed[model.pair_geom1] != fixed[model.pair_geom2]
-    return bool(meets[fixed][:, ~fixed].any() or pairs.any())
 
 
 def _on_controls(model: mujoco.MjModel) -> list[str]:
@@ -64,7 +62,10 @@ def _on_controls(model: mujoco.MjModel) -> list[str]:
 
 def _on_actions(family: TaskFamily, model: mujoco.MjModel) -> list[str]:
     """Of a robot that its actuators do not move, as where they are disabled or have no gear."""
-    low, high = control_range(model).T
+    if acts(family):  # it may well move something else
+        return []
+    what = family.command_map
+    low, high = what.rest - what.scale, what.rest + what.scale
     data = [mujoco.MjData(model) for _ in range(2)]
     for one, control in zip(data, (low, high), strict=True):
         one.ctrl[:] = control
@@ -75,6 +76,27 @@ def _on_actions(family: TaskFamily, model: mujoco.MjModel) -> list[str]:
             return []
     return [
         "actions move nothing: the least and the greatest control of every actuator do the same"
+    ]
+
+
+def _on_terms(family: TaskFamily) -> list[str]:
+    """Of the terms of a reward that nothing changes, such as one whose weight is 0."""
+    seen: dict[str, set[float]] = {}
+    try:
+        worlds = worlds_of(without_termination(family), sample_tasks(family))
+        worlds.reset()
+        for action in random_actions(worlds, min(_STEPS, family.horizon)):
+            valid = ~worlds.step(action).diverged
+            for name, term in worlds.reward_terms.items():
+                seen.setdefault(name, set()).update(term[valid].tolist())
+            if not seen or all(len(values) > 1 for values in seen.values()):
+                break
+    except UserError:  # a check has said so
+        return []
+    return [
+        f"term '{name}' of the reward is {values.pop():g} throughout, times its weight"
+        for name, values in seen.items()
+        if len(values) == 1
     ]
 
 

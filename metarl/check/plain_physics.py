@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 import mujoco
 import numpy as np
@@ -20,6 +21,9 @@ from metarl.tasks.family import TaskFamily
 _DOFS = {
     int(mujoco.mjtJoint.mjJNT_FREE): 6, int(mujoco.mjtJoint.mjJNT_BALL): 3,
     int(mujoco.mjtJoint.mjJNT_SLIDE): 1, int(mujoco.mjtJoint.mjJNT_HINGE): 1,
+}  # fmt: skip
+_POSITIONS = _DOFS | {
+    int(mujoco.mjtJoint.mjJNT_FREE): 7, int(mujoco.mjtJoint.mjJNT_BALL): 4,
 }  # fmt: skip
 
 
@@ -36,13 +40,12 @@ class PlainWorld:
         mujoco.mj_resetData(self.model, self.data)
         mujoco.mj_setState(self.model, self.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
 
-    def step(self, inputs: np.ndarray, ctrl: np.ndarray, frame_skip: int) -> None:
+    def step(self, inputs: np.ndarray, frame_skip: int) -> None:
         """Advance by one environment step.
 
         Args:
             inputs: an mjSTATE_INTEGRATION vector, of which what mjSTATE_USER stands for is taken:
-                applied forces, mocap poses, active equalities and user data.
-            ctrl: (A,) the controls.
+                controls, applied forces, mocap poses, active equalities and user data.
             frame_skip: physics steps.
         """
         user = np.empty(mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_USER))
@@ -51,7 +54,6 @@ class PlainWorld:
             user, mujoco.mjtState.mjSTATE_USER,
         )  # fmt: skip
         mujoco.mj_setState(self.model, self.data, user, mujoco.mjtState.mjSTATE_USER)
-        self.data.ctrl[:] = ctrl
         for _ in range(frame_skip):
             mujoco.mj_step(self.model, self.data)
 
@@ -63,12 +65,13 @@ def edited_model(family: TaskFamily, values: Sequence[float] | np.ndarray) -> mu
         family: whose model and parameters.
         values: (P,) the task.
     """
-    model = copy.copy(family.compiled_apart)
+    nominal = family.compiled_apart
+    model = copy.copy(nominal)
     column = 0
     for param in family.params:
         size = len(param.names)
         for edit in param.edits:
-            for k, (row, component) in enumerate(_places(model, edit)):
+            for k, (row, component) in enumerate(_places(nominal, edit)):
                 value = float(values[column + (k if size > 1 else 0)])
                 if edit.case is None:
                     _edit_row(model, edit, row, component, value)
@@ -107,19 +110,45 @@ def _places(model: mujoco.MjModel, edit: Edit) -> list[tuple[int, int | None]]:
 
 
 def _rows(model: mujoco.MjModel, edit: Edit) -> list[int]:
-    """The rows of the field that an edit names; an option field has the one row 0."""
+    """The rows of the field that an edit may change; an option field has the one row 0."""
     if edit.field.startswith("opt."):
         return [0]
+    rows = _named_rows(model, edit)
+    return [row for row in rows if edit.where is None or edit.where(model)[row]]
+
+
+def _named_rows(model: mujoco.MjModel, edit: Edit) -> list[int]:
+    """The rows of the objects that an edit names."""
     kind = edit.field.split("_")[0]
     if not edit.names:
         return list(range(kind == "body", len(getattr(model, edit.field))))
-    if kind == "dof":
-        joints = [model.joint(name) for name in edit.names]
-        return [int(j.dofadr[0]) + k for j in joints for k in range(_DOFS[int(j.type[0])])]
     if kind == "actuator":
-        return [_actuator(model, name) for name in edit.names]
+        return [_actuator(model, name) for name in _matched(model, kind, edit.names)]
+    if kind not in ("dof", "qpos0", "qpos"):
+        find = getattr(model, {"jnt": "joint"}.get(kind, kind))
+        return [find(name).id for name in _matched(model, kind, edit.names)]
+    joints = [model.joint(name) for name in _matched(model, "jnt", edit.names)]
+    start, sizes = ("dofadr", _DOFS) if kind == "dof" else ("qposadr", _POSITIONS)
+    places = [(int(getattr(j, start)[0]), sizes[int(j.type[0])]) for j in joints]
+    return [first + k for first, size in places for k in range(size)]
+
+
+def _matched(model: mujoco.MjModel, kind: str, patterns: Sequence[str]) -> list[str]:
+    """The names that are meant: each as it is, or all that a pattern matches, in the model's order.
+
+    An actuator may go by the name of the joint that it drives.
+    """
     find = getattr(model, {"jnt": "joint"}.get(kind, kind))
-    return [find(name).id for name in edit.names]
+    count = {"eq": model.neq, "jnt": model.njnt, "actuator": model.nu}.get(kind)
+    count = getattr(model, f"n{kind}") if count is None else count
+    names = [find(i).name for i in range(count)]
+    if kind == "actuator":
+        joints = [model.joint(int(model.actuator_trnid[i, 0])).name for i in range(count)]
+        names = [name or joint for name, joint in zip(names, joints, strict=True)]
+    chosen = []
+    for pattern in patterns:
+        chosen += [pattern] if pattern in names else [n for n in names if fnmatchcase(n, pattern)]
+    return chosen
 
 
 def _actuator(model: mujoco.MjModel, name: str) -> int:

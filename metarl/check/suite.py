@@ -7,21 +7,24 @@ in order. After a failure in `GATES` the rest is skipped. Runs are compared bit 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from metarl.base.errors import STOPS, CheckError, one_line
 from metarl.check.notes import notes
-from metarl.check.plain_physics import PlainWorld, edited_model, first_difference
+from metarl.check.plain_actions import PlainControls
+from metarl.check.plain_loop import Watched, check_plain_loop
+from metarl.check.plain_physics import edited_model
 from metarl.check.trajectory import (
     KEY,
+    STATELESS,
     STEPS,
     StateFault,
     Trace,
+    demand,
     difference,
     equal_bits,
     extreme_tasks,
@@ -33,7 +36,6 @@ from metarl.check.trajectory import (
     worlds_of,
 )
 from metarl.simulation.backend import Backend
-from metarl.simulation.controls import control_range
 from metarl.tasks.distribution import TaskDistribution, Tasks
 from metarl.tasks.family import TaskFamily, replace_attributes, without_termination
 from metarl.worlds.model_probe import inert_parameter
@@ -43,7 +45,6 @@ LONGEST = 1000
 """Environment steps, at most, in which everything must stay finite."""
 MANY = 200
 """Environment steps, at most, of the other checks that go by the horizon."""
-_STATELESS = "keep nothing in the family, set states in initial_state(), edit models by Param"
 
 
 # --- the checks that the others build on -------------------------------------------------------
@@ -51,7 +52,7 @@ _STATELESS = "keep nothing in the family, set states in initial_state(), edit mo
 
 def check_model(family: TaskFamily) -> None:
     """The model compiles, and every parameter fits it."""
-    _demand(family.params, "the family has no parameters: add a Param, or there is one task only")
+    demand(family.params, "the family has no parameters: add a Param, or there is one task only")
     nominal = family.compile()
     for row in extreme_tasks(family, ood=True).values:
         model = edited_model(family, row)
@@ -74,7 +75,7 @@ def check_spaces(family: TaskFamily) -> None:
         obs = worlds.reset()
         kept = obs.clone()
         got = worlds.step(torch.zeros(count, worlds.spec.action_size))
-        _demand(torch.equal(obs, kept), "observe() returned a buffer that the next step overwrote")
+        demand(torch.equal(obs, kept), "observe() returned a buffer that the next step overwrote")
         sizes.add(worlds.spec.observation_size)
         for name, tensor, dtype, shape in (
             ("observe()", got.obs, torch.float32, (count, worlds.spec.observation_size)),
@@ -82,26 +83,29 @@ def check_spaces(family: TaskFamily) -> None:
             ("reward()", got.reward, torch.float64, (count,)),
             ("terminated()", family.terminated(worlds.simulator), torch.bool, (count,)),
         ):
-            _demand(
+            demand(
                 tensor.dtype == dtype and tensor.shape == shape,
                 f"{name} gives {tuple(tensor.shape)} {tensor.dtype}, expected {shape} {dtype}",
             )
-    _demand(len(sizes) == 1, f"the observation's size depends on the number of worlds: {sizes}")
-    _demand(min(sizes) > 0, "observe() gives no numbers at all")
+    demand(len(sizes) == 1, f"the observation's size depends on the number of worlds: {sizes}")
+    demand(min(sizes) > 0, "observe() gives no numbers at all")
 
 
 def check_finite(family: TaskFamily) -> None:
     """Everything stays finite under random actions."""
     tasks = extreme_tasks(family)
 
-    def spy(name: str) -> Callable[..., Tensor]:
-        def wrapped(sim: Backend, *rest: Any) -> Tensor:
+    def spy(name: str) -> Callable[..., Any]:
+        def wrapped(sim: Backend, *rest: Any) -> Any:
             value = getattr(family, name)(sim, *rest)
-            bad = ~torch.isfinite(value.reshape(len(value), -1)).all(1)
-            bad &= torch.isfinite(sim.qpos).all(1) & torch.isfinite(sim.qvel).all(1)
-            if len(bad) == len(tasks) and bad.any():
-                label = tasks.label(int(bad.nonzero()[0]))
-                raise CheckError(f"{name}() is not finite in task {label}: guard its arithmetic")
+            sane = torch.isfinite(sim.qpos).all(1) & torch.isfinite(sim.qvel).all(1)
+            parts = value.items() if isinstance(value, Mapping) else [("", value)]
+            for term, part in parts:
+                bad = ~torch.isfinite(part.reshape(len(part), -1)).all(1) & sane
+                if len(bad) == len(tasks) and bad.any():
+                    label = tasks.label(int(bad.nonzero()[0]))
+                    what = f"term '{term}' of {name}()" if term else f"{name}()"
+                    raise CheckError(f"{what} is not finite in task {label}: guard its arithmetic")
             return value
 
         return wrapped
@@ -120,7 +124,7 @@ def check_repeats(family: TaskFamily) -> None:
     """Resets and draws of tasks repeat from their seeds."""
     distribution = TaskDistribution(family)
     draws = [distribution.sample(8, KEY.numpy()) for _ in range(2)]
-    _demand(draws[0] == draws[1], "the same seed drew different tasks")
+    demand(draws[0] == draws[1], "the same seed drew different tasks")
     worlds = worlds_of(family, sample_tasks(family))
     first, again = run(worlds), run(worlds)
     hint = "take every draw in initial_state() from `rng`, and keep no state in the family"
@@ -142,37 +146,6 @@ def check_alone(family: TaskFamily) -> None:
 # --- the physics and the tasks -----------------------------------------------------------------
 
 
-def check_plain_loop(family: TaskFamily) -> None:
-    """The worlds equal a plain loop of mj_step, to the bit."""
-    tasks = sample_tasks(family)
-    worlds = worlds_of(without_termination(family), tasks)
-    worlds.seed(KEY)
-    worlds.reset()
-    sim, loops = worlds.simulator, []
-    for i, row in enumerate(tasks.values):
-        model, fresh = sim.world_model(i), edited_model(family, row)
-        field = first_difference(model, fresh)
-        _demand(
-            not field,
-            f"{field} of world {i} is not the nominal model's with the edits of its task: "
-            "does the family change its compiled model?",
-        )
-        loops.append((PlainWorld(model), PlainWorld(fresh)))
-    every = torch.ones(worlds.num_worlds, dtype=torch.bool)
-    for t, action in enumerate([None, *random_actions(worlds, STEPS)]):
-        inputs = [sim.world_state(i).copy() for i in range(worlds.num_worlds)]
-        diverged = every if action is None else worlds.step(action).diverged
-        for i, pair in enumerate(loops):
-            for plain in pair:
-                if diverged[i]:  # the worlds restarted this one, so follow
-                    plain.start(sim.world_state(i))
-                else:
-                    plain.step(inputs[i], sim.ctrl[i].numpy(), family.frame_skip)
-                equal = equal_bits(sim.qpos[i], torch.from_numpy(plain.data.qpos))
-                equal &= equal_bits(sim.qvel[i], torch.from_numpy(plain.data.qvel))
-                _demand(equal, f"world {i} left a plain mj_step loop at step {t}: {_STATELESS}")
-
-
 def check_idempotent(family: TaskFamily) -> None:
     """set_tasks is idempotent: twice is as good as once."""
     tasks = sample_tasks(family)
@@ -180,7 +153,7 @@ def check_idempotent(family: TaskFamily) -> None:
     once = run(worlds)
     worlds.set_tasks(tasks, 1)
     worlds.set_tasks(tasks, 1)
-    _same(once, run(worlds), "a run after the same set_tasks again", _STATELESS)
+    _same(once, run(worlds), "a run after the same set_tasks again", STATELESS)
 
 
 def check_order(family: TaskFamily) -> None:
@@ -189,15 +162,15 @@ def check_order(family: TaskFamily) -> None:
     worlds = worlds_of(family, others)
     second = run(worlds)
     worlds.set_tasks(tasks, 1)
-    _same(run(worlds_of(family, tasks)), run(worlds), "a run after other tasks", _STATELESS)
+    _same(run(worlds_of(family, tasks)), run(worlds), "a run after other tasks", STATELESS)
     worlds.set_tasks(others, 1)
-    _same(second, run(worlds), "a run after other tasks", _STATELESS)
+    _same(second, run(worlds), "a run after other tasks", STATELESS)
 
 
 def check_parameters(family: TaskFamily) -> None:
     """Every parameter changes the trajectory, the observation or the reward."""
     why = inert_parameter(family, family.probe_steps or MANY)
-    _demand(not why, why)
+    demand(not why, why)
 
 
 def check_splits(family: TaskFamily) -> None:
@@ -209,14 +182,14 @@ def check_splits(family: TaskFamily) -> None:
     )
     for name in ("train", "heldout", "ood") if distribution.has_ood else ("train", "heldout"):
         tasks = distribution.split(name, 50)
-        _demand(tasks == TaskDistribution(family).split(name, 50), f"split '{name}' moved: {hint}")
-        _demand(tasks[:20] == distribution.split(name, 20), f"split '{name}' depends on n: {hint}")
-        _demand(Tasks.from_json(tasks.to_json()) == tasks, f"split '{name}' changed in JSON")
+        demand(tasks == TaskDistribution(family).split(name, 50), f"split '{name}' moved: {hint}")
+        demand(tasks[:20] == distribution.split(name, 20), f"split '{name}' depends on n: {hint}")
+        demand(Tasks.from_json(tasks.to_json()) == tasks, f"split '{name}' changed in JSON")
         inside = np.array([in_train_box(family, row) for row in tasks.values])
-        _demand((inside == (name != "ood")).all(), f"split '{name}' is out of place: {hint}")
+        demand((inside == (name != "ood")).all(), f"split '{name}' is out of place: {hint}")
         if name != "train" and not (name == "heldout" and distribution.shared_split):
             shared = {row.tobytes() for row in tasks.values} & {row.tobytes() for row in train}
-            _demand(not shared, f"split '{name}' shares a task with the training draws: {hint}")
+            demand(not shared, f"split '{name}' shares a task with the training draws: {hint}")
 
 
 # --- episodes ----------------------------------------------------------------------------------
@@ -228,13 +201,14 @@ def check_clipping(family: TaskFamily) -> None:
     actions = 3 * random_actions(worlds, STEPS)
     hint = "compute the reward from `action`, which is clipped"
     _same(run(worlds, actions), run(worlds, actions.clamp(-1, 1)), "a run with clipped", hint)
-    for sign, expected in zip((-1.0, 1.0), control_range(family.compile()).T, strict=True):
-        worlds = worlds_of(without_termination(family), sample_tasks(family))
-        worlds.step(torch.full((worlds.num_worlds, len(expected)), sign))
-        ctrl = worlds.simulator.ctrl.numpy()
-        _demand(
-            np.allclose(ctrl, expected, rtol=1e-12, atol=1e-12),
-            f"action {sign:g} gives ctrl {ctrl[0]}, not {expected}: leave ctrl to the worlds",
+    for sign in (-1.0, 1.0) if family.action_size is None else ():
+        watched = Watched(without_termination(family))
+        worlds = worlds_of(watched.family, sample_tasks(family))
+        worlds.step(torch.full((worlds.num_worlds, worlds.spec.action_size), sign))
+        expected = PlainControls(family).step(np.full(worlds.spec.action_size, sign))
+        demand(
+            np.allclose(watched.told, expected, rtol=1e-12, atol=1e-12),
+            f"action {sign:g} gives ctrl {watched.told[0]}, not {expected}: {STATELESS}",
         )
 
 
@@ -244,7 +218,7 @@ def check_horizon(family: TaskFamily) -> None:
     worlds = worlds_of(replace_attributes(family, horizon=horizon), sample_tasks(family))
     got = run(worlds, random_actions(worlds, 2 * horizon + 1))
     done = got.done
-    _demand(
+    demand(
         horizon == 1 or not got.terminated[0].all(),
         "every episode ends at its first step: terminated() is true of the initial state",
     )
@@ -252,7 +226,7 @@ def check_horizon(family: TaskFamily) -> None:
     for t in range(len(done)):
         length += 1
         cut = (length >= horizon) & ~(got.terminated[t] | got.diverged[t])
-        _demand(torch.equal(got.truncated[t], cut), f"`truncated` is wrong at step {t}")
+        demand(torch.equal(got.truncated[t], cut), f"`truncated` is wrong at step {t}")
         length[done[t]] = 0
 
 
@@ -273,11 +247,11 @@ def check_successor(family: TaskFamily) -> None:
         head = slice(0, last + 1)
         if not ended.diverged[last, i]:
             equal = equal_bits(ended.next_obs[head, i], twin.next_obs[head, i])
-            _demand(equal, f"next_obs of world {i} is not what the step led to: {hint}")
+            demand(equal, f"next_obs of world {i} is not what the step led to: {hint}")
         equal = equal_bits(ended.obs[:last, i], ended.next_obs[:last, i])
-        _demand(equal, f"obs and next_obs of world {i} differ within an episode: {hint}")
+        demand(equal, f"obs and next_obs of world {i} differ within an episode: {hint}")
         equal = equal_bits(ended.obs[last, i], second[i])
-        _demand(equal, f"obs of world {i} is not its next episode's first: {hint}")
+        demand(equal, f"obs of world {i} is not its next episode's first: {hint}")
 
 
 def check_divergence(family: TaskFamily) -> None:
@@ -291,9 +265,9 @@ def check_divergence(family: TaskFamily) -> None:
         poison = StateFault(5, field, bad, value)
         got = run(worlds_of(family, tasks), actions, poison)
         what = f"a run with {value} in {field} of world {bad}"
-        _demand(got.diverged[5, bad], f"world {bad} was not flagged in {what}")
-        _demand(got.reward[5, bad] == 0, f"world {bad} was paid for a diverged step in {what}")
-        _demand(torch.isfinite(got.obs).all(), f"an observation is not finite in {what}: {hint}")
+        demand(got.diverged[5, bad], f"world {bad} was not flagged in {what}")
+        demand(got.reward[5, bad] == 0, f"world {bad} was paid for a diverged step in {what}")
+        demand(torch.isfinite(got.obs).all(), f"an observation is not finite in {what}: {hint}")
         _same(base.worlds(others), got.worlds(others), what, hint)
 
 
@@ -303,7 +277,7 @@ def check_threads(family: TaskFamily) -> None:
     one = run(worlds_of(family, tasks, 2))
     for threads in (2, 4):
         several = run(worlds_of(family, tasks, 2, threads))
-        _same(one, several, f"a run on {threads} threads", _STATELESS)
+        _same(one, several, f"a run on {threads} threads", STATELESS)
 
 
 Checks = tuple[Callable[[TaskFamily], None], ...]
@@ -363,11 +337,6 @@ def title(check: Callable[[TaskFamily], None]) -> str:
 # --- what the checks share ---------------------------------------------------------------------
 
 
-def _demand(condition: object, complaint: str) -> None:
-    if not condition:
-        raise CheckError(complaint)
-
-
 def _same(expected: Trace, got: Trace, what: str, hint: str) -> None:
     where = difference(expected, got)
-    _demand(not where, f"{what} differs: {where}; {hint}")
+    demand(not where, f"{what} differs: {where}; {hint}")

@@ -45,19 +45,9 @@ def evaluate_others(args: Evaluate, report: Report) -> list[Report]:
     return others
 
 
-def is_oracle(report: Report) -> bool:
-    """Whether a report is of a policy that is told the task, and does not adapt."""
-    return report.algorithm == "ppo" and "+told" in report.family
-
-
-def is_blind(report: Report) -> bool:
-    """Whether a report is of PPO over the task distribution."""
-    return report.algorithm == "ppo" and "+told" not in report.family
-
-
 def comparison(report: Report, others: Sequence[Report]) -> tuple[list[str], dict[str, Any]]:
     """Return the lines that compare a report with others, and the scores as JSON."""
-    from metarl.learning.score import adaptation_score
+    from metarl.learning.score import adaptation_score, is_blind, is_oracle
 
     lines, every = ["mean return of each round, on the same tasks:"], (report, *others)
     width = max(len(one.family) for one in every)

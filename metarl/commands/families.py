@@ -21,7 +21,7 @@ from metarl.base.errors import UserError, did_you_mean, shortened
 from metarl.base.plugins import first_line
 from metarl.commands.arguments import parse
 from metarl.runs.presets import presets_of
-from metarl.tasks.composition import GENERIC_VARIATIONS, compose, variations
+from metarl.tasks.composition import GENERIC_VARIATIONS, REPLACEABLE, compose, variations
 from metarl.tasks.distribution import Choices, Interval, Param, TaskDistribution
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family, list_families
@@ -127,7 +127,11 @@ def _variation(family: TaskFamily, name: str) -> dict[str, Any]:
     added = product.params[len(cls.params) :]
     if any(param.size == "model" for param in added):
         added = product().params[len(cls.params) :]
-    return {"doc": variations(cls)[name].doc, "params": [_param(param) for param in added]}
+    return {
+        "doc": variations(cls)[name].doc,
+        "own": name in cls.variations,
+        "params": [_param(param) for param in added],
+    }
 
 
 def _param(param: Param) -> dict[str, Any]:
@@ -170,7 +174,7 @@ def _list(rows: list[dict[str, Any]]) -> list[Table | Text]:
     for row in rows:
         if "error" in row:
             continue
-        own = [f"+{key}" for key in row["variations"] if key not in GENERIC_VARIATIONS]
+        own = [f"+{key}" for key, what in row["variations"].items() if what["own"]]
         names = [Text(row["name"], style="bold cyan"), *_folded(own, 27)]
         facts = (
             row["robot"],
@@ -187,9 +191,13 @@ def _list(rows: list[dict[str, Any]]) -> list[Table | Text]:
                 " ".join(map(_brief, param["ood"])) if param else "",
             )
         table.add_section()
-    *some, last = [f"+{key}" for key in GENERIC_VARIATIONS]
+    *some, last = [f"+{key}" for key in GENERIC_VARIATIONS if key not in REPLACEABLE]
     every = f"{', '.join(some)} and {last}"
-    hint = f"Each also takes {every}. `metarl families FAMILY` shows one in full."
+    fit = ", ".join(f"+{key}" for key in REPLACEABLE[:-1]) + f" and +{REPLACEABLE[-1]}"
+    hint = (
+        f"Each also takes {every}; {fit} too, as far as its robot has what they vary. "
+        f"`metarl families FAMILY` shows one in full."
+    )
     broken = [
         Text(f"{row['name']} cannot be used: {row['error']}", style="red")
         for row in rows

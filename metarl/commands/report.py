@@ -80,7 +80,7 @@ def report(argv: Sequence[str]) -> int:
     from metarl.report.run_summary import read_run
 
     runs = [read_run(path) for path in args.runs]
-    if args.evaluate and len({run.family for run in runs}) == 1:
+    if args.evaluate and len({run.family.replace("+told", "") for run in runs}) == 1:
         for run, source in zip(runs, args.runs, strict=True):
             said = args.said() | {kind: None for kind in KINDS if ":" not in getattr(run, kind)}
             add_reports(run, source, args, say, **said)

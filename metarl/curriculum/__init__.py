@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from metarl.runs.config import TrainConfig
     from metarl.tasks.distribution import TaskDistribution
 
+PREFIX = "curriculum/"
+"""Of what a curriculum logs, in metrics.csv."""
 CURRICULA = {
     "success": "success:SuccessDriven",
     "alp-gmm": "alp_gmm:AlpGmm",

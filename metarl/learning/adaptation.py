@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metarl.base.errors import UserError
-from metarl.base.files import file_errors, standing, whole_folder, write_json
+from metarl.base.files import as_path, file_errors, standing, whole_folder, write_json
 from metarl.base.keys import Key
 from metarl.base.trust import admitted, located
 from metarl.base.untrusted import read_object, refusing, regular_size
@@ -215,7 +215,7 @@ def load_adapted(
         UserError: a file is missing, changed, not ours, or of another version of its algorithm, or
             the policy names code that nobody said may be run.
     """
-    folder = standing(Path(folder))
+    folder = standing(as_path(folder))
     with refusing(folder / WEIGHTS, "policy"):
         regular_size(folder / WEIGHTS)
         weights = (folder / WEIGHTS).read_bytes()
@@ -234,6 +234,7 @@ def load_adapted(
         if problem := nonfinite(tensors):
             raise UserError(f"'{folder / WEIGHTS}' cannot be used: {problem}")
         learner = checkpoints.fresh(checkpoint, device=device)
+        learner.family = family
         rounds = about.get("round", len(about["experience"]) - 1)
         tensors = learner.upgrade_adapted(tensors, rounds)
         return learner, learner.load_adapted_state_dict(tensors)

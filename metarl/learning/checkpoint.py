@@ -17,22 +17,20 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
-from metarl.base.errors import UserError, did_you_mean, warn
-from metarl.base.files import clean_up, set_aside, standing, whole_folder
+from metarl.base.errors import UserError, check_kinds, did_you_mean, warn
+from metarl.base.files import as_path, clean_up, set_aside, standing, whole_folder
 from metarl.base.plugins import absolute, reference
 from metarl.base.trust import admitted, located
 from metarl.base.untrusted import LARGEST_HEADER, read_object, refusing, regular_size
 from metarl.base.versions import versions
 from metarl.learning.agents import find_run
-from metarl.learning.learner import nonfinite
-
-if TYPE_CHECKING:
-    from metarl.learning.learner import Learner
+from metarl.learning.learner import Learner, nonfinite
+from metarl.worlds.vector import Spec
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
@@ -75,7 +73,10 @@ def save(
     Raises:
         UserError: the disk is full or the folder cannot be written; what was there is intact.
     """
-    folder = Path(folder)
+    check_kinds(learner=(learner, Learner), family=(family, str), meta=(meta, dict))
+    if not isinstance(step, int) or step < 0:
+        raise UserError(f"step must be a whole number of at least 0, not {step!r:.40}")
+    folder = as_path(folder)
     final = folder / f"step_{step:08d}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +108,7 @@ def load(
             is not finite, or the checkpoint names code that nobody said may be run; see
             `metarl.base.trust`.
     """
-    path = Path(path)
+    path = as_path(path)
     body = verify(path)
     with refusing(path / WEIGHTS):
         tensors = safetensors.torch.load_file(path / WEIGHTS)
@@ -233,7 +234,6 @@ def restore(checkpoint: Checkpoint, *, device: str = "cpu") -> Learner:
 def fresh(checkpoint: Checkpoint, *, device: str = "cpu") -> Learner:
     """Return a learner as a checkpoint's was at its beginning. Raises UserError likewise."""
     from metarl.learning.registry import find_learner
-    from metarl.worlds.vector import Spec
 
     try:
         spec = Spec.from_json(checkpoint.spec)

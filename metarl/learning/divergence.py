@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from metarl.base.errors import UserError
 from metarl.learning.learner import nonfinite
+from metarl.worlds.reward_terms import PREFIX
 
 if TYPE_CHECKING:
     from metarl.learning.learner import Learner
@@ -79,9 +80,9 @@ def refuse_nonfinite(learner: Learner, worlds: VecWorlds, iteration: int, saved:
 
 
 def nonfinite_metrics(metrics: Mapping[str, float]) -> list[str]:
-    """Return the names of metrics that are not finite; returns are NaN where all diverged."""
-    diverged = ("return_before", "return_after") if metrics.get("diverged", 0) else ()
-    return [n for n, v in metrics.items() if not abs(v) < math.inf and n not in diverged]
+    """Return the names of metrics that are not finite; means are NaN where all diverged."""
+    diverged = ("return_before", "return_after", PREFIX) if metrics.get("diverged", 0) else ()
+    return [n for n, v in metrics.items() if not abs(v) < math.inf and not n.startswith(diverged)]
 
 
 def percent(part: float, whole: float) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from metarl.base.errors import UserError, check_progress
-from metarl.base.files import file_errors, finite, read_json, write_json
+from metarl.base.files import as_path, file_errors, finite, read_json, write_json
 from metarl.base.keys import Key
 from metarl.base.text import ALL_DIVERGED, counted, decimals, shown
 from metarl.learning import statistics
@@ -31,13 +31,13 @@ from metarl.learning.statistics import gain_interval, iqm_interval, mean_of_task
 from metarl.tasks.distribution import TaskDistribution
 from metarl.worlds.policy import Policy, as_policy
 from metarl.worlds.rollout import mean_of_finished
+from metarl.worlds.vector import VecWorlds, check_worlds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from metarl.tasks.distribution import Tasks
     from metarl.tasks.family import TaskFamily
-    from metarl.worlds.vector import VecWorlds
 
 HARDLY = 0.05
 """A lead over standing still that is surely below this share of what that scores is hardly one."""
@@ -105,8 +105,7 @@ class Report:
 
         Raises UserError if that fails.
         """
-        path = Path(path)
-        with file_errors(path):
+        with file_errors(path := as_path(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, self.to_json() | dict(more or {}))
 
@@ -129,7 +128,7 @@ class Report:
     @classmethod
     def load(cls, path: Path | str) -> Report:
         """Read a report from a file. Raises UserError if it is missing or malformed."""
-        return cls.from_json(read_json(Path(path)), path)
+        return cls.from_json(read_json(as_path(path)), path)
 
     @property
     def distinct_tasks(self) -> int:
@@ -347,6 +346,7 @@ def report_of(
 
 def _check_fit(policy: object, worlds: VecWorlds, tasks: Tasks, episodes: int) -> None:
     """Raise UserError for arguments of `evaluate` that do not fit together."""
+    check_worlds(worlds)
     worlds.family.distribution.check(tasks)
     spec = getattr(policy, "spec", worlds.spec)
     if isinstance(policy, Policy) and tuple(spec)[:4] != worlds.spec.acting:

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from metarl.base.distributed import ALONE, Ranks
-from metarl.base.errors import UserError
+from metarl.base.errors import UserError, check_kinds
 from metarl.base.threads import check_defaults
 from metarl.worlds.policy import Policy
+from metarl.worlds.vector import Spec
 
 if TYPE_CHECKING:
     from metarl.base.keys import Key
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from metarl.tasks.distribution import Tasks
     from metarl.tasks.family import TaskFamily
     from metarl.worlds.rollout import Rollout
-    from metarl.worlds.vector import Spec, VecWorlds
+    from metarl.worlds.vector import VecWorlds
 
 
 class Learner(Policy):
@@ -54,8 +55,10 @@ class Learner(Policy):
             device: where the weights and the rollouts live.
 
         Raises:
-            UserError: the actions are discrete, and the learner's are continuous.
+            UserError: the actions are discrete, and the learner's are continuous; or an argument is
+                of another kind.
         """
+        check_kinds(spec=(spec, Spec), config=(config, type(self).Config), seed=(seed, int))
         if spec.actions and not self.discrete_actions:
             raise UserError(
                 f"{self.name} takes continuous actions, and these are discrete, with "
@@ -69,7 +72,10 @@ class Learner(Policy):
         self.spec = spec
         self.config = config
         self.seed = seed
-        self.device = torch.device(device)
+        try:
+            self.device = torch.device(device)
+        except (RuntimeError, TypeError):
+            raise UserError(f"device must be cpu or cuda, not {device!r:.80}") from None
 
     @property
     def num_train_tasks(self) -> int | None:
@@ -95,6 +101,22 @@ class Learner(Policy):
         It holds the rows of other processes, too, so that many reach the same bits as one.
         """
         return self.ranks.sum_rows(rows)
+
+    @property
+    def privileged(self) -> bool:
+        """Whether it shows critics or teachers, in training, what nothing that acts may see."""
+        return getattr(self.config, "privileged_critic", False)
+
+    def plan(self, worlds: VecWorlds, iterations: int, env_steps: int | None) -> None:
+        """Take in what the run is to be, before it begins or goes on; the default needs nothing.
+
+        A run that goes on calls `load_state_dict` next. Raises UserError for what cannot be.
+
+        Args:
+            worlds: of one shard of an iteration.
+            iterations: that the run is to have.
+            env_steps: that it is to have instead, if not None.
+        """
 
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Any:
         """Return the data of one shard of an iteration, for `update`.
@@ -224,6 +246,21 @@ def load_tensors(own: dict[str, Tensor], given: dict[str, Tensor], name: str) ->
             tensor.copy_(given[key])
 
 
+def state_of(parts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return what `state_dict` of each part of a learner returns, as ``part.name``."""
+    held = {part: holder.state_dict() for part, holder in parts.items()}
+    return {f"{part}.{name}": t.detach() for part, own in held.items() for name, t in own.items()}
+
+
+def load_parts(parts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Let each part of a learner take over its share of what `state_of` returned."""
+    for part, holder in parts.items():
+        prefix = f"{part}."
+        holder.load_state_dict(
+            {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+        )
+
+
 def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:
     """Check saved tensors against a learner's own.
 
@@ -235,6 +272,7 @@ def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -
     Raises:
         UserError: a name is missing or unknown, or a shape or the kind of number differs.
     """
+    check_kinds(weights=(given, Mapping))
     mine, theirs = ({k: _layout(t) for k, t in d.items()} for d in (own, given))
     differ = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
     if differ:
@@ -246,6 +284,8 @@ def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -
 
 
 def _layout(tensor: Tensor) -> str:
+    if not isinstance(tensor, Tensor):
+        return type(tensor).__name__
     return f"{tuple(tensor.shape)}" + " of whole numbers" * (not tensor.is_floating_point())
 
 

@@ -10,7 +10,7 @@ domain randomisation, and 1 is as good as being told the task. It may exceed 1, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,21 @@ from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.learning.statistics import RESAMPLES, levels, resampled_rows
 
+if TYPE_CHECKING:
+    from metarl.learning.evaluation import Report
+
 Lines = Sequence[np.ndarray]
 Tasks = np.ndarray | Sequence[Sequence[float]]
+
+
+def is_oracle(report: Report) -> bool:
+    """Whether a report is of a policy that is told the task, and does not adapt."""
+    return report.algorithm == "ppo" and "+told" in report.family
+
+
+def is_blind(report: Report) -> bool:
+    """Whether a report is of PPO over the task distribution."""
+    return report.algorithm == "ppo" and "+told" not in report.family
 
 
 class Score(NamedTuple):

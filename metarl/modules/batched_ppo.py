@@ -24,24 +24,30 @@ from metarl.modules.settings import Count, Layers
 from metarl.networks.categorical import Categorical
 from metarl.networks.normalise import RunningMoments
 from metarl.networks.task_mlp import Gaussian, GaussianMLP
-from metarl.worlds.rollout import Rollout
+from metarl.worlds.rollout import Rollout, mean_of_finished
 from metarl.worlds.vector import Spec, Step
 
 
 @dataclass(frozen=True)
-class PpoSettings(ppo.ClippedSettings):
+class FeedForwardSettings(ppo.ClippedSettings):
     """Settings of PPO with a feed-forward policy."""
 
     hidden: Layers = (64, 64)
     """Units of the hidden layers, of the policy and of the value function each."""
-    history: Count = 1
-    """Steps that the policy sees, the present one too; from 2 on with the actions in between."""
     epochs: Count = 10
     """Passes over the transitions of an iteration."""
     batch_size: Count = 500
     """Transitions in a gradient step, about: a pass is cut evenly."""
     shards: Count = 2
     """Parts of a gradient step's transitions that are computed side by side, on a thread each."""
+
+
+@dataclass(frozen=True)
+class PpoSettings(FeedForwardSettings):
+    """Settings of PPO with a policy that remembers nothing but its last steps."""
+
+    history: Count = 1
+    """Steps that the policy sees, the present one too; from 2 on with the actions in between."""
 
 
 class Adam(NamedTuple):
@@ -78,8 +84,9 @@ class BatchedPpo:
     """The networks, what they see, and PPO's update; parameters are passed in and returned."""
 
     def __init__(
-        self, spec: Spec, config: PpoSettings, device: torch.device, critic_extra: int = 0
-    ) -> None:
+        self, spec: Spec, config: FeedForwardSettings, device: torch.device, critic_extra: int = 0,
+        actor_extra: int = 0,
+    ) -> None:  # fmt: skip
         """Lay out the networks, and start the running statistics.
 
         Args:
@@ -87,16 +94,18 @@ class BatchedPpo:
             config: the settings.
             device: where everything is.
             critic_extra: P, further inputs, which the critic alone sees: `Rollout.for_critic`.
+            actor_extra: further inputs of the actor, for a `policy` that gives them.
         """
         self.spec, self.config, self.device = spec, config, device
-        self.frame = spec.observation_size + (spec.action_size if config.history > 1 else 0)
-        inputs = self.frame * config.history
+        self.history = config.history if isinstance(config, PpoSettings) else 1
+        self.frame = spec.observation_size + (spec.action_size if self.history > 1 else 0)
+        inputs = self.frame * self.history
+        self.seen = inputs + actor_extra
         self.actor = GaussianMLP(
-            inputs, spec.action_size, config.hidden, init_std=config.init_std,
+            self.seen, spec.action_size, config.hidden, init_std=config.init_std,
             min_std=config.min_std, state_std=config.state_std and not spec.actions,
         )  # fmt: skip
         self.critic = GaussianMLP(inputs + critic_extra, 1, config.hidden)
-        self.seen = inputs
         self.obs_moments = RunningMoments(spec.observation_size, device)
         self.return_moments = RunningMoments(1, device)
 
@@ -131,7 +140,7 @@ class BatchedPpo:
 
     def window(self, worlds: int) -> Tensor:
         """Return the empty memory of B worlds: (B, history - 1, F) earlier frames, latest first."""
-        return torch.zeros(worlds, self.config.history - 1, self.frame, device=self.device)
+        return torch.zeros(worlds, self.history - 1, self.frame, device=self.device)
 
     def act(
         self, params: Tensor, step: Step, window: Tensor, noise: Tensor | None
@@ -150,13 +159,7 @@ class BatchedPpo:
         policy = self.policy(params, inputs.flatten(1).unflatten(0, (len(params), -1)))
         if noise is not None:
             noise = noise.unflatten(0, (len(params), -1))
-        if isinstance(policy, Categorical):
-            action = policy.sample(noise)
-        else:
-            action = policy.mean
-            if noise is not None:
-                action = action + noise * policy.log_std.exp()
-        return action.flatten(0, 1), inputs[:, :-1]
+        return policy.sample(noise).flatten(0, 1), inputs[:, :-1]
 
     def policy(self, params: Tensor, inputs: Tensor) -> Gaussian | Categorical:
         """Return the action distributions (M, N, A) of M policies at (M, N, I + P) inputs."""
@@ -172,7 +175,7 @@ class BatchedPpo:
     def _frames(self, step: Step | Rollout) -> Tensor:
         """(…, F): the observation; with a history also the action before, 0 where none was."""
         obs = self.obs_moments.normalise(step.obs)
-        if self.config.history == 1:
+        if self.history == 1:
             return obs
         return torch.cat((obs, step.prev_action * (~step.first)[..., None]), -1)
 
@@ -180,11 +183,11 @@ class BatchedPpo:
         """Return what was seen at each step, and at its successor, (T, B, I) each."""
         frames, age = self._frames(rollout), rollout.episode_time()
         after = self.obs_moments.normalise(rollout.next_obs)
-        if self.config.history == 1:
+        if self.history == 1:
             return frames, after
         after = torch.cat((after, rollout.action.clamp(-1, 1).nan_to_num()), -1)
         seen = [frames]
-        for back in range(1, self.config.history):
+        for back in range(1, self.history):
             earlier = torch.zeros_like(frames)
             earlier[back:] = frames[:-back]
             seen.append(earlier * (age >= back)[..., None])
@@ -244,6 +247,32 @@ class BatchedPpo:
         )
         self.return_moments.update(*sums, ranks=ranks)
 
+    def learn(
+        self, params: Tensor, adam: Adam, lr: Tensor, rollouts: Sequence[Rollout], key: Key,
+        ranks: Ranks = ALONE,
+    ) -> tuple[Tensor, Adam, Tensor, dict[str, float]]:  # fmt: skip
+        """Make an iteration: gradient steps on rollouts, which the running statistics take in next.
+
+        Args:
+            params: (M, D).
+            adam: its state.
+            lr: () float64, step size.
+            rollouts: of the shards that this process owns.
+            key: of the iteration.
+            ranks: whose shards they are.
+
+        Returns:
+            The new parameters, state and step size, and the metrics of the iteration.
+        """
+        params, adam, metrics = self.improve(
+            params, adam, self.prepared(rollouts, params, ranks), epochs=self.config.epochs,
+            lr=float(lr), key=key, ranks=ranks,
+        )  # fmt: skip
+        self.update_moments(rollouts, ranks)
+        rate = ppo.next_lr(float(lr), metrics["kl"], self.env_steps, self.config)
+        metrics = training_returns(rollouts, ranks) | metrics | {"lr": rate}
+        return params, adam, torch.tensor(rate, dtype=torch.float64), metrics
+
     def improve(
         self, params: Tensor, adam: Adam, batch: Batch, *, epochs: int, lr: float, key: Key,
         ranks: Ranks = ALONE,
@@ -297,3 +326,16 @@ class BatchedPpo:
         error = (value - part.target).square()
         loss, metrics = ppo.objective(policy, error, part, total, self.config)
         return loss, metrics / len(params)
+
+
+def training_returns(rollouts: Sequence[Rollout], ranks: Ranks = ALONE) -> dict[str, float]:
+    """Return what a policy that does not adapt reports: its mean return, and what diverged.
+
+    Args:
+        rollouts: of the shards that this process owns.
+        ranks: whose shards they are.
+    """
+    returns = torch.cat([part.first_episode_return() for part in rollouts])
+    mean = float(mean_of_finished(ranks.rows(returns)))
+    diverged = float(ranks.sum([part.diverged.sum() for part in rollouts]))
+    return {"return_before": mean, "return_after": mean, "diverged": diverged}

@@ -18,6 +18,7 @@ from metarl.base.distributed import ALONE, Ranks
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.base.threads import worker_threads
+from metarl.modules.optim import ClippedAdam
 from metarl.modules.settings import Count, Fraction, NonNegative, Positive, Settings
 from metarl.networks.categorical import Categorical
 from metarl.networks.task_mlp import Gaussian
@@ -268,3 +269,38 @@ def parallel_gradient(
     sizes = [param.numel() for param in params]
     *gradient, metrics = flat.split([*sizes, len(flat) - sum(sizes)])
     return [g.view_as(param) for g, param in zip(gradient, params, strict=True)], metrics
+
+
+def gradient_steps(
+    loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], adam: ClippedAdam, weight: Tensor,
+    key: Key, *, epochs: int, parts: int, most: Callable[[int], int], max_norm: float,
+    ranks: Ranks = ALONE,
+) -> Tensor:  # fmt: skip
+    """Pass over N samples several times in minibatches, with a step of Adam for each.
+
+    Args:
+        loss: ids of samples and the weight of the whole minibatch -> see `parallel_gradient`.
+        adam: of the parameters, which change in place.
+        weight: (N,) of each sample; those of the shards that this process owns, side by side.
+        key: orders the samples.
+        epochs: passes.
+        parts: minibatches of a pass, at most.
+        most: samples -> parts, at most, that are computed side by side.
+        max_norm: longer gradients are scaled down to this.
+        ranks: whose shards the samples are of.
+
+    Returns:
+        The mean metrics of the last pass.
+    """
+    metrics: list[Tensor] = []
+    with thread_pool() as pool:
+        for epoch in range(epochs):
+            metrics, order = [], key.fold("minibatches", epoch)
+            for chosen, total in minibatches(weight[None], parts, order, ranks):
+                gradient, found = parallel_gradient(
+                    lambda ids, total=total: loss(ids, total[0, 0]), adam.params,
+                    [ids.chunk(most(len(ids))) for ids in chosen], pool, ranks,
+                )  # fmt: skip
+                adam.step(gradient, max_norm)
+                metrics.append(found)
+    return torch.stack(metrics).mean(0)

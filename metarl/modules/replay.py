@@ -7,8 +7,6 @@ a whole, so neither has a Python loop over tasks, and sampling never waits for t
 from __future__ import annotations
 
 import copy
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.text import counted
+from metarl.base.versions import claim
 from metarl.worlds.rollout import Rollout
 from metarl.worlds.vector import LARGE_REWARD
 
@@ -69,16 +68,9 @@ class TaskReplay:
             UserError: the device has less memory than that.
         """
         rows = sum(c * w for c, w in zip(capacities, widths, strict=True))
-        need, free = 4 * tasks * rows, free_memory(device)
-        if free is not None and need > free:
-            raise UserError(
-                f"the replay needs {gib(need)}, but {device} has {gib(free)} free: lower "
-                f"replay_capacity (now {capacities[0]}) or train_tasks (now {tasks})"
-            )
-        print(
-            f"replay: {counted(tasks, 'task')} x {capacities[0]} transitions, "
-            f"{gib(need)} on {device}",
-            file=sys.stderr, flush=True,
+        claim(
+            f"{counted(tasks, 'task')} x {capacities[0]} transitions", 4 * tasks * rows, device,
+            f"replay_capacity (now {capacities[0]}) or train_tasks (now {tasks})",
         )  # fmt: skip
         first, second = (
             cls(tasks, capacity, width, device, pinned=pinned)
@@ -201,26 +193,6 @@ def refuse_large_rewards(rollout: Rollout, said: str) -> None:
             f"{said}: no critic can fit that, so scale the reward; nothing of it is in the replay, "
             f"and the run can be resumed"
         )
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that a device has free, or None if it does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return 1024 * int(fields["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        try:
-            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        except (OSError, ValueError):
-            return None
-
-
-def gib(size: int) -> str:
-    """Return a number of bytes in words."""
-    return f"{size / 2**30:.3g} GiB"
 
 
 class Experience(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metarl.base.errors import UserError
-from metarl.modules.replay import free_memory, gib
+from metarl.base.versions import free_memory, gib
 from metarl.worlds.rollout import Rollout
 
 MOST_FEATURES = 1024

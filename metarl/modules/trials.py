@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metarl.base.keys import Key
 from metarl.tasks.distribution import Tasks
-from metarl.worlds.rollout import Rollout
+from metarl.worlds.policy import Policy
+from metarl.worlds.rollout import Rollout, collect
+from metarl.worlds.vector import Step, VecWorlds
 
 
 class Trials(NamedTuple):
@@ -81,3 +83,62 @@ def trial_starts(tasks: Tasks, worlds: int, fewest: int, most: int, key: Key) ->
         whole = torch.where(most - k - length[k] < fewest, most - k, length[k])
         left = torch.where(begins[k], whole, left) - 1
     return begins
+
+
+def trial_episodes(
+    worlds: VecWorlds, policy: Policy, episodes: int, key: Key, *,
+    restart: Callable[[Any, int], Any] | None = None, privileged: bool = False,
+) -> Iterator[tuple[Rollout, Any]]:  # fmt: skip
+    """Let a policy with a memory explore for some episodes, each after a reset of all worlds.
+
+    Args:
+        worlds: their tasks set and seeded.
+        policy: its state has a field `last`, see `ending`.
+        episodes: of a horizon each.
+        key: of the action noise.
+        restart: the state and the number of the next episode -> the state to begin it in.
+        privileged: see `collect`.
+
+    Yields:
+        Each episode, as the policy saw it, and the state that it ended in.
+    """
+    state = policy.begin(len(worlds.tasks), worlds.worlds_per_task)
+    for k in range(episodes):
+        worlds.reset()
+        state = restart(state, k) if k and restart is not None else state
+        last = state.last
+        part, state = collect(
+            worlds, policy, state, worlds.spec.horizon, key.fold("noise", k), explore=True,
+            privileged=privileged,
+        )  # fmt: skip
+        if last is not None and k:
+            part.prev_action[0], part.prev_reward[0] = last[:, :-1], last[:, -1]
+        yield part, state
+        state = policy.adapt(state, part)
+
+
+def ending(rollout: Rollout) -> Tensor:
+    """Return the action and the reward, (B, A + 1), that ended an episode; 0 where diverged.
+
+    A reset makes the worlds forget them, so the state of a policy carries them as `last` from
+    `adapt` to the next step.
+    """
+    end = torch.cat((rollout.action[-1].clamp(-1, 1), rollout.reward[-1, :, None]), -1)
+    return end.masked_fill(rollout.diverged[-1, :, None], 0.0)
+
+
+def with_ending(step: Step, last: Tensor) -> Step:
+    """Return a step that shows `ending`, (B, A + 1), where the worlds do not show it themselves."""
+    action, reward = last[:, :-1], last[:, -1]
+    return step._replace(
+        prev_action=torch.where(action != 0, action, step.prev_action),
+        prev_reward=torch.where(reward != 0, reward, step.prev_reward),
+    )
+
+
+def step_after(rollout: Rollout) -> Step:
+    """Return what an agent would see after a rollout if its episode went on."""
+    return Step(
+        rollout.next_obs[-1], rollout.action[-1].clamp(-1, 1), rollout.reward[-1],
+        torch.zeros_like(rollout.first[-1]),
+    )  # fmt: skip

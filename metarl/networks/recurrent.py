@@ -23,10 +23,12 @@ class _Recurrent(Memory):
 
     net: nn.GRU | nn.LSTM
 
-    def unroll(self, x: Tensor, begins: Tensor | None = None) -> Tensor:
-        """Return the hidden states, (T, B, units)."""
+    def unroll(
+        self, x: Tensor, begins: Tensor | None = None, state: MemoryState | None = None
+    ) -> Tensor:
+        """Return the hidden states, (T, B, units); those of trials under way go on from a state."""
         cuts = [] if begins is None else begins[1:].any(1).nonzero()[:, 0].add(1).tolist()
-        state, outputs = self.begin(x.shape[1]), []
+        state, outputs = state or self.begin(x.shape[1]), []
         for start, end in zip((0, *cuts), (*cuts, len(x)), strict=True):
             if start and begins is not None:
                 state = self.restart(state, begins[start])

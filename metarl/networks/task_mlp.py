@@ -38,6 +38,10 @@ class Gaussian(NamedTuple):
         z = (self.mean - other.mean) * torch.exp(-other.log_std)
         return (0.5 * (ratio + z.square() - 1) - (self.log_std - other.log_std)).sum(-1)
 
+    def sample(self, noise: Tensor | None) -> Tensor:
+        """Return (M, N, A) actions: the mean, plus standard normal noise times the std if any."""
+        return self.mean if noise is None else self.mean + noise * self.log_std.exp()
+
     def detach(self) -> Gaussian:
         """Return the same distribution, cut from the graph."""
         return Gaussian(self.mean.detach(), self.log_std.detach())

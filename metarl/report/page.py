@@ -20,6 +20,7 @@ from metarl.base.errors import UserError
 from metarl.base.files import file_errors, write_bytes
 from metarl.base.text import counted, si
 from metarl.learning.evaluation import Report
+from metarl.report.adapting import score_tables
 from metarl.report.charts import (
     RUN_COLOURS,
     SPLITS,
@@ -40,6 +41,7 @@ from metarl.report.tasks import (
     task_words,
     verdict,
 )
+from metarl.report.terms import draw_terms
 from metarl.report.text import duration, first_column, first_round, number, param_units
 
 LARGEST_VIDEO = 16 * 2**20
@@ -76,7 +78,7 @@ def render(runs: Sequence[RunSummary], *, live: bool = False, running: bool = Fa
     """
     if not runs:
         raise UserError("a report needs at least one run")
-    if len({run.family for run in runs}) > 1:
+    if len({run.family.replace("+told", "") for run in runs}) > 1:
         names = ", ".join(f"{run.label} ({run.family})" for run in runs)
         raise UserError(f"runs of different families cannot be compared: {names}")
     if len(runs) > len(RUN_COLOURS):
@@ -95,7 +97,7 @@ def render(runs: Sequence[RunSummary], *, live: bool = False, running: bool = Fa
         runs=runs, one=one, live=live, running=running,
         title=f"{runs[0].family}: {', '.join(dict.fromkeys(run.algorithm for run in runs))}",
         cost=_cost(runs[0]), notes=_notes(runs, live), cards=_cards(runs[0]) if one else [],
-        comparisons=compare(runs), curves=_curves(runs),
+        comparisons=compare(runs), scored=score_tables(runs), curves=_curves(runs),
         words=adaptation_words(runs[0]) if one else [], task_charts=task_charts(runs, found),
         most=MOST_CHARTS, parameters=parameters, ranked=ranked, videos=_videos(runs, live),
         tables=_settings(runs),
@@ -156,7 +158,7 @@ def _cards(run: RunSummary) -> list[tuple[str, str]]:
 
 
 def _curves(runs: Sequence[RunSummary]) -> list[Panel]:
-    """Return the learning curve, and an adaptation curve for each split."""
+    """Return the learning curve, the reward's terms, and an adaptation curve for each split."""
     panels = []
     if curves := {run.label: [run.curve] for run in runs if run.curve}:
         note = "Bands: 95 % intervals of the interquartile mean over tasks; lines: means."
@@ -164,6 +166,13 @@ def _curves(runs: Sequence[RunSummary]) -> list[Panel]:
         draw = partial(draw_learning, curves=curves, report=report)
         panels.append(panel("Learning", draw, note))
     one = len(runs) == 1
+    if one and runs[0].terms:
+        note = "Means over the transitions of an iteration, each times its weight."
+        panels.append(panel("Terms of the reward", partial(draw_terms, terms=runs[0].terms), note))
+    for name, points in (list(runs[0].curriculum.items()) if one else [])[:MOST_CHARTS]:
+        draw = partial(draw_terms, terms={name: points}, ylabel=name)
+        note = "Of each iteration; of a parameter, the mean over the training tasks drawn."
+        panels.append(panel(f"Curriculum: {name}", draw, note))
     for split, title in (
         ("heldout", "Adaptation to held-out tasks"),
         ("ood", "Adaptation outside the box (ood)"),

@@ -6,6 +6,7 @@ becomes a line in `notes`, and the rest is used.
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from dataclasses import dataclass, field
@@ -15,10 +16,12 @@ from typing import Any
 from metarl.base.errors import UserError
 from metarl.base.files import read_json
 from metarl.base.versions import versions
+from metarl.curriculum import PREFIX as CURRICULUM
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.agents import find_run
 from metarl.learning.evaluation import Report
 from metarl.runs.config import Position, TrainConfig, goal
+from metarl.worlds.reward_terms import PREFIX
 
 SPLITS = ("heldout", "ood")
 RESULT = "result.json"
@@ -52,6 +55,10 @@ class RunSummary:
     notes: list[tuple[str, str]] = field(default_factory=list)
     """(split that it is about or "", a line on what is wrong or missing)."""
     videos: list[Path] = field(default_factory=list)
+    terms: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """The reward's terms: name -> (env steps, mean in a step) of each iteration."""
+    curriculum: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """What a curriculum logs, such as the mean of a parameter in the tasks drawn, likewise."""
 
     def note(self, text: str, split: str = "") -> None:
         """Add a line, once; paths in it are relative to the run."""
@@ -85,6 +92,7 @@ def read_run(path: Path | str, position: dict[str, Any] | None = None) -> RunSum
         _read_result(run)
     else:
         _read_curve(run, _table(header, "meta").get("curve"))
+        run.terms, run.curriculum = _read_series(run.path / "metrics.csv")
         for split in SPLITS:
             _read_report(run, split)
     run.videos = _videos(run.path / "videos")
@@ -182,6 +190,32 @@ def curve_entries(found: object) -> list[dict[str, Any]]:
         except (TypeError, KeyError, AttributeError):
             continue
     return entries
+
+
+def _read_series(path: Path) -> tuple[dict[str, list[tuple[float, float]]], ...]:
+    """Return the terms of the reward, and what a curriculum logged, in a metrics.csv.
+
+    Both are name -> (env steps, value) of each iteration. A file or a row that cannot be read gives
+    nothing, and a number that is not finite is left out.
+    """
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {PREFIX: {}, CURRICULUM: {}}
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, csv.Error):
+        return {}, {}
+    for row in rows:
+        for column, text in row.items():
+            kind, slash, name = str(column).partition("/")
+            if kind + slash not in found:
+                continue
+            try:
+                point = float(row["env_steps"]), float(text)
+            except (KeyError, TypeError, ValueError):
+                continue
+            if all(map(math.isfinite, point)):
+                found[kind + slash].setdefault(name, []).append(point)
+    return tuple(found.values())
 
 
 def _read_result(run: RunSummary) -> None:

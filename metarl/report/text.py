@@ -48,9 +48,14 @@ def first_label(report: Report | None) -> str:
     return f"task-blind ({words})" if words == "before adaptation" else words
 
 
+def first_name(adapts_within: bool) -> str:
+    """Return the short name of round 0, of a panel or a column; see `first_round`."""
+    return "first episode" if adapts_within else "before"
+
+
 def first_column(reports: Iterable[Report]) -> str:
     """Return the heading of the returns of round 0 in a table of several evaluations."""
-    words = ("first episode" if report.adapts_within else "before" for report in reports)
+    words = sorted(first_name(report.adapts_within) for report in reports)
     return " / ".join(dict.fromkeys(words)) or "before"
 
 

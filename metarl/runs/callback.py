@@ -5,9 +5,12 @@ A callback reads the run and changes nothing of it. Those of metarl are in `meta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
+
+from metarl.base.errors import UserError, check_kinds
 
 if TYPE_CHECKING:
     from stable_baselines3.common.logger import Logger
@@ -57,3 +60,11 @@ class Callback:
 
     def on_end(self, run: Run) -> None:
         """Called once, after the last checkpoint, also of a run that a signal stopped."""
+
+
+def check_callbacks(callbacks: object) -> None:
+    """Raise UserError unless these are callbacks, or functions, in order."""
+    check_kinds(callbacks=(callbacks, Sequence))
+    for one in cast("Sequence[object]", callbacks):
+        if not (isinstance(one, Callback) or callable(one)):
+            raise UserError(f"a callback must be a Callback or a function, not {one!r:.80}")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metarl.base.errors import UserError, quoted
+from metarl.base.errors import UserError, check_kinds, quoted
 from metarl.base.files import file_errors, write_json
 from metarl.base.keys import Key
 from metarl.base.plugins import reference
@@ -28,13 +28,17 @@ from metarl.base.versions import versions
 from metarl.curriculum import make_sampler
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.divergence import DivergenceWatch, nonfinite_metrics, refuse_nonfinite
-from metarl.runs.callback import Callback
+from metarl.learning.learner import Learner
+from metarl.runs.callback import Callback, check_callbacks
 from metarl.runs.config import Position, TrainConfig, default_out, goal
 from metarl.runs.progress import TrainingProgress, closing_lines, evaluation_line, opening_line
 from metarl.runs.run_folder import RunFolder, has_trained
 from metarl.runs.shards import evaluate_shards, meet, refuse_apart, refuse_other_worlds
 from metarl.runs.signals import IterationAborted, StopSignals, TrainingStopped
+from metarl.tasks.distribution import TaskDistribution
 from metarl.worlds.factory import SizedWorlds
+from metarl.worlds.reward_terms import mean_terms, terms_in_words
+from metarl.worlds.vector import VecWorlds
 
 __all__ = ["Callback", "IterationFunction", "Runner", "TrainConfig", "meta_train"]
 
@@ -42,10 +46,8 @@ if TYPE_CHECKING:
     from stable_baselines3.common.logger import Logger
 
     from metarl.learning.evaluation import Report
-    from metarl.learning.learner import Learner
-    from metarl.tasks.distribution import TaskDistribution, Tasks
+    from metarl.tasks.distribution import Tasks
     from metarl.tasks.sampler import TaskSampler
-    from metarl.worlds.vector import VecWorlds
 
 IterationFunction = Callable[[int, "Learner", dict[str, float]], None]
 """Called after every iteration with its number (from 1), the learner and its metrics."""
@@ -73,8 +75,7 @@ def meta_train(
         worlds: tasks_per_iteration x rollouts_per_task worlds.
         distribution: where tasks come from.
         config: how long, how often, where to. Its number of threads holds until this returns.
-        callbacks: functions that are called after every iteration, and `Callback` objects, such
-            as `metarl.callbacks.default_callbacks` returns; in order.
+        callbacks: functions called after every iteration, and `Callback`s (`metarl.callbacks`).
         resume: a loaded checkpoint of such a run to go on from, to the same bits.
         sampler: of the training tasks, tasks_per_iteration each time; None: what `config` asks for.
 
@@ -86,6 +87,9 @@ def meta_train(
             the weights stop being finite. The newest checkpoint is good in each case.
         TrainingStopped: SIGINT, SIGTERM or SIGHUP; the state is saved.
     """
+    check_kinds(distribution=(distribution, TaskDistribution), config=(config, TrainConfig),
+                learner=(learner, Learner), worlds=(worlds, VecWorlds))  # fmt: skip
+    check_callbacks(callbacks)
     kind, sharded = Runner, learner.ranks.shards > 1
     if not learner.ranks.leads:
         kind = importlib.import_module("metarl.runs.follower").Follower
@@ -104,16 +108,10 @@ class Runner:
     """Writes to metrics.csv and TensorBoard, from the beginning of `learn`."""
 
     def __init__(
-        self,
-        learner: Learner,
-        worlds: VecWorlds,
-        distribution: TaskDistribution,
-        config: TrainConfig,
-        callbacks: Sequence[Callback | IterationFunction] = (),
-        *,
-        resume: checkpoints.Checkpoint | None = None,
-        sampler: TaskSampler | None = None,
-    ) -> None:
+        self, learner: Learner, worlds: VecWorlds, distribution: TaskDistribution,
+        config: TrainConfig, callbacks: Sequence[Callback | IterationFunction] = (), *,
+        resume: checkpoints.Checkpoint | None = None, sampler: TaskSampler | None = None,
+    ) -> None:  # fmt: skip
         """Take what `meta_train` takes; threads are those that the process uses now."""
         self.ranks = learner.ranks
         refuse_other_worlds(worlds, config, self.ranks.shards)
@@ -121,13 +119,14 @@ class Runner:
         worlds.returns = {} if self.sampler.reports else None
         self.learner, self.worlds, self.distribution = learner, worlds, distribution
         self.family, self.config, self.resume = worlds.family, config, resume
+        learner.plan(worlds, config.iterations, config.env_steps)
         self.callbacks = [one for one in callbacks if isinstance(one, Callback)]
         self.functions = [one for one in callbacks if not isinstance(one, Callback)]
         self.position = Position() if resume is None else Position.to_resume(resume)
         self.divergence = DivergenceWatch(self.position)
         self.threads = physics_threads()
-        name = default_out(self.family.name, learner.name, config.seed)
-        self.folder = RunFolder(config.out or name)
+        own = default_out(self.family.name, learner.name, config.seed)
+        self.folder, self._terms = RunFolder(config.out or own), []
         self.stop, self._agreed_to_stop = StopSignals(), False
         self.progress = TrainingProgress(
             total=goal(config), done=self.position.done(config),
@@ -220,21 +219,16 @@ class Runner:
         had = TrainConfig(**resume.meta["train"]) if resume else config
         # A kill must not lose a new goal, which a resume reads from the checkpoint.
         self.save(again=(had.iterations, had.env_steps) != (config.iterations, config.env_steps))
-        resumed_at = position.iteration if resume else None
-        self.say(opening_line(self, resumed_at))
+        self.say(opening_line(self, position.iteration if resume else None))
         return self.progress
 
     def describe(self) -> dict[str, Any]:
         """Return what config.json holds."""
         return {
-            "family": reference(self.family),
-            "algorithm": reference(self.learner),
-            "train": asdict(self.config),
-            "learner": asdict(self.learner.config),
-            "threads": self.threads,
-            "device": str(self.learner.device),
-            "versions": versions(),
-        } | ({} if self.ranks.size == 1 else {"ranks": self.ranks.size})
+            "family": reference(self.family), "algorithm": reference(self.learner),
+            "train": asdict(self.config), "learner": asdict(self.learner.config),
+            "threads": self.threads, "device": str(self.learner.device), "versions": versions(),
+        } | ({} if self.ranks.size == 1 else {"ranks": self.ranks.size})  # fmt: skip
 
     # --- an iteration --------------------------------------------------------------------------
 
@@ -246,10 +240,13 @@ class Runner:
         """Make one meta-update and check it. Returns its metrics and its env steps per second."""
         number, key = self.position.iteration, Key(self.config.seed)
         began, steps, sent = time.monotonic(), self.worlds.env_steps, self.ranks.bytes_sent
+        self.worlds.term_sums.clear()
         with self.interruptible(), _global_draws(key.fold("global", number), self.learner.device):
             metrics = self.learner.meta_step(self.worlds, tasks, key.fold("meta", number))
         seconds, steps = time.monotonic() - began, self.worlds.env_steps - steps
         refuse_nonfinite(self.learner, self.worlds, number + 1, self.folder.checkpoints)
+        metrics |= (terms := mean_terms(self.worlds, self.learner))
+        self._terms = terms_in_words(terms)
         if self.ranks.size > 1:
             steps = sum(self.ranks.objects(steps))
             refuse_apart(self.learner, number + 1)
@@ -381,7 +378,7 @@ class Runner:
         """Print where everything is, the adaptation curve, and what to try next."""
         nominal, tasks = self.distribution.nominal(), self.eval_tasks.counted("held-out task")
         named = f"{nominal.names[0]}={nominal.values[0, 0]:.4g}" if nominal.names else ""
-        notes = self.divergence.closing()
+        notes = (*self._terms, *self.divergence.closing())
         for line in closing_lines(self.folder.path, self.position, tasks, named, notes):
             self.say(line)
 

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.base.errors import UserError, did_you_mean
+
 
 class State(NamedTuple):
     """A copy of the state, taken before a step."""
@@ -50,6 +52,8 @@ class Backend(Protocol):
     """(B, nu), live."""
     time: Tensor
     """(B, 1), live, in seconds."""
+    memory: dict[str, Tensor] = {}  # noqa: RUF012  (never written to)
+    """What the worlds remember, (B, …) by name, as the family's `memory` declares it."""
     calm: Tensor
     """(B,) bool, all False: `step` may return this very tensor where the host knows that no world
     diverged."""
@@ -58,6 +62,25 @@ class Backend(Protocol):
     def sensordata(self) -> Tensor:
         """The (B, nsensordata) sensor values, current after every step."""
         ...
+
+    def sensor(self, name: str) -> Tensor:
+        """Return a live view of one sensor's values, or of a group's, current after every step.
+
+        Args:
+            name: of a sensor; or what sensors of one kind that follow each other in the model begin
+                with before a slash, as those of a family's `contacts` do.
+
+        Returns:
+            (B, d); of a group of n sensors (B, n, d).
+
+        Raises:
+            UserError: the model has no such sensor.
+        """
+        views = vars(self).setdefault("_sensor_views", {})
+        if name not in views:
+            where, shape = sensor_place(self.model, name)
+            views[name] = self.sensordata[:, where].unflatten(1, shape)
+        return views[name]
 
     def bind(self, field: str) -> Tensor:
         """Return a live (B, …) tensor over a field of MjData, current after steps and `refresh`.
@@ -110,6 +133,29 @@ class Backend(Protocol):
     def world_state(self, world: int) -> np.ndarray:
         """Return one world's state vector on the host, what mjSTATE_INTEGRATION stands for."""
         ...
+
+
+def sensor_place(model: mujoco.MjModel, name: str) -> tuple[slice, tuple[int, ...]]:
+    """Return where in sensordata the values of a sensor or of a group are, and their shape.
+
+    Raises:
+        UserError: there is none of that name, or the group's differ in size or are apart.
+    """
+    names = [model.sensor(i).name for i in range(model.nsensor)]
+    which = [names.index(name)] if name in names else []
+    which = which or [i for i, one in enumerate(names) if one.startswith(f"{name}/")]
+    if not which:
+        known = [*filter(None, names), *{one.partition("/")[0] for one in names if "/" in one}]
+        raise UserError(
+            f"the model has no sensor '{name}'{did_you_mean(name, known)}; "
+            f"it has {', '.join(known) or 'none with a name'}"
+        )
+    sizes = {int(size) for size in model.sensor_dim[which]}
+    if len(sizes) > 1 or which != list(range(which[0], which[-1] + 1)):
+        raise UserError(f"the sensors '{name}/…' are no group: they differ in size, or are apart")
+    start, size = int(model.sensor_adr[which[0]]), sizes.pop()
+    shape = (size,) if name in names else (len(which), size)
+    return slice(start, start + len(which) * size), shape
 
 
 MakeBackend = Callable[[mujoco.MjModel, int, int | None], Backend]

@@ -29,12 +29,24 @@ def control_range(model: mujoco.MjModel) -> np.ndarray:
 
 def holds_position(model: mujoco.MjModel) -> np.ndarray:
     """Return (nu,) bool: the actuators whose control is the position of one limited joint."""
-    joint = np.clip(model.actuator_trnid[:, 0], 0, max(model.njnt - 1, 0))
-    on_joint = np.isin(model.actuator_trntype, _JOINTS) & (model.njnt > 0)
-    if model.njnt:
-        on_joint &= np.isin(model.jnt_type[joint], _ANGLES) & (model.jnt_limited[joint] != 0)
+    if not model.njnt:
+        return np.zeros(model.nu, bool)
+    joint = np.clip(model.actuator_trnid[:, 0], 0, model.njnt - 1)
+    return drives_a_joint(model) & (model.jnt_limited[joint] != 0) & is_servo(model)
+
+
+def drives_a_joint(model: mujoco.MjModel) -> np.ndarray:
+    """Return (nu,) bool: the actuators that drive one hinge or slide joint."""
+    if not model.njnt:
+        return np.zeros(model.nu, bool)
+    joint = np.clip(model.actuator_trnid[:, 0], 0, model.njnt - 1)
+    return np.isin(model.actuator_trntype, _JOINTS) & np.isin(model.jnt_type[joint], _ANGLES)
+
+
+def is_servo(model: mujoco.MjModel) -> np.ndarray:
+    """Return (nu,) bool: the actuators whose control is where their joint or tendon is to be."""
     kp = model.actuator_gainprm[:, 0]
     servo = (model.actuator_gaintype == int(mujoco.mjtGain.mjGAIN_FIXED)) & (kp != 0)
     servo &= model.actuator_biastype == int(mujoco.mjtBias.mjBIAS_AFFINE)
     servo &= (model.actuator_biasprm[:, 0] == 0) & (model.actuator_biasprm[:, 1] == -kp)
-    return on_joint & servo & np.isin(model.actuator_dyntype, _DIRECT)
+    return servo & np.isin(model.actuator_dyntype, _DIRECT)

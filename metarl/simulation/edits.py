@@ -4,6 +4,7 @@
     shift("body_mass", "torso")          nominal mass plus the value (kg)
     assign("opt.gravity", index=2)       the value itself (m/s²)
     scale("geom_friction", each=True)    a number of its own for every component of every geom
+    scale("body_mass", "*_calf")         those whose names match a pattern
     when(2, scale("actuator_gear", "hip_1"), 0.0)   the motor is dead in worlds whose value is 2
 
 Edits always start from the compiled model's nominal values, so applying a task twice, or two
@@ -13,7 +14,7 @@ tasks in either order, gives the same world. `FIELDS` lists what they may change
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
@@ -22,12 +23,15 @@ import mujoco
 import numpy as np
 
 from metarl.base.errors import UserError, did_you_mean
+from metarl.simulation.names import find, is_pattern
 
 _OBJECTS = {
     "body": mujoco.mjtObj.mjOBJ_BODY,
     "geom": mujoco.mjtObj.mjOBJ_GEOM,
     "jnt": mujoco.mjtObj.mjOBJ_JOINT,
     "dof": mujoco.mjtObj.mjOBJ_JOINT,
+    "qpos0": mujoco.mjtObj.mjOBJ_JOINT,
+    "qpos": mujoco.mjtObj.mjOBJ_JOINT,
     "actuator": mujoco.mjtObj.mjOBJ_ACTUATOR,
     "site": mujoco.mjtObj.mjOBJ_SITE,
     "tendon": mujoco.mjtObj.mjOBJ_TENDON,
@@ -119,8 +123,9 @@ class Edit:
     field: str
     """A field of MjModel such as ``geom_friction``, or of its options such as ``opt.gravity``."""
     names: tuple[str, ...] = ()
-    """The bodies, geoms, joints or actuators to change; () is all of them (not the world body).
-    An actuator without a name goes by the joint that it drives."""
+    """The bodies, geoms, joints or actuators to change, by name or by pattern, such as ``*_calf``;
+    () is all of them (not the world body). An actuator without a name goes by the joint that it
+    drives."""
     index: int | None = None
     """One component of a vector field (0: sliding friction); None is every component."""
     each: bool = False
@@ -129,6 +134,8 @@ class Edit:
     """Only worlds whose parameter has this value are edited, and with `to` in its place."""
     to: float = 0.0
     """The number that this edit applies where the parameter equals `case`."""
+    where: Callable[[mujoco.MjModel], np.ndarray] | None = None
+    """Which rows of the field may be changed, (rows,) bool of the model; None is every row."""
 
     def __post_init__(self) -> None:
         for word in (self.field, *self.names):
@@ -167,14 +174,20 @@ class Edit:
                     f"'{self.field}' is an option of the whole model: it takes no names"
                 )
             return None
+        rows = self._named_rows(model, len(nominal))
+        return rows if self.where is None else rows[self.where(model)[rows]]
+
+    def _named_rows(self, model: mujoco.MjModel, count: int) -> np.ndarray:
+        """The rows of the objects that are named, of `count` in all."""
         kind = self.field.split("_")[0]
         if not self.names:
-            return np.arange(1 if kind == "body" else 0, len(nominal))
-        if len(set(self.names)) < len(self.names):
-            raise UserError(f"'{self.field}' names an object twice: {', '.join(self.names)}")
+            return np.arange(1 if kind == "body" else 0, count)
         if kind not in _OBJECTS:
             raise UserError(f"'{self.field}' belongs to no named object: edit it without names")
-        return np.concatenate([self._rows_of(model, kind, name) for name in self.names])
+        rows = np.concatenate([self._rows_of(model, kind, name) for name in self.names])
+        if len(set(rows.tolist())) < len(rows):
+            raise UserError(f"'{self.field}' names an object twice: {', '.join(self.names)}")
+        return rows
 
     def idle(self, model: mujoco.MjModel, edited: Collection[str] = ()) -> str:
         """Return why this edit can change nothing, or ''.
@@ -187,6 +200,8 @@ class Edit:
         part = nominal if rows is None else nominal[rows]
         part = part if self.index is None else part[..., self.index]
         where = self.field + (f" of {', '.join(map(repr, self.names))}" if self.names else "")
+        if not part.size and self.where and self.names:
+            return f"there is no {where} to vary: it is 0, or nothing that the physics uses"
         if not part.size:
             return f"the model has no {self.field.split('_')[0]} to edit {self.field} of"
         if self.kind == "scale" and not part.any() and self.field not in edited:
@@ -200,6 +215,15 @@ class Edit:
                 ", or use +latency" if self.field == "actuator_delay" else ""
             )
         return ""
+
+    def meets(self, other: Edit) -> bool:
+        """Return whether two edits may change the same numbers, as far as names can tell."""
+        places = {self.index, other.index}
+        if self.field != other.field or not (None in places or len(places) < 2):
+            return False
+        patterns = any(map(is_pattern, (*self.names, *other.names)))
+        apart = self.names and other.names and not set(self.names) & set(other.names)
+        return patterns or not apart
 
     def count(self, model: mujoco.MjModel) -> int:
         """Return how many numbers this takes at most: the size of a Param with size="model"."""
@@ -254,19 +278,14 @@ class Edit:
 
     def _rows_of(self, model: mujoco.MjModel, kind: str, name: str) -> np.ndarray:
         objects = _OBJECTS[kind]
-        found = mujoco.mj_name2id(model, objects, name)
-        if found < 0 and kind == "actuator" and name in actuator_names(model):
-            return np.array([actuator_names(model).index(name)])
-        if found < 0:
-            label = objects.name.removeprefix("mjOBJ_").lower()
-            options = names_of(model, objects)
-            raise UserError(
-                f"the model has no {label} '{name}'{did_you_mean(name, options)}; "
-                f"it has {', '.join(options) or 'none with a name'}"
-            )
-        if kind != "dof":
-            return np.array([found])
-        return np.flatnonzero(model.dof_jntid == found)
+        found = [mujoco.mj_name2id(model, objects, name)]
+        if found[0] < 0:
+            found = find(model, objects, name)
+        if kind == "dof":
+            return np.flatnonzero(np.isin(model.dof_jntid, found))
+        if kind.startswith("qpos"):
+            return np.concatenate([joint_positions(model, joint) for joint in found])
+        return np.array(found)
 
 
 NEVER_NEGATIVE = frozenset(
@@ -316,25 +335,7 @@ def nominal_value(model: mujoco.MjModel, field: str) -> np.ndarray:
     return np.asarray(getattr(owner, field.removeprefix("opt.")))
 
 
-def actuator_names(model: mujoco.MjModel) -> list[str]:
-    """Return what each actuator goes by: its own name, else that of the joint it drives, or ''."""
-    joints = {int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT)}
-    names = []
-    for i in range(model.nu):
-        name = model.actuator(i).name
-        if not name and int(model.actuator_trntype[i]) in joints:
-            name = model.joint(int(model.actuator_trnid[i, 0])).name
-        names.append(name)
-    return names
-
-
-def names_of(model: mujoco.MjModel, objects: mujoco.mjtObj) -> list[str]:
-    """Return the names of all objects of one type, without the unnamed."""
-    if objects == mujoco.mjtObj.mjOBJ_ACTUATOR:
-        return [name for name in actuator_names(model) if name]
-    counts = {"body": model.nbody, "geom": model.ngeom, "joint": model.njnt, "site": model.nsite,
-              "tendon": model.ntendon, "pair": model.npair, "equality": model.neq,
-              "sensor": model.nsensor}  # fmt: skip
-    count = counts[objects.name.removeprefix("mjOBJ_").lower()]
-    found = (mujoco.mj_id2name(model, objects, i) for i in range(count))
-    return [name for name in found if name]
+def joint_positions(model: mujoco.MjModel, joint: int) -> np.ndarray:
+    """Return the places of a joint in qpos: 7 of a free joint, 4 of a ball joint, else 1."""
+    starts = [*model.jnt_qposadr, model.nq]
+    return np.arange(starts[joint], starts[joint + 1])

@@ -89,6 +89,21 @@ def _called(model: mujoco.MjModel, kind: str, row: int) -> str:
     return f"{kind} {row}"
 
 
+def can_land(model: mujoco.MjModel, condim: int = 1) -> bool:
+    """Return whether a geom that is fixed to the world can touch one that is not.
+
+    Args:
+        model: whose geoms.
+        condim: only contacts of so many dimensions or more; those of 3 and more have friction.
+    """
+    fixed = model.body_weldid[model.geom_bodyid] == 0
+    affinity, kind, many = model.geom_conaffinity, model.geom_contype, model.geom_condim
+    meets = (kind[:, None] & affinity) | (affinity[:, None] & kind)
+    meets = (meets != 0) & (np.maximum(many[:, None], many) >= condim)
+    pairs = fixed[model.pair_geom1] != fixed[model.pair_geom2]
+    return bool(meets[fixed][:, ~fixed].any() or (pairs & (model.pair_dim >= condim)).any())
+
+
 # --- divergence --------------------------------------------------------------------------------
 
 _W = mujoco.mjtWarning

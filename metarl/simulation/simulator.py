@@ -37,7 +37,7 @@ _BY_VELOCITY = frozenset(
 )  # fmt: skip
 """Derived fields that positions and velocities give; others need mj_forward as a whole."""
 _STATE = ("qpos", "qvel", "ctrl", "act", "time", "qfrc_applied", "xfrc_applied", "mocap_pos",
-          "mocap_quat", "userdata")  # fmt: skip
+          "mocap_quat", "userdata", "history")  # fmt: skip
 
 
 # MuJoCo would print each warning and append it to MUJOCO_LOG.TXT in the working directory. Here a

@@ -2,8 +2,10 @@
 
 params: ranges, and what they edit.  distribution: `Tasks` (M, P) and the frozen splits.
 sampler: the tasks of an iteration.  family: a robot, its observation and its reward.
-composition: products and variations of families.  gymnasium_family, gymnasium_spaces,
-gymnasium_setters: a third-party environment as a family.  registry: families by name.
+events: what happens inside an episode.  composition: products and variations of families.
+variations: those of any robot.
+gymnasium_family, gymnasium_spaces, gymnasium_setters: a third-party environment as a family.
+registry: families by name.
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.base.errors import UserError, did_you_mean
+from metarl.base.errors import UserError, check_kinds, did_you_mean
 from metarl.base.keys import Key
 from metarl.base.text import counted
 from metarl.tasks.params import Choices, Interval, Param, is_finite
@@ -46,8 +46,14 @@ class Tasks:
     depend on it, so that a task meets the same ones in a shard as in the whole set."""
 
     def __post_init__(self) -> None:
+        check_kinds(names=(self.names, list | tuple))
         object.__setattr__(self, "names", tuple(self.names))
-        values = np.array(self.values, np.float64)
+        try:
+            values = np.array(self.values, np.float64)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"tasks of '{self.family}': values must be numbers (M, P), not {self.values!r:.80}"
+            ) from None
         values.flags.writeable = False
         object.__setattr__(self, "values", values)
         if values.ndim != 2 or values.shape[1] != len(self.names) or len(values) == 0:
@@ -109,9 +115,9 @@ class Tasks:
     def from_json(cls, data: Mapping[str, Any]) -> Tasks:
         """Read what `to_json` wrote. Raises UserError if it is malformed."""
         try:
-            values = np.asarray(data["values"], np.float64)
+            values = data["values"]
             return cls(str(data["family"]), tuple(data["names"]), values)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"tasks JSON is malformed: {error}") from None
 
 
@@ -142,7 +148,9 @@ class TaskDistribution:
     """p(task) of a family: training draws, and frozen splits."""
 
     def __init__(self, family: TaskFamily) -> None:
-        """Take the parameters of `family`."""
+        """Take the parameters of `family`. Raises UserError if it is none."""
+        if not isinstance(getattr(family, "params", None), tuple):
+            raise UserError(f"family must be of type TaskFamily, not {family!r:.80}")
         self.family = family
         self._split_name = getattr(family, "split_name", "") or family.name
         self.params = family.params

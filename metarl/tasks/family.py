@@ -11,9 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,8 +23,13 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.keys import BatchedRNG
-from metarl.simulation.model_faults import nonfinite, raised
+from metarl.simulation.actions import Actions, Commands, commands, with_controllers
+from metarl.simulation.furnish import PD, Contact, furnish
+from metarl.simulation.home import Home, HomePose, begin_at, home_of, unit_quaternions
+from metarl.simulation.model_faults import raised
 from metarl.tasks.distribution import TaskDistribution, Tasks
+from metarl.tasks.events import Every, check_within
+from metarl.tasks.model_source import beside, check_compiled, model_warnings, spec_of
 from metarl.tasks.params import Param
 
 if TYPE_CHECKING:
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
     from metarl.video.scene import Camera
 
 
+METHODS = ("initial_state", "observe", "act", "reward", "terminated", "remember", "event",
+           "privileged", "told")  # fmt: skip
+"""What the worlds call of a family."""
 MOST_STEPS = 10**6
 """Environment steps in an episode, or physics steps in one of them, at most."""
 
@@ -43,8 +49,8 @@ class TaskFamily:
     """A set of MDPs that share one MuJoCo model layout, observation and action space.
 
     Subclass it, set the class attributes, and write `reward`; the rest has defaults. `task` maps
-    each parameter's name to its values, (B,) or (B, size). Actions are in [-1, 1] and map linearly
-    onto each actuator's control range (`metarl.simulation.controls`).
+    each parameter's name to its values, (B,) or (B, size). Actions are in [-1, 1]; unless `actions`
+    says otherwise, they map linearly onto each actuator's control range.
     """
 
     name: str = ""
@@ -60,13 +66,44 @@ class TaskFamily:
     """Environment steps in one episode; the time limit truncates, it does not terminate."""
     reset_noise: ClassVar[float] = 0.1
     """Scale of the default initial state's noise: qpos uniform, qvel normal."""
+    home: ClassVar[HomePose] = ""
+    """Where episodes begin, with `reset_noise` on the joints alone: the name of a keyframe, whose
+    controls, activations and mocap poses count too, or a pose such as ``{"root": (0, 0, 0.3),
+    "*_knee": -1.8}``; "": where the model is compiled. See `metarl.simulation.home`."""
+    reset_speed_noise: ClassVar[float | None] = None
+    """At `home`, the scale of the noise on the joints' velocities; None: `reset_noise`."""
+    reset_base_noise: ClassVar[float] = 0.0
+    """At `home`, the scale of the noise on the place and the velocity of the robot's base."""
+    floor: ClassVar[bool] = False
+    """Whether to add a floor and a light to a model that has none."""
+    actuators: ClassVar[PD | tuple[PD, ...]] = ()
+    """Actuators to add to the model, by `pd`."""
+    contacts: ClassVar[Mapping[str, Contact]] = {}
+    """Contact sensors to add, by `contact`, each with a name for `Contacts` to read."""
     probe_steps: ClassVar[int] = 200
     """Steps in which each parameter must change something before a training; 0: unchecked."""
+    actions: ClassVar[Actions | None] = None
+    """What actions stand for, such as ``position_targets(0.3)``; None: linearly, the control range.
+    See `metarl.simulation.actions`."""
+    action_size: ClassVar[int | None] = None
+    """A, for a family whose `act` alone says what actions do; None: one for each actuator."""
+    reward_weights: ClassVar[Mapping[str, float]] = {}
+    """The weights of the terms that `reward` returns by name; those not named here have 1."""
     keep: ClassVar[tuple[str, ...]] = ()
     """Fields of MjData, besides qpos and qvel, that `reward` finds in `before.kept`, such as
     ``subtree_com``. One that MuJoCo derives from the state costs a kinematics pass a step."""
-    observation_scale: ClassVar[float | tuple[float, ...]] = 1.0
-    """Typical size of the observation, or of each of its O elements: the unit of sensor bias."""
+    memory: Mapping[str, tuple[int, ...]] = {}
+    """What each world remembers within an episode, by name: ``{"air_time": (4,)}`` makes
+    ``sim.memory["air_time"]`` (B, 4), which is 0 when an episode begins."""
+    events: Mapping[str, Every] = {}
+    """What happens at times of its own, such as ``{"gust": every(2.0, jitter=0.5)}``: `event`."""
+    switch_at: float | str | None = None
+    """When the task begins, in s, or the parameter that says so: until then the robot is nominal,
+    goals included. None: with the episode."""
+    history_length: ClassVar[int] = 5
+    """How many past observations and actions ``+history`` appends."""
+    observation_scale: float | tuple[float, ...] = 1.0
+    """Typical size of the observation, or of each of its O elements: the unit of bias and noise."""
     variations: ClassVar[Mapping[str, Variation | str]] = {}
     """What else the robot can vary: ``+name`` after the family's name adds its parameters. A string
     is ``module:attribute``, imported when it is needed."""
@@ -87,6 +124,7 @@ class TaskFamily:
         edited: set[str] = set()
         self.params = tuple(self._resolve(param, edited) for param in self.params)
         self._check()
+        _ = self.command_map
 
     @functools.cached_property
     def dt(self) -> float:
@@ -98,9 +136,26 @@ class TaskFamily:
         return self.compiled
 
     @functools.cached_property
+    def home_state(self) -> Home:
+        """What `home` stands for in the compiled model; see `metarl.simulation.home`."""
+        try:
+            return home_of(self.compiled, self.home)
+        except UserError as error:
+            raise UserError(f"family '{self.name}', home: {error}") from None
+
+    @functools.cached_property
     def compiled_apart(self) -> mujoco.MjModel:
         """The nominal model compiled a second time, which nothing changes: `metarl check`'s own."""
         return self._compile()
+
+    @functools.cached_property
+    def command_map(self) -> Commands:
+        """What actions stand for: `actions`, for this model and dt."""
+        size = self.action_size
+        if size is not None and not acts(self):
+            raise UserError(f"family '{self.name}': its action_size needs an act() that uses it")
+        home = self.home_state.qpos if self.home else None
+        return commands(self.actions, self.compiled, self.dt, self.name, size, home)
 
     @functools.cached_property
     def distribution(self) -> TaskDistribution:
@@ -115,6 +170,10 @@ class TaskFamily:
         End with ``super().build(spec)``, which compiles: what variations change in `build` comes
         between the family's own additions and the compilation.
         """
+        try:
+            furnish(spec, self.floor, self.actuators, self.contacts, self.home)
+        except UserError as error:
+            raise UserError(f"family '{self.name}': {error}") from None
         return self._compile_varied(spec)
 
     def _compile_varied(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
@@ -128,11 +187,16 @@ class TaskFamily:
         """Write qpos and qvel of the worlds `ids` (n,), which MuJoCo has reset to their defaults.
 
         The default adds `reset_noise` times U[-1, 1) to qpos and times N(0, 1) to qvel, as
-        gymnasium's HalfCheetah does; quaternions are normalised.
+        gymnasium's HalfCheetah does; quaternions are normalised. A family with a `home` begins
+        there instead.
         """
         noise = self.reset_noise
+        if self.home:
+            speed = noise if self.reset_speed_noise is None else self.reset_speed_noise
+            begin_at(self.home_state, sim, ids, rng, noise, speed, self.reset_base_noise)
+            return
         qpos = sim.qpos[ids] + rng.uniform(-noise, noise, sim.qpos.shape[1])
-        sim.qpos[ids] = _unit_quaternions(self.compiled, qpos)
+        sim.qpos[ids] = unit_quaternions(self.compiled, qpos)
         sim.qvel[ids] += noise * rng.normal(sim.qvel.shape[1])
 
     def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
@@ -142,10 +206,24 @@ class TaskFamily:
         """
         return torch.cat((sim.qpos, sim.qvel), dim=1)
 
+    def act(self, sim: Backend, action: Tensor, task: Mapping[str, Tensor]) -> None:
+        """Change what drives the step to come, once `actions` has set the controls.
+
+        For what no declaration says, such as mocap bodies or inverse kinematics: it may write ctrl,
+        mocap_pos, mocap_quat, xfrc_applied and qfrc_applied of `sim`. The default does nothing.
+
+        Args:
+            sim: the worlds before the step.
+            action: (B, A) of the simulator's type, after clipping to [-1, 1].
+            task: parameter name -> (B,) or (B, size).
+        """
+
     def reward(
         self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Return the (B,) reward of the step just taken.
+    ) -> Tensor | Mapping[str, Tensor]:
+        """Return the (B,) reward of the step just taken, or its terms by name.
+
+        Terms, (B,) each, are added in their order, each times its weight in `reward_weights`.
 
         Args:
             sim: the worlds after the step.
@@ -154,6 +232,26 @@ class TaskFamily:
             task: parameter name -> (B,) or (B, size).
         """
         raise NotImplementedError(f"{type(self).__name__} must define reward()")
+
+    def remember(
+        self, sim: Backend, action: Tensor, task: Mapping[str, Tensor], rng: BatchedRNG
+    ) -> None:
+        """Update `sim.memory` once a step, after `reward`, `terminated` and the events.
+
+        Args:
+            sim: the worlds after the step, of which it writes the memory alone.
+            action: (B, A), as of `reward`.
+            task: parameter name -> (B,) or (B, size).
+            rng: draws for all worlds, other ones at each step.
+        """
+
+    def event(
+        self, name: str, sim: Backend, ids: Tensor, task: Mapping[str, Tensor], rng: BatchedRNG
+    ) -> None:
+        """Let one of `events` happen in the worlds `ids` (n,), after `reward` and `terminated`.
+
+        It may write `sim.memory`, and what `act` may write; `rng` draws for those worlds.
+        """
 
     def privileged(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor | None:
         """Return (B, P) what only critics may see, and only in training; the default is nothing.
@@ -189,9 +287,9 @@ class TaskFamily:
     # --- checks --------------------------------------------------------------------------------
 
     def _compile(self) -> mujoco.MjModel:
-        with _model_warnings(self.name):
+        with model_warnings(self.name):
             try:
-                model = self.build(_spec(_beside(type(self))))
+                model = self.build(spec_of(beside(type(self))))
             except (ValueError, OSError, TypeError, mujoco.FatalError) as error:
                 text = raised(error)
                 if isinstance(error, UserError) and text.startswith("family '"):
@@ -204,16 +302,8 @@ class TaskFamily:
                 f"family '{self.name}': build() must return the model that super().build(spec) "
                 f"compiles, not {type(model).__name__}"
             )
-        if fault := nonfinite(model):
-            raise UserError(f"family '{self.name}': the model's {fault}: write numbers")
-        if model.opt.timestep <= 0:
-            raise UserError(
-                f"family '{self.name}': the model's opt.timestep must be positive, in seconds, "
-                f"not {model.opt.timestep:g}"
-            )
-        if model.nu == 0:
-            raise UserError(f"family '{self.name}': the model has no actuators, so no actions")
-        return model
+        check_compiled(self, model)
+        return with_controllers(self.actions, model, self.name)
 
     def _check_probe(self) -> None:
         if type(self.probe_steps) is not int or self.probe_steps < 0:
@@ -254,6 +344,8 @@ class TaskFamily:
 
     def _check(self) -> None:
         where = f"family '{self.name}'"
+        if self.home:
+            _ = self.home_state
         names = [param.name for param in self.params]
         if len(set(names)) < len(names):
             raise UserError(f"{where}: two parameters have the same name ({', '.join(names)})")
@@ -263,7 +355,8 @@ class TaskFamily:
                 raise UserError(f"{where}: {field} must be a positive integer, not {value!r:.80}")
             if value > MOST_STEPS:
                 raise UserError(f"{where}: {field} must be at most {MOST_STEPS}, not {value}")
-        for method in ("initial_state", "observe", "reward", "privileged", "told", "terminated"):
+        check_within(self)
+        for method in METHODS:
             names = list(inspect.signature(getattr(TaskFamily, method)).parameters)
             try:
                 inspect.signature(getattr(self, method)).bind(*names[1:])
@@ -272,59 +365,6 @@ class TaskFamily:
                     f"{where}: {method} must take ({', '.join(names)}), not "
                     f"{inspect.signature(getattr(type(self), method))}"
                 ) from None
-
-
-def _beside(family: type[TaskFamily]) -> str | Path | mujoco.MjSpec:
-    """Return a family's model; a relative path is looked up beside the family's file first."""
-    model = family.model
-    is_path = isinstance(model, Path) or (isinstance(model, str) and "<" not in model)
-    if not is_path or not str(model):
-        return model
-    owner = next(cls for cls in family.__mro__ if "model" in vars(cls))
-    try:
-        beside = Path(inspect.getfile(owner)).parent / str(model)
-    except (TypeError, OSError):  # written at a prompt
-        return model
-    return beside if beside.is_file() else model
-
-
-def _spec(model: str | Path | mujoco.MjSpec) -> mujoco.MjSpec:
-    if not isinstance(model, str | Path):
-        return model.copy()
-    if isinstance(model, str) and model.lstrip().startswith("<"):
-        return mujoco.MjSpec.from_string(model)
-    if not str(model):
-        raise UserError("it has no model: set `model` to MJCF, a path or an MjSpec")
-    if not Path(model).is_file():
-        raise UserError(f"there is no model file {model}")
-    return mujoco.MjSpec.from_file(str(model))
-
-
-@contextmanager
-def _model_warnings(family: str) -> Iterator[None]:
-    """Keep deprecations of a model file from the user, who cannot act on them."""
-    previous = mujoco.get_mju_user_warning()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        mujoco.set_mju_user_warning(lambda _: None)
-        try:
-            yield
-        finally:
-            mujoco.set_mju_user_warning(previous)
-    for warning in caught:
-        if "deprecated" not in str(warning.message):
-            warnings.warn(f"family '{family}': {warning.message}", stacklevel=4)
-
-
-def _unit_quaternions(model: mujoco.MjModel, qpos: Tensor) -> Tensor:
-    """Normalise the quaternions of free and ball joints."""
-    offset = {int(mujoco.mjtJoint.mjJNT_FREE): 3, int(mujoco.mjtJoint.mjJNT_BALL): 0}
-    for kind, start in zip(model.jnt_type, model.jnt_qposadr, strict=True):
-        if int(kind) in offset:
-            begin = int(start) + offset[int(kind)]
-            part = slice(begin, begin + 4)
-            qpos[:, part] = torch.nn.functional.normalize(qpos[:, part], dim=1)
-    return qpos
 
 
 def class_name(family: type[TaskFamily]) -> str:
@@ -352,3 +392,8 @@ def without_termination(family: TaskFamily) -> TaskFamily:
         return sim.qpos.new_zeros(len(sim.qpos), dtype=torch.bool)
 
     return replace_attributes(family, horizon=2**40, terminated=never)
+
+
+def acts(family: TaskFamily, method: str = "act") -> bool:
+    """Return whether a family has an `act` of its own, or another such method."""
+    return getattr(getattr(family, method), "__func__", None) is not getattr(TaskFamily, method)

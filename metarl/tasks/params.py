@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Literal
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.base.errors import UserError
+from metarl.base.errors import UserError, check_kinds
 from metarl.simulation.edits import Edit
 
 
@@ -77,11 +78,12 @@ class Choices:
 
     def __post_init__(self) -> None:
         for field in ("values", "heldout", "ood"):
+            check_kinds(**{f"{field} of Choices": (getattr(self, field), Iterable)})
             object.__setattr__(self, field, tuple(getattr(self, field)))
         every = (*self.values, *self.heldout, *self.ood)
         if not self.values or not all(is_finite(v) for v in every):
             raise UserError(f"Choices({self.values}): give at least one value, all finite")
-        if len(set(every)) < len(every):
+        if len(set(map(float, every))) < len(every):
             raise UserError(f"Choices({every}): a value is repeated")
         for field in ("values", "heldout", "ood"):
             object.__setattr__(self, field, tuple(float(v) for v in getattr(self, field)))
@@ -328,5 +330,5 @@ def is_finite(value: object) -> bool:
     """Whether a value is a number that a float can hold."""
     try:
         return math.isfinite(value)  # type: ignore[arg-type]
-    except (OverflowError, TypeError):
+    except (OverflowError, TypeError, ValueError, RuntimeError):
         return False

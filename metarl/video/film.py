@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from metarl.base.errors import STOPS, UserError, one_line
+from metarl.report.text import first_name
 from metarl.video.overlay import COLOURS, DARK, Header, Panel, PanelOverlay, Strip, gauge_spans
 from metarl.video.renderer import (
     Marks,
@@ -147,11 +148,12 @@ class Film:
         markers = _listed(family, "markers()", lambda: markers_of(family, task), Marker)
         worlds = recording.report.rollouts_per_task
         panels = []
+        first = first_name(recording.report.adapts_within)
         for (phase, title, episode, mean), path, speed in zip(chosen, paths, speeds, strict=True):
             readings = _readings(family, path, speed, task)
-            panels.append(
-                Panel(phase, title, episode.running, readings, episode.ended, mean, worlds)
-            )
+            name = first if phase == "before" else phase
+            told = readings, episode.ended, mean, worlds, episode.terms
+            panels.append(Panel(phase, name, title, episode.running, *told))
         spans = gauge_spans(panels)
         overlays = [PanelOverlay(panel, self.panel, spans, dt) for panel in panels]
         self.picture = overlays[0].picture

@@ -17,6 +17,7 @@ from torch import Tensor
 from metarl.base.errors import UserError
 from metarl.base.text import shown
 from metarl.learning.adaptation import adaptation_rounds
+from metarl.report.text import first_name
 from metarl.tasks.family import replace_attributes
 from metarl.tasks.gymnasium_family import GymnasiumFamily, maker_name
 from metarl.video.overlay import font
@@ -128,15 +129,15 @@ class PictureFilm:
         self.returns = np.stack(returns, 1)
         """(M, K+1), the mean return of each task in each round; NaN where all worlds diverged."""
         self._cells = [(rounds[0][m], rounds[-1][m]) for m in range(len(tasks))]
-        self._captions = [
-            (f"before: {shown(row[0], 1)}", f"after round {episodes}: {shown(row[-1], 1)}")
+        first = first_name(not learner.adapts_on_exploration)
+        self.captions = [
+            (f"{first}: {shown(row[0], 1)}", f"after round {episodes}: {shown(row[-1], 1)}")
             for row in self.returns
         ]
         self.frames = max(len(cell) for row in self._cells for cell in row)
-        first = self._cells[0][0][0]
         self.pictures = 2 * len(tasks)
-        self._cell = first.size
-        self.width, self.height = 2 * first.width, len(tasks) * first.height
+        self._cell = width, height = self._cells[0][0][0].size
+        self.width, self.height = 2 * width, len(tasks) * height
 
     def renderer(self) -> PictureFilm:
         """Return what draws the frames."""
@@ -153,7 +154,7 @@ class PictureFilm:
             for column, cell in enumerate(row):
                 at = (column * self._cell[0], m * self._cell[1])
                 page.paste(cell[min(number, len(cell) - 1)], at)
-                text = self._captions[m][column]
+                text = self.captions[m][column]
                 draw.text((at[0] + 6, at[1] + 4), text, "white", face, stroke_width=2,
                           stroke_fill="black")  # fmt: skip
         return np.asarray(page)

@@ -7,8 +7,9 @@ frame to frame is drawn once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +40,9 @@ class Panel(NamedTuple):
     """What one panel says of its episode."""
 
     phase: str
-    """'before', 'during' or 'after'"""
+    """'before', 'during' or 'after', which chooses the colour"""
+    name: str
+    """What the panel is called: its phase, but for a 'first episode' in which a learner adapts"""
     title: str
     """What the learner knows by then, e.g. 'after 40 episodes'."""
     running: np.ndarray
@@ -51,6 +54,8 @@ class Panel(NamedTuple):
     """The return of this round that the evaluation reports; None for exploring episodes"""
     worlds: int
     """Over how many worlds that is a mean"""
+    terms: Mapping[str, np.ndarray] = MappingProxyType({})
+    """(T,) each, the weighted terms of the reward"""
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -85,7 +90,7 @@ class PanelOverlay:
         self._fixed = Image.new("RGB", (size, size), DARK)
         pen = ImageDraw.Draw(self._fixed)
         pen.rectangle((0, 0, size - 1, size - 1), outline=self.colour, width=self.edge)
-        name, middle = panel.phase.upper(), self.top // 2 + 1
+        name, middle = panel.name.upper(), self.top // 2 + 1
         word = font(self._px(21), bold=True)
         pen.rectangle((0, 0, size, self.top), fill=self.colour)
         pen.text((self._px(12), middle), name, font=word, fill=DARK, anchor="lm")
@@ -110,6 +115,7 @@ class PanelOverlay:
         pen = ImageDraw.Draw(image)
         at = min(int(step + 1e-9), len(panel.running) - 1)
         x, y = self._px(14), self.lower + self._px(7)
+        self._list_terms(pen, at, x)
         for reading, span in zip(panel.readings, self.spans, strict=True):
             self._gauge(pen, reading, span, float(reading.values[at]), x, y)
             y += self._px(50)
@@ -119,6 +125,20 @@ class PanelOverlay:
         note = first_that_fits([self._note(at)], small, size - 2.5 * x - large.getlength(value))
         pen.text((size - x, y + self._px(8)), note, font=small, fill=DIM, anchor="ra")
         return image
+
+    def _list_terms(self, pen: ImageDraw.ImageDraw, at: int, x: int) -> None:
+        """Write what each term of the reward paid in the last step over the picture's corner."""
+        small, rows = font(self._px(14)), list(self.panel.terms.items())
+        line = round(1.3 * small.size)
+        room = max(1, self.picture[1] // 2 // line)
+        words = [
+            f"{name.replace('_', ' ')}  {signed(float(term[max(at - 1, 0)]), 2)}"
+            for name, term in rows[: room if len(rows) <= room else room - 1]
+        ]
+        words += [f"+ {len(rows) - len(words)} more"] * (len(rows) > len(words))
+        for k, text in enumerate(words):
+            place = x, self.top + self._px(8) + k * line
+            pen.text(place, text, font=small, fill=WHITE, stroke_width=1, stroke_fill=DARK)
 
     def _note(self, at: int) -> str:
         """Return how the episode ended, or what the evaluation reports of its round."""
@@ -249,7 +269,7 @@ class Strip:
         low, high = float(everything.min()), float(everything.max())
         high = max(high, low + 1e-9)
         steps = max(len(p.running) for p in panels) - 1
-        ends = [f"{p.phase} {signed(float(p.running[-1]))}" for p in panels]
+        ends = [f"{p.name} {signed(float(p.running[-1]))}" for p in panels]
         margin = round(max(0.9 * size, label.getlength("over time") + 0.3 * size))
         right = round(max(1.3 * size, *(label.getlength(words) + 0.2 * size for words in ends)))
         self.left, self.right = margin / big, width - right / big

@@ -39,6 +39,8 @@ class Episode:
     """(T,) float32, as the learner was paid"""
     ended: str
     """What ended it: 'time limit', 'terminated' or 'diverged'"""
+    terms: dict[str, np.ndarray] = field(default_factory=dict)
+    """(T,) each, the weighted terms of the reward, where it has some"""
 
     @property
     def running(self) -> np.ndarray:
@@ -79,6 +81,8 @@ class _Segment:
     mocap: list[Tensor] = field(default_factory=list)
     """Each (M, nmocap, 7)"""
     steps: list[Transition] = field(default_factory=list)
+    terms: list[dict[str, Tensor]] = field(default_factory=list)
+    """Of each step, (M,) each"""
 
 
 class _Recorder:
@@ -101,6 +105,8 @@ class _Recorder:
             self._add(segment, self._last or self._positions())
             self._last = None
             segment.steps.append(Transition(*(part[self.watched].clone() for part in got)))
+            terms = self.worlds.reward_terms.items()
+            segment.terms.append({name: term[self.watched] for name, term in terms})
 
         return on_step
 
@@ -168,7 +174,9 @@ def _episode(segment: _Segment, m: int) -> Episode:
     mocap = torch.stack([row[m] for row in segment.mocap[: steps + 1]]).numpy()
     for t in np.flatnonzero(~np.isfinite(qpos).all(1)):
         qpos[t] = qpos[t - 1]  # a state that is not finite cannot be drawn: hold the last one
-    return Episode(qpos, mocap, reward, ended)
+    names = segment.terms[0] if segment.terms else ()
+    terms = {n: np.array([float(s[n][m]) for s in segment.terms[:steps]]) for n in names}
+    return Episode(qpos, mocap, reward, ended, terms)
 
 
 RecordingWorlds = TaskWorlds

@@ -18,7 +18,7 @@ import mujoco
 import numpy as np
 
 from metarl.base.errors import UserError, did_you_mean
-from metarl.simulation.edits import names_of
+from metarl.simulation.names import names_of
 
 if TYPE_CHECKING:
     from metarl.tasks.family import TaskFamily

@@ -102,6 +102,23 @@ class Policy(ABC):
         return {}
 
 
+class Teacher(Policy):
+    """A policy that acts on what only critics may see, too: in training alone.
+
+    `collect` tells it before each step, where it was asked for ``privileged=True``; no evaluation
+    does that. A learner is no teacher, so nothing privileged reaches the `act` of one.
+    """
+
+    @abstractmethod
+    def tell(self, state: Any, privileged: Tensor) -> Any:
+        """Return the state that knows what is so now.
+
+        Args:
+            state: as `begin` or the last `act` returned it.
+            privileged: (B, task_size + P): the task's vector, and what the family shows critics.
+        """
+
+
 class FunctionPolicy(Policy):
     """A function of the observation as a policy, without noise and without adaptation."""
 

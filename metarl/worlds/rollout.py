@@ -11,9 +11,10 @@ from torch import Tensor
 from metarl.base import threads
 from metarl.base.errors import UserError
 from metarl.base.keys import Key, as_key
-from metarl.worlds.policy import Policy, as_policy
+from metarl.worlds.policy import Policy, Teacher, as_policy
 from metarl.worlds.privileged import privileged_extras
-from metarl.worlds.vector import Spec, Step, Transition, VecWorlds
+from metarl.worlds.reward_terms import kept_terms
+from metarl.worlds.vector import Spec, Step, Transition, VecWorlds, check_worlds
 
 __all__ = ["OnStep", "Rollout", "Step", "collect"]
 
@@ -47,7 +48,8 @@ class Rollout(NamedTuple):
     tasks: int
     """M"""
     extras: dict[str, Tensor] = {}  # noqa: RUF012  (never written to)
-    """What the policy recorded of each step, (T, B, …) by name; see `Policy.act_and_record`."""
+    """What the policy recorded of each step, (T, B, …) by name, see `Policy.act_and_record`; and of
+    a reward of terms each weighted term, ``reward/NAME``, (T, B) float32, 0 where diverged."""
 
     @property
     def valid(self) -> Tensor:
@@ -152,12 +154,11 @@ def _empty(steps: int, worlds: int, spec: Spec, tasks: int, device: torch.device
     )  # fmt: skip
 
 
-_TOGETHER = 16
-"""Steps that are written into a rollout together."""
+_TOGETHER = 16  # steps that are written into a rollout together
 
 
 def _write(out: Rollout, end: int, recent: list[tuple[Step, Transition]]) -> None:
-    """Write the steps before `end` into a rollout: one copy a field, and not one a step."""
+    """Move the steps before `end` into a rollout: one copy a field, and not one a step."""
     steps, got = zip(*recent, strict=True)
     for source, names in (
         (steps, ("obs", "first", "prev_action", "prev_reward")),
@@ -166,6 +167,7 @@ def _write(out: Rollout, end: int, recent: list[tuple[Step, Transition]]) -> Non
         for name in names:
             parts = torch.stack([getattr(part, name) for part in source])
             getattr(out, name)[end - len(recent) : end] = parts
+    recent.clear()
 
 
 def mean_of_finished(returns: Tensor) -> Tensor:
@@ -201,33 +203,43 @@ def _noise(worlds: VecWorlds, steps: int, key: Key) -> Tensor:
     return key.normal(*sizes, worlds.tasks.first)
 
 
-def _checked(policy: Policy | Callable[[Tensor], Tensor], steps: int, key: Key) -> Policy:
+def _checked(
+    worlds: VecWorlds, policy: Policy | Callable[[Tensor], Tensor], state: Any, steps: int,
+    key: Key, on_step: OnStep | None,
+) -> Policy:  # fmt: skip
     """Return the policy of `collect`. Raises UserError for arguments that it cannot take."""
+    check_worlds(worlds)
     as_key(key)
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise UserError(f"steps must be a whole number of at least 1, not {steps!r:.40}")
-    return as_policy(policy)
+    policy = as_policy(policy)
+    if on_step is not None and not callable(on_step):
+        raise UserError(f"on_step must be a function of a Transition, not {on_step!r:.80}")
+    if state is None and policy.begin(1, 1) is not None:
+        raise UserError(f"{policy.name} acts from a state: give what begin(tasks, worlds) returned")
+    return policy
+
+
+def _told(policy: Policy, state: Any, task: Tensor | None, own: Tensor | None) -> Any:
+    """Return the policy's state; that of a teacher knows the task's vector and the family's own."""
+    if task is None or not isinstance(policy, Teacher):
+        return state
+    known = task if own is None else torch.cat((task, own), -1)
+    return policy.tell(state, known.to(policy.device))
 
 
 @torch.no_grad()
 def collect(
-    worlds: VecWorlds,
-    policy: Policy | Callable[[Tensor], Tensor],
-    state: Any,
-    steps: int,
-    key: Key,
-    *,
-    explore: bool,
-    on_step: OnStep | None = None,
-    privileged: bool = False,
-) -> tuple[Rollout, Any]:
+    worlds: VecWorlds, policy: Policy | Callable[[Tensor], Tensor], state: Any, steps: int,
+    key: Key, *, explore: bool, on_step: OnStep | None = None, privileged: bool = False,
+) -> tuple[Rollout, Any]:  # fmt: skip
     """Let a policy act in every world, from where it is: for new episodes, reset the worlds first.
 
     Args:
         worlds: B worlds with their tasks set.
         policy: acts, such as a learner or a function; its state is threaded through.
         state: the policy's state for these worlds.
-        steps: T. Raises UserError if it, the policy or the key is of another kind.
+        steps: T. Raises UserError if it, the worlds, the policy or the key is of another kind.
         key: names the action noise.
         explore: whether to sample actions, or to take the deterministic ones.
         on_step: called with what each step returned, such as to record it.
@@ -236,27 +248,30 @@ def collect(
     Returns:
         The rollout, on the policy's device, and the policy's state after it.
     """
-    device = (policy := _checked(policy, steps, key)).device
+    device = (policy := _checked(worlds, policy, state, steps, key, on_step)).device
     out = _empty(steps, worlds.num_worlds, worlds.spec, len(worlds.tasks), device)
-    noise = _noise(worlds, steps, key).to(device) if explore else None
-    here, recorded, recent, own = device == worlds.device, [], [], []
+    noise = _noise(worlds, steps, key).to(device) if explore else [None] * steps
+    here, task, recorded, recent, own, terms = device == worlds.device, None, [], [], [], []
     with threads.sampling():
         for t in range(steps):
             step, seen = worlds.current, worlds.privileged
             step = step if here else Step(*(part.to(device) for part in step))
-            action, state, extras = policy.act_and_record(
-                step, state, explore=explore, noise=None if noise is None else noise[t]
+            if privileged and (worlds.switches or task is None):
+                task = worlds.task_vector()
+            action, state, more = policy.act_and_record(
+                step, _told(policy, state, task, seen), explore=explore, noise=noise[t]
             )
             got = worlds.step(action if here else action.to(worlds.device))
             out.action[t] = action  # a policy may reuse its memory
-            recorded.append(extras)
+            recorded.append(more)
             recent.append((step, got))
-            own += [(seen, worlds.next_privileged)] if privileged else []
+            own += [(task, seen, worlds.next_privileged)] if task is not None else []
+            terms += [worlds.reward_terms] if worlds.reward_terms else []
             if len(recent) == _TOGETHER or t == steps - 1:
                 _write(out, t + 1, recent)
-                recent.clear()
             if on_step is not None:
                 on_step(got)
     out.action.masked_fill_(out.diverged[..., None], 0.0)  # NaN times a weight of 0 is NaN
     worlds.note(out)
-    return out._replace(extras=_stacked(recorded) | privileged_extras(worlds, out, own)), state
+    kept = _stacked(recorded) | kept_terms(worlds, out, terms)
+    return out._replace(extras=kept | privileged_extras(worlds, out, own)), state

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -99,6 +100,17 @@ class Transition(NamedTuple):
     """(B,) bool, the physics failed; use the transition for nothing"""
 
 
+def copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor of a type that shares no memory with this one, which may be a live field."""
+    return tensor.clone() if tensor.dtype is dtype else tensor.to(dtype)
+
+
+def check_worlds(worlds: object) -> None:
+    """Raise UserError for what are no worlds."""
+    if not isinstance(worlds, VecWorlds):
+        raise UserError(f"worlds must be such as metarl.make_worlds returns, not {worlds!r:.80}")
+
+
 class VecWorlds(ABC):
     """B worlds of one family that step together, each with a task of its own."""
 
@@ -120,6 +132,10 @@ class VecWorlds(ABC):
     """(B, P) the same of the true successors of the last step"""
     env_steps: int = 0
     """Environment steps taken so far, summed over worlds"""
+    reward_terms: Mapping[str, Tensor] = MappingProxyType({})
+    """The terms of the last step's reward, (B,) each, weighted; none where it is not of terms"""
+    term_sums: dict[tuple[int, int], Tensor]
+    """What `mean_terms` makes means of: (first task, M) -> (M, K + 1), K terms and a count"""
     returns: dict[int, Tensor] | None = None
     """Where `collect` notes the (M,) returns of its tasks' last episodes, by the index of the first
     task; None for nowhere. Later rollouts of the same tasks replace earlier ones."""
@@ -138,6 +154,7 @@ class VecWorlds(ABC):
                 f"not {num_worlds!r:.40}"
             )
         self.family, self.num_worlds = family, num_worlds
+        self.term_sums = {}
 
     def seed(self, key: Key) -> None:
         """Start the randomness of resets anew: the next reset of world i is its episode 0."""
@@ -176,10 +193,19 @@ class VecWorlds(ABC):
         self.family.distribution.check(tasks)
         self.family.check_tasks(tasks)
 
+    @property
+    def switches(self) -> bool:
+        """Whether tasks begin within episodes, so that `task_vector` changes from step to step."""
+        return self.family.switch_at is not None
+
     def task_vector(self) -> Tensor:
         """Return (B, task_size) float32, the task of each world as a network should see it."""
         vector = self.family.distribution.task_vector(self.tasks).to(self.device)
         return vector.repeat_interleave(self.worlds_per_task, 0)
+
+    def told(self) -> Tensor:
+        """Return (B, n) float32, what an oracle would be told now; the default is `task_vector`."""
+        return self.task_vector()
 
     def why_diverged(self) -> str:
         """Return what ended most episodes that diverged since `set_tasks`, where it is known."""

@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.distributions import Independent, Normal, kl_divergence
 
+from envs.half_cheetah import HalfCheetahDynamics
 from metarl import TaskDistribution, TaskWorlds, evaluate
 from metarl.algorithms import maml_trpo
 from metarl.algorithms.maml_trpo import Batch, MamlTrpo, MamlTrpoConfig, State
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
+from metarl.modules.inner_loop import Phases
 from metarl.worlds.vector import Spec
 
 SPEC = Spec(3, 2, 10)
@@ -43,6 +45,19 @@ def batch(seed: int, tasks: int = 4, samples: int = 12) -> Batch:
     return Batch(draw(tasks, samples, 3), draw(tasks, samples, 2), draw(tasks, samples), weight)
 
 
+def chunks(agent: MamlTrpo, data: list[Batch], size: int | None = None):
+    """The data of 4 tasks, which earned 1, 2, an unknown return and 6, as an update takes it."""
+    returns = torch.tensor([1.0, 2.0, torch.nan, 6.0], dtype=torch.float64)
+    phases = Phases(data, [returns] * len(data), torch.zeros(4))
+    return phases.chunks(size, agent.sum_tasks), 4
+
+
+def surrogate(new, old, batch: Batch) -> Tensor:
+    """(M,) mean over samples of −π_new / π_old A."""
+    ratio = (new.log_prob(batch.action) - old.log_prob(batch.action)).exp()
+    return -(ratio * batch.advantage * batch.weight).sum(1)
+
+
 def plainly_adapted(agent: MamlTrpo, learned: Tensor, data: list[Batch]) -> Tensor:
     """(M, D) the parameters after the inner steps, as a plain function of what is learned."""
     size, lr = len(agent.theta), agent.config.inner_lr
@@ -58,7 +73,7 @@ def meta_loss(agent: MamlTrpo, learned: Tensor, data: list[Batch]) -> Tensor:
     """The mean surrogate after the inner steps, as a plain function of what is learned."""
     phi = plainly_adapted(agent, learned, data)
     old = agent.policy(agent.theta.expand(len(phi), -1) * 0.9, data[-1].obs).detach()
-    return agent._surrogate(agent.policy(phi, data[-1].obs), old, data[-1]).mean()
+    return surrogate(agent.policy(phi, data[-1].obs), old, data[-1]).mean()
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -70,7 +85,7 @@ def test_meta_gradient_equals_finite_differences(inner_steps: int, learned: bool
     phi = agent._adapted(start, data[:-1], second_order=True)[-1]
     torch.testing.assert_close(phi, plainly_adapted(agent, agent._learned(), data))
     old = agent.policy(agent.theta.expand(4, -1) * 0.9, data[-1].obs).detach()
-    loss = agent._surrogate(agent.policy(phi, data[-1].obs), old, data[-1]).mean()
+    loss = surrogate(agent.policy(phi, data[-1].obs), old, data[-1]).mean()
     (by_task,) = grad(loss, start)
     exact = by_task.sum(0)
     assert len(exact) == (1 + learned) * len(agent.theta)
@@ -88,7 +103,7 @@ def test_meta_gradient_equals_finite_differences(inner_steps: int, learned: bool
 def test_learned_step_sizes_are_stepped_on_saved_and_adapted_with(first_order: bool) -> None:
     agent, data = learner(learn_inner_lr=True, first_order=first_order), [batch(0), batch(1)]
     before = agent.log_lr.clone()
-    step = agent._trust_region_step(data)
+    step = agent._trust_region_step(*chunks(agent, data))
     assert step.accepted
     assert step.kl <= agent.config.max_kl
     assert (agent.log_lr != before).all()
@@ -104,17 +119,85 @@ def test_learned_step_sizes_are_stepped_on_saved_and_adapted_with(first_order: b
     assert learner().state_dict().keys() == {"theta"}
 
 
-def test_first_order_takes_the_gradient_at_the_adapted_parameters() -> None:
-    agent, data = learner(first_order=True, inner_lr=0.3), [batch(0), batch(1)]
-    theta = agent.theta.expand(4, -1).clone().requires_grad_()
-    phi = agent.inner.adapted(theta, data[:-1], second_order=False)[-1]
-    old = agent.policy(phi, data[-1].obs).detach()
-    (through,) = grad(
-        agent._surrogate(agent.policy(phi, data[-1].obs), old, data[-1]).mean(), theta
+@pytest.mark.parametrize("inner_steps", [1, 2])
+def test_first_order_replaces_the_jacobian_by_one_in_gradient_and_fisher(inner_steps: int) -> None:
+    """FOMAML differentiates L(θ + c) and KL(π_old ‖ π_θ+c), with c = φ(θ) − θ held fixed."""
+    agent = learner(first_order=True, inner_steps=inner_steps, inner_lr=0.3)
+    data = [batch(seed) for seed in range(inner_steps + 1)]
+    parts, tasks = chunks(agent, data)
+    theta, last = agent.theta, data[-1]
+    shift = plainly_adapted(agent, theta, data) - theta
+    old = agent.policy(theta + shift, last.obs)
+
+    def moved(x: Tensor):
+        new = agent.policy(x + shift, last.obs)
+        kl = (old.kl(new) * last.weight).sum(1).mean()
+        return surrogate(new, old, last).mean(), kl
+
+    def kl_gradient(x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        return grad(moved(x)[1], x)[0]
+
+    h, rows = 1e-5, agent._gradient(parts[0], tasks)[0]
+    basis = torch.eye(len(theta), dtype=torch.float64)
+    numeric = torch.stack(
+        [(moved(theta + h * e)[0] - moved(theta - h * e)[0]) / (2 * h) for e in basis]
     )
-    leaf = phi.detach().requires_grad_()
-    (at_phi,) = grad(agent._surrogate(agent.policy(leaf, data[-1].obs), old, data[-1]).mean(), leaf)
-    assert torch.allclose(through, at_phi, rtol=1e-12)
+    assert float((rows.sum(0) - numeric).norm() / numeric.norm()) < 1e-6
+    v = torch.randn(len(theta), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    hessian = (kl_gradient(theta + h * v) - kl_gradient(theta - h * v)) / (2 * h)
+    product = agent._fisher_product(parts, tasks)
+    assert float((product(v) - hessian).norm() / hessian.norm()) < 1e-6
+
+
+def test_with_a_tiny_inner_step_first_order_is_maml() -> None:
+    data, rows = [batch(0), batch(1)], []
+    for first_order in (False, True):
+        agent = learner(first_order=first_order, inner_lr=1e-9)
+        rows.append(agent._gradient(*with_tasks(agent, data))[0])
+    torch.testing.assert_close(*rows, rtol=1e-6, atol=1e-9)
+
+
+def with_tasks(agent: MamlTrpo, data: list[Batch]):
+    parts, tasks = chunks(agent, data)
+    return parts[0], tasks
+
+
+@pytest.mark.parametrize("inner_steps", [1, 2])
+def test_the_credit_of_exploration_is_that_of_the_log_likelihood(inner_steps: int) -> None:
+    """E-MAML: Σ_k E[log π(a before)] Ā more, differentiated through φ_k; Ā by hand."""
+    data = [batch(seed) for seed in range(inner_steps + 1)]
+    plain, credited = (
+        learner(inner_steps=inner_steps, inner_lr=0.3, exploration_credit=w) for w in (0.0, 0.7)
+    )
+    merit = torch.tensor([-2.0, -1.0, 0.0, 3.0], dtype=torch.float64) / (14 / 3) ** 0.5
+    h, size = 1e-5, len(plain.theta)
+
+    def credit(x: Tensor) -> Tensor:
+        total = torch.zeros(4, dtype=torch.float64)
+        for k, one in enumerate(data[:-1]):
+            phi = plainly_adapted(plain, x, data[: k + 1])
+            total += (plain.policy(phi, one.obs).log_prob(one.action) * one.weight).sum(1)
+        return 0.7 * (merit * total).mean()
+
+    rows = [agent._gradient(*with_tasks(agent, data))[0].sum(0) for agent in (plain, credited)]
+    basis = torch.eye(size, dtype=torch.float64)
+    numeric = torch.stack(
+        [(credit(plain.theta + h * e) - credit(plain.theta - h * e)) / (2 * h) for e in basis]
+    )
+    assert float((rows[0] - rows[1] - numeric).norm() / numeric.norm()) < 1e-6
+
+
+@pytest.mark.parametrize("settings", [{}, {"learn_inner_lr": True}, {"exploration_credit": 0.5}])
+def test_tasks_in_chunks_make_the_same_step_to_the_bit(settings: dict) -> None:
+    data, steps = [batch(0), batch(1)], []
+    for size in (None, 1, 3):
+        agent = learner(**settings)
+        steps.append(agent._trust_region_step(*chunks(agent, data, size)))
+    assert steps[0].accepted
+    for step in steps[1:]:
+        assert torch.equal(step.params, steps[0].params)
+        assert step[1:] == steps[0][1:]
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -128,7 +211,7 @@ def test_fisher_product_is_the_hessian_of_the_kl(
     if min_std == 1.0:
         agent.theta[-agent.spec.action_size :] -= 0.5  # below the floor
     data = [batch(seed) for seed in range(inner_steps + 1)]
-    product = agent._fisher_product(data)
+    product = agent._fisher_product(*chunks(agent, data))
     point = agent._learned()
     old = agent.policy(plainly_adapted(agent, point, data), data[-1].obs).detach()
 
@@ -277,7 +360,7 @@ def test_what_an_update_hands_to_the_trust_region(inner_steps: int, monkeypatch)
 
     step = maml_trpo.trust_region_step
     monkeypatch.setattr(maml_trpo, "trust_region_step", spy)
-    taken = agent._trust_region_step(data)
+    taken = agent._trust_region_step(*chunks(agent, data))
 
     start = theta.clone().requires_grad_()
     phi = [plain_adapted(agent, start, data, m).detach() for m in range(4)]
@@ -321,7 +404,8 @@ def test_the_inner_step_does_not_shrink_with_the_number_of_tasks() -> None:
 
 def test_damping_is_added_to_the_diagonal() -> None:
     data = [batch(0), batch(1)]
-    plain, damped = (learner(cg_damping=c)._fisher_product(data) for c in (0.0, 0.25))
+    agents = [learner(cg_damping=c) for c in (0.0, 0.25)]
+    plain, damped = (agent._fisher_product(*chunks(agent, data)) for agent in agents)
     v = torch.ones_like(learner().theta)
     assert torch.allclose(damped(v), plain(v) + 0.25 * v)
 
@@ -366,7 +450,8 @@ def test_accepted_steps_keep_the_trust_region(first_order: bool) -> None:
     assert accepted >= 5
 
 
-def test_the_same_weights_on_1_2_and_4_physics_threads() -> None:
+def test_the_same_weights_on_1_2_and_4_physics_threads(monkeypatch) -> None:
+    monkeypatch.setattr(HalfCheetahDynamics, "horizon", 40)
     digests = set()
     for threads in (1, 2, 4):
         worlds = TaskWorlds("half-cheetah-dynamics", 8, threads=threads)

@@ -107,7 +107,7 @@ def test_adam_is_torch_s() -> None:
 @pytest.mark.parametrize(("told", "low", "high"), [("", -40, 0), ("+told", -8.5, 0)])
 def test_the_oracle_beats_the_blind_policy(told: str, low: float, high: float) -> None:
     """On point-goal a blind policy cannot know where to go: at best it waits in the middle."""
-    learner, worlds = trained("ppo", f"point-goal{told}", 40, hidden=(32,), lr=3e-3)
+    learner, worlds = trained("ppo", f"point-goal{told}", 25, hidden=(32,), lr=3e-3)
     report = evaluate(
         learner, worlds, TaskDistribution(worlds.family).split("heldout", 20), episodes=0, seed=0
     )

@@ -56,23 +56,26 @@ def test_sampling_takes_one_thread_of_torch_and_gives_back() -> None:
 def test_the_wait_policy_is_set_before_torch_loads_openmp(given, expected) -> None:
     """`import metarl` alone, in a fresh process; a policy that the user chose stays."""
     code = """if True:
-        import builtins, os, sys
-        import_, seen = builtins.__import__, {}
+        import builtins, os
+        import_ = builtins.__import__
         def spy(name, *rest):
-            if name == "torch" and "torch" not in sys.modules:
-                seen.setdefault("policy", os.environ.get("OMP_WAIT_POLICY"))
+            if name == "torch":  # which takes seconds, and the policy is read as it begins
+                print(os.environ.get("OMP_WAIT_POLICY"), flush=True)
+                os._exit(0)
             return import_(name, *rest)
         builtins.__import__ = spy
         import metarl
-        metarl.TaskWorlds
-        print(seen["policy"])"""
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    if given:
-        environment["OMP_WAIT_POLICY"] = given
+        metarl.TaskWorlds"""
+    assert in_a_fresh_process(code, {"OMP_WAIT_POLICY": given} if given else {}) == expected
+
+
+def in_a_fresh_process(code: str, environment: dict[str, str]) -> str:
+    own = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == expected
+        [sys.executable, "-c", code], env=own | environment, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
 
 
 FAULTS = """if True:
@@ -92,47 +95,40 @@ FAULTS = """if True:
 """
 
 
-def page_faults(**environment: str) -> list[int]:
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="only glibc can be told"
+)
+def test_freed_memory_is_kept_for_the_next_tensors(after_torch) -> None:
     """How often three tensors of 40 MiB, made and dropped in turn, had to ask for pages.
 
     By torch as it is found, and after `set_threads`, once the heap has settled: an aligned block
     does not fit where one of its size was freed, so it grows for up to three rounds.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", FAULTS],
-        env={**os.environ, **environment}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return [int(word) for word in done.stdout.split()]
-
-
-@pytest.mark.skipif(
-    not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="only glibc can be told"
-)
-def test_freed_memory_is_kept_for_the_next_tensors() -> None:
-    before, after = page_faults()
+    before, after = map(int, after_torch(FAULTS).split())
     assert after < 10 <= before
-    assert page_faults(MALLOC_MMAP_MAX_="65536")[1] >= 10  # as the user wishes
+    as_the_user_wishes = after_torch(FAULTS, MALLOC_MMAP_MAX_="65536")
+    assert int(as_the_user_wishes.split()[1]) >= 10
+
+
+TEAM = """if True:
+    torch = __import__("sys").modules.get("torch")
+    before = torch and torch.get_num_threads()
+    import metarl, threading
+    import metarl.base.threads
+    names = [thread.name for thread in threading.enumerate()]
+    print("metarl-openmp" in names, (torch and torch.get_num_threads()) == before)"""
 
 
 @pytest.mark.parametrize(
-    ("first", "environment", "held"),
-    [("torch", {}, True), ("metarl", {}, False), ("torch", {"OMP_WAIT_POLICY": "PASSIVE"}, False)],
+    ("environment", "held"), [({}, True), ({"OMP_WAIT_POLICY": "PASSIVE"}, False)]
 )
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU OpenMP is Linux's")
-def test_a_team_is_held_where_torch_came_first_and_may_spin(first, environment, held) -> None:
-    code = f"""if True:
-        import {first}
-        import torch
-        before = torch.get_num_threads()
-        import metarl, threading
-        names = [thread.name for thread in threading.enumerate()]
-        print("metarl-openmp" in names, torch.get_num_threads() == before)"""
-    own = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=own | environment, capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
-    assert done.stdout.split() == [str(held), "True"]
+def test_a_team_is_held_where_torch_came_first_and_may_spin(after_torch, environment, held) -> None:
+    assert after_torch(TEAM, **environment).split() == [str(held), "True"]
+
+
+def test_no_team_is_held_where_metarl_came_first() -> None:
+    assert in_a_fresh_process(TEAM, {}).split() == ["False", "True"]
 
 
 def test_what_a_run_sets_is_put_back() -> None:

@@ -339,3 +339,14 @@ def test_an_adapted_policy_runs_no_strangers_file(strange, ran, tmp_path) -> Non
     learner, _ = load_adapted("adapted", algorithm="tools/algorithm.py:Mine")
     assert type(learner).__name__ == "Mine"
     assert load_adapted("adapted", trust_code=True)
+
+
+def test_a_state_folder_that_cannot_be_written_is_said_where_it_matters(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "mine.py").write_text("class Mine: ...")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(trust, "_TRAINED_HERE", {})
+    trust.remember(["point-goal", "rl2"])  # no warning: nothing to remember
+    with pytest.warns(UserWarning, match=r"cannot be remembered in .*will ask for --trust-code"):
+        trust.remember([f"{tmp_path}/mine.py:Mine"])
+    assert list(trust._TRAINED_HERE) == [f"{tmp_path}/mine.py"]  # this process knows it

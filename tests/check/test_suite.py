@@ -19,6 +19,7 @@ from metarl import (
     shift,
     when,
 )
+from metarl.check import suite, trajectory
 from metarl.check.notes import notes
 from metarl.check.suite import (
     CHECKS,
@@ -37,6 +38,13 @@ from metarl.check.suite import (
 from metarl.tasks.registry import list_families
 
 STATE = {"calls": 0}
+
+
+@pytest.fixture(autouse=True)
+def _short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare runs of one episode of point-goal and the beginning of the next."""
+    for module in (suite, trajectory):
+        monkeypatch.setattr(module, "STEPS", 24)
 
 
 def broken(name: str = "broken", **attributes: object) -> type[PointGoal]:

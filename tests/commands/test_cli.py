@@ -90,7 +90,10 @@ def test_families(capsys):
         "goal_velocity", "[0,", "3]", "m/s", "[3,", "3.5]",
     ]  # fmt: skip
     assert "+dynamics +crippled" in out
-    assert "Each also takes +latency, +sensor-bias and +told." in out
+    assert (
+        "Each also takes +latency, +sensor-bias and +told; +command, +dynamics, +history, +noise,"
+        in out
+    )
 
 
 def test_some_families(capsys):
@@ -136,12 +139,19 @@ def test_families_as_json(capsys):
     assert (goal["name"], goal["unit"], goal["size"]) == ("goal_x", "m", 1)
     assert goal["train"] == {"low": -1.0, "high": 1.0, "log": False}
     assert goal["ood"] == [{"low": 1.0, "high": 1.25, "log": False}]
+    found = point["variations"]["dynamics"]  # read off its model
+    assert [(p["name"], p["size"]) for p in found["params"]] == [
+        ("mass", 1), ("damping", 2), ("strength", 2), ("payload", 1),
+    ]  # fmt: skip
+    assert not found["own"]
+    assert "terrain" not in point["variations"]  # its base moves in the plane of x and y
     assert rows["half-cheetah-dir"]["params"][0]["train"] == {"values": [-1.0, 1.0]}
     vel = rows["half-cheetah-vel"]
     assert (vel["robot"], vel["gymnasium_id"]) == ("cheetah", "metarl/HalfCheetahVel-v0")
     assert vel["splits"] == ["train", "heldout", "ood"]
     assert list(vel["variations"]) == [
-        "dynamics", "terrain", "terrain-scan", "latency", "sensor-bias", "told",
+        "dynamics", "terrain", "terrain-scan", "command", "history", "latency", "noise", "push",
+        "sensor-bias", "switch", "told",
     ]  # fmt: skip
     assert vel["variations"]["dynamics"]["params"][0]["name"] == "mass"
     assert "dynamics" not in rows["half-cheetah-dynamics"]["variations"]  # it has that already

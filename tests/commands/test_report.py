@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers.html import Structure, check, words
+from helpers.runs import train_small
 
 from metarl import cli
 from metarl.commands.report import Protocol, add_reports
@@ -28,6 +29,16 @@ def run(trained_run, tmp_path) -> Path:
     return Path(shutil.copytree(trained_run, tmp_path / "run"))
 
 
+@pytest.fixture
+def _empty_charts(monkeypatch) -> None:
+    """Draw into axes as always, and write no picture: laying it out is most of a page's time."""
+
+    def save(figure, file, **_):
+        file.write('<svg><g id="figure_1"></g></svg>')
+
+    monkeypatch.setattr("metarl.report.charts.Figure.savefig", save)
+
+
 def report(run: Path, *flags: str, capsys) -> tuple[str, str]:
     code = cli.main(["report", str(run), *FLAGS, *flags])
     said = capsys.readouterr()
@@ -35,6 +46,7 @@ def report(run: Path, *flags: str, capsys) -> tuple[str, str]:
     return (run / "report.html").read_text(), said.out
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_missing_evaluations_are_made_and_kept(run, capsys):
     page, said = report(run, capsys=capsys)
     check(page)
@@ -73,6 +85,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.usefixtures("_empty_charts")
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("flags", [(), ("--no-evaluate",)], ids=["evaluate", "no-evaluate"])
 def test_what_cannot_be_read_is_said_and_the_rest_is_shown(run, damage, flags, capsys):
@@ -92,6 +105,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_shown(run, damage, flags, c
         assert ">Learning<" in page
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_evaluations_of_older_weights_or_other_versions(run, capsys):
     report(run, capsys=capsys)
     made_at = evaluation_path(run, "heldout", 2)
@@ -117,6 +131,7 @@ def test_an_evaluation_of_another_split_is_not_taken(run):
     assert any("heldout tasks of point-goal" in text for _, text in found.notes)
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_a_run_that_cannot_be_loaded_is_shown_all_the_same(run, capsys):
     shutil.rmtree(run / "checkpoints")
     page, _ = report(run, capsys=capsys)
@@ -159,8 +174,9 @@ def test_bad_input_is_one_line(trained_run, tmp_path, capsys, argv, match):
 # --- while it trains ---------------------------------------------------------------------------
 
 
-def test_training_leaves_a_page_and_figures(trained_run):
-    page = (trained_run / "report.html").read_text()
+def test_training_leaves_a_page_and_figures(tmp_path):
+    run = train_small(tmp_path / "run")
+    page = (run / "report.html").read_text()
     text = words(page)
     assert "2 iterations" in text
     assert "training goes on" not in text
@@ -169,7 +185,7 @@ def test_training_leaves_a_page_and_figures(trained_run):
     Structure(page)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(trained_run))
+    events = EventAccumulator(str(run))
     events.Reload()
     assert len(events.Images("heldout/adaptation")) == 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -64,6 +65,7 @@ def test_commands_to_copy_quote_what_a_shell_would_split(
     trained_run, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained_run, "small")
     monkeypatch.setattr(Walker2dParams, "horizon", 20)
     argv = ["train", "walker2d-params", "maml-trpo", *SMALL, "--iterations", "1"]
     assert main([*argv, "--out", "my run"]) == 0
@@ -74,7 +76,7 @@ def test_commands_to_copy_quote_what_a_shell_would_split(
     assert "try: metarl evaluate 'my run'" in capsys.readouterr().out
     assert main([*argv, "--out", "my run"]) == 2
     assert "`metarl train --resume 'my run'`" in capsys.readouterr().err
-    assert main(["export", str(trained_run), "--out", "my agent", "--threads", "1"]) == 0
+    assert main(["export", "small", "--out", "my agent", "--threads", "1"]) == 0
     assert "try: metarl adapt 'my agent'" in capsys.readouterr().out
     assert "metarl evaluate 'my agent' --split ood" in (tmp_path / "my agent/README.md").read_text()
 
@@ -129,7 +131,7 @@ def test_a_disk_that_fills_up_is_one_line(tmp_path):
     argv = ["train", "point-goal", "maml-trpo", *SMALL, "--checkpoint-every", "5"]
 
     def train():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (80000, 80000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
         return main([*argv, "--out", str(out)])
 
     done = run_forked(train)

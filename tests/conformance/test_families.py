@@ -3,32 +3,39 @@
 from pathlib import Path
 
 import pytest
+from helpers.short_checks import checked_in_short
 
 from metarl.check import suite
 from metarl.check.suite import CHECKS, check_family, title
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family, list_families
 
-EXAMPLE = f"{Path(__file__).parents[2] / 'docs' / 'examples' / 'my_robot.py'}:MyRobot"
+ROBOTS = Path(__file__).parents[2] / "docs" / "examples"
+EXAMPLES = [
+    f"{ROBOTS}/{name}" for name in ("my_robot.py:MyRobot", "my_arm.py:MyArm", "my_arm.py:MyHand")
+]
 
 
-@pytest.fixture(scope="module", params=[*list_families(), EXAMPLE], ids=lambda n: n.split("/")[-1])
+@pytest.fixture(
+    scope="module", params=[*list_families(), *EXAMPLES], ids=lambda n: n.split("/")[-1]
+)
 def family(request: pytest.FixtureRequest) -> TaskFamily:
     return find_family(request.param)
 
 
+LONG = ("finite", "alone", "plain_loop", "order", "horizon", "threads")
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_family(family: TaskFamily, check, monkeypatch) -> None:
-    """Of an episode of 1000 steps, 60; the test below goes to its end."""
-    monkeypatch.setattr(suite, "LONGEST", 60)
-    monkeypatch.setattr(suite, "MANY", 60)
-    check(family)
+    """In a few steps; the test below goes to the end of an episode."""
+    checked_in_short(family, check, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("check", [suite.check_finite, suite.check_horizon])
+@pytest.mark.parametrize("check", LONG)
 def test_family_to_the_end_of_an_episode(family: TaskFamily, check) -> None:
-    check(family)
+    getattr(suite, f"check_{check}")(family)
 
 
 def test_the_report_has_a_line_for_each_check() -> None:

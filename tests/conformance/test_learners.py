@@ -1,9 +1,13 @@
 """Every registered learner through one suite: what the interface promises, whatever is inside."""
 
+import functools
+from typing import Any
+
 import pytest
 import safetensors.torch
 import torch
 
+from envs.point import PointGoal
 from metarl import (
     TaskDistribution,
     Tasks,
@@ -18,29 +22,44 @@ from metarl.learning.learner import Learner, state_parts
 from metarl.learning.probe import swapped_state
 from metarl.learning.registry import list_learners
 from metarl.tasks.sampler import task_sampler
-from metarl.worlds.vector import Step
+from metarl.worlds.policy import Teacher
+from metarl.worlds.vector import Spec, Step
+from tests.helpers.teacher import teacher
 
 TASKS, WORLDS = 3, 4
+HORIZON = 8
+"""Steps of an episode: a meta-step is mostly steps, and shows as much of short episodes."""
+STEPS = 20
+"""Of a rollout, in which episodes end and begin."""
 MEMORIES = ("lstm", "mingru", "s5", "transformer", "snail")
 VARIANTS = [
     *(("rl2", {"memory": memory}) for memory in MEMORIES),
     ("rl2", {"episodes": 3, "min_episodes": 1, "state_std": True}),
     ("rl2", {"last_transition": False}),
     ("ppo", {"state_std": True, "desired_kl": 0.0, "lr_decay_steps": 1000}),
-    ("maml-trpo", {"learn_inner_lr": True}),
+    *((name, {"learn_inner_lr": True}) for name in ("maml-trpo", "promp")),
+    ("es-maml", {"adaptation": "hill-climb", "repeats": 2}),
     ("pearl", {"normalise": True, "adapt_every": 0}),
     *((name, {"privileged_critic": True}) for name in ("ppo", "rl2")),
+    ("rma", {"see_reward": False, "teacher_iterations": 9}),
+    ("varibad", {"memory": "mingru", "decode_state": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
 EXAMPLES = [
-    (f"docs/examples/{name}", {})
-    for name in ("my_learner.py:ConstantAction", "promp.py:ProMp", "es_maml.py:EsMaml")
+    (f"docs/examples/{name}", {}) for name in ("my_learner.py:ConstantAction", "anil.py:Anil")
 ]
 """Learners of one's own, as the documentation shows them."""
 NOISE_IN_THE_WEIGHTS = ("es-maml",)
 """Learners whose worlds explore by parameters of their own, not by noise in the actions."""
 SMALL = {
+    **{name: {"hidden": (8,), "epochs": 2} for name in ("promp", "cavia")},
+    "distil": {"units": 8, "hidden": 8, "bptt": 15},
     "rl2": {"units": 16, "hidden": 16, "epochs": 2},
+    "rma": {"hidden": (8,), "history": 10, "teacher_iterations": 1, "epochs": 2},
+    "varibad": {
+        "units": 8, "embedding": 8, "hidden": (8,), "decoder_hidden": (8,), "beliefs": 3,
+        "decoded_steps": 5, "vae_trials": 8, "vae_updates": 2, "epochs": 1, "replay_trials": 40,
+    },
     "pearl": {
         "train_tasks": TASKS, "hidden": (16,), "encoder_hidden": (16,), "meta_batch": 2,
         "batch_size": 16, "context_size": 8, "gradient_steps": 3, "initial_episodes": 2,
@@ -54,10 +73,18 @@ SMALL = {
     params=[*((name, {}) for name in list_learners()), *VARIANTS, *EXAMPLES],
     ids=lambda which: "-".join((which[0].rpartition(":")[2], *map(str, which[1].values()))),
 )
-def learner(request: pytest.FixtureRequest) -> Learner:
+def learner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Learner:
+    monkeypatch.setattr(PointGoal, "horizon", HORIZON)
     name, settings = request.param
-    cls = find_learner(name)
-    return cls(ready().spec, cls.Config(**SMALL.get(name, {}) | settings), seed=0)
+    cls, small = find_learner(name), dict(SMALL.get(name, {}))
+    if name == "distil":
+        small["teacher"] = teacher()
+    return cls(spec(), cls.Config(**small | settings), seed=0)
+
+
+@functools.cache
+def spec() -> Spec:
+    return ready().spec
 
 
 def another(learner: Learner, seed: int = 0) -> Learner:
@@ -78,10 +105,26 @@ def ready(threads: int = 1) -> TaskWorlds:
     return worlds
 
 
+@functools.cache
+def two_meta_steps(cls: type[Learner], config: Any) -> list[dict[str, torch.Tensor]]:
+    """The weights after each of two meta-steps in the same worlds, on one thread."""
+    learner, worlds = cls(spec(), config, seed=0), ready()
+    found = []
+    for key in (Key(5), Key(6)):
+        learner.meta_step(worlds, draw(learner, worlds), key)
+        found.append(weights(learner))
+    return found
+
+
+def trained(learner: Learner) -> list[dict[str, torch.Tensor]]:
+    found = two_meta_steps(type(learner), learner.config)
+    return [{name: tensor.clone() for name, tensor in step.items()} for step in found]
+
+
 def rollout(learner: Learner, *, explore: bool = True, seed: int = 0):
     worlds = ready()
     state = learner.begin(TASKS, WORLDS)
-    return collect(worlds, learner, state, 20, Key(seed), explore=explore)
+    return collect(worlds, learner, state, STEPS, Key(seed), explore=explore)
 
 
 def flat(state: object) -> list[torch.Tensor]:
@@ -182,13 +225,12 @@ def test_weights_survive_a_round_trip(learner: Learner) -> None:
 
 
 def test_a_restored_learner_goes_on_to_the_same_bits(learner: Learner) -> None:
-    other, worlds = another(learner, seed=1), ready()
-    tasks = draw(learner, worlds)
-    learner.meta_step(worlds, tasks, Key(5))
-    other.load_state_dict(weights(learner))
-    learner.meta_step(worlds, tasks, Key(6))  # in worlds that have run before
-    other.meta_step(ready(), tasks, Key(6))  # and in new ones
-    assert equal(weights(learner), weights(other))
+    """In new worlds, on more threads, as the one that went on in worlds that had run before."""
+    other, worlds = another(learner, seed=1), ready(threads=4)
+    first, second = trained(learner)
+    other.load_state_dict(first)
+    other.meta_step(worlds, draw(learner, worlds), Key(6))
+    assert equal(second, weights(other))
 
 
 def test_weights_that_do_not_fit_are_refused(learner: Learner) -> None:
@@ -198,25 +240,17 @@ def test_weights_that_do_not_fit_are_refused(learner: Learner) -> None:
 
 
 def test_a_meta_step_is_a_function_of_weights_tasks_and_key(learner: Learner) -> None:
-    results = []
-    for threads in (1, 2, 4):
-        one, worlds = another(learner), ready(threads)
-        tasks = draw(one, worlds)
-        metrics = [one.meta_step(worlds, tasks, Key(5, i)) for i in range(2)]
-        assert {"return_before", "return_after", "diverged"} <= set(metrics[0])
-        results.append(weights(one))
-    assert equal(results[0], results[1])
-    assert equal(results[0], results[2])
-    assert not equal(results[0], weights(another(learner)))
+    before, worlds = weights(learner), ready(threads=4)
+    metrics = learner.meta_step(worlds, draw(learner, worlds), Key(5))
+    assert {"return_before", "return_after", "diverged"} <= set(metrics)
+    assert equal(weights(learner), trained(learner)[0])
+    assert not equal(weights(learner), before)
 
 
 def test_another_key_makes_another_meta_step(learner: Learner) -> None:
-    other, worlds = another(learner), ready()
-    assert equal(weights(learner), weights(other))
-    tasks = draw(learner, worlds)
-    learner.meta_step(worlds, tasks, Key(5))
-    other.meta_step(worlds, tasks, Key(6))
-    assert not equal(weights(learner), weights(other))
+    worlds = ready()
+    learner.meta_step(worlds, draw(learner, worlds), Key(6))
+    assert not equal(weights(learner), trained(learner)[0])
 
 
 def test_evaluation_leaves_the_weights_alone(learner: Learner) -> None:
@@ -226,14 +260,29 @@ def test_evaluation_leaves_the_weights_alone(learner: Learner) -> None:
     assert equal(before, weights(learner))
 
 
+def test_no_evaluation_shows_a_learner_what_is_privileged(learner: Learner, monkeypatch) -> None:
+    """What it does is the same to the bit where the task and the family's own cannot be had."""
+    worlds = ready()
+    learner.load_state_dict(trained(learner)[0])
+    tasks = TaskDistribution(worlds.family).split("heldout", TASKS)
+    before = evaluate(learner, worlds, tasks, episodes=1, seed=0)
+    assert not isinstance(learner, Teacher)
+
+    def hidden(*_: object) -> None:
+        raise AssertionError("an evaluation asked for what is privileged")
+
+    monkeypatch.setattr(TaskWorlds, "task_vector", hidden)
+    monkeypatch.setattr(TaskWorlds, "privileged", property(lambda self: torch.tensor(torch.nan),
+                                                           lambda self, value: None))  # fmt: skip
+    after = evaluate(learner, worlds, tasks, episodes=1, seed=0)
+    assert before.returns == after.returns
+
+
 def test_the_adapted_policy_can_be_saved_and_loaded(learner: Learner) -> None:
     """Another learner, of other weights, acts alike and adapts alike with it."""
-    worlds = ready()
-    learner.meta_step(worlds, draw(learner, worlds), Key(1))
-    for rounds in range(3):
-        data, state = rollout(learner)
-        for _ in range(rounds):
-            state = learner.adapt(state, data)
+    learner.load_state_dict(trained(learner)[0])
+    data, state = rollout(learner)
+    for _ in range(3):
         saved = safetensors.torch.save(learner.adapted_state_dict(state))
         other = another(learner, seed=5)
         loaded = other.load_adapted_state_dict(safetensors.torch.load(saved))
@@ -244,6 +293,7 @@ def test_the_adapted_policy_can_be_saved_and_loaded(learner: Learner) -> None:
             a, _ = learner.act(ready().current, mine, explore=False, noise=None)
             b, _ = other.act(ready().current, theirs, explore=False, noise=None)
             assert torch.equal(a, b)
+        state = learner.adapt(state, data)
 
 
 def test_an_adapted_policy_of_other_parts_is_refused(learner: Learner) -> None:
@@ -286,8 +336,7 @@ def test_settings_have_help_texts(learner: Learner) -> None:
 
 def test_the_policy_alone_acts_and_adapts_alike(learner: Learner) -> None:
     """What `metarl export` ships is a part of the state, and enough to adapt to the same bits."""
-    worlds = ready()
-    learner.meta_step(worlds, draw(learner, worlds), Key(1))
+    learner.load_state_dict(trained(learner)[0])
     part = {name: tensor.clone() for name, tensor in learner.policy_state_dict().items()}
     assert part.keys() <= learner.state_dict().keys()
     other = another(learner, seed=5)

@@ -30,6 +30,8 @@ from metarl.curriculum.level_replay import LevelReplay
 from metarl.curriculum.success import LEVELS, SuccessDriven
 from metarl.curriculum.unit_sampler import UnitSampler
 from metarl.learning import checkpoint as checkpoints
+from metarl.report.page import render
+from metarl.report.run_summary import read_run
 from metarl.run import resume_run, start_run, train_config
 from metarl.runs.config import CURRICULA as NAMES
 from metarl.runs.config import TrainConfig
@@ -285,6 +287,9 @@ def test_a_run_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "whole" / "metrics.csv").open()))
     assert len(rows) == 4
     assert all(row["curriculum/goal_x"] for row in rows)
+    summary = read_run(tmp_path / "whole")
+    assert len(summary.curriculum["goal_x"]) == 4
+    assert "Curriculum: goal_x" in render([summary])
 
 
 def test_the_sampler_of_the_docs_samples() -> None:

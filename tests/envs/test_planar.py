@@ -201,9 +201,9 @@ def test_the_literature_s_variant_scales_every_element_by_itself(name: str) -> N
 def test_the_draws_are_log_uniform(name: str) -> None:
     """1.5^U(−3, 3) has a mean logarithm of 0 and a spread of 3 ln 1.5 / √3; damping has 1.3."""
     tasks = TaskDistribution(find_family(name))
-    logs = np.log(tasks.sample(4000, np.random.default_rng(0)).values)
+    logs = np.log(tasks.sample(1000, np.random.default_rng(0)).values)
     for column, label in enumerate(tasks.names):
         base = 1.3 if label.startswith("damping") else 1.5
         assert np.abs(logs[:, column]).max() <= 3 * np.log(base) + 1e-9
         assert logs[:, column].std() == pytest.approx(3**0.5 * np.log(base), rel=0.05)
-        assert abs(logs[:, column].mean()) < 0.05
+        assert abs(logs[:, column].mean()) < 0.1  # of a spread of 0.7, over √1000

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from envs.quadruped import STANCE, TORQUE_LIMITS, gravity, into_body
 from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
+from metarl.simulation.root import gravity_in, into_body
 from metarl.tasks.family import without_termination
 
+STANCE = (0.0, 0.9, -1.8) * 4
+TORQUE_LIMITS = (23.7, 23.7, 35.5) * 4
 NAME = "quadruped-terrain"
 
 
@@ -88,7 +90,7 @@ def test_frames_equal_rotation_matrices() -> None:
     q = rng.normal(size=(20, 4))
     q /= np.linalg.norm(q, axis=1, keepdims=True)
     v = rng.normal(size=(20, 3))
-    got, down = into_body(torch.tensor(q), torch.tensor(v)), gravity(torch.tensor(q))
+    got, down = into_body(torch.tensor(q), torch.tensor(v)), gravity_in(torch.tensor(q))
     for i in range(20):
         np.testing.assert_allclose(got[i], rotation(q[i]).T @ v[i], atol=1e-12)
         np.testing.assert_allclose(down[i], rotation(q[i]).T @ [0, 0, -1], atol=1e-12)
@@ -133,10 +135,16 @@ def test_perfect_tracking_by_hand() -> None:
     sim.qpos[:, 7:] = torch.tensor(STANCE, dtype=torch.float64)
     before = sim.snapshot(worlds.family.keep)
     zero = torch.zeros(4, 12, dtype=torch.float64)
-    assert worlds.family.reward(sim, before, zero, worlds.task)[0] == pytest.approx(1.5, abs=1e-12)
+    weights = worlds.family.reward_weights
+
+    def paid() -> dict[str, float]:
+        terms = worlds.family.reward(sim, before, zero, worlds.task)
+        return {name: weights.get(name, 1.0) * float(term[0]) for name, term in terms.items()}
+
+    nothing = {"posture": 0.0, "effort": 0.0, "action_rate": 0.0}
+    assert paid() == pytest.approx({"velocity": 1.0, "turning": 0.5} | nothing, abs=1e-12)
     sim.qpos[:, 7] += 0.1  # 6 N·m at one joint: 5e-5 · 36
-    reward = worlds.family.reward(sim, before, zero, worlds.task)
-    assert reward[0] == pytest.approx(1.5 - 0.0018, abs=1e-12)
+    assert sum(paid().values()) == pytest.approx(1.5 - 0.0018, abs=1e-12)
 
 
 def test_the_observation_is_what_a_robot_measures() -> None:

@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from envs.terrain import GROUNDS, KINDS, SEEDS, Terrain, bank
 from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
 from metarl.tasks.family import TaskFamily, without_termination
 from metarl.tasks.registry import list_families
+from metarl.tasks.variations.fields import (
+    GROUNDS,
+    KINDS,
+    SEEDS,
+    Terrain,
+    _gaps,
+    _hills,
+    _steps,
+    bank,
+)
 from metarl.worlds.task_worlds import TaskWorlds as Worlds
 
 BLIND = sorted(name for name in list_families() if name.endswith("-terrain"))
@@ -90,8 +99,6 @@ def test_fields_are_flat_at_the_start_and_reach_their_height(ground: int) -> Non
 
 def test_profiles_by_hand() -> None:
     """A hill is a parabola whose top is 1; a deck begins with a ramp of grade 1/4."""
-    from envs.terrain import _gaps, _hills, _steps
-
     s = np.linspace(0.0, 20.0, 20001)
     hills = _hills(np.random.default_rng(0), s, 1.0)
     assert hills[0] == 0.0

@@ -25,7 +25,7 @@ if not torch.cuda.is_available():  # before the first backward, where torch coun
     from helpers.fake_cuda import stand_in_gpu
 
 TRAIN = TrainConfig(
-    tasks_per_iteration=2, rollouts_per_task=2, iterations=2, evaluate_every=2, evaluate_tasks=2,
+    tasks_per_iteration=2, rollouts_per_task=2, iterations=2, evaluate_every=2, evaluate_tasks=1,
     evaluate_episodes=1, checkpoint_every=1, threads=1, progress=False,
 )  # fmt: skip
 PEARL = {
@@ -41,6 +41,10 @@ LEARNERS = {
     "rl2-mingru": ("rl2", {**RL2, "memory": "mingru"}),
     "rl2-transformer": ("rl2", {**RL2, "memory": "transformer"}),
     "rl2-snail": ("rl2", {**RL2, "memory": "snail"}),
+    "varibad": (
+        "varibad",
+        {"units": 8, "hidden": (8,), "vae_trials": 4, "epochs": 1, "batch_size": 20},
+    ),
     "pearl": ("pearl", PEARL),
     "pearl-replay-on-the-host": ("pearl", {**PEARL, "replay_device": "cpu"}),
 }
@@ -50,8 +54,8 @@ ONLY_CUDA = {"rl2-lstm"}
 
 @pytest.fixture(autouse=True)
 def _short_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quarter of the steps show as much, and the stand-in is slow."""
-    monkeypatch.setattr(PointGoal, "horizon", 5)
+    """A few steps show as much, and the stand-in is slow."""
+    monkeypatch.setattr(PointGoal, "horizon", 3)
 
 
 @contextmanager

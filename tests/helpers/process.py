@@ -1,14 +1,16 @@
-"""Child processes that begin with what this one has imported: importing torch takes seconds."""
+"""Child processes that begin with what another has imported: importing torch takes seconds."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import json
 import os
 import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 
@@ -62,3 +64,50 @@ def run_forked(
         finally:
             process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+_AFTER_TORCH = """if True:
+    import json, os, sys, torch, traceback
+    codes, answers = os.fdopen(int(sys.argv[1])), os.fdopen(int(sys.argv[2]), "w")
+    for line in codes:
+        code, environment = json.loads(line)
+        read, write = os.pipe()
+        child = os.fork()
+        if not child:
+            os.dup2(write, 1), os.dup2(write, 2)
+            os.environ.update(environment)
+            try:
+                exec(code, {"__name__": "__main__"})
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(0)
+        os.close(write)
+        with os.fdopen(read) as said:
+            print(json.dumps(said.read()), file=answers, flush=True)
+        os.waitpid(child, 0)
+"""
+
+
+@contextlib.contextmanager
+def processes_after_torch() -> Iterator[Callable[..., str]]:
+    """Give a function that runs code in a process that has imported torch, and nothing of ours.
+
+    It takes the code and variables of the environment, in which OpenMP is left to its defaults, and
+    returns what the code prints. The processes are forks of one, which imports torch for them all.
+    """
+    own = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    (codes, ask), (answer, answers) = os.pipe(), os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", _AFTER_TORCH, str(codes), str(answers)],
+        env=own, pass_fds=(codes, answers),
+    )  # fmt: skip
+    os.close(codes)
+    os.close(answers)
+    with process, os.fdopen(answer) as said, os.fdopen(ask, "w") as asked:
+
+        def run(code: str, **environment: str) -> str:
+            print(json.dumps([code, environment]), file=asked, flush=True)
+            return json.loads(said.readline())
+
+        yield run

@@ -28,6 +28,12 @@ def train(out: Path, **changes) -> Path:
     return start_run("point-goal", "maml-trpo", replace(TRAIN, out=str(out), **changes), SMALL)
 
 
+def train_small(out: Path) -> Path:
+    """Train for two iterations, evaluated at 0, 1 and 2."""
+    changes = {"iterations": 2, "evaluate_every": 1, "evaluate_tasks": 4, "seed": 3}
+    return train(out, **changes, checkpoint_every=10)
+
+
 def go_on(run: Path, **changes) -> Path:
     """Go on from the newest checkpoint."""
     checkpoint = checkpoints.load(checkpoints.newest(run))

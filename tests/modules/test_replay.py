@@ -5,7 +5,8 @@ import torch
 
 from metarl import TaskWorlds, UserError, collect, find_learner
 from metarl.base.keys import Key
-from metarl.modules.replay import TaskReplay, free_memory, pack
+from metarl.base.versions import free_memory
+from metarl.modules.replay import TaskReplay, pack
 
 IDS = torch.tensor([2, 0])
 

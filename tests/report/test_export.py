@@ -25,8 +25,8 @@ AGENTS = sorted((ROOT / "experiments" / "agents").glob("*/checkpoint.json"))
 
 
 @pytest.fixture(scope="module")
-def run(trained_run, tmp_path_factory) -> Path:
-    return Path(shutil.copytree(trained_run, tmp_path_factory.mktemp("export") / "run"))
+def run(small_run, tmp_path_factory) -> Path:
+    return Path(shutil.copytree(small_run, tmp_path_factory.mktemp("export") / "run"))
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +135,27 @@ def test_words():
         "Adaptation raises the return on 9 of 9 held-out tasks. The gain is larger where x is "
         "larger (rank correlation +1)."
     )
+
+
+def test_the_score_stands_between_a_blind_policy_and_an_oracle():
+    """Blind −10, oracle 10: a learner at 0 and then at 10 has a score of 0.5 and of 1."""
+    tasks = [[float(n)] for n in range(12)]
+
+    def line(algorithm: str, family: str, *curve: float) -> Report:
+        returns = [[value + 0.1 * (n % 3) for value in curve] for n in range(12)]
+        found = made(returns, tasks, experience=(0, 20)[: len(curve)])
+        return replace(found, algorithm=algorithm, family=family)
+
+    blind = summary("blind", line("ppo", "toy", -10.0))
+    oracle = summary("oracle", line("ppo", "toy+told", 10.0))
+    oracle.family = "toy+told"
+    learner = summary("learner", line("rl2", "toy", 0.0, 10.0))
+    page = render([learner, blind, oracle])
+    check(page)
+    text = words(page)
+    assert "Does adapting pay?" in text
+    assert "learner 0.50 [0.50, 0.50] 1.00 [1.00, 1.00]" in text
+    assert "Knowing the task is worth 20, 95 % interval 20 to 20 here." in text
+    assert "Does adapting pay?" not in words(render([learner, blind]))
+    poor = summary("oracle", line("ppo", "toy+told", -10.0))
+    assert "no score: the oracle is not shown" in words(render([learner, blind, poor]))

@@ -69,13 +69,12 @@ def test_the_page_reads_itself_again_until_the_end(run):
 def test_an_evaluation_is_a_figure_in_tensorboard(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    before = EventAccumulator(str(run.folder.path)).Reload().Images("heldout/adaptation")
+    assert EventAccumulator(str(run.folder.path)).Reload().Tags()["images"] == []
     TensorBoardCallback().on_evaluation(run, latest(run))
     for output in run.logger.output_formats:
         output.close()
-    after = EventAccumulator(str(run.folder.path)).Reload().Images("heldout/adaptation")
-    assert after[-1].step == 1600
-    assert after[-1] != before[-1]
+    (image,) = EventAccumulator(str(run.folder.path)).Reload().Images("heldout/adaptation")
+    assert image.step == 1600
 
 
 @pytest.mark.parametrize(

@@ -39,36 +39,34 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(checkpoints.newest(run) / "weights.safetensors")
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory) -> tuple[Path, Path]:
-    """The runs of one process, and those of two."""
-    alone, shared = (tmp_path_factory.mktemp(name) for name in ("alone", "shared"))
+def test_two_ranks_reach_the_bits_of_one(tmp_path) -> None:
+    """The runs of one process, and those of two: a test, not a fixture, for they take long."""
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
     process = launched(2, "-m", "tests.helpers.rank_runs", str(shared), "4")
     rank_runs.train_all(alone, 4)
     output = process.communicate()[0]
     assert process.returncode == 0, output
-    return alone, shared
+    for name in list_learners():
+        assert_same_run(alone / name, shared / name)
 
 
-@pytest.mark.parametrize("name", list_learners())
-def test_two_ranks_reach_the_bits_of_one(both, name: str) -> None:
-    alone, shared = (folder / name for folder in both)
+def assert_same_run(alone: Path, shared: Path) -> None:
     one, two = weights(alone), weights(shared)
     assert one.keys() == two.keys()
-    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+    assert [name for name in one if not torch.equal(one[name], two[name])] == [], alone.name
     curves = [json.loads((run / "curve.json").read_text()) for run in (alone, shared)]
     for entry in (entry for curve in curves for entry in curve):
         entry.pop("seconds")
-    assert curves[0] == curves[1]
+    assert curves[0] == curves[1], alone.name
     rows = [(run / "metrics.csv").read_text().splitlines() for run in (alone, shared)]
     header, last = (row.split(",") for row in (rows[1][0], rows[1][-1]))
     two_ranks = dict(zip(header, last, strict=True))
-    assert float(two_ranks.pop("megabytes_sent")) > 0
+    assert float(two_ranks.pop("megabytes_sent")) > 0, alone.name
     one_rank = dict(zip(rows[0][0].split(","), rows[0][-1].split(","), strict=True))
     timed = {name for name in one_rank if "second" in name}
     assert {k: v for k, v in one_rank.items() if k not in timed} == {
         k: v for k, v in two_ranks.items() if k not in timed
-    }
+    }, alone.name
 
 
 def test_shards_change_what_is_computed_and_ranks_do_not(tmp_path) -> None:
@@ -114,6 +112,7 @@ def test_what_a_rank_tells(monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert not says(own)  # both found it before they met
+    assert says(lost)  # it cannot reach the others, who know nothing of that
     monkeypatch.setattr("metarl.base.distributed._joined", True)
     assert [says(e) for e in (own, lost, KeyboardInterrupt())] == [True, False, False]
 

@@ -186,16 +186,16 @@ def test_training_works_outside_the_main_thread(whole, tmp_path):
 
 # --- kill -9 -----------------------------------------------------------------------------------
 
-KILLED = dict(iterations=60, checkpoint_every=1, evaluate_every=20)
+KILLED = dict(checkpoint_every=1, evaluate_every=20)
 
 
-def train_or_go_on(run: Path) -> None:
+def train_or_go_on(run: Path, iterations: int) -> None:
     """What a killed process does when it is started again."""
     torch.set_num_threads(1)
     if any((run / "checkpoints").glob("step_*")):
         go_on(run)
     else:
-        train(run, **KILLED)
+        train(run, iterations=iterations, **KILLED)
 
 
 @pytest.mark.parametrize(
@@ -206,25 +206,25 @@ def train_or_go_on(run: Path) -> None:
 def test_kill_9_at_any_moment_then_resume_gives_the_same_bits(tmp_path, kills):
     """With a checkpoint an iteration, many of the kills fall inside a save."""
     run, moment = tmp_path / "run", random.Random(kills)
-    done = 0
+    done, iterations = 0, min(60, 8 * kills)
     for _ in range(kills):
-        process = forked(lambda: train_or_go_on(run), stdout=None, stderr=None)
+        process = forked(lambda: train_or_go_on(run, iterations), stdout=None, stderr=None)
         # Let it come at least one checkpoint further, then kill it up to 50 ms later.
-        goal = min(done + moment.randint(1, max(1, 80 // kills)), 55)
+        goal = min(done + moment.randint(1, max(1, iterations // kills)), iterations - 5)
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
             steps = [int(p.name[5:]) for p in (run / "checkpoints").glob("step_*")]
             if max(steps, default=-1) >= goal:
                 break
-            time.sleep(0.002)
+            time.sleep(0.01)
         time.sleep(moment.uniform(0, 0.05))
         process.kill()
         process.wait()
         newest = checkpoints.newest(run)
         assert checkpoints.load(newest).step >= done  # what was saved once stays saved
         done = checkpoints.load(newest).step
-    train_or_go_on(run)
-    whole = train(tmp_path / "whole", **KILLED)
+    train_or_go_on(run, iterations)
+    whole = train(tmp_path / "whole", iterations=iterations, **KILLED)
     assert digest(run) == digest(whole)
     assert rows(run) == rows(whole)
     assert curve(run) == curve(whole)

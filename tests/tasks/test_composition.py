@@ -9,6 +9,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from helpers.short_checks import checked_in_short
 
 from metarl import (
     Interval,
@@ -61,13 +62,13 @@ CASES = [
 @pytest.mark.parametrize(
     ("name", "check"), CASES, ids=[f"{name}-{check.__name__}" for name, check in CASES]
 )
-def test_a_product_is_a_sound_family(name, check) -> None:
+def test_a_product_is_a_sound_family(name, check, monkeypatch) -> None:
     """The deepest product goes through all checks of families, the others through those of edits.
 
     What a product adds to its family are edits and a part of the observation. How episodes end, and
     that worlds are apart, is the family's.
     """
-    check(find_family(name))
+    checked_in_short(find_family(name), check, monkeypatch)
 
 
 def test_a_product_has_one_name_and_its_parameters_in_one_order() -> None:
@@ -287,7 +288,8 @@ def test_a_family_of_a_file_takes_variations(tmp_path: Path) -> None:
     [
         (lambda: find_family("half-cheetah-vel+dynamcs"),
          "'half-cheetah-vel' has no variation 'dynamcs' (did you mean 'dynamics'?); it takes "
-         "dynamics, terrain, terrain-scan, latency, sensor-bias, told"),
+         "dynamics, terrain, terrain-scan, command, history, latency, noise, push, sensor-bias, "
+         "switch, told"),
         (lambda: find_family("half-cheetah-vell+dynamics"), "did you mean 'half-cheetah-vel'"),
         (lambda: find_family("half-cheetah-vel+"), "no variation ''"),
         (lambda: find_family("point-goal+latency+latency"), "named twice (latency+latency)"),
@@ -299,7 +301,7 @@ def test_a_family_of_a_file_takes_variations(tmp_path: Path) -> None:
          "'cart+goal': it has a parameter 'goal' already"),
         (lambda: with_params(Cart(), Param("latency", Interval(0, 1))),
          "'latency' is one of its variations: use find_family('cart+latency')"),
-        (lambda: with_params(Cart(), "payload"), "with_params takes Params, not payload"),
+        (lambda: with_params(Cart(), "payload"), "with_params takes Params, not 'payload'"),
         (lambda: with_params(Cart, Param("mass", Interval(0, 1), edit=scale("body_mass", "kart"))),
          "'cart+mass', parameter 'mass': the model has no body 'kart' (did you mean 'cart'?)"),
     ],
@@ -313,12 +315,17 @@ def test_refusals_are_one_line(make, words: str) -> None:
 
 @pytest.mark.parametrize("name", list_families())
 def test_every_family_has_its_products(name: str) -> None:
-    """Each takes latency and sensor bias, and its own unless its parameters are those already."""
-    for variation in variations(family_class(name)):
+    """Each takes latency and sensor bias, and its own unless its parameters are those already.
+
+    A terrain and commands are for robots that they fit.
+    """
+    together = {"history", "noise", "push", "switch"}
+    alone = [name for name in variations(family_class(name)) if name not in together]
+    for variation in (*alone, "+".join(sorted(together))):
         try:
             worlds = TaskWorlds(f"{name}+{variation}", 2, 1)
         except UserError as error:
-            assert "already" in str(error)  # noqa: PT017
+            assert "already" in str(error) or variation in ("terrain", "command")  # noqa: PT017
             assert variation not in ("latency", "sensor-bias")
             continue
         assert worlds.family.name == f"{name}+{variation}"
@@ -366,7 +373,11 @@ def test_a_variation_that_cannot_be_imported_is_refused_in_one_line(where: str) 
 
 
 def test_every_family_takes_the_universal_variations() -> None:
-    assert list(variations(Cart)) == ["payload", "drag", "rail", "latency", "sensor-bias", "told"]
+    generic = [
+        "command", "dynamics", "history", "latency", "noise", "push", "sensor-bias", "switch",
+        "terrain", "told",
+    ]  # fmt: skip
+    assert list(variations(Cart)) == ["payload", "drag", "rail", *generic]
 
 
 # --- runs --------------------------------------------------------------------------------------
@@ -378,7 +389,9 @@ FLAGS = [
 
 
 def test_a_product_trains_resumes_and_is_evaluated(tmp_path, capsys) -> None:
-    name, whole, half = "point-goal+sensor-bias+latency", tmp_path / "whole", tmp_path / "half"
+    """What happens within episodes, too, comes to the same bits in a run that was cut."""
+    name = "point-goal+sensor-bias+latency+history+noise+push+switch"
+    whole, half = tmp_path / "whole", tmp_path / "half"
     start = ["train", name, "maml-trpo", *FLAGS]
     assert cli.main([*start, "--iterations", "2", "--out", str(whole)]) == 0
     assert cli.main([*start, "--iterations", "1", "--out", str(half)]) == 0
@@ -387,7 +400,7 @@ def test_a_product_trains_resumes_and_is_evaluated(tmp_path, capsys) -> None:
     weights = "weights.safetensors"
     assert (one / weights).read_bytes() == (two / weights).read_bytes()
     assert cli.main(["evaluate", str(half), "--tasks", "2", "--episodes", "1"]) == 0
-    assert "point-goal+latency+sensor-bias" in capsys.readouterr().out
+    assert "point-goal+history+latency+noise+push+sensor-bias+switch" in capsys.readouterr().out
     assert cli.main(["adapt", str(half), "--set", "latency=0.03", "--episodes", "0"]) == 0
     assert "latency=0.03" in capsys.readouterr().out
     assert cli.main(["adapt", str(half), "--set", "latency=1", "--episodes", "0"]) == 2

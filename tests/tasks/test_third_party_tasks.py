@@ -297,6 +297,8 @@ def test_a_film_shows_the_rounds_of_the_evaluation(tmp_path) -> None:
     )
     np.testing.assert_allclose(film.returns, report.returns, rtol=1e-6)
     assert (film.width, film.height, film.frames) == (240, 160, 20)
+    words = [[caption.split(":")[0] for caption in row] for row in film.captions]
+    assert words == [["first episode", "after round 1"]] * 2
     first, last = (film.frame(number, film.renderer()) for number in (0, 19))
     assert first.shape == (160, 240, 3)
     assert (first[:80, :120] != last[:80, :120]).any()

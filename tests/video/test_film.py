@@ -305,7 +305,10 @@ def test_phases(episodes, explores, phases):
         learner.adapts_on_exploration = explores
     tasks = TaskDistribution(worlds.family).nominal()
     film = Film(record(learner, worlds, tasks, episodes=episodes, seed=0), SMALL)
-    assert [clip.overlay.panel.phase for clip in film.blocks[0].clips] == phases
+    panels = [clip.overlay.panel for clip in film.blocks[0].clips]
+    assert [panel.phase for panel in panels] == phases
+    first = "before" if explores else "first episode"  # in which such a learner adapts
+    assert [panel.name for panel in panels] == [first, *phases[1:]]
 
 
 def test_short_episodes_are_slowed_down(recording):

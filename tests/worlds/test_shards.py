@@ -12,9 +12,12 @@ from metarl.base.keys import Key
 from metarl.learning.registry import list_learners
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.policy import ZeroPolicy
+from tests.helpers.teacher import teacher
 
 TASKS, WORLDS = 4, 3
 SMALL = {
+    "distil": {"units": 8, "hidden": 8},
+    "rma": {"hidden": (8,), "history": 10, "teacher_iterations": 1},
     "maml-trpo": {"hidden": (8,), "inner_steps": 2, "cg_iterations": 4},
     "pearl": {
         "train_tasks": TASKS, "hidden": (8,), "encoder_hidden": (8,), "gradient_steps": 2,
@@ -121,11 +124,16 @@ def test_a_task_scores_alone_what_it_scores_among_others(name: str) -> None:
     assert alone.returns[0] == pytest.approx(every.returns[2], rel=1e-4)
 
 
+def needed(name: str) -> dict[str, str]:
+    """Settings without which a learner cannot be trained."""
+    return {"teacher": teacher()} if name == "distil" else {}
+
+
 @pytest.mark.parametrize("name", list_learners())
 def test_collecting_changes_nothing_of_a_learner(name: str) -> None:
     cls = find_learner(name)
     spec = TaskWorlds("point-goal", 1, 1).spec
-    learner = cls(spec, cls.Config(**SMALL.get(name, {})), seed=0)
+    learner = cls(spec, cls.Config(**SMALL.get(name, {}) | needed(name)), seed=0)
     sampler = task_sampler(
         TaskDistribution(find_family("point-goal")), TASKS, learner.num_train_tasks
     )

@@ -1,4 +1,4 @@
-"""Terrain: banks of height fields that rise out of a flat floor, and their heights under a robot.
+"""Terrain: banks of height fields that rise out of a flat floor.
 
 A bank holds `GROUNDS` fields: ground g is of kind ``KINDS[g % 4]`` and seed ``g // 4``; the seeds
 of train, heldout and ood are disjoint. Which field a world has is its ``geom_dataid``. MuJoCo can
@@ -13,27 +13,22 @@ Fields are made of uniform draws and products alone, so they are the same bits o
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
-import torch
-from torch import Tensor
 
-from metarl import Choices, Interval, Param, TaskFamily, assign, scale
 from metarl.base.keys import Key
-from metarl.simulation.backend import Backend
+from metarl.simulation.edits import assign, scale
+from metarl.simulation.ground import GEOM
+from metarl.tasks.params import Choices, Interval, Param
 
 KINDS = ("slope", "roughness", "steps", "gaps")
 SEEDS = {"train": range(8), "heldout": range(8, 12), "ood": range(12, 16)}
 """The seeds of each split, for each kind."""
 GROUNDS = len(KINDS) * 16
-GEOM = "terrain"
 SUNK = 0.1
 """How far a field lies below the plane where it is to stay hidden at difficulty 1, in m."""
 BASE = 0.5
@@ -155,129 +150,6 @@ class Terrain:
 def bank(terrain: Terrain) -> tuple[np.ndarray, ...]:
     """Return the elevations of every ground."""
     return tuple(terrain.elevation(ground) for ground in range(GROUNDS))
-
-
-class Ground:
-    """The ground's height at any place of every world, by the triangles that MuJoCo collides."""
-
-    def __init__(self, model: mujoco.MjModel) -> None:
-        """Take the bank from a compiled model with a terrain."""
-        self.geom = int(mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, GEOM))
-        self.base = float(model.body_pos[model.geom_bodyid[self.geom], 2])
-        self.data = torch.from_numpy(model.hfield_data.copy())
-        self.address = torch.from_numpy(model.hfield_adr.astype(np.int64))
-        self.rows = torch.from_numpy(model.hfield_nrow.astype(np.int64))
-        self.columns = torch.from_numpy(model.hfield_ncol.astype(np.int64))
-        x, y, self.height, _ = model.hfield_size[0].tolist()
-        self.extent = (x, y)
-
-    def __call__(self, sim: Backend, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the (B, N) height of the ground in m at places x, y, (B, N) m; y None is 0."""
-        which = sim.model_field("geom_dataid")[:, self.geom].long()
-        raised = sim.model_field("geom_pos")[:, self.geom, 2:] + self.base
-        columns = self.columns[which][:, None]
-        u = ((x / self.extent[0] + 1) * 0.5 * (columns - 1)).clamp_min(0.0)
-        column = u.long().clamp_max(columns - 2)
-        u = (u - column).clamp_max(1.0)
-        at = self.address[which][:, None] + column
-        if y is None:  # a planar robot: the rows are equal
-            low, high = self.data[at], self.data[at + 1]
-            v = low + u * (high - low)
-        else:
-            rows = self.rows[which][:, None]
-            w = ((y / self.extent[1] + 1) * 0.5 * (rows - 1)).clamp_min(0.0)
-            row = w.long().clamp_max(rows - 2)
-            w = (w - row).clamp_max(1.0)
-            at = at + row * columns
-            near, far = self.data[at], self.data[at + columns + 1]
-            # the diagonal joins (row, column) and (row + 1, column + 1)
-            corner = self.data[torch.where(u >= w, at + 1, at + columns)]
-            v = near + torch.maximum(u, w) * (corner - near) + torch.minimum(u, w) * (far - corner)
-        beyond = x.abs() > self.extent[0]
-        if y is not None:
-            beyond |= y.abs() > self.extent[1]
-        return (raised + self.height * v).clamp_min(0.0).masked_fill(beyond, 0.0)
-
-
-_BUILT: dict[type, mujoco.MjModel] = {}
-"""Compiled models of the last two families, never changed."""
-
-
-class OnTerrain(TaskFamily):
-    """A robot whose floor has a terrain; to be mixed in before the robot's class."""
-
-    terrain: ClassVar[Terrain]
-    top_speed: ClassVar[float]
-    """More than the fastest known policies reach, in m/s; the terrain is long enough for it."""
-    scan: ClassVar[bool] = False
-    """Whether the observation ends with the height scan."""
-    scan_x: ClassVar[tuple[float, ...]] = ()
-    """Places of the scan ahead of the root, in m."""
-    scan_y: ClassVar[tuple[float, ...]] = ()
-    """Places of the scan to its left, in m; with `scan_x` they make a grid. Planar robots: none."""
-
-    def __init__(self) -> None:
-        """Compile the robot on its terrain."""
-        super().__init__()
-        self.ground = Ground(self.compiled)
-        grid = np.meshgrid(self.scan_x, self.scan_y or (0.0,), indexing="ij")
-        self._grid = [torch.from_numpy(places.ravel()) for places in grid]
-
-    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
-        """Return the compiled model of the robot with the bank of height fields."""
-        cls = type(self)
-        if cls not in _BUILT:  # millions of elevations take a second, a copy takes none
-            spec = spec.copy()
-            self.terrain.add_to(spec)
-            if len(_BUILT) >= 2:
-                _BUILT.pop(next(iter(_BUILT)))
-            _BUILT[cls] = super().build(spec)
-        return copy.deepcopy(_BUILT[cls])
-
-    def unfailing(self) -> bool:
-        """Return whether the robot's own episodes never end in failure; call as the mixin."""
-        own = super().terminated
-        return getattr(own, "__func__", None) is TaskFamily.terminated
-
-    def describe(self, task: Mapping[str, Any]) -> list[str]:
-        """Return words for a video, with the kind of the ground: "steps 8", "difficulty 0.6"."""
-        ground = int(task["ground"])
-        name = f"{KINDS[ground % len(KINDS)]} {ground // len(KINDS)}"
-        return [name if word.startswith("ground ") else word for word in super().describe(task)]
-
-    def with_scan(self, sim: Backend, observed: Tensor, root: Tensor) -> Tensor:
-        """Append the heights of the ground around the root, relative to the root (m), if asked.
-
-        Args:
-            sim: the worlds.
-            observed: (B, O) the blind observation.
-            root: (B, 1) height of the root, m.
-        """
-        if not self.scan:
-            return observed
-        return torch.cat((observed, self.heights(sim) - root), dim=1)
-
-    def told(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
-        """Return (B, n + N) the parameters, and the heights of the scan relative to the root, in m.
-
-        The number of a ground says nothing to a network: an oracle sees the ground itself.
-        """
-        root = sim.qpos[:, 2:3] if self.scan_y else sim.qpos[:, 1:2]
-        return torch.cat((super().told(sim, task), self.heights(sim) - root), dim=1)
-
-    def heights(self, sim: Backend) -> Tensor:
-        """Return (B, N) the ground's height at the places of the scan, in m."""
-        ahead, left = self._grid
-        if not self.scan_y:
-            return self.ground(sim, sim.qpos[:, :1] + ahead)
-        quaternion = sim.qpos[:, 3:7]
-        w, x, y, z = quaternion.unbind(1)
-        yaw = torch.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))[:, None]
-        cos, sin = yaw.cos(), yaw.sin()
-        return self.ground(
-            sim, sim.qpos[:, :1] + cos * ahead - sin * left,
-            sim.qpos[:, 1:2] + sin * ahead + cos * left,
-        )  # fmt: skip
 
 
 # --- the profiles: s is the distance beyond the flat ground, v in [0, 1] -------------------------

@@ -1,0 +1,367 @@
+"""VariBAD (Zintgraf et al. 2020): a policy that is told what a belief about the task says.
+
+A memory turns what was seen of a trial into a belief about a latent task variable, at every step:
+
+    q_t(z) = N(μ_t, σ_t²),    from o_0, a_0, r_0, o_1, …, o_t
+
+It is learned as a variational autoencoder of trials. A draw from the belief of any step t must
+predict the reward of every step i of the trial, past or future, and in families that differ in
+their dynamics the next observation, too; and a belief may move from the one before it only as far
+as that pays:
+
+    max  E_t[ Σ_i E_{z ~ q_t} log p(r_i, o_{i+1} | o_i, a_i, z)  −  β KL(q_t ‖ q_{t−1}) ],
+    q_{−1} = N(0, I)
+
+The policy sees the observation and (μ_t, log σ_t), and is trained by PPO over whole trials. To it
+the belief is an observation: its loss does not reach the encoder, so what is inferred is the task
+and not what happens to pay at the moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.base.keys import Key
+from metarl.base.versions import claim
+from metarl.learning.learner import Learner, load_tensors, refuse_misfit
+from metarl.modules import ppo
+from metarl.modules.batched_ppo import Adam, BatchedPpo, FeedForwardSettings
+from metarl.modules.optim import ClippedAdam
+from metarl.modules.replay import TaskReplay
+from metarl.modules.settings import Count, Layers, NonNegative, Positive
+from metarl.modules.trials import ending, step_after, trial_episodes, with_ending
+from metarl.networks.belief import BeliefEncoder, Chosen, Trials, TrialVae
+from metarl.networks.memory import MemoryState, make_memory
+from metarl.networks.normalise import RunningMoments
+from metarl.networks.task_mlp import Gaussian
+from metarl.tasks.distribution import Tasks
+from metarl.worlds.rollout import Rollout, mean_of_finished
+from metarl.worlds.vector import Spec, Step, VecWorlds
+
+
+@dataclass(frozen=True)
+class VaribadConfig(FeedForwardSettings):
+    """Settings of VariBAD."""
+
+    epochs: Count = 5
+    """Passes of the policy over the transitions of an iteration."""
+    batch_size: Count = 1000
+    """Transitions in a gradient step of the policy, about: a pass is cut evenly."""
+    memory: Literal["gru", "lstm", "mingru", "s5", "transformer", "snail"] = "gru"
+    """The encoder's sequence backbone."""
+    units: Count = 128
+    """Width of the memory."""
+    embedding: Count = 64
+    """Width of the embedding of what the encoder sees."""
+    layers: Count = 2
+    """Layers of minGRU, S5 or a transformer, or pairs of convolution and attention in SNAIL."""
+    heads: Count = 4
+    """Attention heads of a transformer; each takes its part of the units."""
+    latent_size: Count = 5
+    """Dimensions of the belief."""
+    episodes: Count = 2
+    """Episodes in a trial, which the belief lasts through."""
+    decoder_hidden: Layers = (64, 32)
+    """Units of the hidden layers of the decoders (ReLU)."""
+    decode_state: bool = False
+    """Also predict the next observation, for tasks that differ in their dynamics."""
+    kl_weight: NonNegative = 0.1
+    """β, on the divergence of a belief from the one before."""
+    vae_lr: Positive = 1e-3
+    """Step size of Adam for encoder and decoders."""
+    vae_updates: Count = 3
+    """Gradient steps on encoder and decoders in an iteration."""
+    vae_trials: Count = 25
+    """Trials in such a step."""
+    beliefs: Count = 25
+    """Steps of a trial whose beliefs are decoded in such a step, at most."""
+    decoded_steps: Count = 50
+    """Steps that are predicted from each of them, at most."""
+    replay_trials: Count = 500
+    """Trials that are kept for encoder and decoders; the oldest make way for new ones."""
+    save_replay: bool = True
+    """Save these in checkpoints; without them a resumed run learns from new ones alone at first."""
+
+
+class State(NamedTuple):
+    """What is remembered of the trial in each world, and what is believed of its task."""
+
+    memory: MemoryState
+    belief: Gaussian
+    """(B, L) means and log standard deviations"""
+    last: Tensor
+    """(B, A + 1) what ended the last episode, from `adapt` to the next step; otherwise zeros"""
+
+
+class Trial(NamedTuple):
+    """What one shard of an iteration collected: a trial in each of B worlds."""
+
+    rollout: Rollout
+    """T = episodes x horizon steps"""
+    seen: Rollout
+    """The same as the policy saw it: beliefs are observations, and only a trial's end is an end"""
+    returns: Tensor
+    """(episodes, B)"""
+
+
+class Varibad(Learner):
+    """Bayes-adaptive control: PPO on observations and beliefs."""
+
+    name = "varibad"
+    Config = VaribadConfig
+    config: VaribadConfig
+    discrete_actions = True
+
+    def __init__(
+        self, spec: Spec, config: VaribadConfig, *, seed: int = 0, device: str = "cpu"
+    ) -> None:
+        """Initialise the networks; the replay takes memory when there is something to put in."""
+        super().__init__(spec, config, seed=seed, device=device)
+        o, a, latent = spec.observation_size, spec.action_size, config.latent_size
+        with torch.random.fork_rng([]):
+            torch.manual_seed(Key(seed, "belief").seed())
+            memory = make_memory(
+                config.memory, config.embedding, config.units, layers=config.layers,
+                heads=config.heads, context=config.episodes * spec.horizon,
+            )  # fmt: skip
+            encoder = BeliefEncoder(o + a + 2, config.embedding, memory, latent)
+            self.vae = TrialVae(
+                encoder, (o, a, latent), config.decoder_hidden, decode_state=config.decode_state
+            ).to(self.device)
+        self.vae_adam = ClippedAdam(list(self.vae.parameters()), config.vae_lr)
+        self.obs_moments = RunningMoments(o, self.device)
+        self.reward_moments = RunningMoments(1, self.device)
+        wide = spec._replace(observation_size=o + 2 * latent)
+        self.ppo = BatchedPpo(wide, config, self.device)
+        self.params = self.ppo.initial(Key(seed, "policy"))
+        self.adam = Adam.start(self.params)
+        self.lr = torch.tensor(config.lr, dtype=torch.float64)
+        self._replay: TaskReplay | None = None
+        self._parts = {
+            "vae": self.vae, "vae_adam": self.vae_adam,
+            "obs": self.obs_moments, "reward": self.reward_moments,
+            "seen": self.ppo.obs_moments, "return": self.ppo.return_moments,
+        }  # fmt: skip
+
+    # --- acting and adapting -------------------------------------------------------------------
+
+    def begin(self, tasks: int, worlds: int) -> State:
+        """Return an empty memory and the prior, N(0, I), for every world."""
+        none = torch.zeros(tasks * worlds, self.config.latent_size, device=self.device)
+        last = none.new_zeros(tasks * worlds, self.spec.action_size + 1)
+        return State(self.vae.encoder.memory.begin(tasks * worlds), Gaussian(none, none), last)
+
+    def act(
+        self, step: Step, state: State, *, explore: bool, noise: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """Update the belief and act on it: the mean action, plus noise times the std to explore."""
+        action, state, _ = self.act_and_record(step, state, explore=explore, noise=noise)
+        return action, state
+
+    @torch.no_grad()
+    def act_and_record(
+        self, step: Step, state: State, *, explore: bool, noise: Tensor | None
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        """Act, and record the belief, (B, 2 L), for the update."""
+        belief, memory = self.vae.encoder.step(
+            self._inputs(with_ending(step, state.last)), state.memory
+        )
+        told = torch.cat(belief, -1)
+        wide, window = torch.cat((step.obs, told), -1), self.ppo.window(len(told))
+        action, _ = self.ppo.act(
+            self.params, step._replace(obs=wide), window, noise if explore else None
+        )
+        return action, State(memory, belief, torch.zeros_like(state.last)), {"belief": told}
+
+    def adapt(self, state: State, rollout: Rollout) -> State:
+        """Take in what ended the rollout; acting has adapted the belief to the rest already."""
+        return state._replace(last=ending(rollout))
+
+    def diagnostics(self, state: State) -> dict[str, Tensor]:
+        """Return mean and variance of the belief, (B, L) each."""
+        return {"z_mean": state.belief.mean, "z_variance": (2 * state.belief.log_std).exp()}
+
+    def _inputs(self, step: Step | Rollout) -> Tensor:
+        """(…, O + A + 2): observation, last action, its reward, and whether an episode begins."""
+        reward = self.reward_moments.normalise(step.prev_reward[..., None])
+        first = step.first[..., None].to(step.obs.dtype)
+        return torch.cat(
+            (self.obs_moments.normalise(step.obs), step.prev_action, reward, first), -1
+        )
+
+    # --- the meta-update -----------------------------------------------------------------------
+
+    def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Trial:
+        """Collect a trial in every world: episodes that each start with a reset of all worlds."""
+        worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
+        worlds.seed(key.fold("reset"))
+        played = list(trial_episodes(worlds, self, self.config.episodes, key))
+        parts, (end, state) = [part for part, _ in played], played[-1]
+        after = self.act_and_record(step_after(end), state, explore=False, noise=None)[2]
+        rollout = Rollout.joined(parts, dim=0)
+        seen = self._as_seen(rollout, end.next_obs[-1], after["belief"])
+        returns = torch.stack([part.first_episode_return() for part in parts])
+        return Trial(rollout, seen, returns)
+
+    def _as_seen(self, rollout: Rollout, next_obs: Tensor, belief: Tensor) -> Rollout:
+        """Return a trial with beliefs among the observations, for PPO.
+
+        The time limit of an episode inside the trial is no end: what follows is the next episode's
+        first step. The trial's own end bootstraps from its true successor.
+
+        Args:
+            rollout: of whole trials.
+            next_obs: (B, O) what would follow them.
+            belief: (B, 2 L) at that step.
+        """
+        wide = torch.cat((rollout.obs, rollout.extras["belief"]), -1)
+        end = torch.zeros_like(rollout.truncated)
+        end[-1] = True
+        following = torch.cat((wide[1:], torch.cat((next_obs, belief), -1)[None]))
+        return rollout._replace(obs=wide, next_obs=following, truncated=end, extras={})
+
+    def update(self, shards: Sequence[Trial], key: Key) -> dict[str, float]:
+        """Make PPO's gradient steps on the new trials, and the autoencoder's on recent ones."""
+        seen, rollouts = [shard.seen for shard in shards], [shard.rollout for shard in shards]
+        batch = self.ppo.prepared(seen, self.params, self.ranks)
+        self.params, self.adam, metrics = self.ppo.improve(
+            self.params, self.adam, batch, epochs=self.config.epochs, lr=float(self.lr), key=key,
+            ranks=self.ranks,
+        )  # fmt: skip
+        self.ppo.update_moments(seen, self.ranks)
+        self.obs_moments.update(*(part.obs[part.valid] for part in rollouts), ranks=self.ranks)
+        rewards = (part.reward[part.valid][:, None] for part in rollouts)
+        self.reward_moments.update(*rewards, ranks=self.ranks)
+        lr = ppo.next_lr(float(self.lr), metrics["kl"], self.ppo.env_steps, self.config)
+        self.lr = torch.tensor(lr, dtype=torch.float64)
+        returns = self.ranks.rows(torch.cat([shard.returns for shard in shards], 1), 1)
+        diverged = self.ranks.sum([part.diverged.sum() for part in rollouts])
+        return {
+            "return_before": float(mean_of_finished(returns[0])),
+            "return_after": float(mean_of_finished(returns[-1])),
+            "diverged": float(diverged), **metrics, "lr": lr, **self._learn_beliefs(rollouts, key),
+        }  # fmt: skip
+
+    # --- encoder and decoders ------------------------------------------------------------------
+
+    def _learn_beliefs(self, rollouts: Sequence[Rollout], key: Key) -> dict[str, float]:
+        """Take new trials into the replay, and make gradient steps on a sample of it."""
+        replay, config = self._memory(), self.config
+        for rows in self.ranks.every([_packed(part) for part in rollouts]):  # each rank holds all
+            new = torch.ones(1, len(rows), dtype=torch.bool)
+            replay.add(torch.zeros(1, dtype=torch.int64), rows[None], new)
+        draws = key.fold("beliefs").torch()
+        count, found = max(config.vae_trials, self.ranks.shards), []
+        with ppo.thread_pool() as pool:
+            for _ in range(config.vae_updates):
+                trials, chosen = self._sample(replay, count, draws)
+                gradient, metrics = ppo.parallel_gradient(
+                    lambda ids, trials=trials, chosen=chosen: self.vae.loss(
+                        trials, ids, chosen, config.kl_weight
+                    ),
+                    self.vae_adam.params,
+                    [self._split(part) for part in self.ranks.slices(count)], pool, self.ranks,
+                )  # fmt: skip
+                self.vae_adam.step(gradient, config.max_grad_norm)
+                found.append(metrics)
+        means = torch.stack(found).mean(0).tolist()
+        return dict(zip(("reward_error", "state_error", "belief_kl"), means, strict=True))
+
+    def _split(self, part: slice) -> Sequence[Tensor]:
+        """Return the ids of a shard's trials in parts, for a thread each."""
+        ids, least = torch.arange(part.start, part.stop), self.vae.encoder.memory.worth_a_thread
+        threads = min(self.config.shards, len(ids) // least) if self.device.type == "cpu" else 1
+        return ids.to(self.device).chunk(max(1, threads))
+
+    def _sample(
+        self, replay: TaskReplay, count: int, draws: torch.Generator
+    ) -> tuple[Trials, Chosen]:
+        """Draw trials, and which terms of their objective to compute."""
+        rows, config = replay.sample(torch.zeros(1, dtype=torch.int64), count, draws), self.config
+        steps = config.episodes * self.spec.horizon
+        rows = rows[0].view(count, steps, -1).transpose(0, 1).contiguous()
+        chosen = Chosen.sample(
+            count, steps, config.beliefs, config.decoded_steps, config.latent_size, draws
+        )
+        return self._trials(rows.to(self.device)), Chosen(*(t.to(self.device) for t in chosen))
+
+    def _trials(self, rows: Tensor) -> Trials:
+        """Return (T, n, W) rows that `_packed` made, scaled."""
+        o, a = self.spec.observation_size, self.spec.action_size
+        obs, before, reward, first, action, gain, after, valid = rows.split(
+            (o, a, 1, 1, a, 1, o, 1), -1
+        )
+        inputs = self._inputs(Step(obs, before, reward[..., 0], first[..., 0]))
+        obs, after = inputs[..., :o], self.obs_moments.normalise(after)
+        gain = self.reward_moments.normalise(gain)
+        return Trials(inputs, obs, action, gain, after, valid[..., 0])
+
+    def _memory(self) -> TaskReplay:
+        """Return the replay, a row a trial, in the host's memory; allocated when first needed."""
+        if self._replay is None:
+            spec, config = self.spec, self.config
+            width = 2 * (spec.observation_size + spec.action_size) + 4
+            width *= config.episodes * spec.horizon
+            claim(
+                f"{config.replay_trials} trials", 4 * config.replay_trials * width,
+                torch.device("cpu"), f"replay_trials (now {config.replay_trials})",
+            )  # fmt: skip
+            self._replay = TaskReplay(1, config.replay_trials, width)
+        return self._replay
+
+    # --- saving --------------------------------------------------------------------------------
+
+    def _policy(self) -> dict[str, Tensor]:
+        adam = {f"adam.{name}": tensor for name, tensor in self.adam._asdict().items()}
+        return {"params": self.params, "lr": self.lr, **adam}
+
+    def _weights(self) -> dict[str, Tensor]:
+        return self._policy() | {
+            f"{part}.{name}": tensor.detach()
+            for part, holder in self._parts.items()
+            for name, tensor in holder.state_dict().items()
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return networks, optimisers, running statistics and, if to be saved, the replay."""
+        tensors = self._weights()
+        if self._replay is not None and self.config.save_replay:
+            tensors |= {f"replay.{name}": t for name, t in self._replay.state_dict().items()}
+        return tensors
+
+    def policy_state_dict(self) -> dict[str, Tensor]:
+        """Return policy, encoder, and the statistics that scale what they see."""
+        kept = ("params", "vae.encoder.", "obs.", "reward.", "seen.")
+        return {name: t for name, t in self._weights().items() if name.startswith(kept)}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` returned; without a replay in it, the replay is empty."""
+        weights, (replay,) = TaskReplay.split_state(tensors, ("replay",))
+        refuse_misfit(self._weights(), weights, self.name)
+        for part, holder in self._parts.items():
+            prefix = f"{part}."
+            holder.load_state_dict(
+                {k.removeprefix(prefix): t for k, t in weights.items() if k.startswith(prefix)}
+            )
+        own = self._policy()
+        load_tensors(own, {name: weights[name] for name in own}, self.name)
+        self._replay = None
+        if replay:
+            self._memory().load_state_dict(replay)
+
+
+def _packed(rollout: Rollout) -> Tensor:
+    """Return (B, T W): a row a trial, of W numbers a step; see `Varibad._trials`."""
+    parts = (
+        rollout.obs, rollout.prev_action, rollout.prev_reward[..., None],
+        rollout.first[..., None], rollout.action.clamp(-1, 1), rollout.reward[..., None],
+        rollout.next_obs, rollout.valid[..., None],
+    )  # fmt: skip
+    rows = torch.cat([part.float() for part in parts], -1)
+    rows = torch.where(rollout.valid[..., None], rows, rows.nan_to_num(0.0, 0.0, 0.0))
+    return rows.transpose(0, 1).flatten(1).cpu()

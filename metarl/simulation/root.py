@@ -1,0 +1,173 @@
+"""The base of a robot: how it can move, and what its own frame says of velocity and gravity."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.base.errors import UserError
+from metarl.simulation.backend import Backend
+
+_FREE, _SLIDE, _HINGE = (
+    int(kind) for kind in (
+        mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE,
+    )
+)  # fmt: skip
+
+
+class Base(NamedTuple):
+    """The body that a robot hangs from, and its joints."""
+
+    body: int
+    kind: Literal["free", "planar", "sliding", "fixed"]
+    """Free; in the plane of x and z; along other lines; or fixed to the world."""
+    joints: tuple[int, ...] = ()
+    """Those by which it moves in the world; of a fixed base none."""
+
+    def falls(self, model: mujoco.MjModel) -> bool:
+        """Return whether gravity moves it."""
+        down = np.abs(model.jnt_axis[list(self.joints)] @ model.opt.gravity)
+        slides = model.jnt_type[list(self.joints)] == _SLIDE
+        return bool(model.opt.gravity.any() and (self.kind == "free" or (down * slides).any()))
+
+    def feels(self, model: mujoco.MjModel, axis: int) -> bool:
+        """Return whether a shift of its centre of mass along an own axis, 0 to 2, matters."""
+        turns = [model.jnt_axis[j] for j in self.joints if model.jnt_type[j] == _HINGE]
+        return self.kind == "free" or any(abs(turn[axis]) < 0.99 for turn in turns)
+
+
+def find_base(model: mujoco.MjModel) -> Base:
+    """Return the base of the robot: of the first joint that an actuator drives, else of any."""
+    if not model.njnt:
+        return Base(0, "fixed")
+    tree = model.body_rootid[model.jnt_bodyid]
+    driven = [
+        int(tree[joint])
+        for kind, (joint, _) in zip(model.actuator_trntype, model.actuator_trnid, strict=True)
+        if kind in (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
+    ]
+    first = int(np.flatnonzero(tree == (driven or [int(tree[0])])[0])[0])
+    body = int(model.jnt_bodyid[first])
+    joints = tuple(int(j) for j in np.flatnonzero(model.jnt_bodyid == body))
+    if model.jnt_type[first] == _FREE:
+        return Base(body, "free", joints)
+    lines = [np.abs(model.jnt_axis[j]) for j in joints if model.jnt_type[j] == _SLIDE]
+    if not lines:
+        return Base(body, "fixed")
+    if {0, 2} <= {int(line.argmax()) for line in lines if line.max() > 0.999} and len(lines) == 2:
+        return Base(body, "planar", joints)
+    return Base(body, "sliding", joints)
+
+
+class Root:
+    """What a robot's base does, in every world, for families: make it once, ask it at each step.
+
+    Of a free base all of it comes from the state, at no cost; of a base in the plane of x and z
+    too, which has no y and turns about y alone.
+    """
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        """Find the base of a compiled model.
+
+        Raises:
+            UserError: it is neither free nor in the plane of x and z.
+        """
+        base = self.base = find_base(model)
+        if base.kind not in ("free", "planar"):
+            what = "is fixed" if base.kind == "fixed" else "slides in another way"
+            raise UserError(
+                f"the robot's base, body '{model.body(base.body).name}', {what}: this needs one "
+                f"with a free joint, or with slide joints along x and z"
+            )
+        self.free = base.kind == "free"
+        at, start = (model.jnt_qposadr[base.joints[0]], model.jnt_dofadr[base.joints[0]])
+        self._at, self._start = int(at), int(start)
+        self._slides: dict[int, tuple[int, int, float, float]] = {}
+        self._turn: tuple[int, int, float, float] | None = None
+        for joint in () if self.free else base.joints:
+            axis = model.jnt_axis[joint]
+            k = int(np.abs(axis).argmax())
+            places = int(model.jnt_qposadr[joint]), int(model.jnt_dofadr[joint])
+            zero = float(model.qpos0[places[0]])
+            if model.jnt_type[joint] == _SLIDE:
+                sign = float(axis[k])
+                begin = float(model.body_pos[base.body, k])
+                self._slides[k] = (*places, sign, begin - sign * zero)
+            else:
+                self._turn = (*places, float(axis[k]), zero)
+
+    def column(self, axis: int) -> int:
+        """Return where in qpos the base's place along x (0) or z (2) is, of a free one y (1)."""
+        return self._at + axis if self.free else self._slides[axis][0]
+
+    def position(self, sim: Backend, axis: int) -> Tensor:
+        """Return (B, 1) the base's place along an axis of the world, 0 to 2, in m."""
+        if self.free:
+            return sim.qpos[:, self._at + axis : self._at + axis + 1]
+        if axis not in self._slides:
+            return torch.zeros_like(sim.qpos[:, :1])
+        at, _, sign, offset = self._slides[axis]
+        place = sim.qpos[:, at : at + 1]
+        return place if (sign, offset) == (1.0, 0.0) else sign * place + offset
+
+    def quaternion(self, sim: Backend) -> Tensor:
+        """Return (B, 4) the base's orientation."""
+        if self.free:
+            return sim.qpos[:, self._at + 3 : self._at + 7]
+        half, zero = self._pitch(sim) / 2, torch.zeros_like(sim.qpos[:, :1])
+        return torch.cat((half.cos(), zero, half.sin(), zero), dim=1)
+
+    def linear_velocity(self, sim: Backend) -> Tensor:
+        """Return (B, 3) the base's velocity in its own frame, m/s."""
+        if self.free:
+            velocity = sim.qvel[:, self._start : self._start + 3]
+        else:
+            zero = torch.zeros_like(sim.qpos[:, :1])
+            (_, x, along, _), (_, z, up, _) = self._slides[0], self._slides[2]
+            velocity = (along * sim.qvel[:, x : x + 1], zero, up * sim.qvel[:, z : z + 1])
+            velocity = torch.cat(velocity, dim=1)
+        return into_body(self.quaternion(sim), velocity)
+
+    def angular_velocity(self, sim: Backend) -> Tensor:
+        """Return (B, 3) the base's rates of turn in its own frame, rad/s."""
+        if self.free:
+            return sim.qvel[:, self._start + 3 : self._start + 6]
+        zero = torch.zeros_like(sim.qpos[:, :1])
+        if self._turn is None:
+            return zero.expand(-1, 3)
+        _, dof, sign, _ = self._turn
+        return torch.cat((zero, sign * sim.qvel[:, dof : dof + 1], zero), dim=1)
+
+    def gravity(self, sim: Backend) -> Tensor:
+        """Return (B, 3) the direction of gravity, −z of the world, in the base's frame."""
+        return gravity_in(self.quaternion(sim))
+
+    def yaw(self, sim: Backend) -> Tensor:
+        """Return (B, 1) the base's heading, rad; of a base in a plane 0."""
+        if not self.free:
+            return torch.zeros_like(sim.qpos[:, :1])
+        w, x, y, z = self.quaternion(sim).unbind(1)
+        return torch.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))[:, None]
+
+    def _pitch(self, sim: Backend) -> Tensor:
+        if self._turn is None:
+            return torch.zeros_like(sim.qpos[:, :1])
+        at, _, sign, zero = self._turn
+        return sign * (sim.qpos[:, at : at + 1] - zero)
+
+
+def into_body(quaternion: Tensor, vector: Tensor) -> Tensor:
+    """Return world vectors (B, 3) in the frames of bodies with orientations (B, 4)."""
+    w, u = quaternion[:, :1], quaternion[:, 1:]
+    twice = 2.0 * torch.linalg.cross(vector, u)
+    return vector + w * twice + torch.linalg.cross(twice, u)
+
+
+def gravity_in(quaternion: Tensor) -> Tensor:
+    """Return (B, 3) the direction of gravity in the frames of bodies with orientations (B, 4)."""
+    w, x, y, z = quaternion.unbind(1)
+    return torch.stack((2 * (w * y - x * z), -2 * (y * z + w * x), 2 * (x * x + y * y) - 1), dim=1)

@@ -1,0 +1,77 @@
+"""A family's model before it is compiled: where its file lies, and what is kept from the user."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mujoco
+
+from metarl.base.errors import UserError
+from metarl.simulation.model_faults import nonfinite
+
+if TYPE_CHECKING:
+    from metarl.tasks.family import TaskFamily
+
+
+def beside(family: type[TaskFamily]) -> str | Path | mujoco.MjSpec:
+    """Return a family's model; a relative path is looked up beside the family's file first."""
+    model = family.model
+    is_path = isinstance(model, Path) or (isinstance(model, str) and "<" not in model)
+    if not is_path or not str(model):
+        return model
+    owner = next(cls for cls in family.__mro__ if "model" in vars(cls))
+    try:
+        beside = Path(inspect.getfile(owner)).parent / str(model)
+    except (TypeError, OSError):  # written at a prompt
+        return model
+    return beside if beside.is_file() else model
+
+
+def spec_of(model: str | Path | mujoco.MjSpec) -> mujoco.MjSpec:
+    """Return a family's model as a specification of its own. Raises UserError if there is none."""
+    if not isinstance(model, str | Path):
+        return model.copy()
+    if isinstance(model, str) and model.lstrip().startswith("<"):
+        return mujoco.MjSpec.from_string(model)
+    if not str(model):
+        raise UserError("it has no model: set `model` to MJCF, a path or an MjSpec")
+    if not Path(model).is_file():
+        raise UserError(f"there is no model file {model}")
+    return mujoco.MjSpec.from_file(str(model))
+
+
+@contextmanager
+def model_warnings(family: str) -> Iterator[None]:
+    """Keep deprecations of a model file from the user, who cannot act on them."""
+    previous = mujoco.get_mju_user_warning()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        mujoco.set_mju_user_warning(lambda _: None)
+        try:
+            yield
+        finally:
+            mujoco.set_mju_user_warning(previous)
+    for warning in caught:
+        if "deprecated" not in str(warning.message):
+            warnings.warn(f"family '{family}': {warning.message}", stacklevel=4)
+
+
+def check_compiled(family: TaskFamily, model: mujoco.MjModel) -> None:
+    """Raise UserError for a model that no robot has: numbers missing, no time, or no actuators."""
+    if fault := nonfinite(model):
+        raise UserError(f"family '{family.name}': the model's {fault}: write numbers")
+    if model.opt.timestep <= 0:
+        raise UserError(
+            f"family '{family.name}': the model's opt.timestep must be positive, in seconds, "
+            f"not {model.opt.timestep:g}"
+        )
+    if model.nu == 0 and family.action_size is None:
+        raise UserError(
+            f"family '{family.name}': the model has no actuators, so no actions; `actuators = "
+            f"pd(kp, kd, effort)` adds them"
+        )

@@ -1,0 +1,209 @@
+"""VariBAD: what the policy is told, what teaches whom, and a belief that identifies the task."""
+
+import pytest
+import torch
+
+from metarl import Interval, Param, TaskDistribution, TaskWorlds, UserError, collect
+from metarl.algorithms.varibad import Varibad, VaribadConfig
+from metarl.base.keys import Key
+from metarl.learning.probe import probe
+from metarl.worlds.vector import Spec
+
+SMALL = {
+    "units": 8, "embedding": 8, "hidden": (8,), "decoder_hidden": (8,), "vae_trials": 6,
+    "beliefs": 3, "decoded_steps": 5, "vae_updates": 2, "replay_trials": 10,
+}  # fmt: skip
+TASKS = 6
+
+
+def point(**changes: object) -> tuple[Varibad, TaskWorlds]:
+    """A learner on point-goal, with a world for each of six tasks."""
+    worlds = TaskWorlds("point-goal", TASKS, 1)
+    worlds.set_tasks(TaskDistribution(worlds.family).split("train", TASKS), 1)
+    return Varibad(worlds.spec, VaribadConfig(**(SMALL | changes))), worlds
+
+
+def vae_weights(agent: Varibad) -> torch.Tensor:
+    return torch.cat([param.detach().flatten() for param in agent.vae.parameters()])
+
+
+# --- what the policy is told ----------------------------------------------------------------------
+
+
+def test_training_shows_the_policy_the_beliefs_that_it_acted_on() -> None:
+    """Those of the whole trial, run again from its start: they last through its episodes."""
+    agent, worlds = point()
+    agent.meta_step(worlds, worlds.tasks, Key(1))  # statistics that are not 0 and 1
+    trial = agent.collect(worlds, worlds.tasks, Key(2))
+    data, belief = trial.rollout, trial.rollout.extras["belief"]
+    with torch.no_grad():
+        again = torch.cat(agent.vae.encoder(agent._inputs(data)), -1)
+    assert (belief - again).abs().max() < 1e-5
+    assert torch.equal(trial.seen.obs, torch.cat((data.obs, belief), -1))
+    with torch.no_grad():
+        told = agent.ppo.obs_moments.normalise(trial.seen.obs)
+        policy = agent.ppo.policy(agent.params, told.flatten(0, 1)[None])
+    noise = torch.cat(
+        [Key(2).fold("noise", k).normal(TASKS, worlds.spec.horizon, 1, 2) for k in range(2)]
+    )
+    acted = policy.mean.view_as(noise) + noise * policy.log_std.exp()
+    torch.testing.assert_close(acted, data.action)
+
+
+def test_only_the_end_of_a_trial_is_an_end() -> None:
+    """The time limit between its episodes is followed by the next one's first step."""
+    agent, worlds = point()
+    trial = agent.collect(worlds, worlds.tasks, Key(2))
+    seen, steps = trial.seen, 2 * worlds.spec.horizon
+    assert seen.done.sum(1).tolist() == [0] * (steps - 1) + [TASKS]
+    assert torch.equal(seen.next_obs[:-1], seen.obs[1:])
+    after = trial.rollout.next_obs[-1]
+    assert torch.equal(seen.next_obs[-1][:, :4], after)
+    assert (seen.next_obs[-1][:, 4:] != seen.obs[-1][:, 4:]).any()
+    assert torch.equal(trial.returns, trial.rollout.reward.double().unflatten(0, (2, -1)).sum(1))
+
+
+def test_the_belief_goes_on_from_episode_to_episode_and_begins_at_the_prior() -> None:
+    agent, worlds = point()
+    state = agent.begin(TASKS, 1)
+    assert state.belief.mean.abs().sum() == state.belief.log_std.abs().sum() == 0  # N(0, I)
+    worlds.reset()
+    data, state = collect(worlds, agent, state, worlds.spec.horizon, Key(1), explore=True)
+    adapted = agent.adapt(state, data)
+    assert torch.equal(adapted.belief.mean, state.belief.mean)
+    assert torch.equal(adapted.last[:, -1], data.reward[-1])
+    worlds.reset()
+    told, after = agent.act(worlds.current, adapted, explore=False, noise=None)
+    fresh, _ = agent.act(worlds.current, agent.begin(TASKS, 1), explore=False, noise=None)
+    assert not torch.allclose(told, fresh)
+    assert after.last.abs().sum() == 0
+    said = agent.diagnostics(after)
+    assert torch.equal(said["z_mean"], after.belief.mean)
+    torch.testing.assert_close(said["z_variance"].sqrt(), after.belief.log_std.exp())
+
+
+# --- what teaches whom ----------------------------------------------------------------------------
+
+
+def test_what_the_policy_earns_does_not_reach_the_encoder() -> None:
+    """Any loss of the policy leaves encoder and decoders with the same bits."""
+    results = []
+    for changes in ({}, {"gamma": 0.5, "entropy_weight": 0.3, "lr": 0.1, "epochs": 1}):
+        agent, worlds = point(**changes)
+        trial = agent.collect(worlds, worlds.tasks, Key(2))
+        assert not trial.seen.obs.requires_grad
+        agent.update([trial], Key(3))
+        results.append((vae_weights(agent), agent.params))
+    assert torch.equal(results[0][0], results[1][0])
+    assert not torch.equal(results[0][1], results[1][1])
+    fresh = point()[0]
+    assert not torch.equal(vae_weights(fresh), results[0][0])
+
+
+def test_the_replay_holds_the_newest_trials() -> None:
+    """Ten of the twelve that were collected, as they were."""
+    agent, worlds = point()
+    trials = [agent.collect(worlds, worlds.tasks, Key(i)).rollout for i in range(2)]
+    agent._learn_beliefs(trials[:1], Key(5))
+    agent._learn_beliefs(trials[1:], Key(6))
+    replay, steps = agent._memory(), 2 * worlds.spec.horizon
+    rows = replay.data[0].view(10, steps, -1)
+    newest = [(trials[1], b, 6 + b) for b in range(4)] + [(trials[1], b, b - 4) for b in (4, 5)]
+    for data, b, slot in (*newest, *((trials[0], b, b) for b in range(2, 6))):
+        assert torch.equal(rows[slot, :, :4], data.obs[:, b])
+        assert torch.equal(rows[slot, :, 4:6], data.prev_action[:, b])
+    held = agent._trials(rows.transpose(0, 1))
+    data = trials[0]
+    assert torch.equal(held.inputs[:, 2:6], agent._inputs(data)[:, 2:6])
+    scaled = agent.reward_moments.normalise(data.reward[..., None])
+    assert torch.equal(held.reward[:, 2:6], scaled[:, 2:6])
+    assert torch.equal(held.action[:, 2:6], data.action.clamp(-1, 1)[:, 2:6])
+    assert torch.equal(held.next_obs[:, 2:6], agent.obs_moments.normalise(data.next_obs)[:, 2:6])
+    assert held.valid.min() == 1
+
+
+@pytest.mark.parametrize("save_replay", [True, False])
+def test_a_checkpoint_goes_on_with_the_replay_that_it_holds(save_replay: bool) -> None:
+    agent, worlds = point(save_replay=save_replay)
+    for i in range(2):
+        agent.meta_step(worlds, worlds.tasks, Key(i))
+    saved = {name: tensor.clone() for name, tensor in agent.state_dict().items()}
+    other = point(save_replay=save_replay)[0]
+    other.load_state_dict(saved)
+    for one in (agent, other):
+        one.meta_step(worlds, worlds.tasks, Key(7))
+    assert torch.equal(agent.params, other.params)
+    assert torch.equal(vae_weights(agent), vae_weights(other)) == save_replay
+    assert ("replay.data" in saved) == save_replay
+
+
+def test_what_a_diverged_step_held_is_not_kept() -> None:
+    agent, worlds = point()
+    data = agent.collect(worlds, worlds.tasks, Key(2)).rollout
+    diverged = torch.zeros_like(data.diverged)
+    diverged[3, 1] = True
+    weights = []
+    for wild in (0.5, float("nan")):
+        held = data._replace(
+            diverged=diverged, next_obs=data.next_obs.masked_fill(diverged[..., None], wild)
+        )
+        one = point()[0]
+        one._learn_beliefs([held], Key(5))
+        weights.append(vae_weights(one))
+    assert weights[1].isfinite().all()
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"memory": "gruu"}, "memory must be one of gru.*did you mean"),
+        ({"latent_size": 0}, "latent_size"),
+        ({"kl_weight": -1.0}, "kl_weight must be finite and not negative"),
+        ({"vae_lr": 0.0}, "vae_lr must be positive"),
+        ({"memory": "s5", "units": 7}, "units must be even in S5"),
+        ({"replay_trials": 2**31 - 1}, "the replay needs .* lower replay_trials"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Varibad(Spec(30, 8, 1000), VaribadConfig(**(SMALL | settings)))._memory()
+
+
+# --- a toy ----------------------------------------------------------------------------------------
+
+
+def line_family():
+    """Go to a place on a line, which the first reward reveals."""
+    from envs.point import PointGoal
+
+    class PointLine(PointGoal):
+        name = "point-line"
+        params = (Param("goal_x", Interval(0.2, 1.0), unit="m", doc="goal"),)
+
+        def reward(self, sim, before, action, task):
+            return -(sim.qpos[:, 0] - task["goal_x"]).abs()
+
+    return PointLine()
+
+
+@pytest.mark.slow
+def test_the_belief_identifies_the_task_within_the_first_episode() -> None:
+    """The policy needs it: with no belief it does not know where to go, with another's it errs."""
+    family = line_family()
+    worlds, distribution = TaskWorlds(family, 50, 1), TaskDistribution(family)
+    agent = Varibad(
+        worlds.spec,
+        VaribadConfig(
+            units=32, embedding=32, gamma=0.9, vae_lr=3e-3, vae_updates=4, vae_trials=50
+        ),
+    )  # fmt: skip
+    for i in range(25):
+        agent.meta_step(worlds, distribution.sample(50, Key(0, i).numpy()), Key(1, i))
+    tasks = distribution.split("heldout", 50)
+    found = probe(agent, worlds, tasks, episodes=1, seed=0)
+    first = sum(found.first)
+    assert first > -3.5  # standing still pays -11
+    assert found.readable["goal_x"] > 0.9
+    for blinded in ("state cleared", "state swapped"):
+        assert found.effects[blinded].change[2] < -0.5, blinded
