@@ -21,9 +21,9 @@ if _TYPE_CHECKING:
 
 __all__ = [
     "Cavia", "CaviaConfig", "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune",
-    "FinetuneConfig", "Grbal", "GrbalConfig", "MamlTrpo", "MamlTrpoConfig", "Pearl", "PearlConfig", "Ppo", "PpoConfig",
-    "ProMp", "ProMpConfig", "Reptile", "ReptileConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig",
-    "Varibad", "VaribadConfig",
+    "FinetuneConfig", "Grbal", "GrbalConfig", "MamlTrpo", "MamlTrpoConfig", "Pearl", "PearlConfig",
+    "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Reptile", "ReptileConfig", "Rl2", "Rl2Config",
+    "Rma", "RmaConfig", "Varibad", "VaribadConfig",
 ]  # fmt: skip
 
 __getattr__ = _lazy(

@@ -50,7 +50,7 @@ class GrbalConfig(Settings):
     past: Count = 16
     """M: transitions that the model adapts to; until there are as many, the prior plans."""
     future: Count = 16
-    """K: transitions that the adapted model must predict in the meta-update."""
+    """K: transitions that the adapted model must predict, if an episode has them."""
     hidden: Layers = (128, 128)
     """Units of the model's hidden layers (tanh)."""
     lr: Positive = 1e-3
@@ -111,15 +111,12 @@ class Grbal(Learner):
     def __init__(
         self, spec: Spec, config: GrbalConfig, *, seed: int = 0, device: str = "cpu"
     ) -> None:
-        """Initialise the model. Raises UserError if a window is longer than an episode."""
+        """Initialise the model. Raises UserError if M transitions are all that an episode has."""
         super().__init__(spec, config, seed=seed, device=device)
         o, a = spec.observation_size, spec.action_size
-        self.length = config.past + config.future
-        if self.length > spec.horizon:
-            raise UserError(
-                f"past + future are {self.length} steps, but an episode has {spec.horizon}: "
-                f"lower --past or --future"
-            )
+        if config.past >= spec.horizon:
+            raise UserError(f"past must be less than an episode's {spec.horizon} steps")
+        self.length = min(config.past + config.future, spec.horizon)
         self.model = GaussianMLP(o + a, o + 1, config.hidden)
         theta = self.model.initial(Key(seed, "model").torch()).to(self.device)
         self.adam = FlatAdam(theta, config.lr)
@@ -212,9 +209,7 @@ class Grbal(Learner):
         new = (~step.first & (state.world[:, 2] > 0)).to(state.window.device)
         moved = torch.cat((state.window[:, 1:], row[:, None]), 1)
         window = torch.where(new[:, None, None], moved, state.window)
-        return state._replace(
-            window=window, known=(state.known + new).clamp(max=self.config.past)
-        )
+        return state._replace(window=window, known=(state.known + new).clamp(max=self.config.past))
 
     def _adapted(self, window: Tensor, known: Tensor) -> Tensor:
         """(n, D) the models of n worlds: adapted where the window is full."""
@@ -227,10 +222,6 @@ class Grbal(Learner):
     def adapt(self, state: State, rollout: Rollout) -> State:
         """Return the state: acting has taken in the rollout, and what ended it begins no window."""
         return state
-
-    def diagnostics(self, state: State) -> dict[str, Tensor]:
-        """Return how many transitions each world's model adapts to, (B, 1)."""
-        return {"known": state.known[:, None]}
 
     # --- planning ------------------------------------------------------------------------------
 
@@ -295,7 +286,9 @@ class Grbal(Learner):
         for rows in self.ranks.every(packed):  # each rank holds all
             new = torch.ones(1, len(rows), dtype=torch.bool)
             replay.add(torch.zeros(1, dtype=torch.int64), rows[None], new)
-        seen = [rows.view(-1, self._width)[rows.view(-1, self._width)[:, -1] > 0] for rows in packed]
+        seen = [
+            rows.view(-1, self._width)[rows.view(-1, self._width)[:, -1] > 0] for rows in packed
+        ]
         self.obs_moments.update(*(rows[:, :o].to(self.device) for rows in seen), ranks=self.ranks)
         targets = (rows[:, -o - 2 : -1].to(self.device) for rows in seen)
         self.target_moments.update(*targets, ranks=self.ranks)

@@ -42,7 +42,7 @@ VARIANTS = [
     ("pearl", {"normalise": True, "adapt_every": 0}),
     *((name, {"privileged_critic": True}) for name in ("ppo", "rl2")),
     ("rma", {"see_reward": False, "teacher_iterations": 9}),
-    *(("grbal", {"planner": planner, "elites": 3}) for planner in ("cem", "mppi")),
+    ("grbal", {"planner": "cem", "elites": 3, "plan_rounds": 2}),
     ("varibad", {"memory": "mingru", "decode_state": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
