@@ -70,8 +70,9 @@ def main() -> None:
         sys.exit("error: network namespaces need Linux and root")
     with tempfile.TemporaryDirectory() as folder:
         line = [
-            "-m", "metarl", "train", "half-cheetah-vel", "rl2", "--tasks-per-iteration", "8",
-            "--rollouts-per-task", "1", "--iterations", iterations, "--task-shards", "2", "--out",
+            "-m", "metarl", "train", "half-cheetah-vel", "rl2", "--preset", "none",
+            "--tasks-per-iteration", "8", "--rollouts-per-task", "1", "--iterations", iterations,
+            "--task-shards", "2", "--out",
         ]  # fmt: skip
         two, one = Path(folder) / "two", Path(folder) / "one"
         try:

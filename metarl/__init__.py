@@ -25,6 +25,7 @@ if _TYPE_CHECKING:
     from metarl.simulation.sensing import Contacts, Places
     from metarl.tasks.composition import Variation, with_params
     from metarl.tasks.distribution import TaskDistribution, Tasks
+    from metarl.tasks.events import every
     from metarl.tasks.family import TaskFamily
     from metarl.tasks.params import Choices, Interval, Param
     from metarl.tasks.registry import find_family
@@ -44,9 +45,10 @@ __all__ = [
     "Choices", "Contacts", "Ground", "HeightScan", "Interval", "Key", "Learner", "Param",
     "Places", "Policy", "Rollout", "Root", "Run", "Spec", "Step", "TaskDistribution",
     "TaskFamily", "TaskWorlds", "Tasks", "TrainConfig", "UserError", "Variation", "assign",
-    "collect", "contact", "dynamics", "evaluate", "find_family", "find_learner", "increments",
-    "load", "load_adapted", "low_pass", "make_worlds", "meta_train", "pd", "position_targets",
-    "save", "scale", "set_threads", "shift", "torques", "train", "when", "with_params",
+    "collect", "contact", "dynamics", "evaluate", "every", "find_family", "find_learner",
+    "increments", "load", "load_adapted", "low_pass", "make_worlds", "meta_train", "pd",
+    "position_targets", "save", "scale", "set_threads", "shift", "torques", "train", "when",
+    "with_params",
 ]  # fmt: skip
 
 __getattr__ = _lazy.lazy(
@@ -64,6 +66,7 @@ __getattr__ = _lazy.lazy(
         "simulation.sensing": "Contacts Places",
         "tasks.variations.dynamics": "dynamics",
         "base.errors": "UserError",
+        "tasks.events": "every",
         "tasks.family": "TaskFamily",
         "base.keys": "Key",
         "learning.learner": "Learner",

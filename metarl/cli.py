@@ -28,6 +28,7 @@ COMMANDS = {
     "algorithms": ("commands.evaluate", "list the algorithms and their settings"),
     "presets": ("commands.experiment", "list the tuned settings, and what was measured with them"),
     "train": ("commands.train", "meta-train an algorithm on a family, or go on with a run"),
+    "tune": ("commands.tuning.tune", "search good settings of a family and an algorithm"),
     "evaluate": ("commands.evaluate", "draw a run's adaptation curve on tasks it has not seen"),
     "probe": ("commands.probe", "show whether a run adapts, and to what"),
     "adapt": ("commands.evaluate", "adapt a trained policy to one task, and save it"),
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after ``metarl``; None takes them from `sys.argv`.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    trains = words[:1] == ["train"] and not {"-h", "--help"} & set(words)
+    trains = words[:1] in (["train"], ["tune"]) and not {"-h", "--help"} & set(words)
     return guarded(_dispatch, words, unheard=trains)
 
 

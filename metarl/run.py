@@ -122,6 +122,7 @@ def resume_run(
 def train_or_resume(
     family: str, algorithm: str, train: TrainConfig, learner: object, *,
     say: Callable[[str], object] = lambda line: None,
+    callbacks: Sequence[Callback | IterationFunction] = (),
 ) -> Path:  # fmt: skip
     """Train, or go on with the run of these settings if there is one.
 
@@ -131,6 +132,7 @@ def train_or_resume(
         train: likewise; threads and shards that it leaves open are those of the run.
         learner: likewise.
         say: is told if there is such a run already.
+        callbacks: see `start_run`.
 
     Returns:
         The run folder.
@@ -139,7 +141,7 @@ def train_or_resume(
     run = Path(train.out or default_out(name, algorithm, train.seed))
     train = replace(train, out=str(run))
     if not has_trained(run):
-        return start_run(family, algorithm, train, learner)
+        return start_run(family, algorithm, train, learner, callbacks)
     checkpoint = checkpoints.load(
         checkpoints.newest(run),
         family=family if plugin_file(family) else None,  # files that the caller names may be run
@@ -155,7 +157,7 @@ def train_or_resume(
         say(f"{run} has finished training; testing it")
         return run
     say(f"going on with {run} from iteration {checkpoint.step}")
-    return resume_run(checkpoint, train, learner)
+    return resume_run(checkpoint, train, learner, callbacks)
 
 
 @contextmanager

@@ -163,3 +163,33 @@ def plugin(tmp_path) -> str:
     """A stranger's family, in a file."""
     (tmp_path / "slider.py").write_text(FAMILY)
     return f"{tmp_path / 'slider.py'}:Slider"
+
+
+@pytest.fixture
+def commands(monkeypatch) -> list[list[str]]:
+    """The commands that a sweep starts; they run in forks of this process, which has torch."""
+    import subprocess
+    from types import SimpleNamespace
+
+    import torch
+    from helpers.process import forked
+
+    from metarl.cli import main
+
+    seen = []
+
+    def start(command, **more):
+        seen.append(command[:4])
+        environment = more.pop("env")
+
+        def run():
+            os.environ.clear()
+            os.environ.update(environment)
+            torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+            return main(command[3:])
+
+        return forked(run, **more)
+
+    fake = SimpleNamespace(Popen=start, STDOUT=subprocess.STDOUT, PIPE=subprocess.PIPE)
+    monkeypatch.setattr("metarl.commands.sweep.subprocess", fake)
+    return seen

@@ -222,7 +222,9 @@ def test_every_direct_dependency_is_pinned():
     assert {re.split(r"[\[<>=!]", line)[0] for line in wanted} <= pinned
 
 
-@pytest.mark.parametrize("family", ["my_robot.py:MyRobot", "my_arm.py:MyArm", "my_arm.py:MyHand"])
+@pytest.mark.parametrize(
+    "family", ["my_robot.py:MyRobot", "my_arm.py:MyArm", "my_arm.py:MyHand", "my_cart.py:MyCart"]
+)
 def test_example_family_trains_with_the_example_learner(family, tmp_path, capsys):
     """The plug-in examples work from their files, through the command line."""
     examples = ROOT / "docs" / "examples"

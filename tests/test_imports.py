@@ -110,6 +110,7 @@ def test_a_moved_module_is_found_by_its_old_name(after_torch):
     ("module", "heavy"),
     [
         ("metarl.learning.evaluation", ("rich", "stable_baselines3")),
+        ("metarl.cli", ("optuna", "sqlalchemy", "metarl.commands")),
         ("metarl.runs.runner", ("metarl.report", "metarl.video", "matplotlib")),
     ],
 )

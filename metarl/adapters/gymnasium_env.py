@@ -27,6 +27,7 @@ from metarl.adapters.task_sampler import Task, TaskSampler, task_options
 from metarl.base.errors import UserError, check_kinds
 from metarl.base.keys import Key
 from metarl.base.plugins import reference
+from metarl.simulation.backend import Backend
 from metarl.tasks.distribution import Tasks
 from metarl.tasks.family import TaskFamily, replace_attributes, without_termination
 from metarl.tasks.registry import family_class, find_family
@@ -106,7 +107,8 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._arguments = {"task": task, **options}
         self.options = task_options(options)
         # The worlds would begin the next episode at once; here the last step is to be looked at.
-        self.worlds = TaskWorlds(without_termination(self.family), 1, 1)
+        free = without_termination(self.family)
+        self.worlds = TaskWorlds(replace_attributes(free, terminated=self._note_failure), 1, 1)
         self.observation_space, self.action_space = spaces_of(self.worlds)
         self.metadata = {**self.metadata, "render_fps": round(1 / self.family.dt)}
         self.render_mode = self.options.render_mode
@@ -168,10 +170,15 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         got = self.worlds.step(action_tensor(action)[None])
         self._steps += 1
         diverged = bool(got.diverged[0])
-        terminated = not diverged and bool(self.family.terminated(self.worlds.simulator)[0])
+        terminated = not diverged and bool(self._failed[0])
         truncated = diverged or (not terminated and self._steps >= self.horizon)
         info = {"diverged": diverged}
         return got.next_obs[0].numpy(), float(got.reward[0]), terminated, truncated, info
+
+    def _note_failure(self, sim: Backend) -> Tensor:
+        """Ask the family before it remembers the step, and let the world go on."""
+        self._failed = self.family.terminated(sim)
+        return torch.zeros_like(self._failed)
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
         """Return a picture, (height, width, 3) uint8; None without render_mode="rgb_array"."""

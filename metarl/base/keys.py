@@ -86,8 +86,8 @@ class BatchedRNG:
     """
 
     def __init__(
-        self, key: Key, task: np.ndarray, world: np.ndarray, episode: np.ndarray, *,
-        device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64,
+        self, key: Key, task: np.ndarray, world: np.ndarray, episode: np.ndarray,
+        *steps: np.ndarray, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64,
     ) -> None:  # fmt: skip
         """Start the streams of n worlds.
 
@@ -96,11 +96,12 @@ class BatchedRNG:
             task: (n,) index of each world's task.
             world: (n,) index of each world within its task.
             episode: (n,) number of episodes that each world began before.
+            steps: (n,) of the episode, where a world draws anew at each of them.
             device: where the draws go.
             dtype: of the draws.
         """
         state = np.full(len(task), key.uint64(), np.uint64)
-        for part in (task, world, episode):
+        for part in (task, world, episode, *steps):
             state = _mix(state ^ _mix(np.asarray(part).astype(np.uint64) + _GOLDEN))
         self._state = state
         self._drawn = 0
@@ -111,17 +112,18 @@ class BatchedRNG:
 
     def uniform(self, low: float, high: float, size: int) -> Tensor:
         """Return (n, size) draws from U[low, high), but for the rounding to the type."""
-        return low + (high - low) * self._tensor(self._unit(size))
+        return low + (high - low) * self._tensor(self.unit(size))
 
     def normal(self, size: int) -> Tensor:
         """Return (n, size) standard normal draws (Box and Muller 1958)."""
-        u, v = self._unit(size), self._unit(size)
+        u, v = self.unit(size), self.unit(size)
         return self._tensor(np.sqrt(-2.0 * np.log1p(-u)) * np.cos(2.0 * np.pi * v))
 
     def _tensor(self, draws: np.ndarray) -> Tensor:
         return torch.from_numpy(draws).to(self._device, self._dtype)
 
-    def _unit(self, size: int) -> np.ndarray:
+    def unit(self, size: int) -> np.ndarray:
+        """Return (n, size) draws from U[0, 1) on the host, float64."""
         counter = np.arange(self._drawn + 1, self._drawn + size + 1, dtype=np.uint64)
         self._drawn += size
         bits = _mix(self._state[:, None] + counter[None, :] * _GOLDEN)

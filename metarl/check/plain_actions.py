@@ -24,6 +24,7 @@ class PlainControls:
     def __init__(self, family: TaskFamily) -> None:
         """Read what the family declares."""
         self.model, self.declared = family.compiled_apart, family.actions
+        self.home = family.home_state.qpos if family.home else None
         self.dt = self.model.opt.timestep * family.frame_skip
         self.range = control_range(self.model).tolist()
         self.rest = [self._rest(i) for i in range(self.model.nu)]
@@ -68,11 +69,13 @@ class PlainControls:
         return self._at_pose(declared.around, i) if servo else (low + high) / 2.0
 
     def _at_pose(self, pose: str, i: int) -> float:
-        """Where an actuator is in the keyframe of that name, or in the compiled pose."""
+        """Where an actuator is at the family's home, in that keyframe, or as compiled."""
         data = mujoco.MjData(self.model)
         for k in range(self.model.nkey):
             if self.model.key(k).name == pose:
                 data.qpos[:] = self.model.key_qpos[k]
+        if pose == "home" and self.home is not None:
+            data.qpos[:] = self.home
         mujoco.mj_forward(self.model, data)
         return float(data.actuator_length[i])
 

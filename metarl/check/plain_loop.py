@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import mujoco
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from metarl.check.trajectory import (
     KEY,
     STATELESS,
     STEPS,
+    SWITCH_STEP,
     demand,
     equal_bits,
     random_actions,
@@ -22,6 +24,7 @@ from metarl.check.trajectory import (
     worlds_of,
 )
 from metarl.simulation.backend import Backend
+from metarl.tasks.events import never_nominal
 from metarl.tasks.family import TaskFamily, replace_attributes, without_termination
 
 
@@ -68,21 +71,19 @@ def check_plain_loop(family: TaskFamily) -> None:
     worlds.seed(KEY)
     worlds.reset()
     sim, loops = worlds.simulator, []
-    for i, row in enumerate(tasks.values):
-        model, fresh = sim.world_model(i), edited_model(family, row)
-        field = first_difference(model, fresh)
-        demand(
-            not field,
-            f"{field} of world {i} is not the nominal model's with the edits of its task: "
-            "does the family change its compiled model?",
-        )
-        loops.append((PlainControls(family), PlainWorld(model), PlainWorld(fresh)))
+    begin, switches = tasks.values, family.switch_at is not None
+    if switches:
+        begin = np.where(never_nominal(family), begin, family.distribution.nominal().values)
+    for i, row in enumerate(begin):
+        loops.append((PlainControls(family), *map(PlainWorld, _models(family, sim, i, row))))
+    age = [0] * len(loops)
     for t, action in enumerate([None, *random_actions(worlds, STEPS)]):
         got = None if action is None else worlds.step(action)
         for i, (controls, *pair) in enumerate(loops):
             if action is not None and family.action_size is None:
                 _follow_controls(watched, controls, action[i], i, t)
             again = got is None or bool(got.diverged[i] | got.truncated[i])
+            age[i] = 0 if again else age[i] + 1
             if again:  # the worlds restarted this one, so follow
                 controls.restart()
             if got is not None and watched.paid and not got.diverged[i]:
@@ -100,6 +101,24 @@ def check_plain_loop(family: TaskFamily) -> None:
                 equal = equal_bits(sim.qpos[i], torch.from_numpy(plain.data.qpos))
                 equal &= equal_bits(sim.qvel[i], torch.from_numpy(plain.data.qvel))
                 demand(equal, f"world {i} left a plain mj_step loop at step {t}: {STATELESS}")
+            if switches and (again or age[i] == SWITCH_STEP):  # from the next step on
+                now = _models(family, sim, i, (begin if again else tasks.values)[i])
+                for plain, model in zip(pair, now, strict=True):
+                    plain.model = model
+
+
+def _models(
+    family: TaskFamily, sim: Backend, i: int, row: np.ndarray
+) -> tuple[mujoco.MjModel, mujoco.MjModel]:
+    """Return the model of world i, and the same of a task (P,) made anew: they must be equal."""
+    model, fresh = sim.world_model(i), edited_model(family, row)
+    field = first_difference(model, fresh)
+    demand(
+        not field,
+        f"{field} of world {i} is not the nominal model's with the edits of its task: "
+        "does the family change its compiled model?",
+    )
+    return model, fresh
 
 
 def _follow_controls(

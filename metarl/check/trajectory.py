@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,13 +12,15 @@ from torch import Tensor
 from metarl.base.errors import CheckError
 from metarl.base.keys import Key
 from metarl.tasks.distribution import TaskDistribution, Tasks
-from metarl.tasks.family import TaskFamily
+from metarl.tasks.family import TaskFamily, replace_attributes
 from metarl.tasks.params import Choices, Interval
 from metarl.worlds.task_worlds import TaskWorlds
 from metarl.worlds.vector import VecWorlds
 
 KEY = Key("metarl check")
 """The source of every draw of the conformance suite."""
+SWITCH_STEP = 7
+"""After how many steps a task that begins within the episode does so here."""
 STEPS = 60
 """Environment steps of a comparison."""
 STATELESS = "keep nothing in the family, set states in initial_state(), edit models by Param"
@@ -61,10 +64,17 @@ class StateFault(NamedTuple):
 def worlds_of(
     family: TaskFamily, tasks: Tasks, worlds_per_task: int = 1, threads: int = 1
 ) -> TaskWorlds:
-    """Return worlds that run `tasks`."""
-    worlds = TaskWorlds(family, len(tasks) * worlds_per_task, threads)
+    """Return worlds that run `tasks`, in which what happens within episodes happens soon."""
+    worlds = TaskWorlds(hurried(family), len(tasks) * worlds_per_task, threads)
     worlds.set_tasks(tasks, worlds_per_task)
     return worlds
+
+
+def hurried(family: TaskFamily) -> TaskFamily:
+    """Return a family whose events and whose switch come within the steps of a comparison."""
+    events = {name: replace(when, seconds=4 * family.dt) for name, when in family.events.items()}
+    switch = None if family.switch_at is None else SWITCH_STEP * family.dt
+    return replace_attributes(family, events=events, switch_at=switch)
 
 
 def random_actions(worlds: VecWorlds, steps: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""`metarl export`: a trained agent as a small folder to share; see `metarl.report.agent`."""
+"""`metarl export`: a trained agent as a folder to share, or its policy for a controller."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Export:
-    """Make an agent folder of a run: weights without optimiser or replay, results, a model card."""
+    """Make an agent folder of a run: weights without optimiser or replay, results, a model card.
+
+    With --onnx, write its policy for onnxruntime instead.
+    """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder (its newest checkpoint is used), or a checkpoint folder."""
@@ -37,12 +40,17 @@ class Export:
     rounded is then evaluated, and no result file is used."""
     note: str | None = None
     """A sentence for the card's section on limits."""
+    onnx: Annotated[str | None, tyro.conf.arg(metavar="FILE.onnx")] = None
+    """Write the policy with its memory, statistics and action map as an ONNX model, and no folder.
+    RUN may also be an agent, or a policy that `metarl adapt --out` saved."""
     threads: int | None = None
     """CPU threads; the default is every core."""
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UserError."""
         check_counts(self, threads=1)
+        if self.onnx is not None and (self.out or self.result or self.half or self.note):
+            raise UserError("--onnx writes a model and no folder: give no --out, --result or such")
         if self.half and self.result is not None:
             raise UserError("--half changes the weights, so --result cannot be of them")
 
@@ -50,9 +58,37 @@ class Export:
 def export(argv: Sequence[str]) -> int:
     """Write the folder."""
     args = parse(Export, argv, prog="metarl export")
-    path = export_agent(**asdict(args), say=say)
+    if args.onnx is not None:
+        return _export_onnx(args.run, Path(args.onnx), args.threads)
+    settings = {name: value for name, value in asdict(args).items() if name != "onnx"}
+    path = export_agent(**settings, say=say)
     size = sum(file.stat().st_size for file in path.iterdir())
     say(f"wrote {path} ({size / 1024:.0f} KiB); try: metarl adapt {quoted(path)}")
+    return 0
+
+
+def _export_onnx(run: str, out: Path, threads: int | None) -> int:
+    from metarl.adapters.onnx import one_world, write_onnx
+    from metarl.base.text import counted
+    from metarl.learning.adaptation import HEADER, load_adapted
+    from metarl.run import load_run
+    from metarl.tasks.registry import find_family
+
+    if out.suffix != ".onnx":
+        raise UserError(f"--onnx {out}: name the model such as policy.onnx")
+    if (Path(run) / HEADER).is_file():
+        learner, state = load_adapted(run)
+        family = find_family(learner.family)
+    else:
+        _, family, learner = load_run(run, "cpu", threads)
+        state = learner.begin(1, 1)
+    about = write_onnx(learner, one_world(learner, state), family, out)
+    states = counted(len(about["state"]), "tensor")
+    say(
+        f"wrote {out} ({out.stat().st_size / 1024:.0f} KiB): {learner.name} on {family.name}, "
+        f"{about['observation_size']} observations to {about['action_size']} actions, a state of "
+        f"{states}; its metadata `metarl` has names, ranges and where the state begins"
+    )
     return 0
 
 

@@ -193,7 +193,7 @@ def _list(rows: list[dict[str, Any]]) -> list[Table | Text]:
         table.add_section()
     *some, last = [f"+{key}" for key in GENERIC_VARIATIONS if key not in REPLACEABLE]
     every = f"{', '.join(some)} and {last}"
-    fit = " and ".join(f"+{key}" for key in REPLACEABLE)
+    fit = ", ".join(f"+{key}" for key in REPLACEABLE[:-1]) + f" and +{REPLACEABLE[-1]}"
     hint = (
         f"Each also takes {every}; {fit} too, as far as its robot has what they vary. "
         f"`metarl families FAMILY` shows one in full."

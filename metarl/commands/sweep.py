@@ -13,10 +13,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +35,9 @@ from metarl.commands.arguments import take_option, whole_number
 from metarl.runs.config import default_out
 from metarl.runs.presets import say_tuned
 from metarl.runs.progress import bar, say
+
+if TYPE_CHECKING:
+    from metarl.runs.config import TrainConfig
 
 MOST = 1000
 """Runs that one command may start."""
@@ -74,9 +77,16 @@ class OneRun:
 
         return has_trained(self.folder)
 
-    def start(self, threads: int) -> subprocess.Popen[bytes]:
-        """Train, or go on, in a process of its own that prints to RUN/train.log."""
+    def command(self) -> list[str]:
+        """Return the words that train it, or go on with it."""
         again = ("--resume", str(self.folder)) if self.resumable() else ()
+        return ["train", *self.argv, *again]
+
+    def start(self, threads: int) -> subprocess.Popen[bytes]:
+        """Run its command in a process of its own that prints to RUN/train.log.
+
+        The standard input of that process ends when this one does.
+        """
         with file_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             log = open(self.folder / "train.log", "ab")  # noqa: SIM115  (the process has it)
@@ -84,14 +94,29 @@ class OneRun:
         one_thread = {"OMP_NUM_THREADS": str(threads)}
         with log:
             return subprocess.Popen(
-                [sys.executable, "-m", "metarl", "train", *self.argv, *again],
+                [sys.executable, "-m", "metarl", *self.command()], stdin=subprocess.PIPE,
                 stdout=log, stderr=subprocess.STDOUT, env=environment | one_thread,
-                stdin=subprocess.DEVNULL,
             )  # fmt: skip
 
+    def last_words(self) -> str:
+        """Return the last line that it printed."""
+        with contextlib.suppress(OSError):
+            text = (self.folder / "train.log").read_text(errors="replace")
+            return text.strip().rpartition("\n")[2]
+        return ""
 
-def take_sweep(argv: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Take ``--seeds`` and ``--sweep`` out of the arguments.
+
+EXAMPLES = {"--seeds": "1 2 3", "--sweep": "inner_lr=0.05,0.1", "--space": "inner_lr=0.01:0.3:log"}
+
+
+def take_sweep(
+    argv: Sequence[str], options: Sequence[str] = ("--seeds", "--sweep")
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Take the options that name settings and their values out of the arguments.
+
+    Args:
+        argv: the arguments.
+        options: some of `EXAMPLES`.
 
     Returns:
         Name of the setting, with dashes -> its values; and the other arguments.
@@ -100,20 +125,19 @@ def take_sweep(argv: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     rest, tokens = [], list(argv)
     while tokens:
         name, given, value = tokens.pop(0).partition("=")
-        if name not in ("--seeds", "--sweep"):
+        if name not in options:
             rest.append(name + given + value)
             continue
         values = [value] if given else []
-        word = r"[^-=][^=]*=.*" if name == "--sweep" else r"[\d,]+"
+        word = r"[\d,]+" if name == "--seeds" else r"[^-=][^=]*=.*"
         while tokens and not given and re.fullmatch(word, tokens[0]):
             values.append(tokens.pop(0))
         for text in values or [""]:
-            text = text if name == "--sweep" else f"seed={text}"
+            text = f"seed={text}" if name == "--seeds" else text
             setting, equals, words = text.partition("=")
             found = [word for word in words.split(",") if word]
             if not (setting and equals and found):
-                example = "--seeds 1 2 3" if name == "--seeds" else "--sweep inner_lr=0.05,0.1"
-                raise UserError(f"{name} needs values, as in {example}")
+                raise UserError(f"{name} needs values, as in {name} {EXAMPLES[name]}")
             swept.setdefault(setting.replace("_", "-"), []).extend(found)
     return swept, rest
 
@@ -129,10 +153,7 @@ def sweep(argv: Sequence[str], read: Callable[[Sequence[str]], Any]) -> int:
     jobs, argv = take_option(argv, "--jobs")
     runs, out = planned(swept, argv, read)
     first = runs[0].parsed
-    threads = first.train.threads or 1
-    at_once = max(
-        1, whole_number(jobs) if jobs else available_cores() // threads // local_world_size()
-    )
+    at_once, threads = shares(first.train, jobs)
     rank = rank_of_process()
     share = runs[rank :: world_size()]
     mine = [run for run in share if not run.finished()]
@@ -143,7 +164,7 @@ def sweep(argv: Sequence[str], read: Callable[[Sequence[str]], Any]) -> int:
         f"on {counted(threads, 'thread')} each" + (f"; {done} finished before" if done else "")
     )
     say_tuned(first.family, first.algorithm, first.preset)
-    failed = train_all(mine, at_once, threads)
+    failed = train_all(mine, len(mine), at_once, threads)
     if rank:
         return 2 if failed else 0
     while world_size() > 1 and not failed and not all(run.finished() for run in runs):
@@ -152,20 +173,39 @@ def sweep(argv: Sequence[str], read: Callable[[Sequence[str]], Any]) -> int:
     if finished:
         summarise(finished, out)
     for run, code in failed:
-        line = (run.folder / "train.log").read_text(errors="replace").strip().rpartition("\n")[2]
-        say(f"failed with code {code}: {run.folder.name}: {line}")
+        say(f"failed with code {code}: {run.folder.name}: {run.last_words()}")
     return 2 if failed else 0
+
+
+def shares(train: TrainConfig, jobs: str | None) -> tuple[int, int]:
+    """Return how many runs go at once, one a core unless it is said, and the threads of each."""
+    threads = train.threads or 1
+    cores = available_cores() // threads // local_world_size()
+    return max(1, whole_number(jobs) if jobs else cores), threads
+
+
+def placed(
+    argv: Sequence[str], read: Callable[[Sequence[str]], Any], kind: str
+) -> tuple[Any, Path, list[str]]:
+    """Return the settings that many runs share, the folder they lie in, and their common words.
+
+    Args:
+        argv: of `metarl train`.
+        read: see `sweep`.
+        kind: makes the name of the folder if ``--out`` gives none.
+    """
+    out, rest = take_option(argv, "--out")
+    base = read(rest)
+    own = Path(default_out(base.family.rpartition(":")[2], base.algorithm, 0))
+    folder = Path(out) if out else own.with_name(kind.format(own.name.removesuffix("-seed0")))
+    return base, folder, rest if base.train.threads else [*rest, "--threads", "1"]
 
 
 def planned(
     swept: dict[str, list[str]], argv: Sequence[str], read: Callable[[Sequence[str]], Any]
 ) -> tuple[list[OneRun], Path]:
     """Return the runs, whose settings are all checked, and the folder that they lie in."""
-    out, rest = take_option(argv, "--out")
-    base = read(rest)
-    folder = Path(out or default_out(base.family.rpartition(":")[2], base.algorithm, 0))
-    folder = folder if out else folder.with_name(folder.name.replace("-seed0", "-sweep"))
-    threads = () if base.train.threads else ("--threads", "1")
+    base, folder, rest = placed(argv, read, "{}-sweep")
     values = [[(name, value) for value in found] for name, found in swept.items()]
     combinations = list(itertools.product(*values))
     if len(combinations) > MOST:
@@ -177,25 +217,40 @@ def planned(
         seed = dict(chosen).get("seed", str(base.train.seed))
         label = "-".join([*setting.replace("/", "_").split(), f"seed{seed}"])
         flags = [word for name, value in chosen for word in (f"--{name}", value)]
-        words = [*rest, *flags, *threads, "--out", str(folder / label)]
+        words = [*rest, *flags, "--out", str(folder / label)]
         runs.append(OneRun(setting, tuple(words), read(words)))
     if len({run.folder for run in runs}) < len(runs):
         raise UserError("a value is swept twice")
     return runs, folder
 
 
-def train_all(runs: Sequence[OneRun], at_once: int, threads: int) -> list[tuple[OneRun, int]]:
-    """Train so many runs at once, until none is left. Returns those that failed, with their codes.
+def train_all(
+    runs: Iterable[OneRun], total: int, at_once: int, threads: int,
+    ended: Callable[[OneRun, int], str] | None = None,
+) -> list[tuple[OneRun, int]]:  # fmt: skip
+    """Train so many runs at once, until none is left.
 
-    Raises KeyboardInterrupt after a signal, once every run has saved its state.
+    Args:
+        runs: the next is asked for when there is room for it, and `ended` has been told of others.
+        total: how many there will be.
+        at_once: processes.
+        threads: of each.
+        ended: is told of a run that ended, and its code, and returns what to print of it.
+
+    Returns:
+        Those that failed, with their codes.
+
+    Raises:
+        KeyboardInterrupt: after a signal, once every run has saved its state.
     """
-    waiting, failed, over = list(runs), [], 0
+    waiting, failed, over = iter(runs), [], 0
     going: dict[OneRun, subprocess.Popen[bytes]] = {}
     with bar("training") as show, _passing_on(going):
-        while waiting or going:
-            while waiting and len(going) < at_once:
-                run = waiting.pop(0)
+        while True:
+            while len(going) < at_once and (run := next(waiting, None)):
                 going[run] = run.start(threads)
+            if not going:
+                return failed
             time.sleep(0.2)
             for run, process in list(going.items()):
                 code = process.poll()
@@ -205,10 +260,10 @@ def train_all(runs: Sequence[OneRun], at_once: int, threads: int) -> list[tuple[
                 over += 1
                 if code:
                     failed.append((run, code))
-                say(f"{over} of {len(runs)}: {run.folder.name}{_last_words(run, code)}")
-            if percent := int(100 * (over + sum(map(_share, going))) / len(runs)):
+                words = (ended or _outcome)(run, code)
+                say(f"{over} of {total}: {run.folder.name}{words}")
+            if percent := int(100 * (over + sum(map(_share, going))) / total):
                 show(percent, 100)
-    return failed
 
 
 @contextlib.contextmanager
@@ -245,7 +300,7 @@ def _share(run: OneRun) -> float:
     return 0.0
 
 
-def _last_words(run: OneRun, code: int) -> str:
+def _outcome(run: OneRun, code: int) -> str:
     if code:
         return f" failed with code {code}"
     last = read_json(run.folder / "curve.json")[-1]

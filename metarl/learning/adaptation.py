@@ -234,6 +234,7 @@ def load_adapted(
         if problem := nonfinite(tensors):
             raise UserError(f"'{folder / WEIGHTS}' cannot be used: {problem}")
         learner = checkpoints.fresh(checkpoint, device=device)
+        learner.family = family
         rounds = about.get("round", len(about["experience"]) - 1)
         tensors = learner.upgrade_adapted(tensors, rounds)
         return learner, learner.load_adapted_state_dict(tensors)

@@ -67,7 +67,7 @@ class Mlp:
 
     def __call__(self, params: Tensor, x: Tensor) -> Tensor:
         """Return (copies, R, out) for (R, in), or (R, out) where there is one copy."""
-        blocks = x.device.type == "cpu"
+        blocks = x.device.type == "cpu" and not torch.onnx.is_in_onnx_export()  # it writes in place
         out = _Blocks.apply(params, x, self) if blocks else self.batched(params, x)
         return out[0] if self.copies == 1 else out
 

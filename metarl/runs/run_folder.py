@@ -124,10 +124,7 @@ class RunFolder:
         with file_errors(self.path):
             for folder in (self.path, self.checkpoints, self.evaluation):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "w", encoding="utf-8")
-        if not _try_lock(self._lock):
-            self._lock.close()
-            raise UserError(f"'{self.path}' is in use: another process is training in it")
+        self._lock = lock(self.path)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -190,6 +187,20 @@ class RunFolder:
     def write_curve(self, curve: list[dict[str, Any]]) -> None:
         """Write curve.json."""
         write_json(self.path / "curve.json", curve)
+
+
+def lock(folder: Path) -> io.TextIOBase:
+    """Make a folder this process's own until the file that is returned is closed, or it ends.
+
+    Raises UserError if it is another's.
+    """
+    with file_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115  (the caller has it)
+    if not _try_lock(file):
+        file.close()
+        raise UserError(f"'{folder}' is in use: another process is training in it")
+    return file
 
 
 def _try_lock(file: io.TextIOBase) -> bool:

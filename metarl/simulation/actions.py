@@ -65,8 +65,8 @@ def position_targets(scale: PerActuator, around: str | PerActuator = "home") -> 
 
     Args:
         scale: how far from the pose an action of 1 is: rad or m, times the actuator's gear.
-        around: a keyframe's name, or the positions. "home" is the keyframe of that name if there
-            is one, else the pose that the model is compiled in.
+        around: a keyframe's name, or the positions. "home" is the family's `home`; without one
+            the keyframe of that name, or else the pose that the model is compiled in.
     """
     return Actions("targets", scale, around)
 
@@ -151,7 +151,7 @@ def _said_of(family: str) -> Iterator[None]:
 
 def commands(
     declared: Actions | None, model: mujoco.MjModel, dt: float, family: str,
-    size: int | None = None,
+    size: int | None = None, home: np.ndarray | None = None,
 ) -> Commands:  # fmt: skip
     """Return the commands that actions stand for.
 
@@ -161,13 +161,14 @@ def commands(
         dt: seconds in an environment step.
         family: its name, for what is wrong.
         size: how many actions there are, if they stand for no commands.
+        home: (nq,) the pose that "home" stands for, where the family has one.
 
     Raises:
         UserError: the declaration does not fit the model.
     """
     with _said_of(family):
         if size is None:
-            return _commands(declared, model, dt)
+            return _commands(declared, model, dt, home)
         if type(size) is not int or not 1 <= size <= MOST_ACTIONS:
             raise UserError(f"action_size must be from 1 to {MOST_ACTIONS}, not {size!r:.40}")
         if declared is not None:
@@ -175,7 +176,9 @@ def commands(
         return Commands(*[np.zeros(0)] * 4, size=size, declared=False)
 
 
-def _commands(declared: Actions | None, model: mujoco.MjModel, dt: float) -> Commands:
+def _commands(
+    declared: Actions | None, model: mujoco.MjModel, dt: float, home: np.ndarray | None
+) -> Commands:
     low, high = control_range(model).T
     smoothing = tuple(_smoothing(cutoff, dt) for cutoff in (declared or Actions()).cutoffs)
     if declared is None or declared.kind == "range":
@@ -193,7 +196,7 @@ def _commands(declared: Actions | None, model: mujoco.MjModel, dt: float) -> Com
             f"increments() needs a control range, and actuator "
             f"'{name[int((unlimited & ~servo).argmax())]}' has none: set its ctrlrange"
         )
-    rest = np.where(servo, _around(declared.around, model), (low + high) / 2)
+    rest = np.where(servo, _around(declared.around, model, home), (low + high) / 2)
     if not isinstance(declared.around, str):
         rest = per_actuator("around", declared.around, model)
     scale = per_actuator("scale", declared.scale, model)
@@ -296,12 +299,14 @@ def _smoothing(cutoff_hz: float, dt: float) -> float:
     return 1.0 - math.exp(-2.0 * math.pi * cutoff_hz * dt)
 
 
-def _around(pose: str | PerActuator, model: mujoco.MjModel) -> np.ndarray:
+def _around(pose: str | PerActuator, model: mujoco.MjModel, home: np.ndarray | None) -> np.ndarray:
     """Return (A,) the positions of the actuators in a named pose; zeros for one of numbers."""
     if not isinstance(pose, str):
         return np.zeros(model.nu)
     data, key = mujoco.MjData(model), mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_KEY, pose)
-    if key >= 0:
+    if pose == "home" and home is not None:
+        data.qpos[:] = home
+    elif key >= 0:
         mujoco.mj_resetDataKeyframe(model, data, key)
     elif pose != "home":
         known = [model.key(i).name for i in range(model.nkey)]

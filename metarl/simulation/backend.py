@@ -52,6 +52,8 @@ class Backend(Protocol):
     """(B, nu), live."""
     time: Tensor
     """(B, 1), live, in seconds."""
+    memory: dict[str, Tensor] = {}  # noqa: RUF012  (never written to)
+    """What the worlds remember, (B, …) by name, as the family's `memory` declares it."""
     calm: Tensor
     """(B,) bool, all False: `step` may return this very tensor where the host knows that no world
     diverged."""

@@ -152,3 +152,14 @@ def begin_at(
     ):
         if isinstance(noise, Tensor) and len(places):
             tensor[ids[:, None], places] += noise
+
+
+def unit_quaternions(model: mujoco.MjModel, qpos: Tensor) -> Tensor:
+    """Normalise the quaternions of free and ball joints."""
+    offset = {int(mujoco.mjtJoint.mjJNT_FREE): 3, int(mujoco.mjtJoint.mjJNT_BALL): 0}
+    for kind, start in zip(model.jnt_type, model.jnt_qposadr, strict=True):
+        if int(kind) in offset:
+            begin = int(start) + offset[int(kind)]
+            part = slice(begin, begin + 4)
+            qpos[:, part] = torch.nn.functional.normalize(qpos[:, part], dim=1)
+    return qpos

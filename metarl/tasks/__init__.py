@@ -2,7 +2,8 @@
 
 params: ranges, and what they edit.  distribution: `Tasks` (M, P) and the frozen splits.
 sampler: the tasks of an iteration.  family: a robot, its observation and its reward.
-composition: products and variations of families.  variations: those of any robot.
+events: what happens inside an episode.  composition: products and variations of families.
+variations: those of any robot.
 gymnasium_family, gymnasium_spaces, gymnasium_setters: a third-party environment as a family.
 registry: families by name.
 """

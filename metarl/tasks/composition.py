@@ -2,9 +2,9 @@
 
 A family names what its robot can vary beyond its own tasks, and ``half-cheetah-vel+dynamics`` is
 its goal under those parameters. Some variations fit every family: `dynamics` and `terrain` where
-it has none of its own by that name, `latency`, which delays the motor commands, and `sensor-bias`,
-which shifts what is observed. The names after the ``+`` are sorted, so a product has one name, and
-its splits are frozen by that name.
+it has none of its own by that name, `latency`, which delays the motor commands, `sensor-bias`,
+which shifts what is observed, and what happens within an episode. The names after the ``+`` are
+sorted, so a product has one name, and its splits are frozen by that name.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ import mujoco
 import torch
 from torch import Tensor
 
-from metarl.base.errors import UserError, check_kinds, did_you_mean, user_code
+from metarl.base.errors import UserError, check_kinds, did_you_mean
 from metarl.simulation.backend import Backend
 from metarl.simulation.edits import shift
-from metarl.simulation.simulator import Simulator
 from metarl.tasks.family import TaskFamily, class_name, kebab
 from metarl.tasks.params import Interval, Param
 from metarl.tasks.variations.dynamics import AnyMass, dynamics_of
+from metarl.tasks.variations.events import Command, Push, Switch, command_of, push_of, switch_of
+from metarl.tasks.variations.sensors import NOISE, History, Noise, SensorBias, sensor_bias
 from metarl.tasks.variations.terrain import OnAnyTerrain, terrain_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Variation:
     it gets the specification after the family's own `build` has added to it."""
     doc: str = ""
     """One line for the tables."""
+    last: int = 0
+    """Variations are applied in the order of their names; those with a higher number after that."""
 
 
 def variations(family: type[TaskFamily]) -> dict[str, Variation]:
@@ -98,18 +101,23 @@ def compose(family: type[TaskFamily], names: Sequence[str]) -> type[TaskFamily]:
             )
     if len(set(names)) < len(names):
         raise UserError(f"family '{label}': a variation is named twice ({'+'.join(names)})")
-    return _compose_cached(family, tuple(sorted(names)))
+    return _compose_cached(family, tuple(sorted(names, key=lambda n: (known[n].last, n))))
 
 
 @functools.cache
 def _compose_cached(family: type[TaskFamily], names: tuple[str, ...]) -> type[TaskFamily]:
-    """The product for sorted names; the same class every time."""
+    """The product for names in order; the same class every time."""
     if not names:
         return family
     inner, name = _compose_cached(family, names[:-1]), names[-1]
     variation = variations(family)[name]
     params = variation.params(inner()) if callable(variation.params) else variation.params
-    return _with_params(inner, name, params, variation.mixin)
+    made = _with_params(inner, name, params, variation.mixin)
+    whole = "".join(f"+{name}" for name in sorted(names))
+    label = class_name(family)
+    made.name = label + whole
+    setattr(made, "source", getattr(family, "source", label) + whole)  # noqa: B010
+    return made
 
 
 def with_params(family: TaskFamily | type[TaskFamily], *params: Param) -> TaskFamily:
@@ -148,7 +156,7 @@ def _with_params(
     whole = f"{label}+{name}"
     _refuse_clashes(whole, family.params, params)
     tasks = family.split_name or label
-    if mixin is not _Told:
+    if mixin not in (_Told, History):
         tasks = f"{tasks}+{name}"
     members: dict[str, object] = {
         "__module__": family.__module__,
@@ -253,36 +261,6 @@ class _Latency(TaskFamily):
                 )
 
 
-class _SensorBias(TaskFamily):
-    """Sensors that are off by a constant, which the learner is not told."""
-
-    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
-        """Return (B, O) what the family observes, plus the bias in units of `observation_scale`."""
-        obs = super().observe(sim, task)
-        bias = task["sensor_bias"]
-        scale = torch.as_tensor(self.observation_scale, dtype=bias.dtype, device=bias.device)
-        if scale.ndim and scale.shape != obs.shape[1:]:
-            raise UserError(
-                f"family '{self.name}': observation_scale has {len(scale)} numbers, and the "
-                f"observation {obs.shape[1]}"
-            )
-        if not (torch.isfinite(scale) & (scale > 0)).all():
-            raise UserError(f"family '{self.name}': observation_scale must be positive numbers")
-        return obs + bias.reshape(obs.shape) * scale
-
-
-def _sensor_bias(family: TaskFamily) -> tuple[Param, ...]:
-    """One draw for each element of the family's observation."""
-    sim, distribution = Simulator(family.compile(), 1, 1), family.distribution
-    task = distribution.tensors(distribution.nominal().values, sim.device, sim.dtype)
-    with user_code(f"family '{family.name}': observe()", family):
-        size = family.observe(sim, task).shape[1]
-    return (
-        Param("sensor_bias", Interval(-0.1, 0.1), ood=(Interval(-0.2, -0.1), Interval(0.1, 0.2)),
-              size=size, doc="constant error of each sensor, in units of its typical scale"),
-    )  # fmt: skip
-
-
 class _Told(TaskFamily):
     """A robot that observes its task, as an oracle does."""
 
@@ -305,13 +283,20 @@ def observed(family: TaskFamily) -> tuple[bool, list[object]]:
 
 GENERIC_VARIATIONS: Mapping[str, Variation] = MappingProxyType(
     {
+        "command": Variation(command_of, Command, "velocities to follow, others in an episode"),
         "dynamics": Variation(dynamics_of, AnyMass, "masses, friction, joints, motors, payload"),
+        "history": Variation((), History, "what it has observed and done lately", last=1),
         "latency": Variation((LATENCY,), _Latency, "motors that obey late"),
-        "sensor-bias": Variation(_sensor_bias, _SensorBias, "sensors that are off by a constant"),
+        "noise": Variation((NOISE,), Noise, "sensors with white noise"),
+        "push": Variation(push_of, Push, "pushes at random times"),
+        "sensor-bias": Variation(sensor_bias, SensorBias, "sensors that are off by a constant"),
+        "switch": Variation(switch_of, Switch, "a task that begins within the episode"),
         "terrain": Variation(terrain_of, OnAnyTerrain, "slopes, roughness, steps and gaps"),
-        "told": Variation((), _Told, "the task's parameters in the observation: for an oracle"),
+        "told": Variation(
+            (), _Told, "the task's parameters in the observation: for an oracle", last=2
+        ),
     }
 )
 """The variations that every family takes, as far as its robot has what they vary."""
-REPLACEABLE = ("dynamics", "terrain")
+REPLACEABLE = ("command", "dynamics", "history", "noise", "push", "switch", "terrain")
 """Those in whose place a family may have one of its own by that name."""

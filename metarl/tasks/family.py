@@ -25,10 +25,11 @@ from metarl.base.errors import UserError
 from metarl.base.keys import BatchedRNG
 from metarl.simulation.actions import Actions, Commands, commands, with_controllers
 from metarl.simulation.furnish import PD, Contact, furnish
-from metarl.simulation.home import Home, HomePose, begin_at, home_of
-from metarl.simulation.model_faults import nonfinite, raised
+from metarl.simulation.home import Home, HomePose, begin_at, home_of, unit_quaternions
+from metarl.simulation.model_faults import raised
 from metarl.tasks.distribution import TaskDistribution, Tasks
-from metarl.tasks.model_source import beside, model_warnings, spec_of
+from metarl.tasks.events import Every, check_within
+from metarl.tasks.model_source import beside, check_compiled, model_warnings, spec_of
 from metarl.tasks.params import Param
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from metarl.video.scene import Camera
 
 
+METHODS = ("initial_state", "observe", "act", "reward", "terminated", "remember", "event",
+           "privileged", "told")  # fmt: skip
+"""What the worlds call of a family."""
 MOST_STEPS = 10**6
 """Environment steps in an episode, or physics steps in one of them, at most."""
 
@@ -88,8 +92,18 @@ class TaskFamily:
     keep: ClassVar[tuple[str, ...]] = ()
     """Fields of MjData, besides qpos and qvel, that `reward` finds in `before.kept`, such as
     ``subtree_com``. One that MuJoCo derives from the state costs a kinematics pass a step."""
-    observation_scale: ClassVar[float | tuple[float, ...]] = 1.0
-    """Typical size of the observation, or of each of its O elements: the unit of sensor bias."""
+    memory: Mapping[str, tuple[int, ...]] = {}
+    """What each world remembers within an episode, by name: ``{"air_time": (4,)}`` makes
+    ``sim.memory["air_time"]`` (B, 4), which is 0 when an episode begins."""
+    events: Mapping[str, Every] = {}
+    """What happens at times of its own, such as ``{"gust": every(2.0, jitter=0.5)}``: `event`."""
+    switch_at: float | str | None = None
+    """When the task begins, in s, or the parameter that says so: until then the robot is nominal,
+    goals included. None: with the episode."""
+    history_length: ClassVar[int] = 5
+    """How many past observations and actions ``+history`` appends."""
+    observation_scale: float | tuple[float, ...] = 1.0
+    """Typical size of the observation, or of each of its O elements: the unit of bias and noise."""
     variations: ClassVar[Mapping[str, Variation | str]] = {}
     """What else the robot can vary: ``+name`` after the family's name adds its parameters. A string
     is ``module:attribute``, imported when it is needed."""
@@ -140,7 +154,8 @@ class TaskFamily:
         size = self.action_size
         if size is not None and not acts(self):
             raise UserError(f"family '{self.name}': its action_size needs an act() that uses it")
-        return commands(self.actions, self.compiled, self.dt, self.name, size)
+        home = self.home_state.qpos if self.home else None
+        return commands(self.actions, self.compiled, self.dt, self.name, size, home)
 
     @functools.cached_property
     def distribution(self) -> TaskDistribution:
@@ -181,7 +196,7 @@ class TaskFamily:
             begin_at(self.home_state, sim, ids, rng, noise, speed, self.reset_base_noise)
             return
         qpos = sim.qpos[ids] + rng.uniform(-noise, noise, sim.qpos.shape[1])
-        sim.qpos[ids] = _unit_quaternions(self.compiled, qpos)
+        sim.qpos[ids] = unit_quaternions(self.compiled, qpos)
         sim.qvel[ids] += noise * rng.normal(sim.qvel.shape[1])
 
     def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
@@ -217,6 +232,26 @@ class TaskFamily:
             task: parameter name -> (B,) or (B, size).
         """
         raise NotImplementedError(f"{type(self).__name__} must define reward()")
+
+    def remember(
+        self, sim: Backend, action: Tensor, task: Mapping[str, Tensor], rng: BatchedRNG
+    ) -> None:
+        """Update `sim.memory` once a step, after `reward`, `terminated` and the events.
+
+        Args:
+            sim: the worlds after the step, of which it writes the memory alone.
+            action: (B, A), as of `reward`.
+            task: parameter name -> (B,) or (B, size).
+            rng: draws for all worlds, other ones at each step.
+        """
+
+    def event(
+        self, name: str, sim: Backend, ids: Tensor, task: Mapping[str, Tensor], rng: BatchedRNG
+    ) -> None:
+        """Let one of `events` happen in the worlds `ids` (n,), after `reward` and `terminated`.
+
+        It may write `sim.memory`, and what `act` may write; `rng` draws for those worlds.
+        """
 
     def privileged(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor | None:
         """Return (B, P) what only critics may see, and only in training; the default is nothing.
@@ -267,18 +302,7 @@ class TaskFamily:
                 f"family '{self.name}': build() must return the model that super().build(spec) "
                 f"compiles, not {type(model).__name__}"
             )
-        if fault := nonfinite(model):
-            raise UserError(f"family '{self.name}': the model's {fault}: write numbers")
-        if model.opt.timestep <= 0:
-            raise UserError(
-                f"family '{self.name}': the model's opt.timestep must be positive, in seconds, "
-                f"not {model.opt.timestep:g}"
-            )
-        if model.nu == 0 and self.action_size is None:
-            raise UserError(
-                f"family '{self.name}': the model has no actuators, so no actions; `actuators = "
-                f"pd(kp, kd, effort)` adds them"
-            )
+        check_compiled(self, model)
         return with_controllers(self.actions, model, self.name)
 
     def _check_probe(self) -> None:
@@ -331,8 +355,8 @@ class TaskFamily:
                 raise UserError(f"{where}: {field} must be a positive integer, not {value!r:.80}")
             if value > MOST_STEPS:
                 raise UserError(f"{where}: {field} must be at most {MOST_STEPS}, not {value}")
-        methods = "initial_state", "observe", "act", "reward", "privileged", "told", "terminated"
-        for method in methods:
+        check_within(self)
+        for method in METHODS:
             names = list(inspect.signature(getattr(TaskFamily, method)).parameters)
             try:
                 inspect.signature(getattr(self, method)).bind(*names[1:])
@@ -341,17 +365,6 @@ class TaskFamily:
                     f"{where}: {method} must take ({', '.join(names)}), not "
                     f"{inspect.signature(getattr(type(self), method))}"
                 ) from None
-
-
-def _unit_quaternions(model: mujoco.MjModel, qpos: Tensor) -> Tensor:
-    """Normalise the quaternions of free and ball joints."""
-    offset = {int(mujoco.mjtJoint.mjJNT_FREE): 3, int(mujoco.mjtJoint.mjJNT_BALL): 0}
-    for kind, start in zip(model.jnt_type, model.jnt_qposadr, strict=True):
-        if int(kind) in offset:
-            begin = int(start) + offset[int(kind)]
-            part = slice(begin, begin + 4)
-            qpos[:, part] = torch.nn.functional.normalize(qpos[:, part], dim=1)
-    return qpos
 
 
 def class_name(family: type[TaskFamily]) -> str:
@@ -381,6 +394,6 @@ def without_termination(family: TaskFamily) -> TaskFamily:
     return replace_attributes(family, horizon=2**40, terminated=never)
 
 
-def acts(family: TaskFamily) -> bool:
-    """Return whether a family has an `act` of its own."""
-    return getattr(family.act, "__func__", None) is not TaskFamily.act
+def acts(family: TaskFamily, method: str = "act") -> bool:
+    """Return whether a family has an `act` of its own, or another such method."""
+    return getattr(getattr(family, method), "__func__", None) is not getattr(TaskFamily, method)

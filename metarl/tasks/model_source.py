@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import mujoco
 
 from metarl.base.errors import UserError
+from metarl.simulation.model_faults import nonfinite
 
 if TYPE_CHECKING:
     from metarl.tasks.family import TaskFamily
@@ -58,3 +59,19 @@ def model_warnings(family: str) -> Iterator[None]:
     for warning in caught:
         if "deprecated" not in str(warning.message):
             warnings.warn(f"family '{family}': {warning.message}", stacklevel=4)
+
+
+def check_compiled(family: TaskFamily, model: mujoco.MjModel) -> None:
+    """Raise UserError for a model that no robot has: numbers missing, no time, or no actuators."""
+    if fault := nonfinite(model):
+        raise UserError(f"family '{family.name}': the model's {fault}: write numbers")
+    if model.opt.timestep <= 0:
+        raise UserError(
+            f"family '{family.name}': the model's opt.timestep must be positive, in seconds, "
+            f"not {model.opt.timestep:g}"
+        )
+    if model.nu == 0 and family.action_size is None:
+        raise UserError(
+            f"family '{family.name}': the model has no actuators, so no actions; `actuators = "
+            f"pd(kp, kd, effort)` adds them"
+        )

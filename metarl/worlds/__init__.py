@@ -1,9 +1,9 @@
 """A family in B worlds: tasks and actions in; observations, rewards and episodes' ends out.
 
-vector: what every kind of worlds has.  task_worlds: MuJoCo's batch engine.  gymnasium_worlds,
-env_worker, task_probe: third-party environments in processes.  factory: the kind that a family
-needs.  policy: whatever acts in worlds.  rollout: `collect`, from acting to tensors (T, B, …).
-privileged: what only critics may see of a rollout.
+vector: what every kind of worlds has.  task_worlds: MuJoCo's batch engine.  events: when what
+happens inside an episode is due.  gymnasium_worlds, env_worker, task_probe: third-party
+environments in processes.  factory: the kind that a family needs.  policy: whatever acts in worlds.
+rollout: `collect`, from acting to tensors (T, B, …).  privileged: what only critics may see of it.
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING

@@ -15,7 +15,7 @@ from torch import Tensor
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.tasks.distribution import TaskDistribution, Tasks
-from metarl.tasks.family import TaskFamily, without_termination
+from metarl.tasks.family import TaskFamily, replace_attributes, without_termination
 from metarl.tasks.params import Choices
 from metarl.worlds.task_worlds import TaskWorlds
 
@@ -55,6 +55,7 @@ def inert_parameter(family: TaskFamily, steps: int) -> str:
     """
     distribution = TaskDistribution(family)
     free = without_termination(family)  # a fallen robot meets more of its world
+    free = replace_attributes(free, switch_at=None)  # the task from the beginning
     worlds, others = (TaskWorlds(free, _WORLDS, 1) for _ in range(2))
     size = (min(steps, family.horizon), _WORLDS, worlds.spec.action_size)
     actions = 2 * torch.rand(*size, generator=_KEY.fold("actions").torch()) - 1
@@ -70,6 +71,8 @@ def inert_parameter(family: TaskFamily, steps: int) -> str:
         return False
 
     for param in family.params:
+        if param.name == family.switch_at:
+            continue
         inert: list[str] = []
         for name in param.names:
             tasks = far_tasks(distribution, name)

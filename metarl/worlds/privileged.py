@@ -7,13 +7,28 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from metarl.base.errors import UserError
+
 if TYPE_CHECKING:
+    from metarl.tasks.family import TaskFamily
     from metarl.worlds.rollout import Rollout
     from metarl.worlds.vector import VecWorlds
 
 
+def check_privileged(family: TaskFamily, shown: Tensor | None, num_worlds: int) -> int:
+    """Return P, how many numbers the family shows critics. Raises UserError for a wrong shape."""
+    if shown is None:
+        return 0
+    if shown.ndim != 2 or len(shown) != num_worlds or not shown.shape[1]:
+        raise UserError(
+            f"family '{family.name}': privileged() returned shape {tuple(shown.shape)}, "
+            f"expected ({num_worlds}, P), with at least one number, or None"
+        )
+    return shown.shape[1]
+
+
 def privileged_extras(
-    worlds: VecWorlds, rollout: Rollout, own: list[tuple[Tensor | None, Tensor | None]]
+    worlds: VecWorlds, rollout: Rollout, own: list[tuple[Tensor, Tensor | None, Tensor | None]]
 ) -> dict[str, Tensor]:
     """Return what only critics may see, `privileged` of each step, `next_privileged` of the next.
 
@@ -23,15 +38,21 @@ def privileged_extras(
     Args:
         worlds: with the tasks of the rollout.
         rollout: of T steps, which starts at first ones.
-        own: what the family shows critics of each step and its successor; empty for nothing.
+        own: each step's task, and what the family shows critics of it and of its successor; empty
+            for nothing.
     """
     if not own:
         return {}
     device, found = rollout.obs.device, {}
-    task = worlds.task_vector().to(device).expand(len(own), -1, -1)
+    tasks, done = [task for task, *_ in own], rollout.done[..., None]
+    now = torch.stack(tasks) if worlds.switches else tasks[0].expand(len(own), -1, -1)
+    now = then = now.to(device)
+    if worlds.switches:  # a restart has set those that ended back
+        after = torch.cat((now[1:], worlds.task_vector()[None].to(device)))
+        then = torch.where(done, now, after)
     for later, name in enumerate(("privileged", "next_privileged")):
         left = 1.0 - (rollout.episode_time() + later).float()[..., None] / worlds.spec.horizon
-        shown = [part for part in (both[later] for both in own) if part is not None]
+        shown = [part for part in (both[1 + later] for both in own) if part is not None]
         last = [torch.stack(shown).to(device)] if shown else []
-        found[name] = torch.cat([task, left, *last], -1)
+        found[name] = torch.cat([(now, then)[later], left, *last], -1)
     return found

@@ -79,10 +79,20 @@ class RewardTerms:
             f"{'the first step had' if self.names else 'reward_weights has'} {', '.join(names)}"
         )
 
-    def not_finite(self) -> str:
-        """Return the first term of the last step that is not finite in a world, in words, or ''."""
+    def refuse_nonfinite(self, obs: Tensor, label: str) -> None:
+        """Raise UserError where no world gave finite numbers, although the physics is sane.
+
+        Args:
+            obs: (B, O) the last observation.
+            label: a task, in words.
+        """
         bad = [name for name, term in self.last.items() if not torch.isfinite(term).all()]
-        return f"term '{bad[0]}' of " if bad else ""
+        what = f"term '{bad[0]}' of reward()" if bad else "reward()"
+        what = what if torch.isfinite(obs).all() else "observe()"
+        raise UserError(
+            f"{self._family}: {what} is not finite in any world, such as that of task {label}: "
+            f"guard its arithmetic"
+        )
 
     def _take_names(self, terms: Mapping[str, Tensor]) -> None:
         if self.names:
@@ -127,6 +137,20 @@ class RewardTerms:
             f"{self._family}: reward() returned term '{name}' as {what}, expected a dense tensor "
             f"of real numbers, shape ({len(like)},), on {like.device}, without a gradient"
         )
+
+
+def refuse_outcome(family: TaskFamily, num_worlds: int, reward: Tensor, terminated: Tensor) -> None:
+    """Raise UserError for what is wrong with the shape or the type of either."""
+    for method, got in (("reward", reward), ("terminated", terminated)):
+        if got.shape != (num_worlds,):
+            raise UserError(
+                f"family '{family.name}': {method}() returned shape {tuple(got.shape)}, "
+                f"expected ({num_worlds},)"
+            )
+    raise UserError(
+        f"family '{family.name}': terminated() returned {terminated.dtype}, expected "
+        f"torch.bool: compare, as in `sim.qpos[:, 2] < 0.3`"
+    )
 
 
 def kept_terms(

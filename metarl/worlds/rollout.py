@@ -154,8 +154,7 @@ def _empty(steps: int, worlds: int, spec: Spec, tasks: int, device: torch.device
     )  # fmt: skip
 
 
-_TOGETHER = 16
-"""Steps that are written into a rollout together."""
+_TOGETHER = 16  # steps that are written into a rollout together
 
 
 def _write(out: Rollout, end: int, recent: list[tuple[Step, Transition]]) -> None:
@@ -252,21 +251,21 @@ def collect(
     device = (policy := _checked(worlds, policy, state, steps, key, on_step)).device
     out = _empty(steps, worlds.num_worlds, worlds.spec, len(worlds.tasks), device)
     noise = _noise(worlds, steps, key).to(device) if explore else [None] * steps
-    here, recorded, recent, own, terms = device == worlds.device, [], [], [], []
-    task = worlds.task_vector() if privileged else None
+    here, task, recorded, recent, own, terms = device == worlds.device, None, [], [], [], []
     with threads.sampling():
         for t in range(steps):
             step, seen = worlds.current, worlds.privileged
             step = step if here else Step(*(part.to(device) for part in step))
-            state = _told(policy, state, task, seen)
+            if privileged and (worlds.switches or task is None):
+                task = worlds.task_vector()
             action, state, more = policy.act_and_record(
-                step, state, explore=explore, noise=noise[t]
+                step, _told(policy, state, task, seen), explore=explore, noise=noise[t]
             )
             got = worlds.step(action if here else action.to(worlds.device))
             out.action[t] = action  # a policy may reuse its memory
             recorded.append(more)
             recent.append((step, got))
-            own += [(seen, worlds.next_privileged)] if privileged else []
+            own += [(task, seen, worlds.next_privileged)] if task is not None else []
             terms += [worlds.reward_terms] if worlds.reward_terms else []
             if len(recent) == _TOGETHER or t == steps - 1:
                 _write(out, t + 1, recent)

@@ -20,14 +20,16 @@ from metarl.simulation.actions import Controller
 from metarl.simulation.backend import Backend, MakeBackend, State
 from metarl.simulation.simulator import Simulator
 from metarl.tasks.distribution import Tasks, TaskValues
-from metarl.tasks.family import TaskFamily, acts
+from metarl.tasks.events import give_memory
+from metarl.tasks.family import METHODS, TaskFamily, acts
 from metarl.tasks.model_fields import ModelFields
 from metarl.tasks.registry import find_family
-from metarl.worlds.reward_terms import RewardTerms
-from metarl.worlds.vector import Spec, Step, Transition, VecWorlds
+from metarl.worlds.events import SWITCH, Schedule
+from metarl.worlds.privileged import check_privileged
+from metarl.worlds.reward_terms import RewardTerms, refuse_outcome
+from metarl.worlds.vector import Spec, Step, Transition, VecWorlds, copied
 
-_NOBODY = np.zeros(0, np.int64)
-"""The worlds whose episode ended in most steps."""
+_NOBODY = np.zeros(0, np.int64)  # the worlds whose episode ended, in most steps
 
 
 class TaskWorlds(VecWorlds):
@@ -61,17 +63,16 @@ class TaskWorlds(VecWorlds):
         except UserError as error:
             raise UserError(f"family '{self.family.name}', keep: {error}") from None
         self._guards = {
-            method: user_code(f"family '{self.family.name}': {method}()", self.family)
-            for method in (
-                "initial_state", "observe", "act", "reward", "terminated", "privileged", "told"
-            )
-        }  # fmt: skip
+            name: user_code(f"family '{self.family.name}': {name}()", self.family)
+            for name in METHODS
+        }
         self._fields = ModelFields(self.family)
         self._control = Controller(self.family.command_map, self.simulator)
-        self._acts = acts(self.family)
+        self._acts, self._remembers = acts(self.family), acts(self.family, "remember")
+        give_memory(self.family, self.simulator)
+        self._schedule = Schedule(self.family, num_worlds)
         self._terms = RewardTerms(self.family, self.simulator)
-        self._clock = 0
-        """Steps taken, of all worlds at once."""
+        self._clock = 0  # steps taken, of all worlds at once
         self._began = np.zeros(num_worlds, np.int64)
         """The clock when each world's episode began."""
         self._obs_shape: tuple[int, ...] = ()
@@ -82,7 +83,11 @@ class TaskWorlds(VecWorlds):
         self.set_tasks(self.family.distribution.nominal(), num_worlds)
         obs = self.reset()
         sizes = obs.shape[1], self.family.command_map.size, self.family.horizon
-        self.spec = Spec(*sizes, (), self.family.distribution.task_size, self._privileged_size())
+        with self._guards["privileged"]:
+            blind = self.family.privileged(self.simulator, self.task) is None
+        shown = None if blind else self._ask("privileged", self.simulator, self.task)
+        shown = check_privileged(self.family, shown, num_worlds)
+        self.spec = Spec(*sizes, (), self.family.distribution.task_size, shown)
         self.privileged = self._privileged()
 
     def seed(self, key: Key) -> None:
@@ -99,10 +104,10 @@ class TaskWorlds(VecWorlds):
             worlds_per_task: E, with M * E equal to the number of worlds.
         """
         self._take_tasks(tasks, worlds_per_task)
-        self._task_index = np.arange(self.num_worlds) // worlds_per_task
-        self._world_index = np.arange(self.num_worlds) % worlds_per_task
-        values = tasks.values[self._task_index]
-        self.task, fields = self._tensors(values), self._fields.of(values)
+        self._task_index, self._world_index = divmod(np.arange(self.num_worlds), worlds_per_task)
+        self._values = tasks.values[self._task_index]
+        self._schedule.set_tasks(self._values, slice(None))
+        self.task, fields = self._tensors(self._values), self._fields.of(self._values)
         self.simulator.set_fields(fields)
 
     def change_tasks(self, ids: Tensor, tasks: Tasks) -> None:
@@ -118,13 +123,17 @@ class TaskWorlds(VecWorlds):
                 f"{len(tasks)} tasks for {len(ids)} worlds, of {self.worlds_per_task} a task: "
                 "each world that changes needs a task of its own"
             )
-        values = self.tasks.values.copy()
-        values[ids.cpu().numpy()] = tasks.values
-        self.tasks = Tasks(self.tasks.family, self.tasks.names, values, first=self.tasks.first)
-        fields = self._fields.of(tasks.values)
-        for name, value in self._tensors(tasks.values).items():
-            self.task[name][ids] = value
-        self.simulator.set_fields(fields, ids)
+        which = ids.cpu().numpy()
+        self._values[which] = tasks.values
+        now = self.tasks
+        self.tasks = Tasks(now.family, now.names, self._values.copy(), first=now.first)
+        self._schedule.set_tasks(tasks.values, which)
+        self._give(tasks.values, ids)
+
+    def check_tasks(self, tasks: Tasks) -> None:
+        """Raise UserError for tasks of another family, or that the robot cannot have."""
+        super().check_tasks(tasks)
+        self._schedule.check(tasks)
 
     def try_tasks(self, tasks: Tasks) -> None:
         """Raise UserError for tasks that `set_tasks` would refuse, and change nothing."""
@@ -198,15 +207,31 @@ class TaskWorlds(VecWorlds):
         """Return reward (B,), terminated (B,) bool and observation (B, O) float32 of a step."""
         sim = self.simulator
         self._terms.last = {}
-        reward = _copied(self._ask("reward", sim, before, action, self.task), sim.dtype)
+        reward = copied(self._ask("reward", sim, before, action, self.task), sim.dtype)
         if self._terms.expected and not self._terms.last:
             self._terms.refuse_tensor()
         terminated = self._ask("terminated", sim)
+        self._happen(action)
         next_obs = self._observe()
         one_each = reward.shape == terminated.shape == (self.num_worlds,)
         if not one_each or terminated.dtype is not torch.bool:
-            self._refuse(reward, terminated)
+            refuse_outcome(self.family, self.num_worlds, reward, terminated)
         return reward, terminated, next_obs
+
+    def _happen(self, action: Tensor) -> None:
+        """Let what is due happen, then let the family remember the step."""
+        if self._schedule.first <= self._clock:
+            for name, ids in self._schedule.due(self._clock, self._draws):
+                which = torch.from_numpy(ids).to(self.device)
+                if name == SWITCH:
+                    self._give(self._values[ids], which)
+                    self.simulator.refresh(which)
+                else:
+                    rng = self._draws(ids, "event", name)
+                    self._ask("event", name, self.simulator, which, self.task, rng)
+        if self._remembers:
+            rng = self._draws(np.arange(self.num_worlds), "remember")
+            self._ask("remember", self.simulator, action, self.task, rng)
 
     def _judge(
         self, failed: Tensor, action: Tensor, reward: Tensor, terminated: Tensor, obs: Tensor
@@ -240,7 +265,8 @@ class TaskWorlds(VecWorlds):
         over = ~torch.isfinite(known)
         if over.all():
             self._check_start()
-            self._refuse_nonfinite(failed, finite, obs)
+            if not (finite.any() or failed.any()):
+                self._terms.refuse_nonfinite(obs, self.tasks.label(0))
             over = (terminated | diverged).cpu()
         self._unchecked = None
         late = torch.from_numpy(self._clock - self._began >= self.family.horizon)
@@ -275,17 +301,36 @@ class TaskWorlds(VecWorlds):
         which = np.arange(self.num_worlds) if ids is None else ids
         every = torch.from_numpy(which).to(self.device)
         some = None if ids is None else every
+        if self.switches:
+            self._give(self._schedule.before(self._values[which]), every)
         self.simulator.reset(some)
         self._control.reset(some)
-        rng = BatchedRNG(
-            self._key, self.tasks.first + self._task_index[which], self._world_index[which],
-            self._episode[which], device=self.device, dtype=self.simulator.dtype,
-        )  # fmt: skip
-        self._ask("initial_state", self.simulator, every, rng)
+        for remembered in self.simulator.memory.values():
+            remembered[every] = 0.0
+        self._ask("initial_state", self.simulator, every, self._rng(self._key, which))
         self.simulator.refresh(some)
         self._episode[which] += 1
         self._began[which] = self._clock
+        self._schedule.begin(which, self._clock, self._draws)
         self._first_limit = int(self._began.min()) + self.family.horizon
+
+    def _give(self, values: np.ndarray, ids: Tensor) -> None:
+        """Let the worlds `ids` (n,) run tasks (n, P) from now on; their states stay."""
+        fields = self._fields.of(values)
+        for name, value in self._tensors(values).items():
+            self.task[name][ids] = value
+        self.simulator.set_fields(fields, ids)
+
+    def _draws(self, ids: np.ndarray, *words: str) -> BatchedRNG:
+        """Randomness of the worlds `ids` at this step of their episodes."""
+        return self._rng(self._key.fold(*words), ids, self._clock - self._began[ids])
+
+    def _rng(self, key: Key, ids: np.ndarray, *steps: np.ndarray) -> BatchedRNG:
+        task, world = self.tasks.first + self._task_index[ids], self._world_index[ids]
+        return BatchedRNG(
+            key, task, world, self._episode[ids], *steps, device=self.device,
+            dtype=self.simulator.dtype,
+        )  # fmt: skip
 
     def _observe_start(self) -> Tensor:
         """The observation of worlds of which some just began an episode: it must be finite."""
@@ -309,7 +354,7 @@ class TaskWorlds(VecWorlds):
         """Call a method of the family: whatever it raises, or returns instead, is one line."""
         with self._guards[method]:
             value = getattr(self.family, method)(*args)
-        if method in ("initial_state", "act") or (
+        if method in ("initial_state", "act", "remember", "event") or (
             isinstance(value, Tensor) and value.device == self.device
             and value.layout is torch.strided and not value.is_complex()
         ):  # fmt: skip
@@ -335,55 +380,20 @@ class TaskWorlds(VecWorlds):
                     f"expected ({self.num_worlds}, {width or 'O'}), with at least one number"
                 )
             self._obs_shape = obs.shape
-        return _copied(obs, torch.float32)
+        return copied(obs, torch.float32)
+
+    def task_vector(self) -> Tensor:
+        """Return (B, task_size) float32, the task of each world now as a network should see it."""
+        if not self.switches:
+            return super().task_vector()
+        return torch.cat(list(self.family.distribution.normalized(self.task).values()), 1).float()
 
     def told(self) -> Tensor:
         """Return (B, n) float32, what ``+told`` would add to the observation now."""
-        return _copied(self._ask("told", self.simulator, self.task), torch.float32)
+        return copied(self._ask("told", self.simulator, self.task), torch.float32)
 
     def _privileged(self) -> Tensor | None:
         """What only critics may see now, (B, P) float32; None if the family has no such thing."""
         if not hasattr(self, "spec") or not self.spec.privileged_size:
             return None
-        return _copied(self._ask("privileged", self.simulator, self.task), torch.float32)
-
-    def _privileged_size(self) -> int:
-        with self._guards["privileged"]:
-            if self.family.privileged(self.simulator, self.task) is None:
-                return 0
-        part = self._ask("privileged", self.simulator, self.task)
-        if part.ndim != 2 or len(part) != self.num_worlds or not part.shape[1]:
-            raise UserError(
-                f"family '{self.family.name}': privileged() returned shape {tuple(part.shape)}, "
-                f"expected ({self.num_worlds}, P), with at least one number, or None"
-            )
-        return part.shape[1]
-
-    def _refuse_nonfinite(self, failed: Tensor, finite: Tensor, obs: Tensor) -> None:
-        """Raise UserError if no world gave finite numbers (B,), although the physics is sane."""
-        if finite.any() or failed.any():
-            return
-        terms = self._terms.not_finite()
-        what = f"{terms}reward()" if torch.isfinite(obs).all() else "observe()"
-        raise UserError(
-            f"family '{self.family.name}': {what} is not finite in any world, such as that of "
-            f"task {self.tasks.label(0)}: guard its arithmetic"
-        )
-
-    def _refuse(self, reward: Tensor, terminated: Tensor) -> None:
-        """Raise UserError for what is wrong with the shape or the type of either."""
-        for method, got in (("reward", reward), ("terminated", terminated)):
-            if got.shape != (self.num_worlds,):
-                raise UserError(
-                    f"family '{self.family.name}': {method}() returned shape {tuple(got.shape)}, "
-                    f"expected ({self.num_worlds},)"
-                )
-        raise UserError(
-            f"family '{self.family.name}': terminated() returned {terminated.dtype}, expected "
-            f"torch.bool: compare, as in `sim.qpos[:, 2] < 0.3`"
-        )
-
-
-def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor of a type that shares no memory with this one, which may be a live field."""
-    return tensor.clone() if tensor.dtype is dtype else tensor.to(dtype)
+        return copied(self._ask("privileged", self.simulator, self.task), torch.float32)

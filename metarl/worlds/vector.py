@@ -100,6 +100,11 @@ class Transition(NamedTuple):
     """(B,) bool, the physics failed; use the transition for nothing"""
 
 
+def copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor of a type that shares no memory with this one, which may be a live field."""
+    return tensor.clone() if tensor.dtype is dtype else tensor.to(dtype)
+
+
 def check_worlds(worlds: object) -> None:
     """Raise UserError for what are no worlds."""
     if not isinstance(worlds, VecWorlds):
@@ -187,6 +192,11 @@ class VecWorlds(ABC):
         """Raise UserError for tasks of another family, or that the robot cannot have."""
         self.family.distribution.check(tasks)
         self.family.check_tasks(tasks)
+
+    @property
+    def switches(self) -> bool:
+        """Whether tasks begin within episodes, so that `task_vector` changes from step to step."""
+        return self.family.switch_at is not None
 
     def task_vector(self) -> Tensor:
         """Return (B, task_size) float32, the task of each world as a network should see it."""

@@ -91,7 +91,7 @@ def test_families(capsys):
     ]  # fmt: skip
     assert "+dynamics +crippled" in out
     assert (
-        "Each also takes +latency, +sensor-bias and +told; +dynamics and +terrain too, as far"
+        "Each also takes +latency, +sensor-bias and +told; +command, +dynamics, +history, +noise,"
         in out
     )
 
@@ -150,7 +150,8 @@ def test_families_as_json(capsys):
     assert (vel["robot"], vel["gymnasium_id"]) == ("cheetah", "metarl/HalfCheetahVel-v0")
     assert vel["splits"] == ["train", "heldout", "ood"]
     assert list(vel["variations"]) == [
-        "dynamics", "terrain", "terrain-scan", "latency", "sensor-bias", "told",
+        "dynamics", "terrain", "terrain-scan", "command", "history", "latency", "noise", "push",
+        "sensor-bias", "switch", "told",
     ]  # fmt: skip
     assert vel["variations"]["dynamics"]["params"][0]["name"] == "mass"
     assert "dynamics" not in rows["half-cheetah-dynamics"]["variations"]  # it has that already

@@ -1,17 +1,13 @@
 """Many runs of one command: each is what it would be alone, and what is finished stays so."""
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers.process import forked
 from safetensors.torch import load_file
 
 from metarl.base.errors import UserError
@@ -35,28 +31,6 @@ def read(words):
 
 def weights(run: Path) -> torch.Tensor:
     return load_file(checkpoints.newest(run) / "weights.safetensors")["params"]
-
-
-@pytest.fixture
-def commands(monkeypatch) -> list[list[str]]:
-    """The commands that a sweep starts; they run in forks of this process, which has torch."""
-    seen = []
-
-    def start(command, **more):
-        seen.append(command[:4])
-        environment = more.pop("env")
-
-        def run():
-            os.environ.clear()
-            os.environ.update(environment)
-            torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-            return main(command[3:])
-
-        return forked(run, **more)
-
-    fake = SimpleNamespace(Popen=start, STDOUT=subprocess.STDOUT, DEVNULL=subprocess.DEVNULL)
-    monkeypatch.setattr("metarl.commands.sweep.subprocess", fake)
-    return seen
 
 
 def test_a_sweep_trains_what_single_runs_would_and_compares_them(

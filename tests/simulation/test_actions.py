@@ -99,6 +99,16 @@ def test_commands_of_actions_by_hand(actuators, declared, expected) -> None:
     np.testing.assert_allclose(got, expected, atol=2e-9)
 
 
+@pytest.mark.parametrize(
+    ("home", "expected"), [({"hip": 0.5, "*_knee": -0.2}, [0.5, -0.2]), ("low", [0.0, -2.0])]
+)
+def test_targets_are_around_the_home_of_the_family(home, expected) -> None:
+    """Also where the model has a keyframe of that name; the plain loop agrees."""
+    family = robot(SERVOS, actions=position_targets(0.5), home=home, reset_noise=0.0)
+    assert controls(family, 0.0) == [expected]
+    check_plain_loop(family())
+
+
 def test_a_filter_s_step_response_is_an_exponential_of_time() -> None:
     got = controls(robot(MOTORS, actions=low_pass(2.0)), *[1.0] * 12)
     expected = [1 - math.exp(-2 * math.pi * 2.0 * 0.05 * n) for n in range(1, 13)]

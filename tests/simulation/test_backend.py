@@ -18,8 +18,9 @@ WORLDS = TASKS * EACH
 FAMILIES = (
     "half-cheetah-vel", "hopper-params", "ant-goal+crippled", "humanoid-dir", "point-goal",
     "walker2d-terrain-scan", "half-cheetah-dir+latency+sensor-bias+told",
+    "ant-goal+command+history+noise+push+switch",
 )  # fmt: skip
-"""What families use: early ends, kept fields, grounds and scans, choices, variations."""
+"""What families use: early ends, kept fields, grounds and scans, choices, variations, events."""
 
 
 @pytest.fixture(params=[Simulator, Float32Backend], ids=lambda backend: backend.__name__)

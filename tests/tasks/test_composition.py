@@ -288,7 +288,8 @@ def test_a_family_of_a_file_takes_variations(tmp_path: Path) -> None:
     [
         (lambda: find_family("half-cheetah-vel+dynamcs"),
          "'half-cheetah-vel' has no variation 'dynamcs' (did you mean 'dynamics'?); it takes "
-         "dynamics, terrain, terrain-scan, latency, sensor-bias, told"),
+         "dynamics, terrain, terrain-scan, command, history, latency, noise, push, sensor-bias, "
+         "switch, told"),
         (lambda: find_family("half-cheetah-vell+dynamics"), "did you mean 'half-cheetah-vel'"),
         (lambda: find_family("half-cheetah-vel+"), "no variation ''"),
         (lambda: find_family("point-goal+latency+latency"), "named twice (latency+latency)"),
@@ -316,13 +317,15 @@ def test_refusals_are_one_line(make, words: str) -> None:
 def test_every_family_has_its_products(name: str) -> None:
     """Each takes latency and sensor bias, and its own unless its parameters are those already.
 
-    A terrain is for robots that it fits.
+    A terrain and commands are for robots that they fit.
     """
-    for variation in variations(family_class(name)):
+    together = {"history", "noise", "push", "switch"}
+    alone = [name for name in variations(family_class(name)) if name not in together]
+    for variation in (*alone, "+".join(sorted(together))):
         try:
             worlds = TaskWorlds(f"{name}+{variation}", 2, 1)
         except UserError as error:
-            assert "already" in str(error) or variation == "terrain"  # noqa: PT017
+            assert "already" in str(error) or variation in ("terrain", "command")  # noqa: PT017
             assert variation not in ("latency", "sensor-bias")
             continue
         assert worlds.family.name == f"{name}+{variation}"
@@ -370,7 +373,10 @@ def test_a_variation_that_cannot_be_imported_is_refused_in_one_line(where: str) 
 
 
 def test_every_family_takes_the_universal_variations() -> None:
-    generic = ["dynamics", "latency", "sensor-bias", "terrain", "told"]
+    generic = [
+        "command", "dynamics", "history", "latency", "noise", "push", "sensor-bias", "switch",
+        "terrain", "told",
+    ]  # fmt: skip
     assert list(variations(Cart)) == ["payload", "drag", "rail", *generic]
 
 
@@ -383,7 +389,9 @@ FLAGS = [
 
 
 def test_a_product_trains_resumes_and_is_evaluated(tmp_path, capsys) -> None:
-    name, whole, half = "point-goal+sensor-bias+latency", tmp_path / "whole", tmp_path / "half"
+    """What happens within episodes, too, comes to the same bits in a run that was cut."""
+    name = "point-goal+sensor-bias+latency+history+noise+push+switch"
+    whole, half = tmp_path / "whole", tmp_path / "half"
     start = ["train", name, "maml-trpo", *FLAGS]
     assert cli.main([*start, "--iterations", "2", "--out", str(whole)]) == 0
     assert cli.main([*start, "--iterations", "1", "--out", str(half)]) == 0
@@ -392,7 +400,7 @@ def test_a_product_trains_resumes_and_is_evaluated(tmp_path, capsys) -> None:
     weights = "weights.safetensors"
     assert (one / weights).read_bytes() == (two / weights).read_bytes()
     assert cli.main(["evaluate", str(half), "--tasks", "2", "--episodes", "1"]) == 0
-    assert "point-goal+latency+sensor-bias" in capsys.readouterr().out
+    assert "point-goal+history+latency+noise+push+sensor-bias+switch" in capsys.readouterr().out
     assert cli.main(["adapt", str(half), "--set", "latency=0.03", "--episodes", "0"]) == 0
     assert "latency=0.03" in capsys.readouterr().out
     assert cli.main(["adapt", str(half), "--set", "latency=1", "--episodes", "0"]) == 2

@@ -20,7 +20,7 @@ from torch import Tensor
 from metarl.base.errors import UserError
 from metarl.simulation.backend import Backend
 from metarl.simulation.ground import Ground, HeightScan
-from metarl.simulation.root import Root
+from metarl.simulation.root import Root, find_base
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.params import Param
 from metarl.tasks.variations.fields import KINDS, Terrain
@@ -152,15 +152,7 @@ def terrain_of(family: TaskFamily) -> tuple[Param, ...]:
 
 def _measured(model: mujoco.MjModel, seconds: float) -> Terrain:
     """Return a terrain for the robot of a model and for episodes of so many seconds."""
-    data = mujoco.MjData(model)
-    mujoco.mj_kinematics(model, data)
-    base = Root(model).base
-    mine = (model.body_rootid[model.geom_bodyid] == model.body_rootid[base.body]).astype(bool)
-    mine &= model.geom_rbound > 0
-    turn = data.geom_xmat[mine].reshape(-1, 3, 3)
-    middle = data.geom_xpos[mine] + np.einsum("gij,gj->gi", turn, model.geom_aabb[mine, :3])
-    half = np.einsum("gij,gj->gi", np.abs(turn), model.geom_aabb[mine, 3:])
-    low, high = (middle - half).min(0), (middle + half).max(0)
+    base, (low, high) = Root(model).base, robot_box(model)
     length = round(max(_LENGTH * float((high - low)[[0, 2]].max()), 0.01), 2)
     stands = float(np.maximum(-low, high)[: 1 if base.kind == "planar" else 2].max())
     far = min(_SPEED * math.sqrt(length) * seconds + 2 * length, _FARTHEST * length)
@@ -169,3 +161,18 @@ def _measured(model: mujoco.MjModel, seconds: float) -> Terrain:
         bump_cell=length / 3, planar=base.kind == "planar",
         flat=1.1 * stands + 0.05 * length,
     )  # fmt: skip
+
+
+def robot_box(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and the highest corner, (3,) each, of a box around the compiled robot."""
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    mine = (
+        model.body_rootid[model.geom_bodyid] == model.body_rootid[find_base(model).body]
+    ).astype(bool)
+    mine &= model.geom_rbound > 0
+    turn = data.geom_xmat[mine].reshape(-1, 3, 3)
+    middle = data.geom_xpos[mine] + np.einsum("gij,gj->gi", turn, model.geom_aabb[mine, :3])
+    half = np.einsum("gij,gj->gi", np.abs(turn), model.geom_aabb[mine, 3:])
+    low, high = (middle - half).min(0), (middle + half).max(0)
+    return low, high

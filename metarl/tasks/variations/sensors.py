@@ -1,0 +1,118 @@
+"""What any robot's sensors can be: off by a constant, noisy, or remembered.
+
+Mixins, which come before the robot's class; the observation that they change is the family's, after
+the variations whose names come before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from metarl.base.errors import UserError, user_code
+from metarl.base.keys import BatchedRNG
+from metarl.simulation.backend import Backend
+from metarl.simulation.simulator import Simulator
+from metarl.tasks.events import give_memory
+from metarl.tasks.family import TaskFamily
+from metarl.tasks.params import Interval, Param
+
+
+class SensorBias(TaskFamily):
+    """Sensors that are off by a constant, which the learner is not told."""
+
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, O) what the family observes, plus the bias in units of `observation_scale`."""
+        obs = super().observe(sim, task)
+        return obs + task["sensor_bias"].reshape(obs.shape) * _scale(self, obs)
+
+
+class Noise(TaskFamily):
+    """Sensors with white noise, drawn anew at each step and by world."""
+
+    def __init__(self) -> None:
+        """Make room for the noise of one observation."""
+        super().__init__()
+        self.memory = {**self.memory, "noise": (observed_size(self, super().observe),)}
+
+    def initial_state(self, sim: Backend, ids: Tensor, rng: BatchedRNG) -> None:
+        """Begin as the family does, and draw the noise of the first observation."""
+        super().initial_state(sim, ids, rng)
+        sim.memory["noise"][ids] = rng.normal(*self.memory["noise"])
+
+    def remember(
+        self, sim: Backend, action: Tensor, task: Mapping[str, Tensor], rng: BatchedRNG
+    ) -> None:
+        """Draw the noise of the next observation."""
+        super().remember(sim, action, task, rng)
+        sim.memory["noise"] = rng.normal(*self.memory["noise"])
+
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, O) what the family observes, with noise in units of `observation_scale`."""
+        obs = super().observe(sim, task)
+        return obs + sim.memory["noise"] * task["noise"][:, None] * _scale(self, obs)
+
+
+class History(TaskFamily):
+    """A robot that observes what it has observed and done lately, too."""
+
+    def __init__(self) -> None:
+        """Make room for `history_length` rows of an observation and the action after it."""
+        super().__init__()
+        steps = self.history_length
+        if type(steps) is not int or not 1 <= steps <= 1000:
+            raise UserError(
+                f"family '{self.name}': history_length must be from 1 to 1000, not {steps!r:.40}"
+            )
+        width = observed_size(self, super().observe) + self.command_map.size
+        self.memory = {**self.memory, "history": (steps, width)}
+
+    def act(self, sim: Backend, action: Tensor, task: Mapping[str, Tensor]) -> None:
+        """Note the observation that the agent acted on, and the action: (B, A), clipped."""
+        history = sim.memory["history"]
+        now = torch.cat((super().observe(sim, task).to(sim.dtype), action), 1)
+        sim.memory["history"] = torch.cat((history[:, 1:], now[:, None]), 1)
+        super().act(sim, action, task)
+
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, O + N (O + A)): what the family observes, then the rows, the oldest first."""
+        return torch.cat((super().observe(sim, task), sim.memory["history"].flatten(1)), 1)
+
+
+NOISE = Param(
+    "noise", Interval(0.0, 0.1), ood=(Interval(0.1, 0.2),), nominal=0.0,
+    doc="standard deviation of each sensor, in units of its typical scale",
+)  # fmt: skip
+
+
+def sensor_bias(family: TaskFamily) -> tuple[Param, ...]:
+    """Return one draw for each element of the family's observation."""
+    return (
+        Param("sensor_bias", Interval(-0.1, 0.1), ood=(Interval(-0.2, -0.1), Interval(0.1, 0.2)),
+              size=observed_size(family, family.observe),
+              doc="constant error of each sensor, in units of its typical scale"),
+    )  # fmt: skip
+
+
+def observed_size(family: TaskFamily, observe: Callable[..., Tensor]) -> int:
+    """Return O, how many numbers a method observes of a family's robot."""
+    sim, distribution = Simulator(family.compile(), 1, 1), family.distribution
+    give_memory(family, sim)
+    task = distribution.tensors(distribution.nominal().values, sim.device, sim.dtype)
+    with user_code(f"family '{family.name}': observe()", family):
+        return observe(sim, task).shape[1]
+
+
+def _scale(family: TaskFamily, obs: Tensor) -> Tensor:
+    """The typical size of an observation (B, O), or of each of its numbers."""
+    scale = torch.as_tensor(family.observation_scale, dtype=obs.dtype, device=obs.device)
+    if scale.ndim and scale.shape != obs.shape[1:]:
+        raise UserError(
+            f"family '{family.name}': observation_scale has {len(scale)} numbers, and the "
+            f"observation {obs.shape[1]}"
+        )
+    if not (torch.isfinite(scale) & (scale > 0)).all():
+        raise UserError(f"family '{family.name}': observation_scale must be positive numbers")
+    return scale

@@ -1,0 +1,87 @@
+"""When things happen inside the episodes of B worlds: events, and the switch to the task.
+
+The host knows the times of all of it, so that steps in which nothing happens cost one comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from metarl.base.keys import BatchedRNG
+from metarl.tasks.distribution import Tasks
+from metarl.tasks.events import Every, never_nominal, times
+from metarl.tasks.family import TaskFamily
+
+Draws = Callable[..., BatchedRNG]
+"""Of the worlds `ids` (n,), and words for what: other draws at each step of each episode."""
+_NEVER = 2**62
+SWITCH = ""
+"""What `Schedule.due` calls the switch to the task; no event has that name."""
+
+
+class Schedule:
+    """The steps at which events are due in each world, and its switch to the task."""
+
+    def __init__(self, family: TaskFamily, num_worlds: int) -> None:
+        """Read what the family declares."""
+        self._family = family
+        self._kinds = dict(family.events)
+        if family.switch_at is not None:
+            self._kinds[SWITCH] = Every(family.switch_at)
+            self._kept = never_nominal(family)
+            self._nominal = family.distribution.nominal().values
+        self._seconds = np.zeros((len(self._kinds), num_worlds))
+        self._due = np.full((len(self._kinds), num_worlds), _NEVER)
+        """By the clock of the worlds, in steps."""
+        self.first = _NEVER
+        """The earliest of them."""
+
+    def check(self, tasks: Tasks) -> None:
+        """Raise UserError for tasks with a time that is not positive."""
+        for kind in self._kinds.values():
+            times(self._family, kind.seconds, tasks.values)
+
+    def set_tasks(self, values: np.ndarray, ids: slice | np.ndarray) -> None:
+        """Take the tasks (n, P) of the worlds `ids`, whose episodes begin next."""
+        for row, kind in zip(self._seconds, self._kinds.values(), strict=True):
+            row[ids] = times(self._family, kind.seconds, values)
+
+    def before(self, values: np.ndarray) -> np.ndarray:
+        """Return the tasks (n, P) that worlds begin with, of those that they switch to."""
+        return np.where(self._kept, values, self._nominal)
+
+    def begin(self, ids: np.ndarray, clock: int, draws: Draws) -> None:
+        """Begin an episode in the worlds `ids`, (n,): what is due waits for its first interval."""
+        for k in range(len(self._kinds)):
+            self._plan(k, ids, clock, draws)
+        self._look_ahead()
+
+    def due(self, clock: int, draws: Draws) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield what happens now, and the (n,) worlds in which it does; plan when it will again."""
+        for k, name in enumerate(self._kinds):
+            ids = np.flatnonzero(self._due[k] <= clock)
+            if not len(ids):
+                continue
+            yield name, ids
+            if name == SWITCH:
+                self._due[k, ids] = _NEVER
+            else:
+                self._plan(k, ids, clock, draws)
+        self._look_ahead()
+
+    def _plan(self, k: int, ids: np.ndarray, clock: int, draws: Draws) -> None:
+        name, jitter = list(self._kinds)[k], list(self._kinds.values())[k].jitter
+        gap = self._seconds[k, ids]
+        if jitter:
+            u = draws(ids, "interval", name).unit(1)[:, 0]
+            gap = gap * (1.0 + jitter * (2.0 * u - 1.0))
+        if name == SWITCH:  # the first step that ends at or after its time
+            steps = np.ceil(gap / self._family.dt - 1e-6)
+        else:
+            steps = np.rint(gap / self._family.dt)
+        self._due[k, ids] = clock + np.clip(steps, 1, 2**40).astype(np.int64)
+
+    def _look_ahead(self) -> None:
+        self.first = int(self._due.min()) if len(self._due) else _NEVER
