@@ -77,6 +77,10 @@ READING = {
         "algorithms/varibad", "networks/belief", "modules/trials", "modules/batched_ppo",
         "networks/recurrent", "worlds/rollout",
     ),
+    "grbal": (
+        "algorithms/grbal", "networks/task_mlp", "networks/normalise", "modules/replay",
+        "base/keys", "worlds/rollout",
+    ),
 }  # fmt: skip
 """What there is to read to follow an algorithm, in this order."""
 

@@ -9,6 +9,7 @@ if _TYPE_CHECKING:
     from metarl.algorithms.distil import Distil, DistilConfig
     from metarl.algorithms.es_maml import EsMaml, EsMamlConfig
     from metarl.algorithms.finetune import Finetune, FinetuneConfig
+    from metarl.algorithms.grbal import Grbal, GrbalConfig
     from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
     from metarl.algorithms.pearl import Pearl, PearlConfig
     from metarl.algorithms.ppo import Ppo, PpoConfig
@@ -20,9 +21,9 @@ if _TYPE_CHECKING:
 
 __all__ = [
     "Cavia", "CaviaConfig", "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune",
-    "FinetuneConfig", "MamlTrpo", "MamlTrpoConfig", "Pearl", "PearlConfig", "Ppo", "PpoConfig",
-    "ProMp", "ProMpConfig", "Reptile", "ReptileConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig",
-    "Varibad", "VaribadConfig",
+    "FinetuneConfig", "Grbal", "GrbalConfig", "MamlTrpo", "MamlTrpoConfig", "Pearl", "PearlConfig",
+    "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Reptile", "ReptileConfig", "Rl2", "Rl2Config",
+    "Rma", "RmaConfig", "Varibad", "VaribadConfig",
 ]  # fmt: skip
 
 __getattr__ = _lazy(
@@ -30,6 +31,7 @@ __getattr__ = _lazy(
     {
         "cavia": "Cavia CaviaConfig", "distil": "Distil DistilConfig",
         "es_maml": "EsMaml EsMamlConfig", "finetune": "Finetune FinetuneConfig",
+        "grbal": "Grbal GrbalConfig",
         "maml_trpo": "MamlTrpo MamlTrpoConfig", "pearl": "Pearl PearlConfig",
         "ppo": "Ppo PpoConfig", "promp": "ProMp ProMpConfig", "reptile": "Reptile ReptileConfig",
         "rl2": "Rl2 Rl2Config", "rma": "Rma RmaConfig",

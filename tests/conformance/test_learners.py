@@ -42,6 +42,7 @@ VARIANTS = [
     ("pearl", {"normalise": True, "adapt_every": 0}),
     *((name, {"privileged_critic": True}) for name in ("ppo", "rl2")),
     ("rma", {"see_reward": False, "teacher_iterations": 9}),
+    ("grbal", {"planner": "cem", "elites": 3, "plan_rounds": 2}),
     ("varibad", {"memory": "mingru", "decode_state": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
@@ -54,6 +55,10 @@ NOISE_IN_THE_WEIGHTS = ("es-maml",)
 SMALL = {
     **{name: {"hidden": (8,), "epochs": 2} for name in ("promp", "cavia")},
     "distil": {"units": 8, "hidden": 8, "bptt": 15},
+    "grbal": {
+        "past": 3, "future": 2, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2,
+        "batch_size": 8, "replay_episodes": 40, "random_iterations": 0,
+    },
     "rl2": {"units": 16, "hidden": 16, "epochs": 2},
     "rma": {"hidden": (8,), "history": 10, "teacher_iterations": 1, "epochs": 2},
     "varibad": {

@@ -18,6 +18,10 @@ SMALL = {
     "promp": {"hidden": (8,), "inner_steps": 2, "epochs": 2, "exploration_credit": 0.1},
     "cavia": {"hidden": (8,), "epochs": 2},
     "reptile": {"hidden": (8,), "inner_steps": 2},
+    "grbal": {
+        "past": 3, "future": 2, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2,
+        "batch_size": 8, "replay_episodes": 40,
+    },
     "es-maml": {"hidden": (8,)},
     "ppo": {"hidden": (8,), "batch_size": 50},
     "finetune": {"hidden": (8,), "batch_size": 50},
