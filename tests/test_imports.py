@@ -87,7 +87,8 @@ def test_sizes_stay_readable():
     folders = {path.parent for path in FILES.values()}
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
     modules = {f: [p for p in f.glob("*.py") if p.name != "__init__.py"] for f in folders}
-    assert [folder for folder, found in modules.items() if len(found) > 12] == []
+    catalogue = ROOT / "metarl" / "algorithms"  # a file a learner, none of which imports another
+    assert [f for f, found in modules.items() if len(found) > 12 and f != catalogue] == []
 
 
 def test_a_moved_module_is_found_by_its_old_name(after_torch):

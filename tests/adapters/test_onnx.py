@@ -20,9 +20,10 @@ from metarl.worlds.rollout import collect
 from metarl.worlds.vector import Step
 
 onnxruntime = pytest.importorskip("onnxruntime")
-DOCS = Path(__file__).parents[2] / "docs" / "deployment.md"
+LOOP = Path(__file__).parents[2] / "docs" / "examples" / "robot_loop.py"
 STEPS = 30
-VARIANTS = [(name, {}) for name in list_learners()] + [
+PLANNERS = ("grbal",)
+VARIANTS = [(name, {}) for name in list_learners() if name not in PLANNERS] + [
     ("ppo", {"history": 3}),
     *(("rl2", {"memory": memory}) for memory in ("lstm", "mingru")),
 ]
@@ -30,10 +31,9 @@ VARIANTS = [(name, {}) for name in list_learners()] + [
 
 def loop(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     """The control loop of the docs, on a model."""
-    code = DOCS.read_text(encoding="utf-8").split("<!-- example -->\n```python\n")[1]
     monkeypatch.chdir(path.parent)
     names: dict = {}
-    exec(code.split("```")[0], names)
+    exec(LOOP.read_text(encoding="utf-8"), names)
     return names
 
 
@@ -102,6 +102,14 @@ def test_a_state_of_several_worlds_is_cut_to_the_first() -> None:
     state = learner.begin(1, 3)
     state = state._replace(memory=(torch.arange(24.0).reshape(3, 8),))
     assert one_world(learner, state).memory[0].tolist() == [[0, 1, 2, 3, 4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_a_planner_is_refused(name, tmp_path) -> None:
+    worlds, cls = TaskWorlds("half-cheetah-vel", 1, 1), find_learner(name)
+    learner = cls(worlds.spec, cls.Config(), seed=0)
+    with pytest.raises(UserError, match="cannot be written to ONNX"):
+        write_onnx(learner, learner.begin(1, 1), worlds.family, tmp_path / "a.onnx")
 
 
 class Jumping(find_learner("ppo")):  # type: ignore[misc]
