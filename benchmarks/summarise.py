@@ -13,6 +13,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from metarl.base.text import counted
+
 RESULTS = Path(__file__).parent / "results"
 ROOT = RESULTS.parents[1]
 
@@ -142,7 +144,89 @@ def pearl_update() -> str:
     return table(rows)
 
 
+ALGORITHMS = {"maml-trpo": "MAML-TRPO", "rl2": "RL²", "pearl": "PEARL", "ppo": "PPO"}
+
+
+def growth(result: dict[str, Any] | None = None) -> str:
+    """How an iteration grows with tasks and shrinks with ranks, for the page on clusters."""
+    path = RESULTS / "growth.json"
+    if result is None and not path.is_file():
+        return fill(
+            "Not measured yet: `python benchmarks/growth.py --json benchmarks/results/growth.json` "
+            "on a quiet machine, and then `python benchmarks/summarise.py --write`, fill this in."
+        )
+    result = load("growth") if result is None else result
+    by_tasks, by_ranks = (
+        [[row for row in result[part] if row["algorithm"] == name] for name in ALGORITHMS]
+        for part in ("tasks", "ranks")
+    )
+    sizes = sorted({row["tasks"] for row in result["tasks"]})
+    head = ("one process", *(f"{size} tasks" for size in sizes))
+    tasks = [
+        (f"{ALGORITHMS[rows[0]['algorithm']]}, {rows[0]['rollouts_per_task']} × "
+         f"{result['horizon']} steps a task and round", *(
+             f"{seconds(row):.3g} s, {row['peak_memory_mib']:.0f} MiB" for row in rows))
+        for rows in by_tasks if rows
+    ]  # fmt: skip
+    described = (
+        f"`{result['command']}`, {result['date']}, {result['family']}, seed 0, median of "
+        f"{counted(result['rounds'], 'iteration')} after one that warms up; "
+        f"{counted(result['threads'], 'thread')}, "
+        f"{result['hardware']['cores']} cores, {result['hardware']['cpu']}. The memory is the most "
+        f"that the process held, {min(r['memory_at_start_mib'] for r in result['tasks']):.0f} MiB "
+        f"of it before the first iteration."
+    )
+    return "\n\n".join([fill(described), table([head, *tasks]), *_ranks(by_ranks)])
+
+
+def seconds(row: dict[str, Any]) -> float:
+    """Return the seconds of an iteration."""
+    return row["seconds_sampling"] + row["seconds_update"]
+
+
+def _ranks(by_ranks: list[list[dict[str, Any]]]) -> list[str]:
+    """Return what ranks of one machine took, and the model of more of them, as two tables."""
+    from growth import BANDWIDTHS, model
+
+    measured, modelled = [], []
+    for rows in by_ranks:
+        one = next((row for row in rows if row["ranks"] == 1), None)
+        two = next((row for row in rows if row["ranks"] == 2), None)
+        if one is None:
+            continue
+        name = ALGORITHMS[one["algorithm"]]
+        measured += [
+            (name, str(row["ranks"]), f"{seconds(row):.3g} s", f"{row['peak_memory_mib']:.0f} MiB",
+             f"{seconds(one) / seconds(row):.2f}", f"{row['messages']:.0f}",
+             f"{row['bytes'] / 1e6:.3g}") for row in rows
+        ]  # fmt: skip
+        if two is None:
+            continue
+        alone = one | {"messages": two["messages"], "bytes": two["bytes"]}
+        modelled += [
+            (
+                name,
+                speed,
+                *(f"{seconds(one) / model(alone, ranks, rate):.1f}" for ranks in FROM_TWO),
+            )
+            for speed, rate in BANDWIDTHS.items()
+        ]
+    if not measured:
+        return ["By ranks: not measured yet."]
+    head = ("ranks of one machine", "ranks", "an iteration", "memory of rank 0", "speedup",
+            "messages", "MB sent by rank 0")  # fmt: skip
+    parts = [table([head, *measured])]
+    if modelled:
+        head = ("by the model, speedup on", "network", *(f"{ranks} ranks" for ranks in FROM_TWO))
+        parts += [table([head, *modelled])]
+    return parts
+
+
+FROM_TWO = (2, 4, 8, 16, 32, 64)
+
+
 BLOCKS = {
+    "growth": ("docs/cluster.md", growth),
     "speed": ("README.md", speed),
     "rendering": ("docs/videos.md", rendering),
     "pearl-update": ("docs/algorithms/pearl.md", pearl_update),

@@ -167,3 +167,25 @@ def test_chunks_of_tasks_make_the_same_meta_update(benchmark) -> None:
     whole, chunked = (benchmark("maml_memory").measure(6, chunk, args) for chunk in (0, 2))
     assert whole["accepted"] == chunked["accepted"] == 1.0
     assert whole["prior"] == chunked["prior"]
+
+
+def test_the_model_of_many_ranks_is_that_of_its_page(benchmark, monkeypatch, tmp_path) -> None:
+    """By hand: 8 s of computing on 4 ranks, 100 messages of 50 µs in two steps each, 1 MB to 3."""
+    growth, summarise = benchmark("growth"), benchmark("summarise")
+    row = {"seconds_sampling": 6.0, "seconds_update": 2.0, "messages": 100, "bytes": 1e6}
+    assert growth.model(row, 4, 1e6) == pytest.approx(8 / 4 + 100 * 50e-6 * 2 + 3)
+    assert growth.model(row, 1, 1e6) == 8.0
+    more = {"algorithm": "rl2", "tasks": 64, "rollouts_per_task": 1, "peak_memory_mib": 300.0}
+    more |= {"memory_at_start_mib": 290.0}
+    ranks = [row | more | {"ranks": 1, "messages": 0, "bytes": 0}, row | more | {"ranks": 2}]
+    result = {"tasks": [row | more], "ranks": ranks, "command": "growth", "date": "today"}
+    result |= {"family": "point-goal", "horizon": 5, "rounds": 1, "threads": 1}
+    result |= {"hardware": {"cores": 2, "cpu": "a CPU"}}
+    page = summarise.growth(result)
+    assert "| RL², 1 × 5 steps a task and round | 8 s, 300 MiB |" in page
+    ratio = 8 / growth.model(row, 64, 125e6)
+    assert page.splitlines()[-2].startswith("| RL² | 1 Gbit/s | 2.0 |")
+    assert page.splitlines()[-2].endswith(f"| {ratio:.1f} |")
+    assert summarise.growth(result | {"ranks": []}).endswith("By ranks: not measured yet.")
+    monkeypatch.setattr(summarise, "RESULTS", tmp_path)
+    assert summarise.growth().startswith("Not measured yet")

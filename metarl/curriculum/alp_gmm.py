@@ -92,6 +92,6 @@ def _mixture() -> type:
         from sklearn.mixture import GaussianMixture
     except ImportError:
         raise UserError(
-            "--curriculum alp-gmm needs scikit-learn: pip install 'metarl[curriculum]'"
+            "--curriculum alp-gmm needs scikit-learn: pip install 'metarl-toolkit[curriculum]'"
         ) from None
     return GaussianMixture

@@ -226,7 +226,7 @@ def test_a_file_that_is_no_study_is_one_line(tmp_path, capsys) -> None:
 def test_a_missing_extra_is_named(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert main(search(tmp_path, 1)) == 2
-    assert "pip install 'metarl[tune]'" in capsys.readouterr().err
+    assert "pip install 'metarl-toolkit[tune]'" in capsys.readouterr().err
 
 
 def test_words_of_a_range_stay_in_it() -> None:

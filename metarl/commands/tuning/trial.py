@@ -43,7 +43,7 @@ def need_optuna() -> ModuleType:
     try:
         import optuna
     except ImportError:
-        raise UserError("metarl tune needs Optuna: pip install 'metarl[tune]'") from None
+        raise UserError("metarl tune needs Optuna: pip install 'metarl-toolkit[tune]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     return optuna
