@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from metarl.base.errors import UserError, did_you_mean
 from metarl.worlds import MAX_EPISODES, MAX_WORLDS
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from metarl.learning.checkpoint import Checkpoint
     from metarl.learning.evaluation import Report
 
-CURRICULA = ("uniform", "success", "alp-gmm", "level-replay", "cross-entropy")
+Curriculum = Literal["uniform", "success", "alp-gmm", "level-replay", "cross-entropy"]
+CURRICULA: tuple[str, ...] = get_args(Curriculum)
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,7 @@ class TrainConfig:
     task_shards: int | None = None
     """Parts that the tasks of an iteration are cut into, for torchrun: each rank owns whole ones,
     and the result depends on their number, not on that of the ranks; default: one a rank."""
-    curriculum: Literal["uniform", "success", "alp-gmm", "level-replay", "cross-entropy"] = (
-        "uniform"
-    )
+    curriculum: Curriculum = "uniform"
     """Which training tasks are drawn; held-out tasks are always those of the family."""
     curriculum_param: str = "difficulty"
     """With --curriculum success: the parameter that becomes harder."""
