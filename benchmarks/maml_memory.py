@@ -36,7 +36,7 @@ def measure(tasks: int, chunk: int, args: argparse.Namespace) -> dict:
 
     from metarl import Key, Spec
     from metarl.algorithms import MamlTrpo, MamlTrpoConfig
-    from metarl.modules.inner_loop import Batch, Phases
+    from metarl.modules.gradients.inner_loop import Batch, Phases
 
     config = MamlTrpoConfig(task_chunk=chunk or None, inner_steps=args.inner_steps)
     agent = MamlTrpo(Spec(17, 6, 200), config)

@@ -36,7 +36,7 @@ from metarl.algorithms.ppo import Ppo, PpoConfig
 from metarl.base.keys import Key
 from metarl.base.threads import set_threads
 from metarl.cli import guarded
-from metarl.learning.statistics import interval_over_seeds
+from metarl.evaluation.statistics import interval_over_seeds
 from metarl.runs.progress import bar, say
 
 NAMES = ("metarl", "sb3")

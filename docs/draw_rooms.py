@@ -39,27 +39,27 @@ READING = {
         "networks/task_mlp", "worlds/rollout",
     ),
     "maml-trpo": (
-        "algorithms/maml_trpo", "modules/inner_loop", "modules/returns", "modules/trust_region",
-        "networks/task_mlp", "worlds/rollout",
+        "algorithms/maml_trpo", "modules/gradients/inner_loop", "modules/returns",
+        "modules/gradients/trust_region", "networks/task_mlp", "worlds/rollout",
     ),
     "promp": (
-        "algorithms/promp", "modules/inner_loop", "modules/trust_region", "modules/returns",
-        "networks/task_mlp", "worlds/rollout",
+        "algorithms/promp", "modules/gradients/inner_loop", "modules/gradients/trust_region",
+        "modules/returns", "networks/task_mlp", "worlds/rollout",
     ),
     "cavia": (
-        "algorithms/cavia", "modules/inner_loop", "modules/trust_region", "modules/returns",
-        "networks/task_mlp", "worlds/rollout",
+        "algorithms/cavia", "modules/gradients/inner_loop", "modules/gradients/trust_region",
+        "modules/returns", "networks/task_mlp", "worlds/rollout",
     ),
     "reptile": (
-        "algorithms/reptile", "modules/inner_loop", "modules/returns", "networks/task_mlp",
-        "worlds/rollout",
+        "algorithms/reptile", "modules/gradients/inner_loop", "modules/returns",
+        "networks/task_mlp", "worlds/rollout",
     ),
     "es-maml": (
         "algorithms/es_maml", "networks/normalise", "networks/task_mlp", "worlds/rollout",
     ),
     "rl2": (
         "algorithms/rl2", "modules/ppo", "modules/trials", "networks/actor_critic",
-        "networks/recurrent", "worlds/rollout",
+        "networks/memories/recurrent", "worlds/rollout",
     ),
     "pearl": (
         "algorithms/pearl", "modules/context", "modules/sac", "modules/replay",
@@ -70,12 +70,12 @@ READING = {
         "worlds/policy", "worlds/privileged",
     ),
     "distil": (
-        "algorithms/distil", "modules/ppo", "networks/recurrent", "worlds/policy",
+        "algorithms/distil", "modules/ppo", "networks/memories/recurrent", "worlds/policy",
         "worlds/rollout",
     ),
     "varibad": (
         "algorithms/varibad", "networks/belief", "modules/trials", "modules/batched_ppo",
-        "networks/recurrent", "worlds/rollout",
+        "networks/memories/recurrent", "worlds/rollout",
     ),
     "grbal": (
         "algorithms/grbal", "networks/task_mlp", "networks/normalise", "modules/replay",

@@ -13,7 +13,7 @@ from pathlib import Path
 from metarl.base.errors import UserError
 from metarl.cli import guarded
 from metarl.commands.render import render
-from metarl.learning.evaluation import Report, evaluate
+from metarl.evaluation.protocol import Report, evaluate
 from metarl.report.charts import plot_adaptation
 from metarl.report.text import first_column
 from metarl.run import load_run, train_or_resume, worlds_for, worlds_per_task

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from metarl.cli import guarded
-from metarl.learning.statistics import gain_interval, iqm
+from metarl.evaluation.statistics import gain_interval, iqm
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "protocol.md"
 BEGIN, END = "<!-- coverage -->\n", "<!-- /coverage -->"

@@ -20,8 +20,8 @@ from run_queue import LINES, MILLIONS, RESULTS, ROOT
 
 from metarl.base.keys import Key
 from metarl.cli import guarded
-from metarl.learning.score import Score, adaptation_score, score_draws, task_scores
-from metarl.learning.statistics import iqm_over_families, widest
+from metarl.evaluation.score import Score, adaptation_score, score_draws, task_scores
+from metarl.evaluation.statistics import iqm_over_families, widest
 
 PAGE, README = ROOT / "docs" / "ladder.md", ROOT / "README.md"
 BEGIN, END = "<!-- ladder -->", "<!-- /ladder -->"

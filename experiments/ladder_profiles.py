@@ -14,8 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from metarl.base.keys import Key
-from metarl.learning.score import task_scores
-from metarl.learning.statistics import performance_profile, profile_band
+from metarl.evaluation.score import task_scores
+from metarl.evaluation.statistics import performance_profile, profile_band
 from metarl.report.charts import PALETTE, RUN_COLOURS
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "ladder-profiles.svg"

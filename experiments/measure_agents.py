@@ -14,8 +14,8 @@ from typing import Any
 
 from metarl.base.files import read_json, write_json
 from metarl.cli import guarded
-from metarl.commands.experiment import write_result
-from metarl.learning.evaluation import Report, evaluate
+from metarl.commands.training.experiment import write_result
+from metarl.evaluation.protocol import Report, evaluate
 from metarl.report.charts import plot_results
 from metarl.report.run_summary import RESULT
 from metarl.run import load_run, worlds_for

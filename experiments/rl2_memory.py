@@ -19,7 +19,7 @@ from metarl.base.errors import UserError
 from metarl.base.files import write_json
 from metarl.base.keys import Key
 from metarl.cli import guarded
-from metarl.learning.evaluation import stand_still
+from metarl.evaluation.protocol import stand_still
 from metarl.run import load_run, worlds_for
 from metarl.tasks.distribution import TaskDistribution
 from metarl.worlds.rollout import collect

@@ -34,7 +34,7 @@ from metarl.base.files import write_json
 from metarl.base.threads import set_threads
 from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
-from metarl.commands.experiment import Measure, measure
+from metarl.commands.training.experiment import Measure, measure
 from metarl.run import load_run, train_or_resume
 from metarl.runs.config import TrainConfig
 from metarl.runs.presets import presets_of

@@ -20,7 +20,7 @@ from run_queue import RESULTS as LADDER
 
 from metarl.base.text import ALL_DIVERGED, counted, si
 from metarl.cli import guarded
-from metarl.learning.evaluation import Report
+from metarl.evaluation.protocol import Report
 from metarl.report.charts import plot_comparison, plot_results
 from metarl.report.model_card import model_card
 from metarl.report.text import first_column, number

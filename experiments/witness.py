@@ -39,7 +39,7 @@ from metarl.base.files import write_json
 from metarl.base.threads import set_threads
 from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
-from metarl.learning.evaluation import Report
+from metarl.evaluation.protocol import Report
 from metarl.runs.progress import say
 from metarl.worlds.vector import Step
 

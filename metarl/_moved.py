@@ -15,10 +15,10 @@ _ROOMS = {
     "simulation": "controls edits model_faults simulator",
     "tasks": "composition family params registry sampler",
     "worlds": "policy rollout vector",
-    "learning": "checkpoint divergence evaluation learner report_fields statistics",
+    "learning": "checkpoint learner",
+    "evaluation": "divergence report_fields statistics",
     "runs": "progress run_folder",
     "check": "notes plain_physics",
-    "commands": "experiment",
 }
 _MOVED = {
     "reading": "base.untrusted", "world_factory": "worlds.factory",
@@ -28,10 +28,20 @@ _MOVED = {
     "scene": "video.scene", "report.plots": "report.charts",
     "adapters.gymnasium_family": "tasks.gymnasium_family",
     "modules.actor_critic": "networks.actor_critic", "modules.context": "networks.context",
-    "modules.memory": "networks.memory", "modules.mlp": "networks.relu_mlp",
+    "modules.memory": "networks.memories.choice", "modules.mlp": "networks.relu_mlp",
     "modules.networks": "networks.task_mlp", "modules.normalise": "networks.normalise",
+    "networks.memory": "networks.memories.choice", "learning.evaluation": "evaluation.protocol",
+    "experiment": "commands.training.experiment",
 }  # fmt: skip
 _MOVED |= {name: f"{room}.{name}" for room, names in _ROOMS.items() for name in names.split()}
+_INTO = {
+    "learning": ("evaluation", "divergence probe report_fields score statistics"),
+    "networks": ("networks.memories", "attention backbone recurrent scan"),
+    "modules": ("modules.gradients", "inner_loop trust_region"),
+    "commands": ("commands.training", "experiment sweep train"),
+}
+for _old, (_new, _names) in _INTO.items():
+    _MOVED |= {f"{_old}.{name}": f"{_new}.{name}" for name in _names.split()}
 """Old name -> new name, both below `metarl`."""
 
 

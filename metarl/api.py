@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from metarl.base.errors import UserError, refuse_unknown
 from metarl.base.threads import using
+from metarl.evaluation import protocol
 from metarl.learning import checkpoint as checkpoints
-from metarl.learning import evaluation
 from metarl.learning.agents import find_run
 from metarl.run import load_run, resolve_device, start_run, worlds_for, worlds_per_task
 from metarl.runs.presets import plain, say_tuned, start_from, with_settings
@@ -20,7 +20,7 @@ from metarl.worlds.vector import VecWorlds
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from metarl.learning.evaluation import Report
+    from metarl.evaluation.protocol import Report
     from metarl.learning.learner import Learner
     from metarl.tasks.distribution import Tasks
     from metarl.worlds.policy import Policy
@@ -44,7 +44,7 @@ class Run:
         found = sorted((self.path / "evaluation").glob("heldout_step_*.json"))
         if not found:
             raise UserError(f"'{self.path}' has no evaluation yet")
-        return evaluation.Report.load(found[-1])
+        return protocol.Report.load(found[-1])
 
 
 def train(
@@ -115,7 +115,7 @@ def evaluate(
             chosen = family.distribution.split(split, tasks) if isinstance(tasks, int) else tasks
             each = worlds_per_task(checkpoint, rollouts_per_task, len(chosen))
             worlds = worlds_for(family, learner, len(chosen) * each, threads)
-            return evaluation.evaluate(
+            return protocol.evaluate(
                 learner, worlds, chosen, episodes=episodes, seed=seed, split=split,
                 progress=progress,
             )  # fmt: skip
@@ -123,7 +123,7 @@ def evaluate(
         raise UserError(f"evaluate needs worlds to let a policy act in, not {worlds!r:.80}")
     distribution = worlds.family.distribution
     chosen = distribution.split(split, tasks) if isinstance(tasks, int) else tasks
-    return evaluation.evaluate(
+    return protocol.evaluate(
         as_policy(policy), worlds, chosen, episodes=episodes, seed=seed, split=split,
         progress=progress,
     )  # fmt: skip

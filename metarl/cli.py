@@ -26,8 +26,14 @@ from metarl.base.plugins import plugin_error
 COMMANDS = {
     "families": ("commands.families", "list the task families, or show one in full"),
     "algorithms": ("commands.evaluate", "list the algorithms and their settings"),
-    "presets": ("commands.experiment", "list the tuned settings, and what was measured with them"),
-    "train": ("commands.train", "meta-train an algorithm on a family, or go on with a run"),
+    "presets": (
+        "commands.training.experiment",
+        "list the tuned settings, and what was measured with them",
+    ),
+    "train": (
+        "commands.training.train",
+        "meta-train an algorithm on a family, or go on with a run",
+    ),
     "tune": ("commands.tuning.tune", "search good settings of a family and an algorithm"),
     "evaluate": ("commands.evaluate", "draw a run's adaptation curve on tasks it has not seen"),
     "probe": ("commands.probe", "show whether a run adapts, and to what"),

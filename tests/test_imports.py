@@ -53,8 +53,8 @@ def test_no_module_imports_itself_on_the_way():
 
 ROOMS = (
     "base", "simulation", "tasks", "curriculum", "worlds", "networks", "modules", "learning",
-    "algorithms", "runs", "report", "video", "adapters", "check", "callbacks", "run", "api", "cli",
-    "commands",
+    "evaluation", "algorithms", "runs", "report", "video", "adapters", "check", "callbacks", "run",
+    "api", "cli", "commands",
 )  # fmt: skip
 """Each imports only what stands before it: folders of metarl, and the modules beside them."""
 
@@ -95,22 +95,23 @@ def test_a_moved_module_is_found_by_its_old_name(after_torch):
     """It is the same module; the warning says the new name."""
     code = (
         "import warnings; warnings.simplefilter('error')\n"
-        "import metarl.learning.evaluation as new\n"
-        "try: import metarl.evaluation\n"
+        "import metarl.runs.runner as new\n"
+        "try: import metarl.training\n"
         "except DeprecationWarning as w: print(w)\n"
-        "warnings.simplefilter('ignore'); import metarl.evaluation as old; print(old is new)\n"
+        "warnings.simplefilter('ignore'); import metarl.training as old; print(old is new)\n"
+        "from metarl.evaluation import Report, evaluate\n"
         "import metarl._moved as m, importlib\n"
         "for name in m._MOVED: importlib.import_module('metarl.' + name)"
     )
     assert after_torch(code).splitlines() == [
-        "metarl.evaluation is metarl.learning.evaluation now", "True",
+        "metarl.training is metarl.runs.runner now", "True",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("metarl.learning.evaluation", ("rich", "stable_baselines3")),
+        ("metarl.evaluation.protocol", ("rich", "stable_baselines3")),
         ("metarl.cli", ("optuna", "sqlalchemy", "metarl.commands")),
         ("metarl.runs.runner", ("metarl.report", "metarl.video", "matplotlib")),
     ],

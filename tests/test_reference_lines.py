@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from metarl import TaskDistribution, TaskWorlds
-from metarl.learning.evaluation import stand_still
+from metarl.evaluation.protocol import stand_still
 
 PATH = Path(__file__).parents[1] / "experiments" / "reference_lines.py"
 SPEC = importlib.util.spec_from_file_location("reference_lines", PATH)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from metarl.base.keys import Key
-from metarl.learning.evaluation import Report
-from metarl.learning.statistics import iqm_interval
+from metarl.evaluation.protocol import Report
+from metarl.evaluation.statistics import iqm_interval
 from metarl.report.charts import plot_comparison
 from metarl.runs.presets import MEASURED
 

@@ -11,7 +11,7 @@ import stable_baselines3
 import torch
 
 from metarl import UserError
-from metarl.learning.evaluation import Report
+from metarl.evaluation.protocol import Report
 
 ROOT = Path(__file__).resolve().parents[1]
 

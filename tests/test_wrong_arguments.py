@@ -16,7 +16,7 @@ from metarl import Choices, Interval, Key, Param, Tasks, TrainConfig, UserError
 from metarl.adapters import GymEnv
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.algorithms.rl2 import Rl2, Rl2Config
-from metarl.learning import evaluation
+from metarl.evaluation import protocol
 
 
 @functools.cache
@@ -59,7 +59,7 @@ CALLS: list[tuple[Callable[[], object], str]] = [
         "rl2 acts from a state: give what begin(",
     ),
     (
-        lambda: evaluation.evaluate(maml(), ENV(), None, episodes=0, seed=0),  # type: ignore[arg-type]
+        lambda: protocol.evaluate(maml(), ENV(), None, episodes=0, seed=0),  # type: ignore[arg-type]
         "worlds must be such as",
     ),
     (lambda: metarl.evaluate(maml(), worlds(), 2, seed=None), "a seed must be a whole number"),  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: train(callbacks=3), "callbacks must be of type Sequence"),
     (lambda: train(callbacks="ab"), "a callback must be a Callback or a function, not 'a'"),
     (lambda: metarl.load_adapted(None), "give the path of a file or folder, not None"),  # type: ignore[arg-type]
-    (lambda: evaluation.Report.load([]), "give the path of a file or folder, not []"),  # type: ignore[arg-type]
+    (lambda: protocol.Report.load([]), "give the path of a file or folder, not []"),  # type: ignore[arg-type]
     (lambda: save(folder=3), "give the path of a file or folder, not 3"),
     (lambda: save(folder="a\0b"), "give the path of a file or folder"),
     (lambda: save(learner={}), "learner must be of type Learner"),

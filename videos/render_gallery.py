@@ -27,8 +27,8 @@ from metarl import TaskDistribution, Tasks
 from metarl.base.errors import UserError
 from metarl.base.files import read_json
 from metarl.cli import guarded
+from metarl.evaluation.protocol import Report
 from metarl.learning import checkpoint as checkpoints
-from metarl.learning.evaluation import Report
 from metarl.report.run_summary import RESULT
 from metarl.run import load_run, worlds_per_task
 from metarl.tasks.registry import find_family

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from metarl import Key, Learner, Spec, Step, Tasks, TaskWorlds
 from metarl.learning.learner import load_tensors
-from metarl.modules.inner_loop import Batch, InnerLoop, Phases, State
+from metarl.modules.gradients.inner_loop import Batch, InnerLoop, Phases, State
+from metarl.modules.gradients.proximal import ProximalSettings, proximal_update
 from metarl.modules.optim import FlatAdam
-from metarl.modules.trust_region import ProximalSettings, proximal_update
 from metarl.networks.task_mlp import Gaussian
 from metarl.worlds.rollout import Rollout
 
@@ -59,11 +59,11 @@ class Anil(Learner):
         return self.inner.collect(worlds, self, state, tasks, key, self.config.inner_steps)
 
     def update(self, shards: Sequence[Phases], key: Key) -> dict[str, float]:
-        data, weight = Phases.joined(shards), self.config.kl_weight
-        metrics = proximal_update(
-            self.learned, weight, data, self._policies, self.config, self.sum_tasks
+        config, data = self.config, Phases.joined(shards)
+        metrics, _ = proximal_update(
+            self.learned, config.kl_weight, data, self._policies, config, self.sum_tasks
         )
-        return data.metrics(self.sum_tasks) | metrics
+        return metrics
 
     def _policies(
         self, theta: Tensor, batches: Sequence[Batch], old: Sequence[Gaussian]

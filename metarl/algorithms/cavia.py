@@ -21,10 +21,10 @@ from torch import Tensor
 
 from metarl.base.keys import Key
 from metarl.learning.learner import Learner, load_tensors
-from metarl.modules.inner_loop import Batch, InnerLoop, Phases, State
+from metarl.modules.gradients.inner_loop import Batch, InnerLoop, Phases, State
+from metarl.modules.gradients.proximal import ProximalSettings, proximal_update
 from metarl.modules.optim import FlatAdam
 from metarl.modules.settings import Count, Positive
-from metarl.modules.trust_region import ProximalSettings, adapted_kl_weight, proximal_update
 from metarl.networks.task_mlp import Gaussian, GaussianMLP
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.rollout import Rollout
@@ -107,13 +107,11 @@ class Cavia(Learner):
 
     def update(self, shards: Sequence[Phases], key: Key) -> dict[str, float]:
         """Make steps of Adam on the weights, and adapt η."""
-        data, kl_weight = Phases.joined(shards), float(self.kl_weight)
-        metrics = proximal_update(
-            self.learned, kl_weight, data, self._policies, self.config, self.sum_tasks
-        )
-        after = adapted_kl_weight(kl_weight, metrics["inner_kl"], self.config.desired_kl)
-        self.kl_weight = torch.tensor(after, dtype=torch.float64)
-        return data.metrics(self.sum_tasks) | metrics | {"kl_weight": kl_weight}
+        metrics, self.kl_weight = proximal_update(
+            self.learned, self.kl_weight, Phases.joined(shards), self._policies, self.config,
+            self.sum_tasks,
+        )  # fmt: skip
+        return metrics
 
     def _policies(
         self, weights: Tensor, batches: Sequence[Batch], old: Sequence[Gaussian]

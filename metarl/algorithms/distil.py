@@ -30,7 +30,7 @@ from metarl.modules import ppo
 from metarl.modules.optim import ClippedAdam
 from metarl.modules.settings import Count, NonNegative, Positive, Settings
 from metarl.networks.categorical import Categorical
-from metarl.networks.memory import GRU, MemoryState
+from metarl.networks.memories.choice import GRU, MemoryState
 from metarl.networks.normalise import RunningMoments
 from metarl.networks.task_mlp import Gaussian
 from metarl.tasks.composition import observed

@@ -27,7 +27,7 @@ from torch.autograd import grad
 
 from metarl.base.keys import Key
 from metarl.learning.learner import Learner, load_tensors
-from metarl.modules.inner_loop import (
+from metarl.modules.gradients.inner_loop import (
     Batch,
     Chunk,
     InnerLoop,
@@ -35,8 +35,8 @@ from metarl.modules.inner_loop import (
     Phases,
     State,
 )
+from metarl.modules.gradients.trust_region import TrustRegionStep, trust_region_step
 from metarl.modules.settings import Count, Fraction, NonNegative, Positive
-from metarl.modules.trust_region import TrustRegionStep, trust_region_step
 from metarl.networks.task_mlp import Gaussian
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.rollout import Rollout

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metarl.base.keys import Key
 from metarl.learning.learner import Learner, load_tensors
-from metarl.modules.inner_loop import InnerLoop, InnerSettings, Phases, State
+from metarl.modules.gradients.inner_loop import InnerLoop, InnerSettings, Phases, State
 from metarl.modules.settings import Count, Fraction
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.rollout import Rollout

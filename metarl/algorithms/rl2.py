@@ -39,7 +39,7 @@ from metarl.modules.trials import (
 )
 from metarl.networks.actor_critic import MemoryActorCritic
 from metarl.networks.categorical import Categorical, DiscreteActorCritic
-from metarl.networks.memory import MemoryState, make_memory
+from metarl.networks.memories.choice import MemoryState, make_memory
 from metarl.networks.normalise import RunningMoments
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.rollout import Rollout, mean_of_finished

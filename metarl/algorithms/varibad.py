@@ -36,7 +36,7 @@ from metarl.modules.replay import TaskReplay
 from metarl.modules.settings import Count, Layers, NonNegative, Positive
 from metarl.modules.trials import ending, step_after, trial_episodes, with_ending
 from metarl.networks.belief import BeliefEncoder, Chosen, Trials, TrialVae
-from metarl.networks.memory import MemoryState, make_memory
+from metarl.networks.memories.choice import MemoryState, make_memory
 from metarl.networks.normalise import RunningMoments
 from metarl.networks.task_mlp import Gaussian
 from metarl.tasks.distribution import Tasks

@@ -1,5 +1,5 @@
 """The subcommands of `metarl`, one a file: words in, an exit code out.
 
-arguments, flags: parsing and its errors.  experiment: a script of tuned settings as a command.
-tuning: `metarl tune`, which needs an extra.
+arguments, flags: parsing and its errors.  training: `metarl train`.  tuning: `metarl tune`, which
+needs an extra.
 """

@@ -13,7 +13,7 @@ from metarl.runs.progress import bar
 
 if TYPE_CHECKING:
     from metarl.commands.evaluate import Evaluate
-    from metarl.learning.evaluation import Report
+    from metarl.evaluation.protocol import Report
 
 
 def evaluate_others(args: Evaluate, report: Report) -> list[Report]:
@@ -22,7 +22,7 @@ def evaluate_others(args: Evaluate, report: Report) -> list[Report]:
     Raises:
         UserError: a run's tasks are not those of the report.
     """
-    from metarl.learning.evaluation import evaluate
+    from metarl.evaluation.protocol import evaluate
     from metarl.run import load_run, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
 
@@ -47,7 +47,7 @@ def evaluate_others(args: Evaluate, report: Report) -> list[Report]:
 
 def comparison(report: Report, others: Sequence[Report]) -> tuple[list[str], dict[str, Any]]:
     """Return the lines that compare a report with others, and the scores as JSON."""
-    from metarl.learning.score import adaptation_score, is_blind, is_oracle
+    from metarl.evaluation.score import adaptation_score, is_blind, is_oracle
 
     lines, every = ["mean return of each round, on the same tasks:"], (report, *others)
     width = max(len(one.family) for one in every)

@@ -153,7 +153,7 @@ def check(argv: Sequence[str]) -> int:
 def evaluate(argv: Sequence[str]) -> int:
     """Evaluate a run."""
     args = parse(Evaluate, argv, prog="metarl evaluate")
-    from metarl.learning.evaluation import evaluate as evaluate_learner
+    from metarl.evaluation.protocol import evaluate as evaluate_learner
     from metarl.run import load_run, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
 

@@ -18,7 +18,7 @@ from metarl.runs.config import MAX_WORLDS
 from metarl.runs.progress import bar, say
 
 if TYPE_CHECKING:
-    from metarl.learning.probe import Probe
+    from metarl.evaluation.probe import Probe
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def probe(argv: Sequence[str]) -> int:
     """Probe a run."""
     args = parse(ProbeRun, argv, prog="metarl probe")
     from metarl.base.files import file_errors, finite, write_json
-    from metarl.learning.probe import probe as probe_policy
+    from metarl.evaluation.probe import probe as probe_policy
     from metarl.report.run_summary import probe_path, read_run
     from metarl.run import load_run, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
@@ -93,7 +93,7 @@ def lines(found: Probe) -> list[str]:
     """Return what was found in words."""
     import numpy as np
 
-    from metarl.learning.probe import INTERVENTIONS
+    from metarl.evaluation.probe import INTERVENTIONS
 
     table = [f"{'':<15}{'mean return':>12}{'change (IQM)':>14}   95 % interval"]
     for name, effect in found.effects.items():

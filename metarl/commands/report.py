@@ -17,7 +17,7 @@ from metarl.commands.arguments import Said, check_counts, parse
 from metarl.runs.progress import bar, say
 
 if TYPE_CHECKING:
-    from metarl.learning import evaluation
+    from metarl.evaluation import protocol
     from metarl.learning.checkpoint import Checkpoint
     from metarl.report.run_summary import RunSummary
 
@@ -39,7 +39,7 @@ class Protocol:
     threads: int | None = None
     """CPU threads; the default is every core."""
 
-    def fits(self, report: evaluation.Report) -> bool:
+    def fits(self, report: protocol.Report) -> bool:
         """Whether a report was made this way."""
         asked = (self.tasks, self.episodes + 1, self.seed)
         same = asked == (len(report.tasks), len(report.experience), report.seed)
@@ -112,7 +112,7 @@ def add_reports(
         CodeError: the run names code that nobody said may be run.
     """
     from metarl.base.trust import CodeError
-    from metarl.learning.evaluation import evaluate
+    from metarl.evaluation.protocol import evaluate
     from metarl.run import load_run, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
 

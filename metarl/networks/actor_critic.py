@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metarl.networks.backbone import Memory, MemoryState
+from metarl.networks.memories.backbone import Memory, MemoryState
 from metarl.networks.task_mlp import Gaussian
 
 

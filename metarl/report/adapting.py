@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from metarl.base.text import counted
-from metarl.learning.evaluation import Report
-from metarl.learning.probe import INTERVENTIONS, WINDOW
-from metarl.learning.score import adaptation_score, is_blind, is_oracle
+from metarl.evaluation.probe import INTERVENTIONS, WINDOW
+from metarl.evaluation.protocol import Report
+from metarl.evaluation.score import adaptation_score, is_blind, is_oracle
 from metarl.report.charts import PALETTE, RUN_COLOURS
 from metarl.report.run_summary import RunSummary
 from metarl.report.tasks import TITLES, common_rows

@@ -15,7 +15,7 @@ from metarl.report.run_summary import read_run
 from metarl.runs.callback import Callback
 
 if TYPE_CHECKING:
-    from metarl.learning.evaluation import Report
+    from metarl.evaluation.protocol import Report
     from metarl.runs.callback import Run
 
 

@@ -23,7 +23,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 
 from metarl.base.errors import UserError
 from metarl.base.text import counted
-from metarl.learning.evaluation import Report
+from metarl.evaluation.protocol import Report
 from metarl.report.text import first_label
 
 PALETTE = {

@@ -13,7 +13,7 @@ import numpy as np
 from metarl.base.errors import quoted
 from metarl.base.plugins import first_line
 from metarl.base.text import counted, si
-from metarl.learning.evaluation import Report
+from metarl.evaluation.protocol import Report
 from metarl.learning.registry import find_learner
 from metarl.report.page import TEMPLATES
 from metarl.report.tasks import (

@@ -19,8 +19,8 @@ import jinja2
 from metarl.base.errors import UserError
 from metarl.base.files import file_errors, write_bytes
 from metarl.base.text import counted, si
-from metarl.learning.evaluation import Report
-from metarl.learning.probe import WINDOW
+from metarl.evaluation.probe import WINDOW
+from metarl.evaluation.protocol import Report
 from metarl.report.adapting import draw_first_episode, probe_tables, score_tables
 from metarl.report.charts import (
     RUN_COLOURS,

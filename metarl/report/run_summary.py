@@ -17,9 +17,9 @@ from metarl.base.errors import UserError
 from metarl.base.files import read_json
 from metarl.base.versions import versions
 from metarl.curriculum import PREFIX as CURRICULUM
+from metarl.evaluation.protocol import Report
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.agents import find_run
-from metarl.learning.evaluation import Report
 from metarl.runs.config import Position, TrainConfig, goal
 from metarl.worlds.reward_terms import PREFIX
 

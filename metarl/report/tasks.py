@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from metarl.learning.evaluation import Report
-from metarl.learning.statistics import gain_interval, mean_of_tasks
+from metarl.evaluation.protocol import Report
+from metarl.evaluation.statistics import gain_interval, mean_of_tasks
 from metarl.report.charts import (
     PALETTE,
     RUN_COLOURS,

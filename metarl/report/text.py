@@ -11,7 +11,7 @@ from metarl.base.text import ALL_DIVERGED
 from metarl.tasks.params import Param
 
 if TYPE_CHECKING:
-    from metarl.learning.evaluation import Report
+    from metarl.evaluation.protocol import Report
 
 
 def number(value: float, signed: bool = False) -> str:

@@ -15,7 +15,7 @@ from metarl.base.errors import UserError, check_kinds
 if TYPE_CHECKING:
     from stable_baselines3.common.logger import Logger
 
-    from metarl.learning.evaluation import Report
+    from metarl.evaluation.protocol import Report
     from metarl.learning.learner import Learner
     from metarl.runs.config import Position, TrainConfig
     from metarl.runs.run_folder import RunFolder

@@ -13,8 +13,8 @@ from metarl.base.errors import UserError, did_you_mean
 from metarl.worlds import MAX_EPISODES, MAX_WORLDS
 
 if TYPE_CHECKING:
+    from metarl.evaluation.protocol import Report
     from metarl.learning.checkpoint import Checkpoint
-    from metarl.learning.evaluation import Report
 
 Curriculum = Literal["uniform", "success", "alp-gmm", "level-replay", "cross-entropy"]
 CURRICULA: tuple[str, ...] = get_args(Curriculum)

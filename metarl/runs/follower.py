@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from metarl.learning.evaluation import Report
+from metarl.evaluation.protocol import Report
 from metarl.runs.run_folder import RunFolder
 from metarl.runs.runner import Runner
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from metarl.callbacks import Run
-    from metarl.learning.evaluation import Report
+    from metarl.evaluation.protocol import Report
     from metarl.runs.config import Position
 
 SECONDS_BETWEEN_LINES = 5.0

@@ -26,8 +26,8 @@ from metarl.base.threads import physics_threads, using
 from metarl.base.trust import remember
 from metarl.base.versions import versions
 from metarl.curriculum import make_sampler
+from metarl.evaluation.divergence import DivergenceWatch, nonfinite_metrics, refuse_nonfinite
 from metarl.learning import checkpoint as checkpoints
-from metarl.learning.divergence import DivergenceWatch, nonfinite_metrics, refuse_nonfinite
 from metarl.learning.learner import Learner
 from metarl.runs.callback import Callback, check_callbacks
 from metarl.runs.config import Position, TrainConfig, default_out, goal
@@ -45,7 +45,7 @@ __all__ = ["Callback", "IterationFunction", "Runner", "TrainConfig", "meta_train
 if TYPE_CHECKING:
     from stable_baselines3.common.logger import Logger
 
-    from metarl.learning.evaluation import Report
+    from metarl.evaluation.protocol import Report
     from metarl.tasks.distribution import Tasks
     from metarl.tasks.sampler import TaskSampler
 

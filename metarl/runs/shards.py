@@ -9,11 +9,11 @@ import torch
 
 from metarl.base.errors import UserError
 from metarl.base.versions import versions
-from metarl.learning.evaluation import play, report_of
+from metarl.evaluation.protocol import play, report_of
 from metarl.learning.learner import Learner
 
 if TYPE_CHECKING:
-    from metarl.learning.evaluation import Report
+    from metarl.evaluation.protocol import Report
     from metarl.runs.config import TrainConfig
     from metarl.tasks.distribution import Tasks
     from metarl.worlds.factory import SizedWorlds

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.learning.evaluation import Report, evaluate
+from metarl.evaluation.protocol import Report, evaluate
 from metarl.worlds.rollout import OnStep
 from metarl.worlds.task_worlds import TaskWorlds
 from metarl.worlds.vector import Transition

@@ -16,7 +16,7 @@ from metarl.algorithms import maml_trpo
 from metarl.algorithms.maml_trpo import Batch, MamlTrpo, MamlTrpoConfig, State
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
-from metarl.modules.inner_loop import Phases
+from metarl.modules.gradients.inner_loop import Phases
 from metarl.worlds.vector import Spec
 
 SPEC = Spec(3, 2, 10)

@@ -8,7 +8,7 @@ import torch
 from metarl import TaskDistribution, Tasks, TaskWorlds, collect
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.base.keys import Key
-from metarl.modules import inner_loop
+from metarl.modules.gradients import inner_loop
 
 
 def rollout_of(agent: MamlTrpo, worlds: TaskWorlds, tasks: int):

@@ -12,8 +12,8 @@ from envs.point import PointGoal
 from metarl import Choices, Param, TaskDistribution, TaskWorlds, UserError, collect, evaluate
 from metarl.algorithms.pearl import METRICS, Pearl, PearlConfig
 from metarl.base.keys import Key
+from metarl.evaluation.protocol import Report
 from metarl.learning.adaptation import adapt_to
-from metarl.learning.evaluation import Report
 from metarl.modules.context import NOISE_EPISODES, Posterior, kl_from_prior, product_of_gaussians
 from metarl.tasks.sampler import task_sampler
 

@@ -9,9 +9,9 @@ from torch.distributions import Independent, Normal, kl_divergence
 from metarl import Spec, TaskDistribution, TaskWorlds, UserError, evaluate, find_learner
 from metarl.algorithms import Cavia, CaviaConfig, ProMp, ProMpConfig
 from metarl.base.keys import Key
-from metarl.modules.inner_loop import Batch, Phases, State
+from metarl.modules.gradients.inner_loop import Batch, Phases, State
+from metarl.modules.gradients.proximal import adapted_kl_weight
 from metarl.modules.optim import FlatAdam
-from metarl.modules.trust_region import adapted_kl_weight
 
 SPEC, TASKS, HIDDEN, CONTEXT = Spec(3, 2, 10), 4, 5, 2
 RETURNS = torch.tensor([1.0, 2.0, torch.nan, 6.0], dtype=torch.float64)

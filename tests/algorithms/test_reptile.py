@@ -8,7 +8,7 @@ from torch.autograd import grad
 from metarl import Spec, TaskDistribution, TaskWorlds, evaluate
 from metarl.algorithms import Reptile, ReptileConfig
 from metarl.base.keys import Key
-from metarl.modules.inner_loop import Batch, Phases, State
+from metarl.modules.gradients.inner_loop import Batch, Phases, State
 
 
 def learner(**settings) -> Reptile:

@@ -18,7 +18,7 @@ from metarl.algorithms.rl2 import Rl2, Rl2Config, State
 from metarl.base.keys import Key
 from metarl.modules.ppo import Batch, parallel_gradient
 from metarl.modules.trials import Trials, trial_starts
-from metarl.networks.memory import MEMORIES
+from metarl.networks.memories.choice import MEMORIES
 from metarl.worlds.rollout import Rollout
 from metarl.worlds.vector import Spec, Step
 

@@ -6,7 +6,7 @@ import torch
 from metarl import Interval, Param, TaskDistribution, TaskWorlds, UserError, collect
 from metarl.algorithms.varibad import Varibad, VaribadConfig
 from metarl.base.keys import Key
-from metarl.learning.probe import probe
+from metarl.evaluation.probe import probe
 from metarl.worlds.vector import Spec
 
 SMALL = {

@@ -12,7 +12,7 @@ from metarl.base.errors import UserError
 from metarl.cli import main
 from metarl.commands.arguments import ELSEWHERE, WORDS, parse
 from metarl.commands.flags import GROUPS, flags_of
-from metarl.commands.train import parse_train
+from metarl.commands.training.train import parse_train
 from metarl.learning.registry import list_learners
 
 

@@ -13,7 +13,7 @@ from helpers.process import run_forked
 
 from metarl.algorithms.maml_trpo import MamlTrpoConfig
 from metarl.cli import main
-from metarl.commands.experiment import main as experiment
+from metarl.commands.training.experiment import main as experiment
 from metarl.learning import checkpoint as checkpoints
 from metarl.run import start_run
 from metarl.runs.config import TrainConfig

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.process import run_forked
 
-from metarl.commands.experiment import main as experiment
+from metarl.commands.training.experiment import main as experiment
 from metarl.runs.presets import Preset
 from metarl.tasks.registry import find_family
 

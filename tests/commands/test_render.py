@@ -40,7 +40,7 @@ def test_render_command(run, tmp_path, capsys):
     assert out.is_file()
     assert f"wrote {out}" in said
     assert main(["evaluate", run, *flags, "--json", str(tmp_path / "e.json")]) == 0
-    from metarl.learning.evaluation import Report
+    from metarl.evaluation.protocol import Report
 
     returns = Report.load(tmp_path / "e.json").returns
     lines = [line for line in said.splitlines() if "return " in line]

@@ -13,7 +13,7 @@ from helpers.runs import train_small
 
 from metarl import cli
 from metarl.commands.report import Protocol, add_reports
-from metarl.learning.evaluation import Report
+from metarl.evaluation.protocol import Report
 from metarl.report.page import render
 from metarl.report.run_summary import evaluation_path, read_run
 

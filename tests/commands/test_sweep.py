@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.cli import main
-from metarl.commands.sweep import planned, take_sweep
-from metarl.commands.train import guess_algorithm, parse_train
+from metarl.commands.training.sweep import planned, take_sweep
+from metarl.commands.training.train import guess_algorithm, parse_train
+from metarl.evaluation.statistics import interval_over_seeds, iqm
 from metarl.learning import checkpoint as checkpoints
-from metarl.learning.statistics import interval_over_seeds, iqm
 from metarl.run import start_run
 
 SMALL = (

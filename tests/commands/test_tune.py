@@ -17,8 +17,8 @@ from helpers.process import forked
 from metarl.algorithms.ppo import Ppo
 from metarl.base.errors import UserError
 from metarl.cli import main
-from metarl.commands.sweep import take_sweep
-from metarl.commands.train import read_train
+from metarl.commands.training.sweep import take_sweep
+from metarl.commands.training.train import read_train
 from metarl.commands.tuning.space import Range, read_space
 from metarl.commands.tuning.trial import Reporting, handle, open_study, read_off, score
 from metarl.runs.config import Position, TrainConfig

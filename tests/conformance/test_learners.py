@@ -18,8 +18,8 @@ from metarl import (
     find_learner,
 )
 from metarl.base.keys import Key
+from metarl.evaluation.probe import swapped_state
 from metarl.learning.learner import Learner, state_parts
-from metarl.learning.probe import swapped_state
 from metarl.learning.registry import list_learners
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.policy import Teacher

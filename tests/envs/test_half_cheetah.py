@@ -60,7 +60,7 @@ def test_the_observation_leaves_out_the_absolute_position() -> None:
 
 def test_standing_still_scores_what_arithmetic_says() -> None:
     """The mean of 30 held-out velocities over 200 steps, and nearly nothing for moving."""
-    from metarl.learning.evaluation import stand_still
+    from metarl.evaluation.protocol import stand_still
 
     worlds = TaskWorlds("half-cheetah-vel", 30, 2)
     tasks = TaskDistribution(worlds.family).split("heldout", 30)

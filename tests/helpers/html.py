@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metarl.learning.evaluation import Report
+from metarl.evaluation.protocol import Report
 from metarl.report.run_summary import RunSummary
 
 VOID = {"meta", "img", "br"}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metarl.modules.trust_region import conjugate_gradient, trust_region_step
+from metarl.modules.gradients.trust_region import conjugate_gradient, trust_region_step
 
 
 def positive_definite(seed: int, size: int = 6) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metarl.networks.belief import BeliefEncoder, Chosen, Decoder, Trials, TrialVae, chained_kl
-from metarl.networks.memory import make_memory
+from metarl.networks.memories.choice import make_memory
 from metarl.networks.task_mlp import Gaussian
 
 STEPS, TRIALS, OBS, ACTIONS, LATENT = 5, 4, 3, 2, 2

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.base.errors import UserError
-from metarl.networks.memory import (
+from metarl.networks.memories.choice import (
     MEMORIES,
     Attention,
     History,
@@ -13,7 +13,7 @@ from metarl.networks.memory import (
     TemporalConvolution,
     make_memory,
 )
-from metarl.networks.scan import linear_scan
+from metarl.networks.memories.scan import linear_scan
 
 WORLDS, INPUTS, UNITS, CONTEXT = 3, 5, 16, 40
 RESTARTING = ("gru", "lstm", "mingru", "s5")

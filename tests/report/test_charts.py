@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from metarl.base.errors import UserError
-from metarl.learning.evaluation import Report
+from metarl.evaluation.protocol import Report
 from metarl.report.charts import (
     PALETTE,
     Group,

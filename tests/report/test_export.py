@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 
 from metarl import UserError, cli
-from metarl.commands.experiment import Measure, measure
 from metarl.commands.export import export_agent
+from metarl.commands.training.experiment import Measure, measure
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.learner import Learner
 from metarl.report.run_summary import read_run

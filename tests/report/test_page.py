@@ -11,7 +11,7 @@ import pytest
 from helpers.html import Structure, check, made, summary, words
 
 from metarl import UserError
-from metarl.learning.evaluation import Report, gain_interval
+from metarl.evaluation.protocol import Report, gain_interval
 from metarl.report.page import render
 from metarl.report.run_summary import probe_path, read_run
 from metarl.report.tasks import common_rows, per_task_scores, rank_correlation, task_words

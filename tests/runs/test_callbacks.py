@@ -22,7 +22,7 @@ from metarl.callbacks import (
     VideoCallback,
     default_callbacks,
 )
-from metarl.learning.evaluation import Report
+from metarl.evaluation.protocol import Report
 from metarl.runs.config import Position, TrainConfig
 from metarl.runs.run_folder import RunFolder
 from metarl.runs.runner import meta_train

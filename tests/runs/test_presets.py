@@ -11,7 +11,7 @@ import metarl
 from envs.half_cheetah import HalfCheetahVel
 from metarl.base.errors import UserError
 from metarl.cli import main
-from metarl.commands.train import read_train
+from metarl.commands.training.train import read_train
 from metarl.learning.registry import list_learners
 from metarl.runs.presets import MEASURED, choose, plain, presets
 from metarl.tasks.registry import list_families

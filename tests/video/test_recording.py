@@ -10,8 +10,8 @@ import torch
 from helpers.recording import CONFIG, recorded
 
 from metarl.algorithms.maml_trpo import MamlTrpo
+from metarl.evaluation.protocol import evaluate
 from metarl.learning.adaptation import adapt_to
-from metarl.learning.evaluation import evaluate
 from metarl.learning.registry import find_learner
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import find_family

@@ -5,7 +5,7 @@ import torch
 
 from metarl import TaskDistribution, TaskWorlds, collect, evaluate
 from metarl.base.keys import Key
-from metarl.learning.evaluation import stand_still
+from metarl.evaluation.protocol import stand_still
 from metarl.worlds.policy import FunctionPolicy, Policy, ZeroPolicy, as_policy
 
 

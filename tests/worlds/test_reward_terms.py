@@ -17,7 +17,7 @@ from metarl.base.distributed import Ranks
 from metarl.check.notes import notes
 from metarl.check.plain_loop import check_plain_loop
 from metarl.check.suite import CheckError, check_finite
-from metarl.learning.divergence import nonfinite_metrics
+from metarl.evaluation.divergence import nonfinite_metrics
 from metarl.report.page import render
 from metarl.report.run_summary import read_run
 from metarl.runs.runner import meta_train

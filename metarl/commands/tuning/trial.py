@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import Trial
 
-    from metarl.learning.evaluation import Report
+    from metarl.evaluation.protocol import Report
 
 PARTS = 10
 """The held-out curve is read off after each tenth of a run."""

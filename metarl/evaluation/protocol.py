@@ -23,11 +23,11 @@ from metarl.base.errors import UserError, check_progress
 from metarl.base.files import as_path, file_errors, finite, read_json, write_json
 from metarl.base.keys import Key
 from metarl.base.text import ALL_DIVERGED, counted, decimals, shown
-from metarl.learning import statistics
+from metarl.evaluation import statistics
+from metarl.evaluation.divergence import WARN_ABOVE
+from metarl.evaluation.report_fields import checked
+from metarl.evaluation.statistics import gain_interval, iqm_interval, mean_of_tasks, too_few
 from metarl.learning.adaptation import Watch, adaptation_rounds, check_episodes
-from metarl.learning.divergence import WARN_ABOVE
-from metarl.learning.report_fields import checked
-from metarl.learning.statistics import gain_interval, iqm_interval, mean_of_tasks, too_few
 from metarl.tasks.distribution import TaskDistribution
 from metarl.worlds.policy import Policy, as_policy
 from metarl.worlds.rollout import mean_of_finished

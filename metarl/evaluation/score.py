@@ -16,10 +16,10 @@ import numpy as np
 
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
-from metarl.learning.statistics import RESAMPLES, levels, resampled_rows
+from metarl.evaluation.statistics import RESAMPLES, levels, resampled_rows
 
 if TYPE_CHECKING:
-    from metarl.learning.evaluation import Report
+    from metarl.evaluation.protocol import Report
 
 Lines = Sequence[np.ndarray]
 Tasks = np.ndarray | Sequence[Sequence[float]]

@@ -12,8 +12,8 @@ from envs.point import PointGoal
 from metarl import Choices, Param, TaskDistribution, TaskWorlds, evaluate
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.base.errors import UserError
+from metarl.evaluation.protocol import Report, stand_still
 from metarl.learning.adaptation import adapt_to
-from metarl.learning.evaluation import Report, stand_still
 
 
 @pytest.fixture(scope="module")

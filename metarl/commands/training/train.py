@@ -45,11 +45,11 @@ def train(argv: list[str]) -> int:
     """Meta-train an algorithm on a task family, or go on with a run.
 
     ``metarl train FAMILY ALGORITHM [settings]`` or ``metarl train --resume DIR [settings]``; with
-    ``--seeds`` or ``--sweep`` many runs, see `metarl.commands.sweep`.
+    ``--seeds`` or ``--sweep`` many runs, see `metarl.commands.training.sweep`.
     """
     wants_help = "--help" in argv or "-h" in argv
     if not wants_help and any(word.startswith(("--seeds", "--sweep")) for word in argv):
-        from metarl.commands.sweep import sweep
+        from metarl.commands.training.sweep import sweep
 
         return sweep(argv, read_train)
     run, rest = take_option(argv, "--resume")

@@ -14,12 +14,12 @@ from metarl.algorithms.pearl import Pearl, PearlConfig
 from metarl.algorithms.rl2 import Rl2, Rl2Config
 from metarl.base.keys import Key
 from metarl.cli import main
+from metarl.evaluation import protocol
+from metarl.evaluation.divergence import DivergenceWatch, percent, refuse_nonfinite
+from metarl.evaluation.protocol import Report, stand_still
+from metarl.evaluation.statistics import gain_interval, iqm_interval, mean_of_tasks
 from metarl.learning import checkpoint as checkpoints
-from metarl.learning import evaluation
 from metarl.learning.adaptation import adapt_to, load_adapted, save_adapted
-from metarl.learning.divergence import DivergenceWatch, percent, refuse_nonfinite
-from metarl.learning.evaluation import Report, stand_still
-from metarl.learning.statistics import gain_interval, iqm_interval, mean_of_tasks
 from metarl.report.page import render
 from metarl.report.run_summary import RunSummary
 from metarl.runs.config import Position
@@ -76,9 +76,9 @@ def test_no_round_gains_by_losing_its_worst_tasks(monkeypatch) -> None:
     """The worse of two tasks diverges after adaptation: it is in no round's mean, nor in what
     standing still scores; where that leaves no task, each round has what it has."""
     returns = np.array([[-1.0, -1.0], [-9.0, NAN]])
-    monkeypatch.setattr(evaluation, "_rounds", lambda *_: (returns, 2, {}))
+    monkeypatch.setattr(protocol, "_rounds", lambda *_: (returns, 2, {}))
     monkeypatch.setattr(
-        evaluation, "_stand_still", lambda *_: torch.tensor([[-2.0, -2.0], [-9.0, -9.0]])
+        protocol, "_stand_still", lambda *_: torch.tensor([[-2.0, -2.0], [-9.0, -9.0]])
     )
     report = report_of([False] * 4)
     assert (report.mean, report.iqm, report.stand_still) == ([-1.0] * 2, [-1.0] * 2, -2.0)

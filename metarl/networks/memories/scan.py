@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metarl.networks.backbone import Memory, MemoryState, like
+from metarl.networks.memories.backbone import Memory, MemoryState, like
 
 
 def linear_scan(a: Tensor, b: Tensor) -> Tensor:

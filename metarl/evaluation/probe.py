@@ -14,9 +14,9 @@ from torch import Tensor
 
 from metarl.base.errors import check_progress
 from metarl.base.keys import Key
+from metarl.evaluation.statistics import gain_interval
 from metarl.learning.adaptation import adaptation_rounds
 from metarl.learning.learner import rebuilt_state, state_parts
-from metarl.learning.statistics import gain_interval
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.policy import Policy
 from metarl.worlds.rollout import Rollout, collect

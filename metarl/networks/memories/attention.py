@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metarl.networks.backbone import Memory, MemoryState
+from metarl.networks.memories.backbone import Memory, MemoryState
 
 
 class History:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metarl import UserError
-from metarl.learning.score import adaptation_score, score_draws, task_scores
+from metarl.evaluation.score import adaptation_score, score_draws, task_scores
 
 TASKS = [[float(i)] for i in range(20)]
 SPREAD = np.linspace(-1, 1, 20)

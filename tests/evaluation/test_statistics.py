@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from metarl.learning.statistics import (
+from metarl.evaluation.statistics import (
     gain_interval,
     iqm,
     iqm_interval,

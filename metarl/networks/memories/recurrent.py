@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarl.networks.backbone import Memory, MemoryState, like
+from metarl.networks.memories.backbone import Memory, MemoryState, like
 
 ROWS = 128
 """Steps x worlds whose gates `_Gru.backward` differentiates at once: what a core's cache holds."""

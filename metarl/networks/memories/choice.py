@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from metarl.base.errors import UserError, did_you_mean
-from metarl.networks.attention import Attention, History, Snail, TemporalConvolution, Transformer
-from metarl.networks.backbone import Memory, MemoryState
-from metarl.networks.recurrent import GRU, LSTM
-from metarl.networks.scan import MinGruLayer, S5Layer, Scan
+from metarl.networks.memories.attention import (
+    Attention,
+    History,
+    Snail,
+    TemporalConvolution,
+    Transformer,
+)
+from metarl.networks.memories.backbone import Memory, MemoryState
+from metarl.networks.memories.recurrent import GRU, LSTM
+from metarl.networks.memories.scan import MinGruLayer, S5Layer, Scan
 
 __all__ = [
     "GRU", "LSTM", "MEMORIES", "Attention", "History", "Memory", "MemoryState", "Scan", "Snail",

@@ -9,7 +9,7 @@ import torch
 
 from metarl import Policy, TaskDistribution, Tasks, TaskWorlds
 from metarl.cli import main
-from metarl.learning.probe import identified, probe, readable
+from metarl.evaluation.probe import identified, probe, readable
 from metarl.report.run_summary import read_run
 
 

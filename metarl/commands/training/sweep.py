@@ -339,8 +339,8 @@ def _row(setting: str, group: Sequence[OneRun]) -> dict[str, Any]:
 
     The interval is of a bootstrap over seeds, and over tasks within each (Agarwal et al. 2021).
     """
-    from metarl.learning.evaluation import Report
-    from metarl.learning.statistics import interval_over_seeds
+    from metarl.evaluation.protocol import Report
+    from metarl.evaluation.statistics import interval_over_seeds
 
     reports = [
         Report.load(max((run.folder / "evaluation").glob("heldout_step_*.json"))) for run in group

@@ -24,7 +24,7 @@ from metarl.base.text import si
 from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
 from metarl.commands.arguments import check_counts, parse, take_option
-from metarl.learning.evaluation import evaluate
+from metarl.evaluation.protocol import evaluate
 from metarl.run import load_run, train_or_resume, worlds_for
 from metarl.runs.config import TrainConfig, default_out, with_target
 from metarl.runs.presets import MEASURED, Preset, presets_of
