@@ -144,6 +144,26 @@ def pearl_update() -> str:
     return table(rows)
 
 
+def beside_sb3() -> str:
+    """PPO beside stable-baselines3's, for its page."""
+    result = load("ppo_against_sb3")
+    rate, held = result["env_steps_per_second"], result["heldout"]
+    rows = [("on held-out tasks", "env steps/s", "return, IQM [95 % interval]", "mean, by seed")]
+    for name, title in (("metarl", "`ppo`"), ("sb3", "stable-baselines3's PPO")):
+        low, high = held[name]["ci95"]
+        rows.append((
+            title, f"{rate[name]:,.0f}", f"{held[name]['iqm']:.0f} [{low:.0f}, {high:.0f}]",
+            ", ".join(f"{mean:.0f}" for mean in held[name]["mean_by_seed"]),
+        ))  # fmt: skip
+    described = (
+        f"`{result['command']}`, {result['date']}: {result['env_steps']:,} env steps each, on "
+        f"{counted(result['threads'], 'thread')} of: {result['hardware']['cpu']}, "
+        f"{counted(result['hardware']['cores'], 'core')}. `ppo` collects and learns "
+        f"{result['speedup']:.2f} times as fast (median over pairs of iterations)."
+    )
+    return f"{table(rows)}\n\n{fill(described)}"
+
+
 ALGORITHMS = {"maml-trpo": "MAML-TRPO", "rl2": "RL²", "pearl": "PEARL", "ppo": "PPO"}
 
 
@@ -227,6 +247,7 @@ FROM_TWO = (2, 4, 8, 16, 32, 64)
 
 BLOCKS = {
     "growth": ("docs/cluster.md", growth),
+    "beside-sb3": ("docs/algorithms/ppo.md", beside_sb3),
     "speed": ("README.md", speed),
     "rendering": ("docs/videos.md", rendering),
     "pearl-update": ("docs/algorithms/pearl.md", pearl_update),
