@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -52,17 +51,19 @@ BANDWIDTHS = {"1 Gbit/s": 125e6, "10 Gbit/s": 1.25e9}
 def model(row: Mapping[str, Any], ranks: int, bandwidth: float) -> float:
     """Return the seconds of an iteration on so many ranks, each on a machine of its own.
 
-    What one rank computes is shared evenly. An all-gather takes log2 W steps, and sends what a rank
-    has to W - 1 others, one after the other.
+    What one rank computes is shared evenly. An all-gather goes round a ring in W - 1 steps, and the
+    slices of a sum before it take one more. Of a sum, a rank sends a slice of its shard's tensor to
+    each of the others, and then the sum of its own slice: 2 (W - 1) / W tensors. Of rows, it sends
+    those of its own tasks, half as many as one of two ranks for W = 4, to W - 1 others: as much.
 
     Args:
-        row: seconds of one rank, and the messages and bytes of an iteration between two.
+        row: seconds of one rank, and the messages and bytes of an iteration that one of two sends.
         ranks: W.
         bandwidth: bytes a second that leave a machine.
     """
     computing = (row["seconds_sampling"] + row["seconds_update"]) / ranks
-    waiting = row["messages"] * LATENCY * math.log2(ranks)
-    return computing + waiting + row["bytes"] * (ranks - 1) / bandwidth
+    waiting = row["messages"] * LATENCY * ranks
+    return computing + waiting + 2 * (ranks - 1) / ranks * row["bytes"] / bandwidth
 
 
 def train(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -142,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ranks = [count for count in (1, 2, 4, 8, 16, 32, 64) if count <= cores]
     parser.add_argument("--ranks", type=int, nargs="+", default=ranks)
     parser.add_argument("--shared", type=int, default=64, help="tasks that the ranks share")
-    parser.add_argument("--rounds", type=int, default=1, help="iterations that are measured")
+    parser.add_argument("--rounds", type=int, default=3, help="iterations that are measured")
     parser.add_argument("--horizon", type=int, default=100)
     parser.add_argument("--family", default="half-cheetah-vel")
     parser.add_argument("--threads", type=int, default=cores, help="of one rank with all tasks")

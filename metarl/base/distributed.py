@@ -2,8 +2,9 @@
 
 A run that is distributed cuts each iteration's tasks into a number of shards that it records. Each
 process, a rank, owns whole shards, computes each of them by itself, and sends one tensor a shard.
-Every rank adds the tensors of all shards in the order of the shards. So the result does not depend
-on how many ranks there are, to the bit: on CPUs of one kind, each rank computing on one thread.
+The tensors of all shards are added in the order of the shards, by every rank or a slice by each. So
+the result does not depend on how many ranks there are, to the bit: on CPUs of one kind, each rank
+computing on one thread.
 
 This is the only module that knows ``torch.distributed``; learners call `Ranks.sum` and `Ranks.rows`
 through `Learner.ranks`.
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 TIMEOUT = 600
 """Seconds that a rank waits for the others; METARL_RANK_TIMEOUT in the environment overrides it."""
+
+SLICED = 4096
+"""Numbers in a tensor from which on more than two ranks share the adding up."""
 
 T = TypeVar("T")
 
@@ -86,21 +90,13 @@ class Ranks:
             return list(parts)
         import torch
 
-        most = -(-self.shards // self.size)
-        mine = torch.stack([part.detach() for part in parts])
+        mine = self._padded(parts).contiguous()
         kind = mine.dtype
         if kind == torch.bool:
             mine = mine.to(torch.uint8)
-        if len(mine) < most:
-            mine = torch.cat((mine, mine.new_zeros(most - len(mine), *mine.shape[1:])))
-        mine = mine.contiguous()
         found = [torch.empty_like(mine) for _ in range(self.size)]
-        self._exchange(lambda dist: dist.all_gather(found, mine), mine.nbytes)
-        return [
-            part.to(kind)
-            for rank, tensor in enumerate(found)
-            for part in tensor[: len(self._owned(rank))]
-        ]
+        self._exchange(lambda dist: dist.all_gather(found, mine), mine.nbytes * (self.size - 1))
+        return [part.to(kind) for part in self._of_shards(found)]
 
     def sum(self, parts: Sequence[Tensor]) -> Tensor:
         """Return the sum of one tensor of each shard, added in the order of the shards.
@@ -108,10 +104,45 @@ class Ranks:
         Args:
             parts: see `gather`.
         """
+        if self.size > 2 and parts[0].numel() >= SLICED:
+            return self._sum_of_slices(parts)
+        return _sum_in_order(self.gather(parts))
+
+    def _sum_of_slices(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the same sum to the bit: each rank adds up a slice, and tells the others of it.
+
+        A rank then sends about two tensors in all, however many ranks there are, and not one to
+        each of the others.
+        """
         import torch
 
-        every = self.gather(parts)
-        return every[0] if len(every) == 1 else torch.stack(every).sum(0)
+        others = self.size - 1
+        mine = self._padded(parts).flatten(1)
+        mine = torch.nn.functional.pad(mine, (0, -mine.shape[1] % self.size))
+        sent = mine.reshape(len(mine), self.size, -1).transpose(0, 1).contiguous()
+        found = torch.empty_like(sent)
+        size = sent[0].nbytes * others
+        self._exchange(lambda dist: dist.all_to_all_single(found, sent), size)
+        added = _sum_in_order(self._of_shards(list(found)))
+        slices = [torch.empty_like(added) for _ in range(self.size)]
+        self._exchange(lambda dist: dist.all_gather(slices, added), added.nbytes * others)
+        return torch.cat(slices)[: parts[0].numel()].reshape(parts[0].shape)
+
+    def _padded(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return this rank's tensors as one, with as many rows as the most that a rank owns."""
+        import torch
+
+        most = -(-self.shards // self.size)
+        mine = torch.stack([part.detach() for part in parts])
+        return torch.cat((mine, mine.new_zeros(most - len(mine), *mine.shape[1:])))
+
+    def _of_shards(self, of_ranks: Sequence[Tensor]) -> list[Tensor]:
+        """Return one tensor of each shard, given the padded ones of each rank."""
+        return [
+            part
+            for rank, tensor in enumerate(of_ranks)
+            for part in tensor[: len(self._owned(rank))]
+        ]
 
     def sum_rows(self, rows: Tensor) -> Tensor:
         """Return the sum over tasks, (m, …) to (…); `rows` holds one row a task of this rank."""
@@ -140,7 +171,7 @@ class Ranks:
     def _exchange(self, call: Callable[[Any], object], size: int) -> None:
         import torch.distributed as dist
 
-        self.bytes_sent += size * (self.size - 1)
+        self.bytes_sent += size
         try:
             call(dist)
         except RuntimeError as error:
@@ -161,6 +192,14 @@ class Ranks:
                         f"rank {rank} has another {name} than rank 0, so their sums would differ: "
                         f"{value} and {found[0][name]}"
                     )
+
+
+def _sum_in_order(parts: Sequence[Tensor]) -> Tensor:
+    """Return the sum, added one after the other: a sum of torch may start anywhere."""
+    total, *more = parts
+    for part in more:
+        total = total + part
+    return total
 
 
 ALONE = Ranks()

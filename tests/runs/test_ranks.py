@@ -6,8 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -69,6 +72,14 @@ def assert_same_run(alone: Path, shared: Path) -> None:
     }, alone.name
 
 
+@pytest.mark.slow
+def test_three_ranks_sum_to_the_bits_of_one() -> None:
+    process = launched(3, "-m", "tests.helpers.rank_sums")
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    assert sorted(output.split()) == ["equal"] * 3
+
+
 def test_shards_change_what_is_computed_and_ranks_do_not(tmp_path) -> None:
     """One shard is what a run without ranks does: the shards are recorded in the run."""
     train = dict(
@@ -102,6 +113,41 @@ def test_every_shard_is_owned_once_and_slices_cover_the_tasks() -> None:
         assert [shard for one in every for shard in one.owned] == list(range(8))
         parts = [part for one in every for part in one.slices(20)]
         assert [i for part in parts for i in range(20)[part]] == list(range(20))
+
+
+@pytest.mark.parametrize(("shards", "size"), [(5, 3), (8, 4)])
+def test_ranks_that_add_up_a_slice_each_reach_the_bits_of_one(shards, size, monkeypatch) -> None:
+    """Threads in place of processes; a test of torchrun does it with processes."""
+    meet, told = threading.Barrier(size), [torch.empty(0)] * size
+
+    class Dist(NamedTuple):
+        rank: int
+
+        def all_gather(self, found: list[torch.Tensor], mine: torch.Tensor) -> None:
+            told[self.rank] = mine
+            meet.wait()
+            for here, there in zip(found, told, strict=True):
+                here.copy_(there)
+            meet.wait()
+
+        def all_to_all_single(self, found: torch.Tensor, sent: torch.Tensor) -> None:
+            told[self.rank] = sent
+            meet.wait()
+            found.copy_(torch.stack([there[self.rank] for there in told]))
+            meet.wait()
+
+    parts = [part.reshape(5, 5) for part in torch.randn(shards, 25).unbind()]
+    expected = parts[0].clone()
+    for part in parts[1:]:
+        expected += part
+    assert torch.equal(Ranks(shards).sum(parts), expected)
+    monkeypatch.setattr("metarl.base.distributed.SLICED", 25)
+    every = [Ranks(shards, rank, size) for rank in range(size)]
+    for one in every:
+        monkeypatch.setattr(one, "_exchange", lambda call, _, rank=one.rank: call(Dist(rank)))
+    with ThreadPoolExecutor(size) as pool:
+        sums = list(pool.map(lambda one: one.sum([parts[shard] for shard in one.owned]), every))
+    assert all(torch.equal(found, expected) for found in sums)
 
 
 def test_what_a_rank_tells(monkeypatch) -> None:
