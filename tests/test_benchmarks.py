@@ -170,10 +170,10 @@ def test_chunks_of_tasks_make_the_same_meta_update(benchmark) -> None:
 
 
 def test_the_model_of_many_ranks_is_that_of_its_page(benchmark, monkeypatch, tmp_path) -> None:
-    """By hand: 8 s of computing on 4 ranks, 100 messages of 50 µs in two steps each, 1 MB to 3."""
+    """By hand: 8 s of computing on 4 ranks, 100 messages of 4 steps of 50 µs each, 1.5 of 1 MB."""
     growth, summarise = benchmark("growth"), benchmark("summarise")
     row = {"seconds_sampling": 6.0, "seconds_update": 2.0, "messages": 100, "bytes": 1e6}
-    assert growth.model(row, 4, 1e6) == pytest.approx(8 / 4 + 100 * 50e-6 * 2 + 3)
+    assert growth.model(row, 4, 1e6) == pytest.approx(8 / 4 + 100 * 4 * 50e-6 + 1.5)
     assert growth.model(row, 1, 1e6) == 8.0
     more = {"algorithm": "rl2", "tasks": 64, "rollouts_per_task": 1, "peak_memory_mib": 300.0}
     more |= {"memory_at_start_mib": 290.0}

@@ -257,6 +257,7 @@ def test_example_of_a_bare_robot_is_short_and_stands():
     assert (worlds.family.root.position(worlds.simulator, 2) > 0.2).all()
 
 
+@pytest.mark.slow
 def test_example_environment_trains_and_is_evaluated(tmp_path, capsys):
     examples, run = ROOT / "docs" / "examples", str(tmp_path / "run")
     words = f"train {examples}/my_env.py:MyPendulum {examples}/my_learner.py:ConstantAction"

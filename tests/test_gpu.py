@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["on_gpu", "on_gpu_worlds"])
 def test_on_a_gpu_or_its_stand_in(name: str) -> None:
     file = Path(__file__).parent / "helpers" / f"{name}.py"

@@ -35,7 +35,7 @@ from metarl.check.suite import (
     check_splits,
     check_successor,
 )
-from metarl.tasks.registry import list_families
+from tests.helpers.families import every_family
 
 STATE = {"calls": 0}
 
@@ -290,7 +290,7 @@ def test_notes_on_models(old: str, new: str, expected: list[str]) -> None:
     assert lines_about(slide("noted", model=model), "note") == [f"note  {x}" for x in expected]
 
 
-@pytest.mark.parametrize("name", list_families())
+@pytest.mark.parametrize("name", every_family())
 def test_the_families_of_the_library_have_no_notes(name: str) -> None:
     assert notes(find_family(name)) == []
 

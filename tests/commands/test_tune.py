@@ -42,6 +42,7 @@ def table(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_as_if_it_had_not_been(tmp_path, commands, capsys) -> None:
     """Killed while its second trial trains: the same settings and returns as of one that was not.
 

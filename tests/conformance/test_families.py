@@ -8,7 +8,8 @@ from helpers.short_checks import checked_in_short
 from metarl.check import suite
 from metarl.check.suite import CHECKS, check_family, title
 from metarl.tasks.family import TaskFamily
-from metarl.tasks.registry import find_family, list_families
+from metarl.tasks.registry import find_family
+from tests.helpers.families import every_family
 
 ROBOTS = Path(__file__).parents[2] / "docs" / "examples"
 EXAMPLES = [
@@ -16,9 +17,7 @@ EXAMPLES = [
 ]
 
 
-@pytest.fixture(
-    scope="module", params=[*list_families(), *EXAMPLES], ids=lambda n: n.split("/")[-1]
-)
+@pytest.fixture(scope="module", params=[*every_family(), *EXAMPLES], ids=lambda n: n.split("/")[-1])
 def family(request: pytest.FixtureRequest) -> TaskFamily:
     return find_family(request.param)
 

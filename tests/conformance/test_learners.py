@@ -24,6 +24,7 @@ from metarl.learning.registry import list_learners
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.policy import Teacher
 from metarl.worlds.vector import Spec, Step
+from tests.helpers.small_learners import small
 from tests.helpers.teacher import teacher
 
 TASKS, WORLDS = 3, 4
@@ -52,39 +53,22 @@ EXAMPLES = [
 """Learners of one's own, as the documentation shows them."""
 NOISE_IN_THE_WEIGHTS = ("es-maml",)
 """Learners whose worlds explore by parameters of their own, not by noise in the actions."""
-SMALL = {
-    **{name: {"hidden": (8,), "epochs": 2} for name in ("promp", "cavia")},
-    "distil": {"units": 8, "hidden": 8, "bptt": 15},
-    "grbal": {
-        "past": 3, "future": 2, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2,
-        "batch_size": 8, "replay_episodes": 40, "random_iterations": 0,
-    },
-    "rl2": {"units": 16, "hidden": 16, "epochs": 2},
-    "rma": {"hidden": (8,), "history": 10, "teacher_iterations": 1, "epochs": 2},
-    "varibad": {
-        "units": 8, "embedding": 8, "hidden": (8,), "decoder_hidden": (8,), "beliefs": 3,
-        "decoded_steps": 5, "vae_trials": 8, "vae_updates": 2, "epochs": 1, "replay_trials": 40,
-    },
-    "pearl": {
-        "train_tasks": TASKS, "hidden": (16,), "encoder_hidden": (16,), "meta_batch": 2,
-        "batch_size": 16, "context_size": 8, "gradient_steps": 3, "initial_episodes": 2,
-        "replay_capacity": 300,
-    },
-}  # fmt: skip
-"""Settings with which a meta-step takes a moment, for learners whose own are for hours."""
 
 
 @pytest.fixture(
-    params=[*((name, {}) for name in list_learners()), *VARIANTS, *EXAMPLES],
+    params=[
+        *((name, {}) for name in list_learners()),
+        *EXAMPLES,
+        *(pytest.param(variant, marks=pytest.mark.slow) for variant in VARIANTS),
+    ],
     ids=lambda which: "-".join((which[0].rpartition(":")[2], *map(str, which[1].values()))),
 )
 def learner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Learner:
     monkeypatch.setattr(PointGoal, "horizon", HORIZON)
     name, settings = request.param
-    cls, small = find_learner(name), dict(SMALL.get(name, {}))
-    if name == "distil":
-        small["teacher"] = teacher()
-    return cls(spec(), cls.Config(**small | settings), seed=0)
+    needed = {"teacher": teacher()} if name == "distil" else {}
+    cls = find_learner(name)
+    return cls(spec(), cls.Config(**small(name, TASKS, **needed | settings)), seed=0)
 
 
 @functools.cache

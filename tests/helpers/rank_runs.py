@@ -12,31 +12,9 @@ from metarl import find_learner
 from metarl.learning.registry import list_learners
 from metarl.run import start_run
 from metarl.runs.config import TrainConfig
+from tests.helpers.small_learners import small
 
-SMALL = {
-    "maml-trpo": {"hidden": (8,), "inner_steps": 2, "cg_iterations": 4},
-    "promp": {"hidden": (8,), "inner_steps": 2, "epochs": 2, "exploration_credit": 0.1},
-    "cavia": {"hidden": (8,), "epochs": 2},
-    "reptile": {"hidden": (8,), "inner_steps": 2},
-    "grbal": {
-        "past": 3, "future": 2, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2,
-        "batch_size": 8, "replay_episodes": 40,
-    },
-    "es-maml": {"hidden": (8,)},
-    "ppo": {"hidden": (8,), "batch_size": 50},
-    "finetune": {"hidden": (8,), "batch_size": 50},
-    "rl2": {"hidden": 8, "units": 8},
-    "rma": {"hidden": (8,), "history": 10},
-    "distil": {"units": 8, "hidden": 8, "bptt": 15},
-    "varibad": {
-        "units": 8, "embedding": 8, "hidden": (8,), "decoder_hidden": (8,), "beliefs": 3,
-        "decoded_steps": 5, "vae_trials": 8, "vae_updates": 2, "epochs": 1, "replay_trials": 40,
-    },
-    "pearl": {
-        "train_tasks": 8, "hidden": (8,), "encoder_hidden": (8,), "gradient_steps": 2,
-        "meta_batch": 3, "batch_size": 8, "context_size": 4, "initial_episodes": 2,
-    },
-}  # fmt: skip
+TASKS = 8
 
 
 def train_all(folder: Path, shards: int) -> None:
@@ -53,15 +31,15 @@ def train_all(folder: Path, shards: int) -> None:
 
 def _train_all(folder: Path, shards: int) -> None:
     for name in sorted(list_learners(), key="distil".__eq__):  # which has another for a teacher
-        settings = SMALL.get(name, {})
-        if name == "distil":
-            settings = settings | {"teacher": str(folder / "ppo")}
+        needed = {"teacher": str(folder / "ppo")} if name == "distil" else {}
         train = TrainConfig(
-            tasks_per_iteration=8, rollouts_per_task=2, iterations=2, evaluate_every=2,
+            tasks_per_iteration=TASKS, rollouts_per_task=2, iterations=2, evaluate_every=2,
             evaluate_tasks=5, evaluate_episodes=2, out=str(folder / name), progress=False,
             device="cpu", task_shards=shards,
         )  # fmt: skip
-        start_run("point-goal", name, train, find_learner(name).Config(**settings))
+        start_run(
+            "point-goal", name, train, find_learner(name).Config(**small(name, TASKS, **needed))
+        )
 
 
 if __name__ == "__main__":

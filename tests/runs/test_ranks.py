@@ -23,6 +23,7 @@ from metarl.learning.registry import find_learner, list_learners
 from metarl.run import start_run
 from metarl.runs.config import TrainConfig
 from tests.helpers import rank_runs
+from tests.helpers.small_learners import small
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(checkpoints.newest(run) / "weights.safetensors")
 
 
+@pytest.mark.slow
 def test_two_ranks_reach_the_bits_of_one(tmp_path) -> None:
     """The runs of one process, and those of two: a test, not a fixture, for they take long."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"
@@ -86,7 +88,7 @@ def test_shards_change_what_is_computed_and_ranks_do_not(tmp_path) -> None:
         tasks_per_iteration=4, rollouts_per_task=1, iterations=1, evaluate_tasks=2, device="cpu",
         progress=False,
     )  # fmt: skip
-    config = find_learner("ppo").Config(**rank_runs.SMALL["ppo"])
+    config = find_learner("ppo").Config(**small("ppo", 4))
     runs = [
         start_run(
             "point-goal", "ppo",

@@ -30,7 +30,8 @@ from metarl.base.keys import Key
 from metarl.check.suite import CHECKS
 from metarl.check.trajectory import run, worlds_of
 from metarl.tasks.composition import LONGEST_LATENCY, compose, variations
-from metarl.tasks.registry import family_class, list_families
+from metarl.tasks.registry import family_class
+from tests.helpers.families import every_family
 
 PRODUCTS = [
     "half-cheetah-vel+dynamics",
@@ -313,7 +314,7 @@ def test_refusals_are_one_line(make, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", list_families())
+@pytest.mark.parametrize("name", every_family())
 def test_every_family_has_its_products(name: str) -> None:
     """Each takes latency and sensor bias, and its own unless its parameters are those already.
 

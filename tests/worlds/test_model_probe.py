@@ -13,8 +13,8 @@ from envs.point import PointGoal
 from metarl import Choices, Interval, Param, UserError, shift
 from metarl.check.suite import CheckError, check_parameters
 from metarl.cli import main
-from metarl.tasks.registry import list_families
 from metarl.worlds.model_probe import inert_parameter, refuse_inert
+from tests.helpers.families import every_family
 
 INERT = """
 from envs.point import PointGoal
@@ -89,7 +89,7 @@ def test_steps_that_cannot_be_are_refused(steps: object) -> None:
         family(probe_steps=steps)
 
 
-@pytest.mark.parametrize("name", [name for name in list_families() if "terrain" not in name])
+@pytest.mark.parametrize("name", every_family(without="terrain"))
 def test_the_families_of_the_library_are_moved_by_every_parameter(name: str) -> None:
     from metarl import find_family
 

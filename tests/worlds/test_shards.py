@@ -7,23 +7,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from envs.point import PointGoal
 from metarl import TaskDistribution, TaskWorlds, collect, evaluate, find_family, find_learner
 from metarl.base.keys import Key
 from metarl.learning.registry import list_learners
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.policy import ZeroPolicy
+from tests.helpers.small_learners import small
 from tests.helpers.teacher import teacher
 
 TASKS, WORLDS = 4, 3
-SMALL = {
-    "distil": {"units": 8, "hidden": 8},
-    "rma": {"hidden": (8,), "history": 10, "teacher_iterations": 1},
-    "maml-trpo": {"hidden": (8,), "inner_steps": 2, "cg_iterations": 4},
-    "pearl": {
-        "train_tasks": TASKS, "hidden": (8,), "encoder_hidden": (8,), "gradient_steps": 2,
-        "meta_batch": 2, "batch_size": 8, "context_size": 4, "initial_episodes": 3,
-    },
-}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _short_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PointGoal, "horizon", 10)
 
 
 def shard(learner, family: str, start: int, stop: int):
@@ -48,7 +46,7 @@ def tensors(data: object) -> list[Tensor]:
 def maml():
     cls = find_learner("maml-trpo")
     spec = TaskWorlds("point-goal", 1, 1).spec
-    return cls(spec, cls.Config(**SMALL["maml-trpo"]), seed=0)
+    return cls(spec, cls.Config(**small("maml-trpo", TASKS)), seed=0)
 
 
 def half_of_the_tasks(start: int, stop: int, others: Connection, result: Connection) -> None:
@@ -118,7 +116,7 @@ def test_a_slice_of_tasks_has_the_starts_and_the_noise_that_it_has_in_the_whole(
 def test_a_task_scores_alone_what_it_scores_among_others(name: str) -> None:
     cls, tasks = find_learner(name), TaskDistribution(find_family("point-goal")).split("ood", 3)
     spec = TaskWorlds("point-goal", 1, 1).spec
-    learner = cls(spec, cls.Config(**SMALL.get(name, {})), seed=0)
+    learner = cls(spec, cls.Config(**small(name, TASKS)), seed=0)
     every = evaluate(learner, TaskWorlds("point-goal", 6, 1), tasks, episodes=2, seed=3)
     alone = evaluate(learner, TaskWorlds("point-goal", 2, 1), tasks[2:], episodes=2, seed=3)
     assert alone.returns[0] == pytest.approx(every.returns[2], rel=1e-4)
@@ -133,7 +131,7 @@ def needed(name: str) -> dict[str, str]:
 def test_collecting_changes_nothing_of_a_learner(name: str) -> None:
     cls = find_learner(name)
     spec = TaskWorlds("point-goal", 1, 1).spec
-    learner = cls(spec, cls.Config(**SMALL.get(name, {}) | needed(name)), seed=0)
+    learner = cls(spec, cls.Config(**small(name, TASKS, **needed(name))), seed=0)
     sampler = task_sampler(
         TaskDistribution(find_family("point-goal")), TASKS, learner.num_train_tasks
     )

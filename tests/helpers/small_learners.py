@@ -1,0 +1,41 @@
+"""Settings with which a learner's iteration takes a moment; their own are for hours."""
+
+from typing import Any
+
+SMALL: dict[str, dict[str, Any]] = {
+    "cavia": {"hidden": (8,), "epochs": 2},
+    "distil": {"units": 8, "hidden": 8, "bptt": 15},
+    "es-maml": {"hidden": (8,)},
+    "finetune": {"hidden": (8,), "batch_size": 50},
+    "grbal": {
+        "past": 3, "future": 2, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2,
+        "batch_size": 8, "replay_episodes": 40, "random_iterations": 0,
+    },
+    "maml-trpo": {"hidden": (8,), "inner_steps": 2, "cg_iterations": 4},
+    "pearl": {
+        "hidden": (8,), "encoder_hidden": (8,), "gradient_steps": 2, "meta_batch": 2,
+        "batch_size": 8, "context_size": 4, "initial_episodes": 2, "replay_capacity": 300,
+    },
+    "ppo": {"hidden": (8,), "batch_size": 50},
+    "promp": {"hidden": (8,), "inner_steps": 2, "epochs": 2, "exploration_credit": 0.1},
+    "reptile": {"hidden": (8,), "inner_steps": 2},
+    "rl2": {"units": 16, "hidden": 16, "epochs": 2},
+    "rma": {"hidden": (8,), "history": 10, "teacher_iterations": 1, "epochs": 2},
+    "varibad": {
+        "units": 8, "embedding": 8, "hidden": (8,), "decoder_hidden": (8,), "beliefs": 3,
+        "decoded_steps": 5, "vae_trials": 8, "vae_updates": 2, "epochs": 1, "replay_trials": 40,
+    },
+}  # fmt: skip
+"""Learner -> settings; one that is not here is small by itself."""
+
+
+def small(name: str, tasks: int, **more: Any) -> dict[str, Any]:
+    """Return settings of a learner.
+
+    Args:
+        name: of the learner.
+        tasks: that it trains on, for one that keeps them.
+        more: settings of the test, which have their way.
+    """
+    pool = {"train_tasks": tasks} if name == "pearl" else {}
+    return SMALL.get(name, {}) | pool | more
