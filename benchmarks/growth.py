@@ -52,9 +52,10 @@ def model(row: Mapping[str, Any], ranks: int, bandwidth: float) -> float:
     """Return the seconds of an iteration on so many ranks, each on a machine of its own.
 
     What one rank computes is shared evenly. An all-gather goes round a ring in W - 1 steps, and the
-    slices of a sum before it, which two ranks do without, take one more. Of a sum, a rank sends a slice of its shard's tensor to
-    each of the others, and then the sum of its own slice: 2 (W - 1) / W tensors. Of rows, it sends
-    those of its own tasks, half as many as one of two ranks for W = 4, to W - 1 others: as much.
+    slices of a sum before it, which two ranks do without, take one more. Of a sum, a rank sends a
+    slice of its shard's tensor to each of the others, and then the sum of its own slice: 2 (W - 1)
+    / W tensors. Of rows, it sends those of its own tasks to W - 1 others, which is as much: one of
+    two ranks sends half of all rows.
 
     Args:
         row: seconds of one rank, and the messages and bytes of an iteration that one of two sends.
