@@ -2,13 +2,13 @@
 
 import functools
 import tempfile
-
-import torch
+from collections.abc import Callable, Mapping
 
 from envs.point import PointGoal
 from metarl import (
     Choices,
     Key,
+    Learner,
     Param,
     TaskDistribution,
     TaskFamily,
@@ -16,7 +16,6 @@ from metarl import (
     find_learner,
 )
 from metarl.learning import checkpoint as checkpoints
-from metarl.simulation.edits import scale
 from metarl.tasks.sampler import task_sampler
 
 
@@ -29,21 +28,34 @@ def teacher(algorithm: str = "ppo", family: str = "point-goal+told", **settings)
     return str(checkpoints.save(folder, agent, family=family, step=0, meta={"seed": 7}))
 
 
-class Mirrored(PointGoal):
-    """A point that must go to a place it knows, with motors that may be wired the wrong way."""
+class EitherWay(PointGoal):
+    """A point that is paid for pushing one way; its first reward says which, and nothing before."""
 
-    name = "mirrored-point"
-    params = (Param("gain", Choices((-1.0, 1.0)), edit=scale("actuator_gear")),)
+    name = "either-way"
+    params = (Param("sign", Choices((-1.0, 1.0))),)
+    horizon = 25
 
     def reward(self, sim, before, action, task):
-        return -torch.linalg.vector_norm(sim.qpos - sim.qpos.new_tensor([0.7, 0.0]), dim=1)
+        return task["sign"] * (0.5 + action[:, 0])
 
 
-def trained(name: str, family: TaskFamily, iterations: int, **settings):
-    """Return a learner after some iterations in 40 worlds of 20 tasks, and the worlds."""
+def trained(
+    name: str,
+    family: TaskFamily,
+    iterations: int,
+    *,
+    at: Mapping[int, Callable[[Learner, TaskWorlds], None]] | None = None,
+    **settings,
+):
+    """Return a learner after some iterations in 40 worlds of 20 tasks, and the worlds.
+
+    `at`: iterations done -> what is called then.
+    """
     worlds, cls = TaskWorlds(family, 40, 1), find_learner(name)
     learner = cls(worlds.spec, cls.Config(**settings), seed=0)
     sampler = task_sampler(TaskDistribution(worlds.family), 20, None)
     for i in range(iterations):
         learner.meta_step(worlds, sampler.sample(i, Key(0)), Key(0, i))
+        if at and i + 1 in at:
+            at[i + 1](learner, worlds)
     return learner, worlds
