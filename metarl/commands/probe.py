@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +19,8 @@ from metarl.runs.progress import bar, say
 
 if TYPE_CHECKING:
     from metarl.evaluation.probe import Probe
+    from metarl.learning.learner import Learner
+    from metarl.tasks.distribution import TaskDistribution, Tasks
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,23 @@ class ProbeRun(OnRun):
     """Which tasks; see `metarl evaluate`."""
     tasks: int = 40
     """How many tasks of the split."""
+    sweep: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
+    """Parameters of the task to go through, the others nominal, with the return before and after
+    adapting; "all" is each of them."""
+    points: int = 9
+    """Values of a parameter that --sweep goes through."""
     json: Annotated[str | None, tyro.conf.arg(metavar="FILE|-")] = None
     """Also write what was found as JSON, to a file or to the standard output."""
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises UserError."""
         super().__post_init__()
-        if not 2 <= self.tasks <= MAX_WORLDS:
-            raise UserError(
-                f"tasks must be a whole number from 2 to {MAX_WORLDS}, not {self.tasks}"
-            )
+        for name in ("tasks", "points"):
+            if not 2 <= getattr(self, name) <= MAX_WORLDS:
+                raise UserError(
+                    f"{name} must be a whole number from 2 to {MAX_WORLDS}, "
+                    f"not {getattr(self, name)}"
+                )
 
 
 def probe(argv: Sequence[str]) -> int:
@@ -55,7 +64,8 @@ def probe(argv: Sequence[str]) -> int:
 
     checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
     count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
-    tasks = TaskDistribution(family).split(args.split, args.tasks)
+    distribution = TaskDistribution(family)
+    tasks, swept = distribution.split(args.split, args.tasks), to_sweep(args, distribution)
     worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
     if args.json != "-":
         words = f"{tasks.counted(f'{args.split} task')}, {counted(args.episodes, 'round')}"
@@ -64,13 +74,14 @@ def probe(argv: Sequence[str]) -> int:
         found = probe_policy(
             learner, worlds, tasks, episodes=args.episodes, seed=args.seed, progress=show
         )
+    sweeps = swept_returns(args, learner, distribution, swept, count)
     names = {"family": family.name, "algorithm": learner.name, "split": args.split}
     how = {"step": checkpoint.step, "seed": args.seed, "episodes": args.episodes}
-    about = finite({**names, **how, **to_json(found)})
+    about = finite({**names, **how, **to_json(found), "sweeps": sweeps})
     if args.json == "-":
         print(json.dumps(about))
         return 0
-    for line in lines(found):
+    for line in (*lines(found), *sweep_lines(sweeps)):
         say(line)
     kept = [] if args.json is None else [Path(args.json)]
     if not checkpoint.meta.get("exported"):  # a shipped agent's folder stays as it is
@@ -81,6 +92,52 @@ def probe(argv: Sequence[str]) -> int:
             write_json(path, about)
         say(f"wrote {path}")
     return 0
+
+
+def to_sweep(args: ProbeRun, distribution: TaskDistribution) -> dict[str, Tasks]:
+    """Return the tasks along each parameter that was asked for. Raises UserError."""
+    from metarl.evaluation.sweep import swept_tasks
+
+    names = distribution.names if args.sweep == ("all",) else args.sweep
+    return {name: swept_tasks(distribution, name, args.points) for name in names}
+
+
+def swept_returns(
+    args: ProbeRun, learner: Learner, distribution: TaskDistribution, swept: Mapping[str, Tasks],
+    worlds_per_task: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the sweeps as a JSON object, by parameter."""
+    from metarl.evaluation.sweep import sweep
+    from metarl.run import worlds_for
+
+    found: dict[str, Any] = {}
+    if not swept:
+        return found
+    with bar("sweeping") as show:
+        for name, tasks in swept.items():
+            worlds = worlds_for(
+                distribution.family, learner, len(tasks) * worlds_per_task, args.threads
+            )
+            one = sweep(
+                learner, worlds, distribution, name, tasks, episodes=args.episodes, seed=args.seed
+            )
+            found[name] = one._asdict()
+            show(len(found), len(swept))
+    return found
+
+
+def sweep_lines(sweeps: Mapping[str, Any]) -> list[str]:
+    """Return the sweeps as a table."""
+    if not sweeps:
+        return []
+    table = [f"{'parameter':<24}{'value':>12}{'first episode':>16}{'last':>10}   others nominal"]
+    for name, one in sweeps.items():
+        for value, trained, first, last in zip(*one.values(), strict=True):
+            outside = "" if trained else "   outside the training range"
+            table.append(
+                f"{name:<24}{value:>12.4g}{shown(first, 1):>16}{shown(last, 1):>10}{outside}"
+            )
+    return table
 
 
 def to_json(found: Probe) -> dict[str, Any]:

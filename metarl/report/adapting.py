@@ -113,6 +113,29 @@ def _probe_table(label: str, found: dict[str, Any]) -> ProbeTable:
     return ProbeTable(label, effects, readable, words)
 
 
+def draw_sweep(axes: Axes, runs: Sequence[RunSummary], parameter: str) -> None:
+    """Draw the return over one parameter, before adapting and after; grey is outside training."""
+    for n, run in enumerate(runs):
+        if not (found := run.probe.get("sweeps", {}).get(parameter)):
+            continue
+        values, colour = np.array(found["values"], float), PALETTE[RUN_COLOURS[n]]
+        of = "" if len(runs) == 1 else f"{run.label}: "
+        first, last = (np.array(found[name], float) for name in ("first", "last"))
+        axes.plot(
+            values, first, color=colour, ls="--", marker="o", ms=3, label=f"{of}first episode"
+        )
+        axes.plot(values, last, color=colour, marker="o", ms=3, label=f"{of}last")
+        for low, high in _outside(values, found["trained"]):
+            axes.axvspan(low, high, color="0.93", zorder=0)
+    axes.set(xlabel=parameter, ylabel="return")
+
+
+def _outside(values: np.ndarray, trained: Sequence[bool]) -> list[tuple[float, float]]:
+    """Return the stretches between neighbouring values of which one is outside training."""
+    pairs = zip(values[:-1], values[1:], trained[:-1], trained[1:], strict=True)
+    return [(a, b) for a, b, one, other in pairs if not (one and other)]
+
+
 def draw_first_episode(axes: Axes, runs: Sequence[RunSummary]) -> None:
     """Draw the reward over the first episode of each run that was probed, and when it knows."""
     probed = [(n, run) for n, run in enumerate(runs) if run.probe]

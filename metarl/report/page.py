@@ -21,7 +21,7 @@ from metarl.base.files import file_errors, write_bytes
 from metarl.base.text import counted, si
 from metarl.evaluation.probe import WINDOW
 from metarl.evaluation.protocol import Report
-from metarl.report.adapting import draw_first_episode, probe_tables, score_tables
+from metarl.report.adapting import draw_first_episode, draw_sweep, probe_tables, score_tables
 from metarl.report.charts import (
     RUN_COLOURS,
     SPLITS,
@@ -193,7 +193,17 @@ def _curves(runs: Sequence[RunSummary]) -> list[Panel]:
         note = f"Means over held-out tasks and {WINDOW} steps. Dotted: 90 % of the way is made."
         draw = partial(draw_first_episode, runs=runs)
         panels.append(panel("Within the first episode", draw, note))
-    return panels
+    return panels + _sweeps(runs)
+
+
+def _sweeps(runs: Sequence[RunSummary]) -> list[Panel]:
+    """Return the return over each parameter that `metarl probe --sweep` went through."""
+    names = dict.fromkeys(name for run in runs for name in run.probe.get("sweeps", {}))
+    note = "Means over a value's worlds, the other parameters nominal. Grey: outside training."
+    return [
+        panel(f"Return over {name}", partial(draw_sweep, runs=runs, parameter=name), note)
+        for name in names
+    ]
 
 
 def adaptation_words(run: RunSummary) -> list[str]:

@@ -261,6 +261,11 @@ def _read_probe(run: RunSummary) -> None:
         for effect in found["effects"].values():
             numbers += [*effect["returns"], *effect["change"]]
         numbers += [*found["readable"].values(), found["step"], found["identified"]]
+        for one in found.get("sweeps", {}).values():
+            length = len(one["values"])
+            numbers += [*one["values"], *one["first"], *one["last"]]
+            if not length == len(one["first"]) == len(one["last"]) == len(one["trained"]):
+                raise KeyError("sweeps")
         whole = len(found["first"]) > 0 and all(n is None or math.isfinite(n) for n in numbers)
     except (KeyError, TypeError, AttributeError):
         whole = False

@@ -257,8 +257,7 @@ class TaskDistribution:
         """
         _check_count("sweep", n)
         values = np.repeat(self.nominal().values, n, axis=0)
-        column = self.index(param)
-        owner = self._owner(column)
+        column, owner = self.index(param), self.parameter(param)
         if isinstance(owner.train, Choices):
             values[:, column] = owner.train.at((np.arange(n) + 0.5) / n)
         else:
@@ -317,6 +316,10 @@ class TaskDistribution:
                 f"{did_you_mean(str(name), self.names)}; it has {', '.join(self.names)}"
             )
         return self.names.index(name)
+
+    def parameter(self, name: str) -> Param:
+        """Return the parameter that a column belongs to. Raises UserError if there is none."""
+        return self._owner(self.index(name))
 
     def _owner(self, column: int) -> Param:
         return [param for param in self.params for _ in param.names][column]

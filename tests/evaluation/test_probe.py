@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import Policy, TaskDistribution, Tasks, TaskWorlds
+from metarl import Policy, TaskDistribution, Tasks, TaskWorlds, UserError, find_family
 from metarl.cli import main
 from metarl.evaluation.probe import identified, probe, readable
+from metarl.evaluation.sweep import sweep, swept_tasks
 from metarl.report.run_summary import read_run
 
 
@@ -43,6 +44,25 @@ def found(cls: type[Told], tasks: int = 12):
     worlds = TaskWorlds("point-goal", 2 * tasks, 1)
     split = TaskDistribution(worlds.family).split("heldout", tasks)
     return probe(cls(worlds), worlds, split, episodes=1, seed=0)
+
+
+def test_a_sweep_goes_through_one_parameter_and_says_where_training_ends() -> None:
+    worlds = TaskWorlds("point-goal", 8, 1)
+    distribution = TaskDistribution(worlds.family)
+    tasks = swept_tasks(distribution, "goal_y", 4)
+    assert tasks.column("goal_x").tolist() == [0.0] * 4
+    got = sweep(Told(worlds), worlds, distribution, "goal_y", tasks, episodes=1, seed=0)
+    assert got.values == [-1.0, -0.25, 0.5, 1.25]
+    assert got.trained == [True, True, True, False]
+    assert all(last > first for first, last in zip(got.first, got.last, strict=True))
+    assert got.first[1] > got.first[2] > got.first[0] > got.first[3]  # by the way to the goal
+    with pytest.raises(UserError, match=r"no parameter 'goalx' \(did you mean 'goal_x'"):
+        swept_tasks(distribution, "goalx", 4)
+
+
+def test_a_sweep_takes_each_choice_once() -> None:
+    distribution = TaskDistribution(find_family("half-cheetah-dir"))
+    assert swept_tasks(distribution, "direction", 9).values.tolist() == [[-1.0], [1.0]]
 
 
 @pytest.mark.parametrize(("cls", "seeks"), [(Told, False), (RewardSeeker, True)])
@@ -95,10 +115,23 @@ def test_the_command(trained_run, tmp_path, capsys) -> None:
     """What is found is kept in the run for its report, too; hence a copy of the run."""
     out, run = tmp_path / "probe.json", tmp_path / "run"
     shutil.copytree(trained_run, run)
-    argv = ["probe", str(run), "--tasks", "4", "--episodes", "1", "--json", str(out)]
+    argv = [
+        "probe",
+        str(run),
+        "--tasks",
+        "4",
+        "--episodes",
+        "1",
+        "--json",
+        str(out),
+        "--sweep",
+        "goal_x",
+        "--points",
+        "2",
+    ]
     assert main(argv) == 0
     said = capsys.readouterr().out
-    for words in ("reward hidden", "state cleared", "state swapped", f"wrote {out}"):
+    for words in ("reward hidden", "state cleared", "state swapped", "goal_x ", f"wrote {out}"):
         assert words in said
     about = json.loads(out.read_text())
     assert read_run(run).probe == about

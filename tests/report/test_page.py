@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.html import Structure, check, made, summary, words
+from matplotlib.figure import Figure
 
 from metarl import UserError
 from metarl.evaluation.protocol import Report, gain_interval
+from metarl.report.adapting import draw_sweep
 from metarl.report.page import render
 from metarl.report.run_summary import probe_path, read_run
 from metarl.report.tasks import common_rows, per_task_scores, rank_correlation, task_words
@@ -145,6 +147,12 @@ PROBE = {
         "reward hidden": {"returns": [1.0, 2.0, 3.0], "change": [-2.0, -3.0, -1.0]},
     },
     "readable": {"x": 0.75, "<y>": None},
+    "sweeps": {
+        "<y>": {
+            "values": [0.0, 1.0, 2.0], "trained": [True, True, False], "first": [0.0, None, 1.0],
+            "last": [1.0, 1.0, 2.0],
+        },
+    },
 }  # fmt: skip
 
 
@@ -162,12 +170,27 @@ def test_a_probe_is_in_the_page_for_all_runs():
     assert "The first episode does not come to 90 % of the final reward." in text
     assert "Within the first episode" in text
     assert "Within the first episode" not in words(render([c]))
+    assert "Return over &lt;y&gt;" in text
+    assert "Return over" not in words(render([c]))
+
+
+def test_a_sweep_is_grey_beside_and_between_values_that_training_does_not_draw():
+    run = summary("a", made([[-1.0, 2.0]]))
+    run.probe = PROBE
+    axes = Figure().add_subplot()
+    draw_sweep(axes, [run], "<y>")
+    first, last = (line.get_ydata() for line in axes.get_lines())
+    assert np.isnan(first[1])
+    assert last.tolist() == [1.0, 1.0, 2.0]
+    assert [(patch.get_x(), patch.get_width()) for patch in axes.patches] == [(1.0, 1.0)]
 
 
 @pytest.mark.parametrize(("change", "note"), [
     ({}, None), ({"step": 3}, "The probe is of iteration 3"), ({"first": []}, "cannot be read"),
     ({"readable": {"x": "high"}}, "cannot be read"), ({"effects": None}, "cannot be read"),
-    ({"first": [None]}, "cannot be read"),
+    ({"first": [None]}, "cannot be read"), ({"sweeps": {}}, None),
+    ({"sweeps": []}, "cannot be read"),
+    ({"sweeps": {"x": PROBE["sweeps"]["<y>"] | {"last": [1.0]}}}, "cannot be read"),
 ])  # fmt: skip
 def test_a_probe_is_read_if_it_is_whole(tmp_path, change, note):
     (tmp_path / "config.json").write_text("{}")
