@@ -201,7 +201,7 @@ def _sweeps(runs: Sequence[RunSummary]) -> list[Panel]:
     names = dict.fromkeys(name for run in runs for name in run.probe.get("sweeps", {}))
     note = "Means over a value's worlds, the other parameters nominal. Grey: outside training."
     return [
-        panel(f"Return over {name}", partial(draw_sweep, runs=runs, parameter=name), note)
+        panel(f"Sweep of {name}", partial(draw_sweep, runs=runs, parameter=name), note)
         for name in names
     ]
 

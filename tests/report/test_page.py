@@ -170,8 +170,8 @@ def test_a_probe_is_in_the_page_for_all_runs():
     assert "The first episode does not come to 90 % of the final reward." in text
     assert "Within the first episode" in text
     assert "Within the first episode" not in words(render([c]))
-    assert "Return over &lt;y&gt;" in text
-    assert "Return over" not in words(render([c]))
+    assert "Sweep of &lt;y&gt;" in text
+    assert "Sweep of" not in words(render([c]))
 
 
 def test_a_sweep_is_grey_beside_and_between_values_that_training_does_not_draw():
