@@ -17,10 +17,8 @@ from metarl.runs.presets import MEASURED
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def summarise():
-    spec = importlib.util.spec_from_file_location(
-        "summarise", ROOT / "experiments" / "summarise.py"
-    )
+def summarise(name: str = "summarise"):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "experiments")
@@ -146,6 +144,7 @@ def test_the_tables_are_of_the_files_as_they_are():
     assert results
     assert (ROOT / "docs" / "results.md").read_text() == module.page(results)
     assert MEASURED.read_text() == module.a_line_each(module.measured(results))
+    assert (ROOT / "docs" / "literature.md").read_text() == summarise("literature").page()
 
 
 @pytest.mark.parametrize("agent", summarise().agents(), ids=lambda path: path.name)
