@@ -41,6 +41,9 @@ COMMANDS = {
     "render": ("commands.render", "show a trained policy adapt: a video of before and after"),
     "report": ("commands.report", "write one HTML page: curves, tasks, videos; runs compared"),
     "export": ("commands.export", "make an agent folder to share: weights, settings, a model card"),
+    "agents": ("commands.hub.agents", "list the trained agents, with their scores and videos"),
+    "push": ("commands.hub.push", "put an agent on the Hugging Face hub, with its model card"),
+    "pull": ("commands.hub.pull", "fetch an agent from the Hugging Face hub"),
     "check": ("commands.evaluate", "check that a task family, yours for example, is sound"),
 }
 """Subcommand -> the module it is in, and what it does. Modules are imported when needed."""
