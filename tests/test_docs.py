@@ -206,6 +206,15 @@ def test_the_tables_of_the_family_pages_are_those_of_the_code():
     assert "Not measured" in tables.reference_lines("no-family")
 
 
+def test_the_chooser_has_what_was_measured():
+    """`python docs/choosing.py` would change nothing, and all that was measured is in it."""
+    chooser = script("choosing")
+    assert chooser.main(["--check"]) == 0
+    page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    assert "| half-cheetah-vel | **rl2** | -31 | -38 (K = 3) | 8 M |" in page
+    assert chooser.filled(page.replace("-38 (K", "-3 (K")) == page
+
+
 @pytest.mark.parametrize("learner", sorted(entry_points("learners")))
 def test_algorithm_page_has_the_settings_of_the_code(learner):
     page = (ROOT / "docs/algorithms" / f"{learner}.md").read_text(encoding="utf-8")
