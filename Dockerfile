@@ -12,7 +12,7 @@ ARG PIP_FLAGS=""
 RUN pip install --no-cache-dir torch==2.13.0 $PIP_FLAGS
 
 COPY . /metarl
-RUN pip install --no-cache-dir -c /metarl/constraints.txt /metarl $PIP_FLAGS && rm -rf /metarl
+RUN pip install --no-cache-dir -c /metarl/constraints.txt /metarl $PIP_FLAGS
 
 WORKDIR /work
 ENTRYPOINT ["metarl"]
