@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Extra words for pip, e.g. an index of CPU-only torch builds.
 PIP_FLAGS ?=
+# Which versions are installed; CONSTRAINTS=/dev/null takes the newest that are allowed.
+CONSTRAINTS ?= constraints.txt
 # Extra words for pytest, e.g. `make test ARGS="-k returns"`.
 ARGS ?=
 # SLOW=1 runs the tests marked slow, too.
@@ -16,7 +18,7 @@ SLOW ?=
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: help install demo test lint types docs check results clean
+.PHONY: help install demo test lint types docs check package results clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -29,7 +31,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]' $(PIP_FLAGS)
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[dev]' $(PIP_FLAGS)
 	@touch $@
 
 demo: $(STAMP)  ## Under 2 minutes: meta-train, adapt to held-out tasks, make a video
@@ -49,6 +51,9 @@ docs: $(STAMP)  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: lint types docs test  ## What CI runs: ruff, pyright, the docs and the tests
+
+package: $(STAMP)  ## Build wheel and sdist into dist/, and try the wheel in a clean environment
+	.ci/package $(BIN)/python $(PIP_FLAGS)
 
 results: $(STAMP)  ## Go on with the trainings behind the results table, on one thread
 	$(BIN)/python experiments/run_queue.py $(ARGS)

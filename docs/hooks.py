@@ -1,4 +1,4 @@
-"""What `make docs` adds to the site: the plots and model cards, which lie beside their raw files.
+"""What `make docs` adds to the site: videos, and the plots and model cards beside their raw files.
 
 A page links to them as they lie in the repository, so the links work there, too.
 """
@@ -8,23 +8,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
-PREFIX = "../experiments/"
-WANTED = ("results/*.png", "agents/*/*.md", "agents/*/*.png")
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("experiments", "videos")
+WANTED = (
+    "experiments/results/*.png", "experiments/agents/*/*.md", "experiments/agents/*/*.png",
+    "videos/*.gif",
+)  # fmt: skip
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the files to the site, under experiments/."""
+    """Add the files to the site, under the names that they have in the repository."""
     from mkdocs.structure.files import File
 
     for pattern in WANTED:
-        for path in sorted(EXPERIMENTS.glob(pattern)):
-            name = f"experiments/{path.relative_to(EXPERIMENTS).as_posix()}"
+        for path in sorted(ROOT.glob(pattern)):
+            name = path.relative_to(ROOT).as_posix()
             files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let links into the repository's experiments/ point to where `on_files` put them."""
+    """Let links into the repository's folders point to where `on_files` put them."""
     depth = page.file.src_uri.count("/")
-    return markdown.replace(f"]({'../' * depth}{PREFIX}", f"]({'../' * depth}experiments/")
+    for folder in FOLDERS:
+        markdown = markdown.replace(f"]({'../' * depth}../{folder}/", f"]({'../' * depth}{folder}/")
+    return markdown

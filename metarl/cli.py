@@ -39,8 +39,13 @@ COMMANDS = {
     "probe": ("commands.probe", "show whether a run adapts, and to what"),
     "adapt": ("commands.evaluate", "adapt a trained policy to one task, and save it"),
     "render": ("commands.render", "show a trained policy adapt: a video of before and after"),
+    "play": ("commands.play", "let it act in MuJoCo's viewer, with sliders for its task"),
     "report": ("commands.report", "write one HTML page: curves, tasks, videos; runs compared"),
     "export": ("commands.export", "make an agent folder to share: weights, settings, a model card"),
+    "agents": ("commands.hub.agents", "list the trained agents, with their scores and videos"),
+    "push": ("commands.hub.push", "put an agent on the Hugging Face hub, with its model card"),
+    "pull": ("commands.hub.pull", "fetch an agent from the Hugging Face hub"),
+    "completion": ("commands.completion", "print what lets bash, zsh or fish complete all this"),
     "check": ("commands.evaluate", "check that a task family, yours for example, is sound"),
 }
 """Subcommand -> the module it is in, and what it does. Modules are imported when needed."""

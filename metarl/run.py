@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 MAY_CHANGE = frozenset(
     {
         "iterations", "env_steps", "checkpoint_every", "keep_checkpoints", "device", "threads",
-        "out", "print_every", "progress", "video_every",
+        "out", "print_every", "progress", "video_every", "track", "evaluate_ood",
     }
 )  # fmt: skip
 """Train settings that a resumed run may change; any other would make it a different run."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 from pkgutil import resolve_name
+from types import SimpleNamespace
 
 import mujoco
 import pytest
@@ -50,11 +52,25 @@ def test_python_code_runs(page, tmp_path, monkeypatch):
     """The blocks of a page run in order, as one script; of a training, one short iteration."""
     monkeypatch.setattr(PointGoal, "horizon", 5)
     monkeypatch.chdir(tmp_path)
+    logged = fake_wandb(monkeypatch)
     scope = {"__name__": "docs"}
     for line, code, copied in blocks(page, "python"):
         if copied is None:  # copies are compared below, and their files are tested as plug-ins
             short = re.sub(r"\biterations=\d+", "iterations=1", code)
             exec(compile("\n" * line + short, name(page), "exec"), scope)
+    if page.name == "tracking.md":
+        assert {"rollout/ep_rew_mean", "heldout/after", "finished"} <= set().union(*logged)
+
+
+def fake_wandb(monkeypatch) -> list[dict]:
+    """Let pages import a W&B without a network; return what is logged to it."""
+    logged: list[dict] = []
+    run = SimpleNamespace(
+        log=lambda values, step: logged.append(values),
+        finish=lambda: logged.append({"finished": 1}),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: run))
+    return logged
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -110,11 +126,11 @@ def test_commands_exist(page, capsys):
             assert re.search(rf"{option}\b", text), f"{name(page)}: metarl {' '.join(words)}"
 
 
-def test_readme_has_every_command(capsys):
+def test_every_command_is_on_the_page_of_commands(capsys):
     cli.main(["--help"])
     listed = set(re.findall(r"^  (\w+)  ", capsys.readouterr().out, re.M)) & set(cli.COMMANDS)
     assert listed == set(cli.COMMANDS)
-    assert {words[0] for words in metarl_commands(ROOT / "README.md")} >= listed
+    assert {words[0] for words in metarl_commands(ROOT / "docs" / "commands.md")} >= listed
 
 
 def test_every_family_and_algorithm_has_a_page():
@@ -190,6 +206,15 @@ def test_the_tables_of_the_family_pages_are_those_of_the_code():
     assert "Not measured" in tables.reference_lines("no-family")
 
 
+def test_the_chooser_has_what_was_measured():
+    """`python docs/choosing.py` would change nothing, and all that was measured is in it."""
+    chooser = script("choosing")
+    assert chooser.main(["--check"]) == 0
+    page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    assert "| point-goal | " in chooser.results()
+    assert chooser.filled(page.replace("| point-goal | ", "| nowhere | ")) == page
+
+
 @pytest.mark.parametrize("learner", sorted(entry_points("learners")))
 def test_algorithm_page_has_the_settings_of_the_code(learner):
     page = (ROOT / "docs/algorithms" / f"{learner}.md").read_text(encoding="utf-8")
@@ -218,7 +243,7 @@ def test_every_direct_dependency_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    pinned = set(re.findall(r"^([a-z0-9-]+)==", pins, re.M))
+    pinned = set(re.findall(r"^([a-z0-9_-]+)==", pins, re.M))
     assert {re.split(r"[\[<>=!]", line)[0] for line in wanted} <= pinned
 
 

@@ -42,6 +42,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "n-eval-episodes eval-episodes n-episodes num-episodes": ("episodes", "evaluate-episodes"),
     "n-eval-tasks": ("evaluate-tasks",),
     "save-freq save-every": ("checkpoint-every",),
+    "wandb use-wandb wandb-project-name logger": ("track",),
     "log-dir logdir log-folder save-path save-dir output output-dir tensorboard-log":
         ("out",),
     "n-jobs num-threads num-workers workers": ("threads",),

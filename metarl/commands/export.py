@@ -221,7 +221,10 @@ def _command(run: RunSummary) -> str:
     words = ["metarl train", run.family, run.algorithm]
     words += [f"--preset {PLAIN}"] if choose(run.family, run.algorithm) else []
     defaults = asdict(TrainConfig()) | asdict(find_learner(run.algorithm).Config())
-    unshown = ("out", "progress", "print_every", "device", "threads", "keep_checkpoints")
+    unshown = (
+        "out", "progress", "print_every", "device", "threads", "keep_checkpoints", "track",
+        "evaluate_ood",
+    )  # fmt: skip
     for name, value in (run.train | run.learner).items():
         default = defaults.get(name)
         default = list(default) if isinstance(default, tuple) else default

@@ -17,9 +17,9 @@ GROUPS = {
     "run": "resume preset config tasks_per_iteration rollouts_per_task iterations env_steps seed "
     "device threads family algorithm trust_code",
     "evaluation": "split tasks episodes set evaluate evaluate_every evaluate_tasks "
-    "evaluate_episodes test_tasks test_episodes test_seed result",
+    "evaluate_episodes evaluate_ood test_tasks test_episodes test_seed result",
     "output": "out json results checkpoint_every keep_checkpoints video_every print_every progress "
-    "size fps speed live half note",
+    "track size fps speed live half note",
 }
 """Title of a part of the help page -> the fields in it; what is in none of them is an option."""
 

@@ -84,7 +84,7 @@ def render(argv: Sequence[str]) -> int:
     if args.out is not None:
         video.check_out(args.out)
     if args.live:
-        check_display()
+        check_display("--live", "leave out --live to write a video")
     checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
     split, tasks = "the task", parse_task(family, args.set) if args.set else None
     if tasks is None:
@@ -164,18 +164,21 @@ def returns_of(recording: Recording) -> Iterator[str]:
 # --- the viewer --------------------------------------------------------------------------------
 
 
-def check_display() -> None:
+def check_display(what: str, instead: str) -> None:
     """Raise UserError, in one line, where there is no display to open a window on.
 
     MuJoCo's viewer would end the process there. Elsewhere than on Linux windows belong to the main
     thread, which `mjpython` keeps for the viewer, so only the viewer itself can tell.
+
+    Args:
+        what: needs it.
+        instead: what to do without one.
     """
     if platform.system() != "Linux":
         return
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise UserError(
-            "--live needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set: "
-            "leave out --live to write a video"
+            f"{what} needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set: {instead}"
         )
     import glfw
 
@@ -188,8 +191,8 @@ def check_display() -> None:
     if not window:
         reason = str(said[0].message).partition("b'")[2].rstrip("'") if said else "none was made"
         raise UserError(
-            f"--live: no window for OpenGL can be opened ({reason}); it needs libgl1 and "
-            f"libgl1-mesa-dri (Fedora: mesa-dri-drivers); leave out --live to write a video"
+            f"{what}: no window for OpenGL can be opened ({reason}); it needs libgl1 and "
+            f"libgl1-mesa-dri (Fedora: mesa-dri-drivers); {instead}"
         )
 
 

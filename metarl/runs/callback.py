@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from metarl.base.errors import UserError, check_kinds
 
@@ -45,9 +45,16 @@ class Run(Protocol):
         """Return the context of work that a signal may break off; see `StopSignals`."""
         ...
 
+    def describe(self) -> dict[str, Any]:
+        """Return what config.json holds."""
+        ...
+
 
 class Callback:
     """Does nothing: override what is needed."""
+
+    def on_start(self, run: Run) -> None:
+        """Called once, when the run folder is open and nothing is trained or evaluated yet."""
 
     def on_iteration(self, run: Run, metrics: dict[str, float]) -> None:
         """Called after each meta-update and its checkpoint, unless a signal has come."""

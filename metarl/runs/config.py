@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Curriculum = Literal["uniform", "success", "alp-gmm", "level-replay", "cross-entropy"]
 CURRICULA: tuple[str, ...] = get_args(Curriculum)
+Track = Literal["none", "wandb", "mlflow"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class TrainConfig:
     """How many of the newest checkpoints to keep."""
     video_every: int = 0
     """Iterations between videos of a held-out task, in TensorBoard and RUN/videos; 0: none."""
+    evaluate_ood: bool = False
+    """Whether each of those evaluations is also made on tasks outside the training box."""
+    track: Track = "none"
+    """Log to Weights & Biases or to MLflow, too (extras `wandb` and `mlflow`)."""
     task_shards: int | None = None
     """Parts that the tasks of an iteration are cut into, for torchrun: each rank owns whole ones,
     and the result depends on their number, not on that of the ranks; default: one a rank."""
@@ -94,13 +99,16 @@ class TrainConfig:
                 f"evaluate_episodes must be at most {MAX_EPISODES}, not {self.evaluate_episodes}"
             )
         self._check_curriculum()
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise UserError(f"device must be auto, cpu or cuda, not {self.device!r}")
+        for name, allowed in (("device", ("auto", "cpu", "cuda")), ("track", get_args(Track))):
+            if (value := getattr(self, name)) not in allowed:
+                *some, last = allowed
+                raise UserError(f"{name} must be {', '.join(some)} or {last}, not {value!r:.40}")
         is_text = isinstance(self.out, str) and self.out.strip() and "\0" not in self.out
         if self.out is not None and not is_text:
             raise UserError(f"out must be the name of a folder, not {self.out!r}")
-        if not isinstance(self.progress, bool):
-            raise UserError(f"progress must be true or false, not {self.progress!r}")
+        for name in ("progress", "evaluate_ood"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise UserError(f"{name} must be true or false, not {value!r:.40}")
 
     def _check_curriculum(self) -> None:
         if self.curriculum not in CURRICULA:

@@ -6,6 +6,7 @@
     report.html                          the page on it, written anew at each evaluation
     evaluation/heldout_step_XXXXXXXX.json
     videos/step_XXXXXXXX.gif             with --video-every
+    tracking.json                        with --track: as which run a tracker knows it
     evaluation/test_*_step_*.json        made by `metarl report`
     checkpoints/step_XXXXXXXX/
 
@@ -33,6 +34,7 @@ from stable_baselines3.common.logger import (
 
 from metarl.base.errors import UserError
 from metarl.base.files import file_errors, write_bytes, write_json
+from metarl.runs.tags import tagged
 
 
 class MetricsCsv(CSVOutputFormat):
@@ -102,6 +104,28 @@ class _Events(TensorBoardOutputFormat):
         threading.excepthook = self._hook
         super().close()
 
+    def write(self, key_values: dict[str, Any], key_excluded: dict, step: int = 0) -> None:
+        """Write a row, its numbers by their tags."""
+        shown = filter_excluded_keys(key_values, key_excluded, "tensorboard")
+        numbers = {k: v for k, v in shown.items() if isinstance(v, int | float)}
+        kept = {k: v for k, v in shown.items() if k not in numbers} | tagged(numbers)
+        super().write(kept, dict.fromkeys(kept, ()), step)
+
+    def gif(self, name: str, path: Path, step: int) -> None:
+        """Show a GIF among the images, where it moves."""
+        from PIL import Image
+        from tensorboard.compat.proto.summary_pb2 import (
+            Summary,  # pyright: ignore[reportAttributeAccessIssue]
+        )
+
+        with Image.open(path) as opened:
+            width, height = opened.size
+        image = Summary.Image(
+            width=width, height=height, colorspace=3, encoded_image_string=path.read_bytes()
+        )
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        self.writer._get_file_writer().add_summary(summary, step)
+
 
 def has_trained(run: Path) -> bool:
     """Whether a run folder holds more than the beginning of a run: a checkpoint after step 0."""
@@ -142,21 +166,10 @@ class RunFolder:
         return self._logger
 
     def log_gif(self, name: str, path: Path, env_steps: int) -> None:
-        """Show a GIF among TensorBoard's images, where it moves."""
-        from PIL import Image
-        from tensorboard.compat.proto.summary_pb2 import (
-            Summary,  # pyright: ignore[reportAttributeAccessIssue]
-        )
-
-        with Image.open(path) as opened:
-            width, height = opened.size
-        image = Summary.Image(
-            width=width, height=height, colorspace=3, encoded_image_string=path.read_bytes()
-        )
-        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        """Show a GIF in TensorBoard, and in a tracker if there is one."""
         for output in [] if self._logger is None else self._logger.output_formats:
-            if isinstance(output, _Events):
-                output.writer._get_file_writer().add_summary(summary, env_steps)
+            if callable(show := getattr(output, "gif", None)):
+                show(name, path, env_steps)
 
     def evaluation_path(self, iteration: int) -> Path:
         """Return where the held-out report of one iteration goes."""
@@ -164,7 +177,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what a run left that ended before its first iteration did."""
-        for name in ("events.out.tfevents.*", "checkpoints/step_00000000"):
+        for name in ("events.out.tfevents.*", "checkpoints/step_00000000", "tracking.json"):
             for path in self.path.glob(name):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.drop_after(-1)

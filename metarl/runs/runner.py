@@ -146,6 +146,8 @@ class Runner:
         position, config = self.position, self.config
         meet(self.learner, config, position.iteration)
         with self.folder, self.stop, self.open():
+            for callback in self.callbacks:
+                callback.on_start(self)
             with self.saving():
                 self.evaluate_if_due()
                 while not self.ended() and not self.agree_to_stop():

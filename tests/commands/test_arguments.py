@@ -123,7 +123,7 @@ def test_other_libraries_flags_are_answered_with_ours(algorithm, flag, ours):
     assert ours in str(refusal.value)
 
 
-@pytest.mark.parametrize("flag", ["--foo", "--policy", "--wandb", "--render-mode", "--x"])
+@pytest.mark.parametrize("flag", ["--foo", "--policy", "--save-code", "--render-mode", "--x"])
 def test_no_hint_is_far_off(flag):
     with pytest.raises(UserError) as refusal:
         parse_train(["point-goal", "rl2", flag, "3"], "rl2")

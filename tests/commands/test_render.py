@@ -123,7 +123,7 @@ def test_live_plays_before_and_after(run, capsys, monkeypatch):
         def sync(self):
             shown.append(self.data.qpos.copy())
 
-    monkeypatch.setattr("metarl.commands.render.check_display", lambda: None)
+    monkeypatch.setattr("metarl.commands.render.check_display", lambda *_: None)
     monkeypatch.setattr(mujoco.viewer, "launch_passive", Viewer)
     assert (
         main(["render", run, "--live", "--episodes", "1", "--speed", "100", "--threads", "1"]) == 0

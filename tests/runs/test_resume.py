@@ -60,7 +60,9 @@ def test_tensorboard_hides_what_was_logged_after_the_checkpoint(tmp_path):
     go_on(run, iterations=6)  # from step 4
     events = EventAccumulator(str(run))
     events.Reload()
-    assert [e.step for e in events.Scalars("return_after")] == [160 * i for i in range(1, 7)]
+    assert [e.step for e in events.Scalars("rollout/return_after")] == [
+        160 * i for i in range(1, 7)
+    ]
 
 
 def test_a_finished_run_can_be_extended_only_in_length(tmp_path):

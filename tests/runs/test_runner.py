@@ -67,7 +67,9 @@ def test_held_out_returns_are_in_tensorboard(whole):
     events = EventAccumulator(str(whole))
     events.Reload()
     assert [e.step for e in events.Scalars("heldout/after")] == [0, 480, 960]
-    assert [e.step for e in events.Scalars("return_after")] == [160 * i for i in range(1, 7)]
+    assert [e.step for e in events.Scalars("rollout/return_after")] == [
+        160 * i for i in range(1, 7)
+    ]
 
 
 def test_the_seed_decides_everything(whole, tmp_path):

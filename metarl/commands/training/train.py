@@ -22,7 +22,7 @@ PROG = "metarl train"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Start:
+class Start:
     """What a run starts from, if not from the preset of its family and algorithm."""
 
     resume: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
@@ -160,7 +160,7 @@ def parse_train(
         An object with family, algorithm, preset, config, train (TrainConfig) and learner (Config).
     """
     config = find_learner(algorithm).Config if algorithm else _NoConfig
-    names = {*field_names(TrainConfig), *field_names(_Start)}
+    names = {*field_names(TrainConfig), *field_names(Start)}
     if clash := names & set(field_names(config)):
         raise UserError(f"algorithm '{algorithm}': its setting '{clash.pop()}' is train's own name")
     family, train_default, learner_default = saved or (family, TrainConfig(), config())
@@ -182,7 +182,7 @@ def parse_train(
         ),
         ("learner", Annotated[config, tyro.conf.arg(name="")], field(default=learner_default)),
     ]
-    cls = make_dataclass("Train", members, bases=(_Start,), frozen=True)
+    cls = make_dataclass("Train", members, bases=(Start,), frozen=True)
     cls.__doc__ = (
         "Meta-train an algorithm on a task family. With --resume DIR instead of FAMILY ALGORITHM, "
         "go on with the run in DIR, to the same bits as if it had not stopped. With --seeds 1 2 3 "

@@ -1,0 +1,289 @@
+"""`metarl agents`, `push` and `pull`: against a hub of our own on 127.0.0.1, never the real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from helpers.hub import TOKEN, running_hub
+from helpers.process import forked
+
+from metarl import cli
+from metarl.learning import agents as known
+from metarl.learning.checkpoint import HEADER, WEIGHTS
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "experiments" / "agents" / "half-cheetah-vel-maml-trpo"
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch) -> Path:
+    """The user's data folder, and a working folder without anything in it."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "data" / "metarl" / "agents"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with running_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
+
+
+def refused(capsys, *words: str) -> str:
+    assert cli.main(list(words)) == 2
+    line = capsys.readouterr().err
+    assert len(line.splitlines()) == 1, line
+    return line
+
+
+# --- the list ----------------------------------------------------------------------------------
+
+
+def test_the_list_has_every_shipped_agent_with_the_numbers_of_its_card(capsys):
+    assert cli.main(["agents", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    folders = {path.parent.name for path in (ROOT / "experiments/agents").glob("*/checkpoint.json")}
+    assert rows.keys() == folders
+    card = (SHIPPED / "README.md").read_text()
+    row = rows[SHIPPED.name]
+    assert (row["family"], row["algorithm"]) == ("half-cheetah-vel", "maml-trpo")
+    for split in ("heldout", "ood"):
+        for seen, mean in zip(row["episodes"], row[split]["mean"], strict=True):
+            said = re.search(rf"^\| {split} \| {seen} \| (\S+) \|", card, re.M)[1]
+            assert float(said.replace("−", "-")) == pytest.approx(mean, rel=0.01)
+        score, low, high = row["score"][split]
+        assert low < score < high
+        assert f"{split} tasks after 60 episodes: {score:.2f} [{low:.2f}, {high:.2f}]" in card
+    assert Path(rows["half-cheetah-dir-pearl"]["video"]).is_file()
+    assert rows["walker2d-params-rl2"]["video"] is None
+
+
+def test_the_table_has_a_line_for_each(capsys):
+    assert cli.main(["agents", "half-cheetah-vel"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    some = [line.split() for line in lines if line.lstrip().startswith("half-cheetah-vel-")]
+    assert [words[0].rpartition("-")[2] for words in some] == ["trpo", "pearl", "rl2"]
+    assert max(map(len, lines)) <= 120
+    assert some[1][3:7] == ["800k", "-43", "-39", "3"]
+
+
+def test_an_agent_that_is_broken_is_named_and_the_others_are_listed(data, capsys):
+    shutil.copytree(SHIPPED, data / "some" / "good")
+    bad = data / "some" / "bad"
+    shutil.copytree(SHIPPED, bad)
+    (bad / "result.json").write_text('{"experience": [0], "mean": "\\u001b[31m"}')
+    os.mkfifo(data / "some" / "pipe")  # reading it would wait for ever
+    assert cli.main(["agents", "some/"]) == 0
+    out = capsys.readouterr().out
+    assert "some/good" in out
+    assert "some/bad cannot be used: " in out
+    assert "\x1b" not in out
+
+
+def test_a_name_that_is_near_is_offered(capsys):
+    line = refused(capsys, "agents", "half-cheetah-vel-perl")
+    assert "did you mean 'half-cheetah-vel-pearl'" in line
+
+
+# --- without the library, and with bad words ---------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["push", str(SHIPPED), "me/agent"], ["pull", "me/agent"]])
+def test_without_the_library_one_line_names_the_extra(words, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    assert "pip install 'metarl-toolkit[hub]'" in refused(capsys, *words)
+
+
+@pytest.mark.parametrize("repo", ["agent", "../agent", "a/b/c", "me/..", "me/-agent-", "me/a b"])
+def test_a_name_that_no_repository_has_is_refused(hub, repo, capsys):
+    for words in (["push", str(SHIPPED), repo], ["pull", repo]):
+        assert repo in refused(capsys, *words)
+    assert hub.asked == []
+
+
+# --- there and back ----------------------------------------------------------------------------
+
+
+def test_a_shipped_agent_goes_there_and_back(hub, data, capsys):
+    words = ["push", SHIPPED.name, "me/agent", "--private", "--license", "mit"]
+    assert cli.main(words) == 0
+    assert "metarl pull me/agent" in capsys.readouterr().out
+    there = hub.branches["me/agent", "main"]
+    assert hub.private == {"me/agent"}
+    for name in (WEIGHTS, HEADER, "result.json", "curve.png"):
+        assert there[name] == (SHIPPED / name).read_bytes()
+    assert cli.main(["pull", "me/agent"]) == 0
+    assert "try: metarl adapt me/agent" in capsys.readouterr().out
+    assert {path.name for path in (data / "me" / "agent").iterdir()} == there.keys() - {
+        ".gitattributes"
+    }
+    assert known.find_run("me/agent") == data / "me" / "agent"
+    assert cli.main(["agents", "me/agent", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["from"], row["env_steps"]) == ("hub", 6_400_000)
+    assert len(row["score"]["ood"]) == 3  # read from the card that came back
+
+
+def test_the_card_is_in_the_format_of_the_hub(hub, capsys, tmp_path):
+    from huggingface_hub import ModelCard
+
+    (tmp_path / "film.gif").write_bytes(b"GIF89a")
+    video = ["--video", str(tmp_path / "film.gif")]
+    assert cli.main(["push", str(SHIPPED), "me/agent", *video]) == 0
+    text = hub.branches["me/agent", "main"]["README.md"].decode()
+    card = ModelCard(text)
+    head, result = card.data, json.loads((SHIPPED / "result.json").read_text())
+    assert (head.library_name, head.pipeline_tag) == ("metarl", "reinforcement-learning")
+    assert {"robotics", "half-cheetah-vel", "maml-trpo"} <= set(head.tags)
+    found = {(one.dataset_split, one.metric_name): one.metric_value for one in head.eval_results}
+    assert found == {
+        (split, f"mean return, {shot}-shot"): round(report["mean"][k], 3)
+        for split, report in (("heldout", result), ("ood", result["ood"]))
+        for k, shot in ((0, "zero"), (-1, "60"))
+    }
+    commands = re.findall(r"^metarl (\w+) (\S+)", text, re.M)
+    assert commands[0] == ("pull", "me/agent")
+    assert {name for word, name in commands if word != "train"} == {"me/agent"}
+    assert "![It adapts](adapts.gif)" in text
+    assert hub.branches["me/agent", "main"]["adapts.gif"] == b"GIF89a"
+    own = (SHIPPED / "README.md").read_text()
+    assert own.partition("## Trained on")[2] == text.partition("## Trained on")[2]
+
+
+def test_a_run_becomes_an_agent_and_a_branch_has_its_own(hub, data, small_run, tmp_path, capsys):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    words = ["push", str(run), "me/point", "--revision", "v2", "--threads", "1"]
+    assert cli.main(words) == 0
+    assert hub.branches["me/point", "main"].keys() == {".gitattributes"}
+    assert "metarl-toolkit" in json.loads(hub.branches["me/point", "v2"][HEADER])["versions"]
+    capsys.readouterr()
+    assert "has no weights" in refused(capsys, "pull", "me/point")
+    assert "no such revision" in refused(capsys, "pull", "me/point", "--revision", "v3")
+    assert cli.main(["pull", "me/point", "--revision", "v2"]) == 0
+    assert (
+        cli.main(["adapt", "me/point", "--set", "goal_x=0.5", "--episodes", "1", "--threads", "1"])
+        == 0
+    )
+
+
+def test_what_is_no_agent_is_not_overwritten(hub, capsys):
+    hub.commit("me/other", "main", {"README.md": b"mine", "model.bin": b"1"})
+    assert "something else than an agent" in refused(capsys, "push", str(SHIPPED), "me/other")
+    assert hub.branches["me/other", "main"]["README.md"] == b"mine"
+    (Path("mine")).mkdir()
+    (Path("mine") / "notes.txt").write_text("mine")
+    hub.commit("me/agent", "main", agent_files())
+    assert "something else" in refused(capsys, "pull", "me/agent", "--out", "mine")
+    assert [path.name for path in Path("mine").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("token", "words", "said"),
+    [
+        ("wrong", ["push", str(SHIPPED), "me/agent"], "hf auth login"),
+        (TOKEN, ["pull", "me/nothing"], "no such repository"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line(hub, monkeypatch, capsys, token, words, said):
+    monkeypatch.setenv("HF_TOKEN", token)
+    assert said in refused(capsys, *words)
+
+
+def test_a_hub_that_is_not_there_is_one_line(hub, monkeypatch, capsys):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for words in (["push", str(SHIPPED), "me/agent"], ["pull", "me/agent"]):
+        assert "'me/agent': " in refused(capsys, *words)
+
+
+# --- a stranger's ------------------------------------------------------------------------------
+
+
+def agent_files(**changes: bytes) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in SHIPPED.iterdir()} | changes
+
+
+@pytest.mark.parametrize(
+    ("files", "claims", "said"),
+    [
+        ({"../evil.py": b"1"}, {}, "'../evil.py' would lie outside"),
+        ({"/etc/evil": b"1"}, {}, "would lie outside"),
+        ({"a\\..\\evil": b"1"}, {}, "would lie outside"),
+        ({}, {WEIGHTS: 2**40}, "its weights.safetensors is 1048576 MB, and the limit is 256 MB"),
+        ({HEADER: b" " * (4 * 2**20 + 1)}, {HEADER: 10}, "the limit is 4 MB"),
+        ({WEIGHTS: b"\0" * 2000}, {}, "weights.safetensors"),
+        ({HEADER: b"{}"}, {}, "not a checkpoint that can be read"),
+    ],
+    ids=["above", "absolute", "backslash", "huge", "lie about size", "changed", "no header"],
+)
+def test_a_bad_repository_is_refused_and_leaves_nothing(hub, data, capsys, files, claims, said):
+    hub.commit("eve/agent", "main", agent_files() | files)
+    hub.claims = claims
+    line = refused(capsys, "pull", "eve/agent")
+    assert said in line
+    assert ".writing" not in line
+    left = [path for path in data.parent.parent.rglob("*") if path.is_file()]
+    assert left == []
+
+
+def test_files_that_no_agent_has_are_not_fetched(hub, data):
+    hub.commit("eve/agent", "main", agent_files() | {"robot.py": b"1", "deep/er.py": b"1"})
+    assert cli.main(["pull", "eve/agent"]) == 0
+    assert not any(name in "".join(hub.asked) for name in ("robot.py", "er.py"))
+    assert {path.name for path in (data / "eve/agent").iterdir()} == agent_files().keys()
+
+
+def test_an_agent_that_names_code_needs_the_users_own(hub, data, plugin, tmp_path, capsys):
+    """The rules of `metarl.base.trust`, as for any stranger's checkpoint."""
+    from helpers.runs import SMALL
+
+    from metarl.learning import checkpoint as checkpoints
+    from metarl.learning.registry import find_learner
+    from metarl.worlds.vector import Spec
+
+    learner = find_learner("maml-trpo")(Spec(2, 1, 5), SMALL)
+    meta = {"exported": True, "env_steps": 1, "seed": 0, "train": {}}
+    stranger = "/somewhere/slider.py:Slider"
+    saved = checkpoints.save(tmp_path / "saved", learner, family=stranger, step=1, meta=meta)
+    files = agent_files() | {p.name: p.read_bytes() for p in saved.iterdir()}
+    hub.commit("eve/agent", "main", files)
+    line = refused(capsys, "pull", "eve/agent")
+    assert "'eve/agent': its family is in '/somewhere/slider.py'" in line
+    assert "--family FILE.py:Slider" in line
+    assert not (data / "eve" / "agent").exists()
+    assert cli.main(["pull", "eve/agent", "--family", plugin]) == 0
+
+
+def test_a_killed_pull_leaves_nothing_half(hub, data, capsys):
+    hub.commit("me/agent", "main", agent_files())
+    hub.slow = {WEIGHTS}
+    with forked(lambda: cli.main(["pull", "me/agent"])) as process:
+        assert hub.half.wait(30), process.stderr.read()
+        process.send_signal(signal.SIGKILL)
+    assert not (data / "me" / "agent").exists()
+    assert cli.main(["agents", "me/"]) == 2
+    hub.slow = set()
+    hub.stalls.set()
+    assert cli.main(["pull", "me/agent"]) == 0
+    assert [path.name for path in (data / "me").iterdir()] == ["agent"]
+
+
+def test_an_agent_that_is_there_stays_until_the_new_one_is_whole(hub, data, capsys):
+    hub.commit("me/agent", "main", agent_files())
+    assert cli.main(["pull", "me/agent"]) == 0
+    before = (data / "me/agent" / HEADER).read_bytes()
+    hub.commit("me/agent", "main", agent_files(**{WEIGHTS: b"broken"}))
+    refused(capsys, "pull", "me/agent")
+    assert (data / "me/agent" / HEADER).read_bytes() == before
