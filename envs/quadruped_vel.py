@@ -1,9 +1,9 @@
 """Quadruped on flat ground: follow velocity commands that change within an episode (dt 0.02 s).
 
 The robot of `envs.quadruped` trots by a clock that it observes, as in Margolis and Agrawal 2022
-("Walk these ways"), and is paid for where its feet should be; without a clock, a robot that shuffles
-is paid nearly what one that walks is. The other terms are those of Rudin et al. 2022. Payload, grip,
-strength of the motors and centre of mass are the tasks; they have to be found out.
+("Walk these ways"), and is paid for where its feet should be, lest it shuffle. The other terms are
+those of Rudin et al. 2022. Payload, grip, strength of the motors and centre of mass are the tasks,
+which have to be found out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class QuadrupedVel(Quadruped):
     """Walk as commanded under unknown payload, grip, motor strength and centre of mass."""
 
     name = "quadruped-vel"
-    horizon = 400
+    horizon = 300
     actions = position_targets({"*_abduction": 0.25, "*_hip_pitch": 0.5, "*_knee": 0.6})
     memory = {"command": (3,), "phase": (1,), "action": (12,)}  # noqa: RUF012
     events = {"command": every(2.0, jitter=0.5)}  # noqa: RUF012

@@ -161,7 +161,7 @@ class Simulator(Backend):
                 raise UserError(f"MuJoCo refuses an edit of {', '.join(fields)}: {why}") from None
 
     def vary(self, field: str, values: Tensor) -> None:
-        """Give a model field, of which nothing is derived, other values (B, …) from this step on."""
+        """Give a model field, of which nothing is derived, other values (B, …) until further."""
         self.batch.expand(field)[:] = values.numpy()
         self._expanded.add(field)
         self.varied |= {field}

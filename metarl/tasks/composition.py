@@ -31,7 +31,7 @@ from metarl.tasks.variations.sensors import NOISE, History, Noise, SensorBias, s
 from metarl.tasks.variations.terrain import OnAnyTerrain, terrain_of
 
 if TYPE_CHECKING:
-    from metarl.tasks.distribution import Tasks
+    pass
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,7 @@ def _refuse_clashes(label: str, old: Sequence[Param], new: Sequence[Param]) -> N
 
 
 # --- variations of any family ------------------------------------------------------------------
+
 
 class _Told(TaskFamily):
     """A robot that observes its task, as an oracle does."""

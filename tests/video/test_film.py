@@ -247,13 +247,11 @@ def test_after_a_switch_the_model_of_the_task_is_drawn(lift):
         episode = got.episodes["score", k][0]
         sizes = [episode.model(t, got.models[0]).geom("ball").size[0] for t in range(41)]
         assert sizes == [nominal] * 20 + [switched] * 21
-    film, drawn = Film(got, SMALL), []
-    drawing = film.renderer()
-    clip = film.blocks[0].clips[0]
-    for step in (19.0, 20.0):
-        drawn.append(ball_pixels(film._draw(clip, step, drawing)))
+    film = Film(got, SMALL)
+    drawing, clip = film.renderer(), film.blocks[0].clips[0]
+    small, large = (ball_pixels(film._draw(clip, step, drawing)) for step in (19.0, 20.0))
     drawing.close()
-    assert 2 < drawn[1] / drawn[0] < 6
+    assert 2 < large / small < 6
 
 
 def ball_pixels(image: np.ndarray) -> int:
