@@ -78,8 +78,9 @@ class QuadrupedVel(Quadruped):
     ) -> None:
         """Note the action, and let the clock run while the robot is to move."""
         sim.memory["action"] = action
-        moving = self.moving(sim)[:, None]
-        sim.memory["phase"] = (sim.memory["phase"] + CADENCE * self.dt * moving) % 1.0
+        phase = sim.memory["phase"]
+        later = (phase + CADENCE * self.dt) % 1.0
+        sim.memory["phase"] = torch.where(self.moving(sim)[:, None], later, phase)
 
     # --- what it senses ------------------------------------------------------------------------
 

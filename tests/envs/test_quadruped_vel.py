@@ -1,0 +1,191 @@
+"""The quadruped that follows commands: walking pays more than standing and than shuffling."""
+
+from __future__ import annotations
+
+import math
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+
+from envs.quadruped_vel import COMMANDS, FOOT, LIFT, STANDING, TROT
+from metarl import TaskDistribution, TaskWorlds, find_family
+from metarl.base.keys import Key
+from metarl.tasks.family import without_termination
+
+NAME = "quadruped-vel"
+STANCE = np.array((0.0, 0.9, -1.8) * 4)
+SCALE = np.array((0.25, 0.5, 0.6) * 4)
+LINK = 0.213
+"""Length of a thigh, and of a shank, m."""
+
+
+def rotation(quaternion: np.ndarray) -> np.ndarray:
+    matrix = np.zeros(9)
+    mujoco.mju_quat2Mat(matrix, quaternion)
+    return matrix.reshape(3, 3)
+
+
+def ready(count: int = 4, **values: float) -> TaskWorlds:
+    worlds = TaskWorlds(without_termination(find_family(NAME)), count, 1)
+    worlds.set_tasks(TaskDistribution(worlds.family).make(**values), count)
+    worlds.seed(Key(3))
+    worlds.reset()
+    return worlds
+
+
+def stride(phase: torch.Tensor, speed: float, lift: float) -> torch.Tensor:
+    """Return (B, 12) actions that move the feet by the clock, without looking at anything else.
+
+    A foot on the ground goes back at `speed` (m/s) and is pressed down by 2 cm; in the air it comes
+    forward, `lift` m high.
+    """
+    at = (phase + 2.0 * 0.02 + TROT) % 1.0
+    swing = at < 0.5
+    along = torch.where(swing, 4 * at - 1, 3 - 4 * at)
+    x = 1.5 * speed * 0.125 * along - 0.01
+    press = 0.02 * ((math.pi * (2 * at - 1)).sin().clamp(max=0.6) / 0.6)
+    height = torch.where(swing, -1.3 * lift * (2 * math.pi * at).sin(), press)
+    z = 2 * LINK * math.cos(0.9) + height
+    long = (x.square() + z.square()).sqrt()
+    bent = torch.acos((long / (2 * LINK)).clamp(max=1.0))
+    joints = torch.stack((torch.zeros_like(x), bent - torch.asin(x / long), -2 * bent), 2)
+    return (joints.flatten(1) - torch.from_numpy(STANCE)) / torch.from_numpy(SCALE)
+
+
+def walked(speed: float, lift: float) -> tuple[float, float, float]:
+    """Return what 3 s of strides are paid, how fast they are (m/s), and the feet's greatest height.
+
+    For a command of 0.5 m/s forward; at speed 0 and lift 0 it stands.
+    """
+    worlds = ready(4)
+    sim, family, paid, begin, high = worlds.simulator, worlds.family, 0.0, None, 0.0
+    for step in range(150):
+        sim.memory["command"] = torch.tensor([0.5, 0.0, 0.0], dtype=torch.float64)
+        if step == 50:
+            begin = sim.qpos[:, 0].clone()
+        paid += float(worlds.step(stride(sim.memory["phase"], speed, lift).float()).reward.mean())
+        high = max(high, float(family.heights(sim).max()) if step > 50 else 0.0)
+    return paid, float((sim.qpos[:, 0] - begin).mean()) / 2.0, high
+
+
+def test_walking_is_paid_more_than_standing_and_shuffling() -> None:
+    standing, still, _ = walked(0.0, 0.0)
+    shuffling, slow, low = walked(0.5, 0.005)
+    walking, fast, high = walked(0.5, LIFT)
+    assert abs(still) < 0.02
+    assert fast > 0.3
+    assert high > 0.04 > 0.02 > low
+    assert walking > 1.15 * standing
+    assert walking > 1.1 * shuffling
+    assert slow < fast
+
+
+def test_reward_on_recorded_states() -> None:
+    """Against the formula, world by world, with numpy and rotation matrices."""
+    worlds = TaskWorlds(without_termination(find_family(NAME)), 6, 1)
+    worlds.set_tasks(TaskDistribution(worlds.family).split("heldout", 6), 1)
+    worlds.reset()
+    sim, strength = worlds.simulator, worlds.task["strength"].numpy()
+    generator, last, data = torch.Generator().manual_seed(1), np.zeros((6, 12)), None
+    for _ in range(25):
+        action = 3 * torch.rand(6, 12, generator=generator) - 1.5
+        command, phase = (sim.memory[name].numpy().copy() for name in ("command", "phase"))
+        got = worlds.step(action).reward.numpy()
+        clipped = action.double().clamp(-1, 1).numpy()
+        for i in range(6):
+            model, data = sim.world_model(i), mujoco.MjData(worlds.family.compile())
+            data.qpos[:], data.qvel[:] = sim.qpos[i], sim.qvel[i]
+            mujoco.mj_forward(model, data)
+            turn = rotation(data.qpos[3:7]).T
+            v, w, g = turn @ data.qvel[:3], data.qvel[3:6], turn @ [0.0, 0.0, -1.0]
+            low, high = model.actuator_ctrlrange.T
+            target = np.clip(STANCE + SCALE * clipped[i], low, high)
+            limit = np.tile([23.7, 23.7, 35.5], 4)
+            torque = np.clip(60 * (target - data.qpos[7:]) - 2 * data.qvel[6:], -limit, limit)
+            feet = [f"{a}_{b}_foot" for a in ("front", "rear") for b in ("left", "right")]
+            z = np.array([data.geom(foot).xpos[2] for foot in feet]) - 0.022
+            wave = np.sin(2 * np.pi * (phase[i] + [0, 0.5, 0.5, 0]))
+            wanted = 0.05 * np.maximum(wave, 0) * bool(command[i].any())
+            expected = np.exp(-((v[:2] - command[i, :2]) ** 2).sum() / 0.2)
+            expected += 0.5 * np.exp(-((w[2] - command[i, 2]) ** 2) / 0.25)
+            expected += 0.5 * np.exp(-((z - wanted) ** 2) / 4e-4).mean()
+            expected -= 0.5 * v[2] ** 2 + 0.02 * (w[:2] ** 2).sum() + 0.5 * (g[:2] ** 2).sum()
+            expected -= 0.05 * ((data.qpos[7:] - STANCE) ** 2).sum()
+            expected -= 1e-4 * ((strength[i] * torque) ** 2).sum()
+            expected -= 0.01 * ((clipped[i] - last[i]) ** 2).sum()
+            assert got[i] == pytest.approx(expected, abs=1e-9)
+            error = np.linalg.norm(v[:2] - command[i, :2])
+            assert float(worlds.reward_terms["velocity_error"][i]) == pytest.approx(error)
+        last = clipped
+
+
+def test_commands_are_drawn_anew_within_their_ranges() -> None:
+    worlds = TaskWorlds(without_termination(find_family(NAME)), 400, 1)
+    worlds.reset()
+    drawn = worlds.simulator.memory["command"]
+    for column, (low, high) in enumerate(COMMANDS):
+        assert low <= float(drawn[:, column].min()) < low + 0.05 * (high - low)
+        assert high - 0.05 * (high - low) < float(drawn[:, column].max()) < high
+    still = ~drawn.any(1)
+    assert abs(float(still.double().mean()) - STANDING) < 0.06
+    assert len(torch.unique(drawn, dim=0)) == 400 - int(still.sum()) + 1
+    worlds, seen = ready(20), []
+    for _ in range(160):  # 3.2 s, and a command lasts 1 to 3 s
+        seen.append(worlds.simulator.memory["command"].clone())
+        worlds.step(torch.zeros(20, 12))
+    changes = (torch.stack(seen).diff(dim=0) != 0).any(2)
+    assert not changes[:49].any()
+    assert changes.any(0).double().mean() > 0.9  # to stand may follow on to stand
+    assert 1 < float(changes.sum(0).double().mean()) < 2.2
+
+
+def test_the_clock_runs_while_it_is_to_move() -> None:
+    worlds = ready(2)
+    sim, family = worlds.simulator, worlds.family
+    phases = []
+    for _ in range(26):
+        sim.memory["command"] = torch.tensor([[0.5, 0.0, 0.0], [0.0, 0.0, 0.0]])
+        phases.append(sim.memory["phase"][:, 0].clone())
+        worlds.step(torch.zeros(2, 12))
+    moved = torch.stack(phases)
+    assert float((moved[25, 0] - moved[0, 0]).abs()) < 1e-9  # 25 steps of 0.02 s are a stride
+    assert torch.allclose((moved.diff(dim=0) % 1.0)[:, 0], torch.full((25,), 0.04).double())
+    assert (moved[:, 1] == moved[0, 1]).all()
+    clock = family.observe(sim, worlds.task)[:, 45:]
+    assert float(clock[0].norm()) == pytest.approx(1.0)
+    assert clock[1].tolist() == [0.0, 0.0]
+    assert family.lifts(sim)[1].tolist() == [0.0] * 4
+    raised = family.lifts(sim)[0] > 0
+    assert raised.tolist() in ([True, False, False, True], [False, True, True, False])
+
+
+def test_critics_alone_see_velocity_and_feet() -> None:
+    worlds = ready(3)
+    sim, family = worlds.simulator, worlds.family
+    assert worlds.spec[:2] == (47, 12)
+    assert worlds.spec.privileged_size == 7
+    before = family.observe(sim, worlds.task)
+    sim.qpos[:, :3] += 1.0
+    sim.qvel[:, :3] += 1.0
+    sim.refresh(None)
+    assert torch.equal(family.observe(sim, worlds.task), before)
+    shown = family.privileged(sim, worlds.task)
+    heights = family.feet(sim)[..., 2] - FOOT
+    torch.testing.assert_close(shown[:, 3:], heights / LIFT)
+    assert (heights > 0.9).all()
+    for i in range(3):
+        v = rotation(sim.qpos[i, 3:7].numpy()).T @ sim.qvel[i, :3].numpy()
+        np.testing.assert_allclose(shown[i, :3], v, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("tilt", "z", "fallen"), [(1.0, 0.3, False), (1.1, 0.3, True), (0.0, 0.14, True)]
+)
+def test_a_fall_ends_the_episode(tilt: float, z: float, fallen: bool) -> None:
+    """60 degrees are 1.047 rad; half of the stance's height is 0.1435 m."""
+    worlds = TaskWorlds(NAME, 2, 1)
+    sim = worlds.simulator
+    sim.qpos[:, 2], sim.qpos[:, 3], sim.qpos[:, 4] = z, np.cos(tilt / 2), np.sin(tilt / 2)
+    assert worlds.family.terminated(sim).tolist() == [fallen] * 2
