@@ -39,19 +39,26 @@ def stride(phase: torch.Tensor, speed: float, lift: float) -> torch.Tensor:
     """Return (B, 12) actions that move the feet by the clock, without looking at anything else.
 
     A foot on the ground goes back at `speed` (m/s) and is pressed down by 2 cm; in the air it comes
-    forward, `lift` m high.
+    forward, `lift` m high. The family's own steps are taken off, as a policy would have to that
+    stands or shuffles.
     """
-    at = (phase + 2.0 * 0.02 + TROT) % 1.0
+    at = (phase + TROT) % 1.0
     swing = at < 0.5
     along = torch.where(swing, 4 * at - 1, 3 - 4 * at)
-    x = 1.5 * speed * 0.125 * along - 0.01
-    press = 0.02 * ((math.pi * (2 * at - 1)).sin().clamp(max=0.6) / 0.6)
-    height = torch.where(swing, -1.3 * lift * (2 * math.pi * at).sin(), press)
-    z = 2 * LINK * math.cos(0.9) + height
-    long = (x.square() + z.square()).sqrt()
-    bent = torch.acos((long / (2 * LINK)).clamp(max=1.0))
-    joints = torch.stack((torch.zeros_like(x), bent - torch.asin(x / long), -2 * bent), 2)
-    return (joints.flatten(1) - torch.from_numpy(STANCE)) / torch.from_numpy(SCALE)
+    sine = (2 * math.pi * at).sin()
+    pressed = 0.02 * (2 * sine).clamp(-1.0, 0.0)
+
+    def joints(x: torch.Tensor, height: torch.Tensor) -> torch.Tensor:
+        z = 2 * LINK * math.cos(0.9) - height
+        long = (x.square() + z.square()).sqrt()
+        bent = torch.acos((long / (2 * LINK)).clamp(max=1.0))
+        return torch.stack((torch.zeros_like(x), bent - torch.asin(x / long), -2 * bent), 2)
+
+    own = joints(0 * along, 1.3 * LIFT * sine.clamp(min=0.0) + pressed)
+    moves = speed > 0
+    height = 1.3 * lift * sine.clamp(min=0.0) + pressed * moves
+    wanted = joints((1.5 * speed * 0.125 * along - 0.01) * moves, height)
+    return (wanted - own).flatten(1) / torch.from_numpy(SCALE)
 
 
 def walked(speed: float, lift: float) -> tuple[float, float, float]:
@@ -101,16 +108,19 @@ def test_reward_on_recorded_states() -> None:
             turn = rotation(data.qpos[3:7]).T
             v, w, g = turn @ data.qvel[:3], data.qvel[3:6], turn @ [0.0, 0.0, -1.0]
             low, high = model.actuator_ctrlrange.T
-            target = np.clip(STANCE + SCALE * clipped[i], low, high)
+            wave = np.sin(2 * np.pi * (phase[i] + [0, 0.5, 0.5, 0])) * bool(command[i].any())
+            lift = 0.065 * np.maximum(wave, 0) - 0.02 * np.clip(-2 * wave, 0, 1)
+            bend = np.arccos((2 * LINK * np.cos(0.9) - lift) / (2 * LINK)) - 0.9
+            step = np.stack((0 * bend, bend, -2 * bend), 1).ravel()
+            target = np.clip(np.clip(STANCE + SCALE * clipped[i], low, high) + step, low, high)
             limit = np.tile([23.7, 23.7, 35.5], 4)
             torque = np.clip(60 * (target - data.qpos[7:]) - 2 * data.qvel[6:], -limit, limit)
             feet = [f"{a}_{b}_foot" for a in ("front", "rear") for b in ("left", "right")]
             z = np.array([data.geom(foot).xpos[2] for foot in feet]) - 0.022
-            wave = np.sin(2 * np.pi * (phase[i] + [0, 0.5, 0.5, 0]))
-            wanted = 0.05 * np.maximum(wave, 0) * bool(command[i].any())
+            wanted = 0.05 * np.maximum(wave, 0)
             expected = np.exp(-((v[:2] - command[i, :2]) ** 2).sum() / 0.2)
             expected += 0.5 * np.exp(-((w[2] - command[i, 2]) ** 2) / 0.25)
-            expected += 0.5 * np.exp(-((z - wanted) ** 2) / 4e-4).mean()
+            expected -= 0.2 * np.abs(z - wanted).sum() / 0.05
             expected -= 0.5 * v[2] ** 2 + 0.02 * (w[:2] ** 2).sum() + 0.5 * (g[:2] ** 2).sum()
             expected -= 0.05 * ((data.qpos[7:] - STANCE) ** 2).sum()
             expected -= 1e-4 * ((strength[i] * torque) ** 2).sum()
