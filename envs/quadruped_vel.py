@@ -1,8 +1,8 @@
 """Quadruped on flat ground: follow velocity commands that change within an episode (dt 0.02 s).
 
-The robot of `envs.quadruped` steps in place by a clock that it observes; actions move its joints
-about that motion, as in Lee et al. 2020 ("Learning quadrupedal locomotion over challenging
-terrain"). It is paid for where its feet should be, lest it shuffle; the other terms are those of
+The robot of `envs.quadruped` trots open-loop by a clock that it observes, and actions move its
+joints about that, as the policies over trajectory generators of Iscen et al. 2018 and Lee et al.
+2020 do. It is paid for where its feet should be, lest it shuffle; the other terms are those of
 Rudin et al. 2022. Payload, grip, strength of the motors and centre of mass are the tasks, which
 have to be found out.
 """
@@ -35,6 +35,10 @@ PRESSED = 0.02
 """How far below the stance a foot is pressed while two carry the robot, m."""
 LINK, BEND = 0.213, 0.9
 """Length of a thigh, and of a shank (m), and how far each is turned in the stance (rad)."""
+HIPS = torch.tensor(((0.19, 0.19, -0.19, -0.19), (0.13, -0.13, 0.13, -0.13)), dtype=torch.float64)
+"""Where the feet stand, forward of the trunk's middle and to its left, m."""
+STRIDE = 1.5
+"""How much longer a stride is than without slip and sag."""
 WIDTHS = (0.2, 0.25)
 """σ of velocity (m²/s²) and turning (rad²/s²)."""
 
@@ -94,13 +98,27 @@ class QuadrupedVel(Quadruped):
         sim.memory["command"][ids] = torch.cat(parts, 1) * moving
 
     def act(self, sim: Backend, action: Tensor, task: Mapping[str, Tensor]) -> None:
-        """Add the steps in place to the targets that the action stands for."""
+        """Add the strides to the targets that the action stands for."""
         super().act(sim, action, task)
-        wave = self.wave(sim) * self.moving(sim)[:, None]
+        sim.ctrl.copy_((sim.ctrl + self.strides(sim)).clamp(*self._range))
+
+    def strides(self, sim: Backend) -> Tensor:
+        """Return (B, 12) angles from the stance (rad) that step as the command asks, open-loop.
+
+        A foot in the air comes forward, one on the ground is pressed down and goes back as fast as
+        the ground under it should.
+        """
+        at, wave = (sim.memory["phase"] + TROT.to(sim.device)) % 1.0, self.wave(sim)
+        command, (ahead, left) = sim.memory["command"][:, :, None], HIPS.to(sim.device)
+        half = STRIDE * (0.25 / CADENCE) * torch.where(at < 0.5, 4 * at - 1, 3 - 4 * at)
+        x = half * (command[:, 0] - command[:, 2] * left)
+        y = half * (command[:, 1] + command[:, 2] * ahead)
         height = 1.3 * LIFT * wave.clamp(min=0.0) + PRESSED * (2 * wave).clamp(-1.0, 0.0)
-        bend = torch.acos(math.cos(BEND) - height / (2 * LINK)) - BEND
-        targets = sim.ctrl + torch.stack((0 * bend, bend, -2 * bend), 2).flatten(1)
-        sim.ctrl.copy_(targets.clamp(*self._range))
+        down = 2 * LINK * math.cos(BEND) - height * self.moving(sim)[:, None]
+        out = (y.square() + down.square()).sqrt()
+        bend = torch.acos(((x.square() + out.square()).sqrt() / (2 * LINK)).clamp(max=1.0))
+        hip = bend - torch.atan2(x, out) - BEND
+        return torch.stack((torch.atan2(y, down), hip, 2 * (BEND - bend)), 2).flatten(1)
 
     def remember(
         self, sim: Backend, action: Tensor, task: Mapping[str, Tensor], rng: BatchedRNG

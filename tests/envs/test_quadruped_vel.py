@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from envs.quadruped_vel import COMMANDS, FOOT, LIFT, STANDING, TROT
+from envs.quadruped_vel import COMMANDS, FOOT, LIFT, STANDING
 from metarl import TaskDistribution, TaskWorlds, find_family
 from metarl.base.keys import Key
 from metarl.tasks.family import without_termination
@@ -17,8 +17,6 @@ from metarl.tasks.family import without_termination
 NAME = "quadruped-vel"
 STANCE = np.array((0.0, 0.9, -1.8) * 4)
 SCALE = np.array((0.25, 0.5, 0.6) * 4)
-LINK = 0.213
-"""Length of a thigh, and of a shank, m."""
 
 
 def rotation(quaternion: np.ndarray) -> np.ndarray:
@@ -35,58 +33,79 @@ def ready(count: int = 4, **values: float) -> TaskWorlds:
     return worlds
 
 
-def stride(phase: torch.Tensor, speed: float, lift: float) -> torch.Tensor:
-    """Return (B, 12) actions that move the feet by the clock, without looking at anything else.
+def walked(
+    way: str, command: tuple[float, float, float] = (0.5, 0.0, 0.0)
+) -> tuple[float, torch.Tensor, float]:
+    """Return what 3 s are paid, how fast it went (3: m/s, rad/s), and the feet's greatest height.
 
-    A foot on the ground goes back at `speed` (m/s) and is pressed down by 2 cm; in the air it comes
-    forward, `lift` m high. The family's own steps are taken off, as a policy would have to that
-    stands or shuffles.
-    """
-    at = (phase + TROT) % 1.0
-    swing = at < 0.5
-    along = torch.where(swing, 4 * at - 1, 3 - 4 * at)
-    sine = (2 * math.pi * at).sin()
-    pressed = 0.02 * (2 * sine).clamp(-1.0, 0.0)
-
-    def joints(x: torch.Tensor, height: torch.Tensor) -> torch.Tensor:
-        z = 2 * LINK * math.cos(0.9) - height
-        long = (x.square() + z.square()).sqrt()
-        bent = torch.acos((long / (2 * LINK)).clamp(max=1.0))
-        return torch.stack((torch.zeros_like(x), bent - torch.asin(x / long), -2 * bent), 2)
-
-    own = joints(0 * along, 1.3 * LIFT * sine.clamp(min=0.0) + pressed)
-    moves = speed > 0
-    height = 1.3 * lift * sine.clamp(min=0.0) + pressed * moves
-    wanted = joints((1.5 * speed * 0.125 * along - 0.01) * moves, height)
-    return (wanted - own).flatten(1) / torch.from_numpy(SCALE)
-
-
-def walked(speed: float, lift: float) -> tuple[float, float, float]:
-    """Return what 3 s of strides are paid, how fast they are (m/s), and the feet's greatest height.
-
-    For a command of 0.5 m/s forward; at speed 0 and lift 0 it stands.
+    It walks by the family's own strides, or takes them off to stand, or all but the part along the
+    ground, to shuffle with feet that hardly leave it.
     """
     worlds = ready(4)
-    sim, family, paid, begin, high = worlds.simulator, worlds.family, 0.0, None, 0.0
+    sim, family, paid, high = worlds.simulator, worlds.family, 0.0, 0.0
+    begin, turned = sim.qpos.clone(), 0.0
     for step in range(150):
-        sim.memory["command"] = torch.tensor([0.5, 0.0, 0.0], dtype=torch.float64)
-        if step == 50:
-            begin = sim.qpos[:, 0].clone()
-        paid += float(worlds.step(stride(sim.memory["phase"], speed, lift).float()).reward.mean())
-        high = max(high, float(family.heights(sim).max()) if step > 50 else 0.0)
-    return paid, float((sim.qpos[:, 0] - begin).mean()) / 2.0, high
+        sim.memory["command"] = torch.tensor(command, dtype=torch.float64)
+        strides = family.strides(sim).unflatten(1, (4, 3))
+        away = strides.clone()
+        if way == "shuffle":  # thighs and shanks swing, and the legs keep their length
+            bend = -strides[..., 2] / 2
+            away = torch.stack((0 * bend, 0.9 * bend, -1.8 * bend), 2)
+        action = -away.flatten(1) / torch.from_numpy(SCALE) * (way != "walk")
+        paid += float(worlds.step(action.float()).reward.mean())
+        turned += float(sim.qvel[:, 5].mean()) / 150
+        if step > 50:
+            high = max(high, float(family.heights(sim).max()))
+    gone = (sim.qpos - begin).mean(0) / 3.0
+    return paid, torch.tensor([float(gone[0]), float(gone[1]), turned]), high
 
 
 def test_walking_is_paid_more_than_standing_and_shuffling() -> None:
-    standing, still, _ = walked(0.0, 0.0)
-    shuffling, slow, low = walked(0.5, 0.005)
-    walking, fast, high = walked(0.5, LIFT)
-    assert abs(still) < 0.02
-    assert fast > 0.3
-    assert high > 0.04 > 0.02 > low
-    assert walking > 1.15 * standing
-    assert walking > 1.1 * shuffling
-    assert slow < fast
+    standing, still, _ = walked("stand")
+    shuffling, slow, low = walked("shuffle")
+    walking, fast, high = walked("walk")
+    assert float(still.abs().max()) < 0.03
+    assert float(fast[0]) > 0.2
+    assert high > 0.035 > 0.02 > low
+    assert float(slow[0]) < float(fast[0])
+    assert walking > 1.15 * max(standing, shuffling)
+
+
+@pytest.mark.parametrize(
+    ("command", "column"), [((-0.4, 0.0, 0.0), 0), ((0.0, 0.3, 0.0), 1), ((0.0, 0.0, 0.8), 2)]
+)
+def test_strides_go_where_the_command_asks(command, column: int) -> None:
+    _, went, _ = walked("walk", command)
+    assert 0.3 < float(went[column]) / command[column] < 1.7
+
+
+def test_strides_put_the_feet_where_they_should_be() -> None:
+    """MuJoCo's kinematics of the inverse kinematics: by hand for a foot in the air and one down."""
+    worlds = ready(1)
+    sim, family = worlds.simulator, worlds.family
+    model, data = family.compile(), mujoco.MjData(family.compile())
+
+    def feet(offsets: np.ndarray) -> np.ndarray:
+        data.qpos[:] = [0, 0, 0.3, 1, 0, 0, 0, *(STANCE + offsets)]
+        mujoco.mj_kinematics(model, data)
+        names = [f"{a}_{b}_foot" for a in ("front", "rear") for b in ("left", "right")]
+        return np.stack([data.geom(name).xpos for name in names])
+
+    sim.memory["command"] = torch.tensor([0.6, -0.2, 0.5], dtype=torch.float64)
+    sim.memory["phase"] = torch.tensor([[0.2]], dtype=torch.float64)
+    moved = feet(family.strides(sim)[0].numpy()) - feet(np.zeros(12))
+    # 0.2 of a stride: front left and rear right are in the air, at −1 + 4 · 0.2 = −0.2 of a stride
+    # half as long as 1.5 · 0.125 s times the ground's speed under the foot; the others, at 0.7, are
+    # down, at 3 − 4 · 0.7 = 0.2 of theirs.
+    for foot, (along, x, y) in enumerate(
+        [(-0.2, 0.19, 0.13), (0.2, 0.19, -0.13), (0.2, -0.19, 0.13), (-0.2, -0.19, -0.13)]
+    ):
+        half = 1.5 * 0.125 * along
+        up = 1.3 * LIFT * math.sin(0.4 * math.pi) if along < 0 else -0.02
+        expected = half * (0.6 - 0.5 * y), half * (-0.2 + 0.5 * x), up
+        np.testing.assert_allclose(moved[foot], expected, atol=4e-3)  # hips are 8 cm out
+    sim.memory["command"] = torch.zeros(1, 3)
+    assert float(family.strides(sim).abs().max()) < 1e-12
 
 
 def test_reward_on_recorded_states() -> None:
@@ -99,6 +118,7 @@ def test_reward_on_recorded_states() -> None:
     for _ in range(25):
         action = 3 * torch.rand(6, 12, generator=generator) - 1.5
         command, phase = (sim.memory[name].numpy().copy() for name in ("command", "phase"))
+        steps = worlds.family.strides(sim).numpy()
         got = worlds.step(action).reward.numpy()
         clipped = action.double().clamp(-1, 1).numpy()
         for i in range(6):
@@ -109,10 +129,7 @@ def test_reward_on_recorded_states() -> None:
             v, w, g = turn @ data.qvel[:3], data.qvel[3:6], turn @ [0.0, 0.0, -1.0]
             low, high = model.actuator_ctrlrange.T
             wave = np.sin(2 * np.pi * (phase[i] + [0, 0.5, 0.5, 0])) * bool(command[i].any())
-            lift = 0.065 * np.maximum(wave, 0) - 0.02 * np.clip(-2 * wave, 0, 1)
-            bend = np.arccos((2 * LINK * np.cos(0.9) - lift) / (2 * LINK)) - 0.9
-            step = np.stack((0 * bend, bend, -2 * bend), 1).ravel()
-            target = np.clip(np.clip(STANCE + SCALE * clipped[i], low, high) + step, low, high)
+            target = np.clip(np.clip(STANCE + SCALE * clipped[i], low, high) + steps[i], low, high)
             limit = np.tile([23.7, 23.7, 35.5], 4)
             torque = np.clip(60 * (target - data.qpos[7:]) - 2 * data.qvel[6:], -limit, limit)
             feet = [f"{a}_{b}_foot" for a in ("front", "rear") for b in ("left", "right")]
