@@ -103,7 +103,7 @@ def test_strides_put_the_feet_where_they_should_be() -> None:
         half = 1.5 * 0.125 * along
         up = 1.3 * LIFT * math.sin(0.4 * math.pi) if along < 0 else -0.02
         expected = half * (0.6 - 0.5 * y), half * (-0.2 + 0.5 * x), up
-        np.testing.assert_allclose(moved[foot], expected, atol=4e-3)  # hips are 8 cm out
+        np.testing.assert_allclose(moved[foot], expected, atol=6e-3)  # hips are 8 cm out
     sim.memory["command"] = torch.zeros(1, 3)
     assert float(family.strides(sim).abs().max()) < 1e-12
 
