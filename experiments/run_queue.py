@@ -11,8 +11,8 @@ A *line* of the ladder is a learner, and the family that it learns on:
     finetune  the policy of `ppo`, trained on in each held-out task
     rl2, varibad, maml-trpo, pearl, rma
 
-After them come the legs: RMA, and RL² with a privileged critic, on the quadrupeds, for many more steps;
-their results go to ``experiments/results/legs/`` and into no table.
+After them come the legs: RMA, and RL² with a privileged critic, on the quadrupeds, for many more
+steps; their results go to ``experiments/results/legs/`` and into no table.
 
 Each result is written to ``experiments/results/ladder/`` as soon as it is there; what is in that
 folder is not trained again. Ctrl-C or SIGTERM stops at the next iteration, and the same command

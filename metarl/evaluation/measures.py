@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from metarl.base.keys import Key
-from metarl.base.text import shown
 from metarl.tasks.family import TaskFamily, acts
 from metarl.worlds.reward_terms import PREFIX
 from metarl.worlds.rollout import mean_of_finished
@@ -48,9 +47,9 @@ def measured_in_words(diagnostics: Mapping[str, Any], rounds: Sequence[int]) -> 
     lines = []
     for name, values in diagnostics.items():
         if name.startswith(MEASURED):
-            means = [shown(float(np.nanmean(np.array(values[k], float))), 3) for k in rounds]
+            means = [np.nanmean(np.array(values[k], float)) for k in rounds]
             words = name.removeprefix(MEASURED).replace("_", " ")
-            lines.append(f"{words}: {' → '.join(means)}")
+            lines.append(f"{words}: {' → '.join(f'{mean:.3g}' for mean in means)}")
     return lines
 
 

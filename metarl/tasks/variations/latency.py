@@ -28,8 +28,8 @@ LATENCY = Param(
     unit="s", doc="from a command to the motors' obeying it",
 )  # fmt: skip
 JITTER = Param(
-    "latency_jitter", Interval(0.0, 0.4), ood=(Interval(0.4, 0.6),),
-    doc="share of the latency by which it varies: it is 1 − jitter to 1 + jitter times that",
+    "latency_jitter", Interval(0.0, 0.02), ood=(Interval(0.02, 0.04),), unit="s",
+    doc="how much later than that they may obey: U[0, jitter) is added, drawn anew now and again",
 )  # fmt: skip
 LONGEST_LATENCY = 0.1
 """Seconds of commands that a world remembers: a task may ask for this much and no more."""
@@ -76,26 +76,26 @@ class VaryingLatency(Latency):
     def latest(self, tasks: Tasks) -> np.ndarray:
         """Return (M,) the longest delay of each task, s."""
         jitter = tasks.column("latency_jitter")
-        if ((jitter < 0) | (jitter > 1)).any():
-            raise UserError(f"family '{self.name}': latency_jitter must be from 0 to 1")
-        return tasks.column("latency") * (1.0 + jitter)
+        if (jitter < 0).any():
+            raise UserError(f"family '{self.name}': latency_jitter must not be negative")
+        return tasks.column("latency") + jitter
 
     def initial_state(self, sim: Backend, ids: Tensor, rng: BatchedRNG) -> None:
         """Begin as the family does, and draw the first delay."""
         super().initial_state(sim, ids, rng)
-        sim.memory["delay"][ids] = rng.uniform(-1.0, 1.0, 1)
+        sim.memory["delay"][ids] = rng.uniform(0.0, 1.0, 1)
 
     def event(
         self, name: str, sim: Backend, ids: Tensor, task: Mapping[str, Tensor], rng: BatchedRNG
     ) -> None:
         """Draw another delay, if it is time for one."""
         if name == "delay":
-            sim.memory["delay"][ids] = rng.uniform(-1.0, 1.0, 1)
+            sim.memory["delay"][ids] = rng.uniform(0.0, 1.0, 1)
         else:
             super().event(name, sim, ids, task, rng)
 
     def act(self, sim: Backend, action: Tensor, task: Mapping[str, Tensor]) -> None:
         """Let the motors obey as late as was drawn."""
         super().act(sim, action, task)
-        varied = task["latency"] * (1.0 + task["latency_jitter"] * sim.memory["delay"][:, 0])
+        varied = task["latency"] + task["latency_jitter"] * sim.memory["delay"][:, 0]
         sim.vary("actuator_delay", self._own_delay.to(varied) + varied[:, None])
