@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from metarl import Interval, Param, assign, scale, shift
+from metarl import Interval, Param, TaskFamily, assign, scale, shift
 from metarl.simulation.backend import Backend, State
 from metarl.tasks.variations.fields import Terrain
 from metarl.tasks.variations.terrain import OnTerrain
@@ -49,16 +49,32 @@ DYNAMICS = (
 )  # fmt: skip
 
 
-class QuadrupedTerrain(OnTerrain):
-    """Follow a velocity command under unknown payload, friction, motor strength and ground."""
+class Quadruped(TaskFamily):
+    """The robot of all quadruped families: its model, its stance, and the torques of its motors."""
 
-    name = "quadruped-terrain"
     model = Path(__file__).with_name("quadruped.xml")
     frame_skip = 5
-    horizon = 250
     home = STANCE
     reset_noise = 0.05
     reset_speed_noise = 0.0
+
+    def __init__(self) -> None:
+        """Compile the model, and read the motors' limits."""
+        super().__init__()
+        self._stance = torch.from_numpy(self.home_state.ctrl)
+        self._limits = torch.from_numpy(self.compiled.actuator_forcerange[:, 1].copy())
+
+    def torques(self, sim: Backend, strength: Tensor) -> Tensor:
+        """Return (B, 12) the motors' torques in N·m, as the controller computes them."""
+        wanted = KP * (sim.ctrl - sim.qpos[:, 7:]) - KD * sim.qvel[:, 6:]
+        return strength[:, None] * wanted.clamp(-self._limits, self._limits)
+
+
+class QuadrupedTerrain(OnTerrain, Quadruped):
+    """Follow a velocity command under unknown payload, friction, motor strength and ground."""
+
+    name = "quadruped-terrain"
+    horizon = 250
     keep = ("ctrl",)
     reward_weights = {  # noqa: RUF012
         "turning": 0.5, "posture": -1.0, "effort": -5e-5, "action_rate": -0.01,
@@ -73,8 +89,7 @@ class QuadrupedTerrain(OnTerrain):
         """Compile the model, and read the motors' ranges."""
         super().__init__()
         low, high = torch.from_numpy(self.compiled.actuator_ctrlrange.copy()).unbind(1)
-        self._stance, self._half = torch.from_numpy(self.home_state.ctrl), (high - low) / 2
-        self._limits = torch.from_numpy(self.compiled.actuator_forcerange[:, 1].copy())
+        self._half = (high - low) / 2
 
     def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 45), with the scan (B, 84).
@@ -117,11 +132,6 @@ class QuadrupedTerrain(OnTerrain):
     def terminated(self, sim: Backend) -> Tensor:
         """Return (B,) bool: it has fallen; tilted by more than 60 degrees, or on its belly."""
         return (self.root.gravity(sim)[:, 2] > -FALLEN_TILT) | (self.clearance(sim) < FALLEN_HEIGHT)
-
-    def torques(self, sim: Backend, strength: Tensor) -> Tensor:
-        """Return (B, 12) the motors' torques in N·m, as the controller computes them."""
-        wanted = KP * (sim.ctrl - sim.qpos[:, 7:]) - KD * sim.qvel[:, 6:]
-        return strength[:, None] * wanted.clamp(-self._limits, self._limits)
 
 
 class QuadrupedTerrainScan(QuadrupedTerrain):

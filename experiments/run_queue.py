@@ -11,6 +11,9 @@ A *line* of the ladder is a learner, and the family that it learns on:
     finetune  the policy of `ppo`, trained on in each held-out task
     rl2, varibad, maml-trpo, pearl, rma
 
+After them come the legs: RMA, and RL² with a privileged critic, on the quadrupeds, for many more
+steps; their results go to ``experiments/results/legs/`` and into no table.
+
 Each result is written to ``experiments/results/ladder/`` as soon as it is there; what is in that
 folder is not trained again. Ctrl-C or SIGTERM stops at the next iteration, and the same command
 goes on to the same bits.
@@ -43,15 +46,19 @@ from metarl.worlds.factory import make_worlds
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results" / "ladder"
-LINES = presets_of("ladder")
+LEGS = {name: one for name, one in presets_of("ladder").items() if name.startswith("legs-")}
+"""Of the quadrupeds alone; an item's number of env steps is `LONG`."""
+LINES = {name: one for name, one in presets_of("ladder").items() if name not in LEGS}
 """Of every family; an item's number of env steps is `MILLIONS`."""
 MILLIONS = {
     "half-cheetah-vel": 3, "half-cheetah-dynamics": 3, "half-cheetah-dir": 3,
     "half-cheetah-terrain": 3, "walker2d-params": 3, "hopper-params": 3, "ant-dir": 4,
     "ant-goal": 4, "ant-crippled": 4, "quadruped-terrain": 4, "humanoid-dir": 4,
-    "half-cheetah-vel+dynamics+latency": 4,
+    "half-cheetah-vel+dynamics+latency": 4, "quadruped-vel": 4,
 }  # fmt: skip
 """Environment steps of training, in millions, the same for ppo, oracle, finetune and rl2."""
+LONG = {"quadruped-terrain": 20, "quadruped-vel": 20}
+"""Environment steps of the legs, in millions: some ten hours of a thread of a machine at work."""
 SHORT = {"pearl": 0.1}
 """Share of those steps that a line gets: PEARL's gradient steps take ten times as long."""
 FOUR = ("half-cheetah-vel", "half-cheetah-dynamics", "half-cheetah-dir", "walker2d-params")
@@ -68,7 +75,8 @@ class Item(NamedTuple):
     @property
     def result(self) -> Path:
         """The file that says that it is done."""
-        return RESULTS / f"{self.family}-{self.line}-seed{self.seed}.json"
+        folder = RESULTS.with_name("legs") if self.line in LEGS else RESULTS
+        return folder / f"{self.family}-{self.line}-seed{self.seed}.json"
 
     @property
     def run(self) -> Path:
@@ -84,7 +92,7 @@ def queue() -> list[Item]:
     for seed in (2, 3):
         order += [Item(family, line, seed) for family in FOUR for line in ladder]
     order += [Item(family, line, 1) for line in (*learners, "rma") for family in MILLIONS]
-    return order
+    return order + [Item(family, line, 1) for line in LEGS for family in LONG]
 
 
 def main(argv: list[str]) -> int:
@@ -106,9 +114,9 @@ def main(argv: list[str]) -> int:
         return 0
     os.nice(10)
     set_threads(args.threads)
-    RESULTS.mkdir(parents=True, exist_ok=True)
     for number, item in enumerate(left, 1):
         say(f"[{number} of {len(left)}] {item.result.stem}")
+        item.result.parent.mkdir(parents=True, exist_ok=True)
         write_json(item.result, work(item, args.threads))
         say(f"wrote {item.result.relative_to(ROOT)}")
     return 0
@@ -116,8 +124,10 @@ def main(argv: list[str]) -> int:
 
 def work(item: Item, threads: int) -> dict[str, Any]:
     """Train and test one item, or go on with it. Returns the result."""
-    train, learner = LINES[item.line].configs()
-    steps = int(1e6 * MILLIONS[item.family] * SHORT.get(item.line, 1.0))
+    preset = (LINES | LEGS)[item.line]
+    train, learner = preset.configs()
+    millions = (LONG if item.line in LEGS else MILLIONS)[item.family]
+    steps = int(1e6 * millions * SHORT.get(item.line, 1.0))
     train = replace(
         train, env_steps=steps, seed=item.seed, threads=threads, device="cpu",
         out=str(item.run),
@@ -127,7 +137,7 @@ def work(item: Item, threads: int) -> dict[str, Any]:
         result = {**fine_tuned(item, train, learner), **{k: blind[k] for k in ("curve", "config")}}
     else:
         family = item.family + ("+told" if item.line == "oracle" else "")
-        run = train_or_resume(family, LINES[item.line].algorithm, train, learner, say=say)
+        run = train_or_resume(family, preset.algorithm, train, learner, say=say)
         episodes = 0 if item.line in ("ppo", "oracle") else 3
         result = measure(run, Measure(test_episodes=episodes, test_rollouts=4), train)
     command = f"python experiments/run_queue.py --only {item.result.stem}"

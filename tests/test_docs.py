@@ -14,9 +14,11 @@ from types import SimpleNamespace
 import mujoco
 import pytest
 import torch
+from helpers.short_checks import checked_in_short
 
 from envs.point import PointGoal
 from metarl import TaskWorlds, cli, find_family, find_learner
+from metarl.check.suite import CHECKS
 from metarl.learning.registry import list_learners
 from metarl.tasks.registry import list_families
 
@@ -274,12 +276,32 @@ def test_example_of_a_bare_robot_is_short_and_stands():
     assert len(file.read_text(encoding="utf-8").splitlines()) <= 60
     bare = mujoco.MjModel.from_xml_path(str(file.with_suffix(".xml")))
     assert (bare.nu, bare.nkey, bare.nlight) == (0, 0, 0)
-    worlds = TaskWorlds(f"{file}:OwnRobot+dynamics+terrain", 2, 1)
+    worlds = TaskWorlds(f"{file}:OwnRobot+command+dynamics+push+terrain", 2, 1)
     for _ in range(100):
         got = worlds.step(torch.zeros(2, 8))
     assert not (got.terminated | got.diverged).any()
     assert got.obs[:, 22:26].tolist() == [[1.0] * 4] * 2  # on its four feet
     assert (worlds.family.root.position(worlds.simulator, 2) > 0.2).all()
+
+
+OWN = f"{ROOT}/docs/examples/own_robot.py:OwnRobot+command+dynamics+noise+push+terrain"
+
+
+@pytest.mark.slow
+def test_the_whole_product_of_a_bare_robot_is_sound(monkeypatch):
+    """With a command, dynamics, noise, pushes and terrain, all at once, as the page has it."""
+    family = find_family(OWN)
+    for check in CHECKS:
+        checked_in_short(family, check, monkeypatch)
+
+
+def test_the_whole_product_of_a_bare_robot_trains(tmp_path, capsys):
+    """As the page has it, and with a critic that is privileged; the terms are logged."""
+    flags = "--iterations 1 --tasks-per-iteration 2 --rollouts-per-task 1 --evaluate-tasks 2"
+    small = "--critic privileged --episodes 1 --units 8 --hidden 8 --epochs 1 --threads 1"
+    words = f"train {OWN} rl2 {flags} {small} --evaluate-episodes 1 --out {tmp_path}/run"
+    assert cli.main(words.split()) == 0, capsys.readouterr().err
+    assert "reward/command_tracking" in (tmp_path / "run" / "metrics.csv").read_text()
 
 
 @pytest.mark.slow

@@ -21,17 +21,15 @@ from torch import Tensor
 from metarl.base.keys import Key
 from metarl.learning.learner import Learner, load_tensors
 from metarl.modules.batched_ppo import Adam, BatchedPpo, PpoSettings
+from metarl.modules.settings import CriticSettings
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.rollout import Rollout, collect
 from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
 @dataclass(frozen=True)
-class PpoConfig(PpoSettings):
+class PpoConfig(CriticSettings, PpoSettings):
     """Settings of PPO."""
-
-    privileged_critic: bool = False
-    """Show the critic, and it alone, the task, the time left and the family's `privileged()`."""
 
 
 class State(NamedTuple):
@@ -54,7 +52,7 @@ class Ppo(Learner):
     ) -> None:
         """Initialise policy, critic and optimiser."""
         super().__init__(spec, config, seed=seed, device=device)
-        extra = spec.critic_extra if config.privileged_critic else 0
+        extra = spec.critic_extra if self.privileged else 0
         self.ppo = BatchedPpo(spec, config, self.device, critic_extra=extra)
         self.params = self.ppo.initial(Key(seed, "policy"))
         self.adam = Adam.start(self.params)
@@ -84,7 +82,7 @@ class Ppo(Learner):
         state = self.begin(len(tasks), worlds.worlds_per_task)
         return collect(
             worlds, self, state, self.spec.horizon, key.fold("noise"), explore=True,
-            privileged=self.config.privileged_critic,
+            privileged=self.privileged,
         )[0]  # fmt: skip
 
     def update(self, shards: Sequence[Rollout], key: Key) -> dict[str, float]:

@@ -28,7 +28,7 @@ from metarl.modules import ppo
 from metarl.modules.optim import ClippedAdam
 from metarl.modules.ppo import Batch
 from metarl.modules.returns import generalized_advantages
-from metarl.modules.settings import Count
+from metarl.modules.settings import Count, CriticSettings
 from metarl.modules.trials import (
     Trials,
     ending,
@@ -47,7 +47,7 @@ from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
 @dataclass(frozen=True)
-class Rl2Config(ppo.ClippedSettings):
+class Rl2Config(CriticSettings, ppo.ClippedSettings):
     """Settings of RL²."""
 
     absent: ClassVar[dict[str, Any]] = {"last_transition": False}
@@ -81,8 +81,6 @@ class Rl2Config(ppo.ClippedSettings):
     each."""
     bfloat16: bool = False
     """Compute the update's forward passes in mixed precision: for GPUs."""
-    privileged_critic: bool = False
-    """Show the critic, and it alone, the task, the time left and the family's `privileged()`."""
     compile: bool = False
     """Compile the update's forward pass; pays for the transformer and SNAIL on GPUs."""
 
@@ -148,7 +146,7 @@ class Rl2(Learner):
             spec.observation_size + spec.action_size + 2, spec.action_size, config.hidden, memory,
             init_std=config.init_std, min_std=config.min_std,
             state_std=config.state_std and not spec.actions,
-            critic_extra=spec.critic_extra if config.privileged_critic else 0,
+            critic_extra=spec.critic_extra if self.privileged else 0,
         )  # fmt: skip
 
     # --- acting and adapting -------------------------------------------------------------------
@@ -233,7 +231,7 @@ class Rl2(Learner):
         ).to(self.device)  # fmt: skip
         parts, values = [], []
         for part, state in trial_episodes(
-            worlds, self, len(begins), key, privileged=self.config.privileged_critic,
+            worlds, self, len(begins), key, privileged=self.privileged,
             restart=lambda state, k: self._restarted(state, begins[k]),
         ):  # fmt: skip
             values.append(self._value_after(part, state))
@@ -246,7 +244,7 @@ class Rl2(Learner):
         """Return the value, (B,), of what would follow a rollout that ended in `state`."""
         end = self.act_and_record(step_after(part), state, explore=False, noise=None)
         value = end[2]["value"]
-        if not self.config.privileged_critic:
+        if not self.privileged:
             return value
         kept = part.extras  # acting knew not what the critic sees, so it left the values open
         kept["value"] = self.net.criticise(kept["value"], kept["privileged"])

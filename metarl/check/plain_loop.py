@@ -39,6 +39,8 @@ class Watched:
         """(B, A) the controls of the last step, as `actions` gave them."""
         self.inputs: list[np.ndarray] = []
         """The state of each world after `act`, when the physics begins."""
+        self.varied: dict[str, np.ndarray] = {}
+        """(B, …) the model's fields that `act` gave other values."""
         self.paid: list[float] = []
         """The sum of each world's terms; [] where the reward has none."""
 
@@ -47,6 +49,7 @@ class Watched:
         self.told = sim.ctrl.numpy().copy()
         self.inner.act(sim, action, task)
         self.inputs = [sim.world_state(i).copy() for i in range(sim.num_worlds)]
+        self.varied = {name: sim.model_field(name).numpy().copy() for name in sim.varied}
 
     def reward(self, *args: Any) -> Tensor | Mapping[str, Tensor]:
         """Add the family's terms up, world by world."""
@@ -97,6 +100,8 @@ def check_plain_loop(family: TaskFamily) -> None:
                 if again:
                     plain.start(sim.world_state(i))
                 else:
+                    for name, values in watched.varied.items():
+                        getattr(plain.model, name)[:] = values[i]
                     plain.step(watched.inputs[i], family.frame_skip)
                 equal = equal_bits(sim.qpos[i], torch.from_numpy(plain.data.qpos))
                 equal &= equal_bits(sim.qvel[i], torch.from_numpy(plain.data.qvel))
@@ -112,6 +117,8 @@ def _models(
 ) -> tuple[mujoco.MjModel, mujoco.MjModel]:
     """Return the model of world i, and the same of a task (P,) made anew: they must be equal."""
     model, fresh = sim.world_model(i), edited_model(family, row)
+    for name in sim.varied:  # by act(), in this episode or before
+        getattr(fresh, name)[:] = getattr(model, name)
     field = first_difference(model, fresh)
     demand(
         not field,

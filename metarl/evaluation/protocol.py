@@ -25,6 +25,12 @@ from metarl.base.keys import Key
 from metarl.base.text import ALL_DIVERGED, counted, decimals, shown
 from metarl.evaluation import statistics
 from metarl.evaluation.divergence import WARN_ABOVE
+from metarl.evaluation.measures import (
+    _stand_still,
+    measured_in_words,
+    measures,
+    stand_still,
+)
 from metarl.evaluation.report_fields import checked
 from metarl.evaluation.statistics import gain_interval, iqm_interval, mean_of_tasks, too_few
 from metarl.learning.adaptation import Watch, adaptation_rounds, check_episodes
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
     from metarl.tasks.distribution import Tasks
     from metarl.tasks.family import TaskFamily
 
+__all__ = ["Played", "Report", "evaluate", "play", "report_of", "stand_still"]
 HARDLY = 0.05
 """A lead over standing still that is surely below this share of what that scores is hardly one."""
 
@@ -87,7 +94,8 @@ class Report:
     """[M], whose mean is `stand_still` where no task is left out; NaN (null) where every world of a
     task diverged; empty in files of versions that did not write it"""
     diagnostics: dict[str, Any] = field(default_factory=dict)
-    """What the learner says of its state: name -> (K+1, M, …) nested lists, means over worlds"""
+    """What the learner says of its state: name -> (K+1, M, …) nested lists, means over worlds; and
+    what was measured besides returns, ``measured/NAME``: see `metarl.evaluation.measures`"""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of `metarl evaluate --json`.
@@ -227,6 +235,7 @@ class Report:
             interval = f"(IQM; 95 % interval {low:+.{digits}f} to {high:+.{digits}f})"
             known = f"{centre:+.{digits}f} {interval}"
             lines.append(f"{words}: {known if math.isfinite(centre) else ALL_DIVERGED}")
+        lines += measured_in_words(self.diagnostics, range(len(self.experience)))
         lines.append(f"verdict: {self.verdict()}")
         if tail := statistics.worst_tail(self.returns):
             lines.append(f"worst 5 % of tasks: {' → '.join(shown(x, digits) for x in tail)}")
@@ -370,31 +379,9 @@ def _rounds(
         for name, values in policy.diagnostics(state).items():
             said.setdefault(name, []).append(values.unflatten(0, by_task).mean(1).tolist())
         diverged += int(scored.first_episode_diverged().sum())
+        for name, values in measures(scored, worlds.family).items():
+            said.setdefault(name, []).append(values.tolist())
         returns.append(scored.return_by_task().cpu())
         if progress is not None:
             progress(k + 1, episodes + 1)
     return torch.stack(returns, 1).numpy().astype(np.float64), diverged, said
-
-
-def stand_still(worlds: VecWorlds, tasks: Tasks, seed: int) -> float:
-    """Set the tasks and return the mean return of zero actions over one episode.
-
-    Worlds that diverge are left out; NaN if all of them do.
-    """
-    return float(mean_of_finished(_stand_still(worlds, tasks, seed).flatten()))
-
-
-def _stand_still(worlds: VecWorlds, tasks: Tasks, seed: int) -> torch.Tensor:
-    """Return (M, E) float64, the return of zero actions in every world; NaN where it diverged."""
-    worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
-    worlds.seed(Key(seed, "stand still"))
-    worlds.reset()
-    action = torch.zeros(worlds.num_worlds, worlds.spec.action_size)
-    total = torch.zeros(worlds.num_worlds, dtype=torch.float64)
-    running = torch.ones(worlds.num_worlds, dtype=torch.bool)
-    for _ in range(worlds.spec.horizon):
-        got = worlds.step(action)
-        total += got.reward * running
-        total[got.diverged & running] = torch.nan
-        running &= ~(got.terminated | got.truncated | got.diverged)
-    return total.reshape(len(tasks), -1)

@@ -105,7 +105,9 @@ class Learner(Policy):
     @property
     def privileged(self) -> bool:
         """Whether it shows critics or teachers, in training, what nothing that acts may see."""
-        return getattr(self.config, "privileged_critic", False)
+        config = self.config
+        own = getattr(config, "critic", "plain") == "privileged"
+        return own or getattr(config, "privileged_critic", False)
 
     def plan(self, worlds: VecWorlds, iterations: int, env_steps: int | None) -> None:
         """Take in what the run is to be, before it begins or goes on; the default needs nothing.

@@ -64,6 +64,24 @@ class Settings:
             _check(name, getattr(self, name), hint)
 
 
+@dataclass(frozen=True)
+class CriticSettings(Settings):
+    """What a critic sees, for learners that may show it more than the policy."""
+
+    critic: Literal["plain", "privileged"] = "plain"
+    """What the critic sees in training: what the policy does, or also, and it alone, the task, the
+    time left and the family's `privileged()`."""
+    privileged_critic: bool = False
+    """Deprecated: the same as --critic privileged."""
+
+    def __post_init__(self) -> None:
+        """Take what was said in the old way for the new one."""
+        super().__post_init__()
+        if self.privileged_critic:
+            object.__setattr__(self, "critic", "privileged")
+            object.__setattr__(self, "privileged_critic", False)
+
+
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)

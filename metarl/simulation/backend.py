@@ -102,6 +102,16 @@ class Backend(Protocol):
         """
         ...
 
+    varied: frozenset[str] = frozenset()
+    """The fields that `vary` has changed since all of them were last set."""
+
+    def vary(self, field: str, values: Tensor) -> None:
+        """Give a model field, of which nothing is derived, other values (B, …) from this step on.
+
+        Such as the delay of actuators. They last until `set_fields` or another call.
+        """
+        ...
+
     def model_field(self, field: str) -> Tensor:
         """Return the (B, …) values that a model field has in each world: to read, not to write."""
         ...

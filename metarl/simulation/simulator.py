@@ -147,6 +147,7 @@ class Simulator(Backend):
         which = slice(None) if ids is None else ids.numpy()
         if ids is None:
             self.blame.clear()
+            self.varied = frozenset()
         for name in self._expanded - set(fields):
             self.batch.expand(name)[which] = nominal_value(self.model, name)
         for name, values in fields.items():
@@ -158,6 +159,12 @@ class Simulator(Backend):
             except SimulationError as error:
                 why = raised(error, self.model)
                 raise UserError(f"MuJoCo refuses an edit of {', '.join(fields)}: {why}") from None
+
+    def vary(self, field: str, values: Tensor) -> None:
+        """Give a model field, of which nothing is derived, other values (B, …) until further."""
+        self.batch.expand(field)[:] = values.numpy()
+        self._expanded.add(field)
+        self.varied |= {field}
 
     def model_field(self, field: str) -> Tensor:
         """Return the (B, …) values that a model field has in each world: to read, not to write."""

@@ -10,7 +10,6 @@ sorted, so a product has one name, and its splits are frozen by that name.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
@@ -23,16 +22,16 @@ from torch import Tensor
 
 from metarl.base.errors import UserError, check_kinds, did_you_mean
 from metarl.simulation.backend import Backend
-from metarl.simulation.edits import shift
 from metarl.tasks.family import TaskFamily, class_name, kebab
-from metarl.tasks.params import Interval, Param
+from metarl.tasks.params import Param
 from metarl.tasks.variations.dynamics import AnyMass, dynamics_of
 from metarl.tasks.variations.events import Command, Push, Switch, command_of, push_of, switch_of
+from metarl.tasks.variations.latency import JITTER, LATENCY, Latency, VaryingLatency
 from metarl.tasks.variations.sensors import NOISE, History, Noise, SensorBias, sensor_bias
 from metarl.tasks.variations.terrain import OnAnyTerrain, terrain_of
 
 if TYPE_CHECKING:
-    from metarl.tasks.distribution import Tasks
+    pass
 
 
 @dataclass(frozen=True)
@@ -227,39 +226,6 @@ def _refuse_clashes(label: str, old: Sequence[Param], new: Sequence[Param]) -> N
 
 # --- variations of any family ------------------------------------------------------------------
 
-LATENCY = Param(
-    "latency", Interval(0.0, 0.04), ood=(Interval(0.04, 0.06),), edit=shift("actuator_delay"),
-    unit="s", doc="from a command to the motors' obeying it",
-)  # fmt: skip
-LONGEST_LATENCY = 0.1
-"""Seconds of commands that a world remembers: a task may ask for this much and no more."""
-
-
-class _Latency(TaskFamily):
-    """Motors that obey late, by MuJoCo's own actuator delay.
-
-    At every physics step they follow the newest command that is at least `latency` old, and 0
-    before the first.
-    """
-
-    def build(self, spec: mujoco.MjSpec) -> mujoco.MjModel:
-        """Give every motor a memory of its commands; the nominal delay stays as it was."""
-        for actuator in spec.actuators:
-            longest = actuator.delay + LONGEST_LATENCY
-            samples = math.ceil(longest / spec.option.timestep) + 2
-            actuator.nsample = max(actuator.nsample, samples)
-        return super().build(spec)
-
-    def check_tasks(self, tasks: Tasks) -> None:
-        """Refuse a latency that the motors' memory cannot hold."""
-        super().check_tasks(tasks)
-        for value in tasks.column("latency"):
-            if not 0.0 <= value <= LONGEST_LATENCY:
-                raise UserError(
-                    f"family '{self.name}': latency must be from 0 to {LONGEST_LATENCY} s, "
-                    f"not {value:g}"
-                )
-
 
 class _Told(TaskFamily):
     """A robot that observes its task, as an oracle does."""
@@ -286,12 +252,15 @@ GENERIC_VARIATIONS: Mapping[str, Variation] = MappingProxyType(
         "command": Variation(command_of, Command, "velocities to follow, others in an episode"),
         "dynamics": Variation(dynamics_of, AnyMass, "masses, friction, joints, motors, payload"),
         "history": Variation((), History, "what it has observed and done lately", last=1),
-        "latency": Variation((LATENCY,), _Latency, "motors that obey late"),
+        "latency": Variation((LATENCY,), Latency, "motors that obey late"),
         "noise": Variation((NOISE,), Noise, "sensors with white noise"),
         "push": Variation(push_of, Push, "pushes at random times"),
         "sensor-bias": Variation(sensor_bias, SensorBias, "sensors that are off by a constant"),
         "switch": Variation(switch_of, Switch, "a task that begins within the episode"),
         "terrain": Variation(terrain_of, OnAnyTerrain, "slopes, roughness, steps and gaps"),
+        "varying-latency": Variation(
+            (LATENCY, JITTER), VaryingLatency, "motors that obey late, now more and now less"
+        ),
         "told": Variation(
             (), _Told, "the task's parameters in the observation: for an oracle", last=2
         ),

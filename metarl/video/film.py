@@ -123,7 +123,9 @@ class Film:
         longest = max(len(e.reward) for row in recording.episodes.values() for e in row)
         self.speed = config.speed or min(1.0, max(SLOWEST, longest * dt / SHORTEST))
         self.columns = 1 if count < 4 else 2 if count < 9 else 3
-        for model in recording.models:
+        episodes = [episode for row in recording.episodes.values() for episode in row]
+        switched = [model for episode in episodes for _, model in episode.models]
+        for model in (*recording.models, *switched):
             brighten(model)
             extend_ground(model)
         self.blocks = [self._block(m) for m in range(count)]
@@ -211,7 +213,8 @@ class Film:
             trail=trail_of(clip.path, step, clip.root),
         )
         view = View(lookat, *clip.shot[1:])
-        return renderer.draw(clip.model, qpos, clip.episode.mocap[low], view, marks)
+        model = clip.episode.model(low, clip.model)
+        return renderer.draw(model, qpos, clip.episode.mocap[low], view, marks)
 
 
 def asked(family: TaskFamily, what: str, question: Callable[[], T]) -> T:

@@ -41,6 +41,13 @@ class Episode:
     """What ended it: 'time limit', 'terminated' or 'diverged'"""
     terms: dict[str, np.ndarray] = field(default_factory=dict)
     """(T,) each, the weighted terms of the reward, where it has some"""
+    models: list[tuple[int, mujoco.MjModel]] = field(default_factory=list)
+    """The world's model from a step on, where it does not keep that of the recording: one that
+    begins nominal, and that of its task from the switch on"""
+
+    def model(self, step: int, model: mujoco.MjModel) -> mujoco.MjModel:
+        """Return the model at a step; `model` is that of the recording."""
+        return next((m for begin, m in reversed(self.models) if begin <= step), model)
 
     @property
     def running(self) -> np.ndarray:
@@ -57,7 +64,7 @@ class Recording:
     report: Report
     """What the evaluation says: its returns are those of `metarl evaluate`."""
     models: list[mujoco.MjModel]
-    """[M], the watched worlds' own models"""
+    """[M], the watched worlds' own models, of their tasks"""
     episodes: dict[tuple[str, int], list[Episode]]
     """('score' | 'explore', round) -> [M]"""
     explores: bool
@@ -83,6 +90,8 @@ class _Segment:
     steps: list[Transition] = field(default_factory=list)
     terms: list[dict[str, Tensor]] = field(default_factory=list)
     """Of each step, (M,) each"""
+    models: list[list[tuple[int, mujoco.MjModel]]] = field(default_factory=list)
+    """[M], see `Episode.models`"""
 
 
 class _Recorder:
@@ -93,6 +102,7 @@ class _Recorder:
         self.watched = torch.arange(tasks) * (worlds.num_worlds // tasks)
         self.segments: dict[tuple[str, int], _Segment] = {}
         self._last: tuple[Tensor, Tensor] | None = None
+        self._tasks: Tensor | None = None
         worlds.on_episode_end = self._keep_last
 
     def __call__(self, phase: str, k: int) -> OnStep:
@@ -100,6 +110,9 @@ class _Recorder:
         segment = self.segments[phase, k] = _Segment()
         self._last = None  # of an episode that nobody recorded
         self._add(segment, self._positions())
+        segment.models = [[] for _ in self.watched]
+        self._tasks = None
+        self._note_models(segment)
 
         def on_step(got: Transition) -> None:
             self._add(segment, self._last or self._positions())
@@ -107,6 +120,7 @@ class _Recorder:
             segment.steps.append(Transition(*(part[self.watched].clone() for part in got)))
             terms = self.worlds.reward_terms.items()
             segment.terms.append({name: term[self.watched] for name, term in terms})
+            self._note_models(segment)
 
         return on_step
 
@@ -120,6 +134,19 @@ class _Recorder:
             return sim.qpos[w], torch.zeros(len(w), 0, 7, dtype=torch.float64)
         parts = [sim.bind(name)[w] for name in ("mocap_pos", "mocap_quat")]
         return sim.qpos[w], torch.cat([p.reshape(len(w), sim.model.nmocap, -1) for p in parts], 2)
+
+    def _note_models(self, segment: _Segment) -> None:
+        """Keep the models of worlds whose task is another one than a step before."""
+        if not self.worlds.switches:
+            return
+        tasks = self.worlds.task_vector()[self.watched]
+        new = range(len(tasks))
+        if self._tasks is not None:
+            new = (tasks != self._tasks).any(1).nonzero()[:, 0].tolist()
+        for m in new:
+            model = self.worlds.simulator.world_model(int(self.watched[m]))
+            segment.models[m].append((len(segment.steps), model))
+        self._tasks = tasks
 
     def _add(self, segment: _Segment, positions: tuple[Tensor, Tensor]) -> None:
         segment.qpos.append(positions[0])
@@ -149,6 +176,7 @@ def record(
         )  # fmt: skip
     finally:
         del worlds.on_episode_end
+    worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))  # a world may not have switched yet
     models = [worlds.simulator.world_model(int(world)) for world in recorder.watched]
     kept = {
         name: [_episode(segment, m) for m in range(len(tasks))]
@@ -176,7 +204,9 @@ def _episode(segment: _Segment, m: int) -> Episode:
         qpos[t] = qpos[t - 1]  # a state that is not finite cannot be drawn: hold the last one
     names = segment.terms[0] if segment.terms else ()
     terms = {n: np.array([float(s[n][m]) for s in segment.terms[:steps]]) for n in names}
-    return Episode(qpos, mocap, reward, ended, terms)
+    noted = segment.models[m] if segment.models else []
+    models = [one for one in noted if one[0] < max(steps, 1)]  # later ones are of a restart
+    return Episode(qpos, mocap, reward, ended, terms, models)
 
 
 RecordingWorlds = TaskWorlds

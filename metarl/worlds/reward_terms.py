@@ -1,7 +1,8 @@
 """Rewards of several terms: their weighted sum, and what is kept of each term.
 
 A family's `reward` may return name -> (B,). The worlds add the terms up, `collect` keeps them in
-`Rollout.extras` as ``reward/NAME``, and a run logs their means over an iteration's transitions.
+`Rollout.extras` as ``reward/NAME``, and a run logs their means over an iteration's transitions. A
+term of weight 0 is measured and not paid: it is kept as it is.
 """
 
 from __future__ import annotations
@@ -65,11 +66,13 @@ class RewardTerms:
         kept, total = {}, None
         for name in self.names:
             weight, term = self._weights.get(name, 1.0), self._checked(name, terms[name])
+            if not weight:  # measured, and not paid
+                kept[name] = term
+                continue
             kept[name] = term = term * weight
             total = term if total is None else total + term
         self.last, self.expected = kept, True
-        assert total is not None
-        return total
+        return torch.zeros_like(self._like[:, 0]) if total is None else total
 
     def refuse_tensor(self) -> None:
         """Raise UserError for a reward that is a tensor where terms are expected."""

@@ -33,7 +33,7 @@ def ready(name: str = "half-cheetah-vel") -> TaskWorlds:
 
 
 def learner(cls, spec: Spec, *, privileged: bool = True, seed: int = 0):
-    config = CONFIGS[cls](**SMALL[cls], privileged_critic=privileged)
+    config = CONFIGS[cls](**SMALL[cls], critic="privileged" if privileged else "plain")
     return cls(spec, config, seed=seed)
 
 

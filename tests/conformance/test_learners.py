@@ -41,7 +41,7 @@ VARIANTS = [
     *((name, {"learn_inner_lr": True}) for name in ("maml-trpo", "promp")),
     ("es-maml", {"adaptation": "hill-climb", "repeats": 2}),
     ("pearl", {"normalise": True, "adapt_every": 0}),
-    *((name, {"privileged_critic": True}) for name in ("ppo", "rl2")),
+    *((name, {"critic": "privileged"}) for name in ("ppo", "rl2")),
     ("rma", {"see_reward": False, "teacher_iterations": 9}),
     ("grbal", {"planner": "cem", "elites": 3, "plan_rounds": 2}),
     ("varibad", {"memory": "mingru", "decode_state": True}),

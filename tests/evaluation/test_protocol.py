@@ -112,6 +112,37 @@ def test_stand_still_counts_the_first_episode_alone() -> None:
     assert stand_still(worlds, tasks, 0) == pytest.approx(-1.0, rel=0.05)
 
 
+def test_what_is_measured_and_not_paid_and_failures_a_minute() -> None:
+    """Every world fails after its 5th step of 0.1 s: 4 times in a horizon of 20, 2 s."""
+
+    class Measured(PointGoal):
+        name = "measured"
+        reward_weights = {"place": 0.0}  # noqa: RUF012
+        memory = {"age": (1,)}  # noqa: RUF012
+
+        def reward(self, sim, before, action, task):
+            return {"paid": -sim.qpos[:, 0].abs(), "place": task["goal_x"]}
+
+        def remember(self, sim, action, task, rng):
+            sim.memory["age"] += 1
+
+        def terminated(self, sim):
+            return sim.memory["age"][:, 0] == 4
+
+    worlds = TaskWorlds(Measured(), 4, threads=1)
+    tasks = TaskDistribution(worlds.family).split("heldout", 2)
+    report = evaluate(lambda obs: 0 * obs[:, :2], worlds, tasks, episodes=1, seed=0)
+    places = report.diagnostics["measured/place"]
+    np.testing.assert_allclose(places, [tasks.column("goal_x")] * 2, rtol=1e-6)
+    minute = worlds.family.dt * worlds.family.horizon / 60
+    failures = report.diagnostics["measured/failures_per_minute"]
+    np.testing.assert_allclose(failures, [[4 / minute] * 2] * 2)
+    lines = report.summary()
+    assert f"failures per minute: {4 / minute:.3g} → {4 / minute:.3g}" in lines
+    assert sum(line.startswith("place: ") for line in lines) == 1
+    assert Report.from_json(report.to_json()).diagnostics == report.diagnostics
+
+
 def test_divergence_is_counted_once_for_each_scored_episode() -> None:
     """A world whose episodes all diverge in their third step does so six times in a horizon."""
 

@@ -53,6 +53,13 @@ class Float32Backend(Backend):
     def set_fields(self, fields, ids: Tensor | None = None) -> None:
         self.engine.set_fields(fields, host(ids))
 
+    @property
+    def varied(self):
+        return self.engine.varied
+
+    def vary(self, field: str, values: Tensor) -> None:
+        self.engine.vary(field, host(values).double())
+
     def model_field(self, field: str) -> Tensor:
         return self.place(self.engine.model_field(field).float())
 

@@ -35,6 +35,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(whole, tmp_path):
     assert curve(run) == curve(whole)
 
 
+def test_delays_that_vary_within_episodes_resume_to_the_same_bits(tmp_path):
+    name = "point-goal+push+varying-latency"
+    config = replace(TRAIN, evaluate_every=9, iterations=3, out=str(tmp_path / "whole"))
+    straight = start_run(name, "maml-trpo", config, SMALL)
+    part = replace(config, iterations=2, out=str(tmp_path / "part"), threads=2)
+    run = go_on(start_run(name, "maml-trpo", part, SMALL), iterations=3, threads=1)
+    assert digest(run) == digest(straight)
+    assert rows(run) == rows(straight)
+
+
 @pytest.mark.filterwarnings("ignore:.*using step_")
 def test_rows_and_reports_after_the_checkpoint_are_dropped(whole, tmp_path):
     run = train(tmp_path / "run", iterations=4)

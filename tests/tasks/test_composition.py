@@ -27,10 +27,12 @@ from metarl import (
     with_params,
 )
 from metarl.base.keys import Key
-from metarl.check.suite import CHECKS
-from metarl.check.trajectory import run, worlds_of
-from metarl.tasks.composition import LONGEST_LATENCY, compose, variations
+from metarl.check.plain_loop import check_plain_loop
+from metarl.check.suite import CHECKS, check_alone, check_repeats, check_threads
+from metarl.check.trajectory import hurried, run, worlds_of
+from metarl.tasks.composition import compose, variations
 from metarl.tasks.registry import family_class
+from metarl.tasks.variations.latency import LONGEST_LATENCY
 from tests.helpers.families import every_family
 
 PRODUCTS = [
@@ -129,6 +131,52 @@ def test_latency_equals_a_queue_of_commands_before_a_plain_loop(latency: float) 
             mujoco.mj_step(model, data)
         assert np.array_equal(worlds.simulator.qpos[1].numpy(), data.qpos)
         assert np.array_equal(worlds.simulator.qvel[1].numpy(), data.qvel)
+
+
+def test_a_varying_latency_equals_commands_looked_up_by_their_age() -> None:
+    """Each physics step obeys the newest command that is old enough by the delay of the time."""
+    family = hurried(find_family("half-cheetah-vel+varying-latency"))
+    task = TaskDistribution(family).make(latency=0.01, latency_jitter=0.08)
+    worlds = worlds_of(family, task, 3)
+    worlds.reset()
+    model, commands, seen = find_family("half-cheetah-vel").compile(), [], []
+    sim, data = worlds.simulator, [mujoco.MjData(model) for _ in range(3)]
+    for i in range(3):
+        data[i].qpos[:], data[i].qvel[:] = sim.qpos[i], sim.qvel[i]
+    for action in 2 * torch.rand(40, 3, 6, generator=Key(1).torch()) - 1:
+        worlds.step(action)
+        delay = sim.model_field("actuator_delay").clone()
+        seen.append(delay[:, 0])
+        assert torch.equal(delay, delay[:, :1].expand(-1, 6))
+        for _ in range(5):
+            commands.append(action.double().numpy())
+            for i in range(3):
+                at = len(commands) - 1 - math.ceil(float(delay[i, 0]) / 0.01 - 1e-9)
+                data[i].ctrl[:] = commands[at][i] if at >= 0 else 0.0
+                mujoco.mj_step(model, data[i])
+        for i in range(3):
+            assert np.array_equal(sim.qpos[i].numpy(), data[i].qpos)
+    seen = torch.stack(seen)
+    assert 0.01 <= float(seen.min()) < 0.03 < 0.07 < float(seen.max()) < 0.09
+    changes = (seen.diff(dim=0) != 0).sum(0)
+    assert (changes >= 6).all()
+    assert (changes <= 20).all()
+    assert len(torch.unique(seen[-1])) == 3
+
+
+def test_a_varying_latency_is_sound_and_does_not_outlast_the_family() -> None:
+    """The plain loop follows it, with a switch too; a set of tasks begins with its own delay."""
+    family = find_family("half-cheetah-vel+switch+varying-latency")
+    for check in (check_plain_loop, check_threads, check_alone, check_repeats):
+        check(family)
+    worlds = worlds_of(family, TaskDistribution(family).make(latency=0.03, switch_at=0.05), 2)
+    worlds.reset()
+    worlds.step(torch.zeros(2, 6))
+    worlds.step(torch.zeros(2, 6))
+    worlds.set_tasks(worlds.tasks, 2)
+    assert (worlds.simulator.model_field("actuator_delay") == 0.03).all()
+    with pytest.raises(UserError, match=r"latency must be from 0 to 0\.1 s, not 0\.11"):
+        worlds.set_tasks(TaskDistribution(family).make(latency=0.06, latency_jitter=0.05), 2)
 
 
 class BuiltCart(TaskFamily):

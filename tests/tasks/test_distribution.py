@@ -38,6 +38,7 @@ GOLDEN = {
     "ant-terrain-scan": "568a8f34f10c634f",
     "quadruped-terrain": "390bde8e4a32f74e",
     "quadruped-terrain-scan": "a7238f873e54daca",
+    "quadruped-vel": "f9c142acbe99544d",
 }
 
 FAMILIES = tuple(GOLDEN)

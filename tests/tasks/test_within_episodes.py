@@ -202,14 +202,13 @@ def test_all_of_it_together_passes_the_suite(check) -> None:
     check(compose(Ball, ALL)())
 
 
-OWN = f"{Path(__file__).parents[2]}/docs/examples/own_robot.py:OwnRobot"
 ARM = f"{Path(__file__).parents[2]}/docs/examples/my_arm.py:MyArm"
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: find_family(f"{OWN}+command"), "+command: it has a command of its own"),
+        (lambda: find_family("quadruped-vel+command"), "+command: it has a command of its own"),
         (lambda: find_family(f"{ARM}+command"), "+command: the robot's base, body 'upper', is"),
         (lambda: compose(type("B", (Ball,), {"switch_at": 1.0}), ["switch"]), "+switch: it has a"),
         (lambda: compose(type("B", (Ball,), {"params": ()}), ["switch"]), "no parameters to"),

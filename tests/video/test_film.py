@@ -12,6 +12,7 @@ from helpers.recording import SMALL, recorded
 from metarl.algorithms.maml_trpo import MamlTrpo
 from metarl.base.errors import UserError
 from metarl.learning.registry import find_learner
+from metarl.tasks.composition import compose
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import find_family
 from metarl.video import renderer as renderers
@@ -233,6 +234,24 @@ def test_each_world_is_drawn_with_its_own_model(lift):
         drawing.close()
     assert 10 < seen[1][0] / seen[0][0] < 22
     assert seen[2][1] > 1.3 * seen[0][1]
+
+
+def test_after_a_switch_the_model_of_the_task_is_drawn(lift):
+    """Nominal until 0.2 s of an episode, then a ball of twice the radius; each episode anew."""
+    family = compose(type(lift), ["switch"])()
+    task = family.distribution.make(radius=2.0, ground=0.0, switch_at=0.2)
+    got = recorded(family, task, worlds_per_task=1, episodes=1)
+    nominal, switched = family.compile().geom("ball").size[0], got.models[0].geom("ball").size[0]
+    assert switched == 2 * nominal
+    for k in (0, 1):
+        episode = got.episodes["score", k][0]
+        sizes = [episode.model(t, got.models[0]).geom("ball").size[0] for t in range(41)]
+        assert sizes == [nominal] * 20 + [switched] * 21
+    film = Film(got, SMALL)
+    drawing, clip = film.renderer(), film.blocks[0].clips[0]
+    small, large = (ball_pixels(film._draw(clip, step, drawing)) for step in (19.0, 20.0))
+    drawing.close()
+    assert 2 < large / small < 6
 
 
 def ball_pixels(image: np.ndarray) -> int:

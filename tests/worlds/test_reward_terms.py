@@ -73,6 +73,21 @@ def test_terms_add_up_to_the_bits_of_one_formula() -> None:
     assert {part.dtype for part in terms.extras.values()} == {torch.float32}
 
 
+def test_a_term_of_weight_0_is_kept_as_it_is_and_not_paid() -> None:
+    class Measured(Terms):
+        reward_weights = {"near": -1, "speed": -0.1, "alive": 0}  # noqa: RUF012
+
+    class Unpaid(Terms):
+        reward_weights = {"near": 0.0, "speed": 0.0, "alive": 0.0}  # noqa: RUF012
+
+    paid, measured, unpaid = played(Terms)[0], played(Measured)[0], played(Unpaid)[0]
+    torch.testing.assert_close(measured.reward, paid.reward - 1.0)
+    assert (measured.extras["reward/alive"] == 1.0).all()
+    assert torch.equal(measured.extras["reward/near"], paid.extras["reward/near"])
+    assert not unpaid.reward.any()
+    assert torch.equal(unpaid.extras["reward/near"], -paid.extras["reward/near"])
+
+
 def test_means_leave_diverged_transitions_out() -> None:
     """Over 20 steps of 5 sound worlds, each step worth the same."""
     rollout, worlds = played(Terms, bad=4)

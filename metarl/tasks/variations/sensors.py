@@ -66,19 +66,22 @@ class History(TaskFamily):
             raise UserError(
                 f"family '{self.name}': history_length must be from 1 to 1000, not {steps!r:.40}"
             )
-        width = observed_size(self, super().observe) + self.command_map.size
-        self.memory = {**self.memory, "history": (steps, width)}
+        seen = observed_size(self, super().observe)
+        width = seen + self.command_map.size
+        self.memory = {**self.memory, "history": (steps, width), "seen": (seen,)}
 
     def act(self, sim: Backend, action: Tensor, task: Mapping[str, Tensor]) -> None:
         """Note the observation that the agent acted on, and the action: (B, A), clipped."""
         history = sim.memory["history"]
-        now = torch.cat((super().observe(sim, task).to(sim.dtype), action), 1)
+        now = torch.cat((sim.memory["seen"], action), 1)
         sim.memory["history"] = torch.cat((history[:, 1:], now[:, None]), 1)
         super().act(sim, action, task)
 
     def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, O + N (O + A)): what the family observes, then the rows, the oldest first."""
-        return torch.cat((super().observe(sim, task), sim.memory["history"].flatten(1)), 1)
+        seen = super().observe(sim, task)
+        sim.memory["seen"] = seen
+        return torch.cat((seen, sim.memory["history"].flatten(1)), 1)
 
 
 NOISE = Param(
