@@ -24,10 +24,15 @@ from metarl.modules.model_based.planning import (
     plan,
     world_draws,
 )
-from metarl.modules.model_based.transitions import Transitions, TransitionSettings
+from metarl.modules.model_based.transitions import (
+    Transitions,
+    TransitionSettings,
+    Window,
+    returns_of,
+)
 from metarl.modules.replay import TaskReplay
 from metarl.tasks.distribution import Tasks
-from metarl.worlds.rollout import Rollout, collect, mean_of_finished
+from metarl.worlds.rollout import Rollout, collect
 from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
@@ -42,12 +47,8 @@ class GrbalConfig(AdaptiveModelSettings, PlannerSettings, TransitionSettings):
 class State(NamedTuple):
     """What the model adapts to, and what names the draws of planning."""
 
-    window: Tensor
-    """(B, M, W) the last transitions, the newest last"""
-    known: Tensor
-    """(B,) int64, how many of them there are"""
-    last: Tensor
-    """(B, O) the observation that was acted on last"""
+    window: Window
+    """The last M transitions"""
     plan: Tensor
     """(B, H, A) the plan that the last action began"""
     world: Tensor
@@ -78,31 +79,28 @@ class Grbal(Learner):
 
     def begin_seeded(self, tasks: int, worlds: int, seed: int, first_task: int = 0) -> State:
         """Return empty windows, and the names of the draws of planning."""
-        world, config = begun_worlds(tasks, worlds, first_task, self.device), self.config
-        count, size = len(world), self.spec.action_size
-        return State(
-            torch.zeros(count, config.past, self.data.width, device=self.device),
-            torch.zeros_like(world[:, 0]),
-            torch.zeros(count, self.spec.observation_size, device=self.device),
-            torch.zeros(count, config.plan_steps, size, device=self.device), world, seed,
-        )  # fmt: skip
+        world = begun_worlds(tasks, worlds, first_task, self.device)
+        window = Window.empty(self.data, len(world), self.config.past)
+        shape = len(world), self.config.plan_steps, self.spec.action_size
+        return State(window, torch.zeros(shape, device=self.device), world, seed)
 
     @torch.no_grad()
     def act(
         self, step: Step, state: State, *, explore: bool, noise: Tensor | None
     ) -> tuple[Tensor, State]:
         """Take in the last transition, adapt the model to the window, and plan with it."""
-        state, plans = self._seen(step, state), []
+        window, _ = state.window.after(step, state.world[:, 2])
+        left, plans = state.plan.masked_fill(step.first[:, None, None], 0.0), []
         for part in self.config.parts(len(step.obs)):
             draws = world_draws(state.seed, state.world[part])
             if explore and self.data.random:
-                plans.append(draws.uniform(-1, 1, state.plan[0].numel()).view_as(state.plan[part]))
+                plans.append(draws.uniform(-1, 1, left[0].numel()).view_as(left[part]))
                 continue
-            params, obs = self._adapted(state.window[part], state.known[part]), step.obs[part]
+            params, obs = self.adapted(Window(*(t[part] for t in window))), step.obs[part]
             plans.append(
                 plan(
                     self.config, lambda tried, p=params, o=obs: self.model.returns(p, o, tried),
-                    state.plan[part], draws,
+                    left[part], draws,
                 )
             )  # fmt: skip
         chosen = torch.cat(plans)
@@ -110,24 +108,17 @@ class Grbal(Learner):
         if explore and noise is not None:
             action = action + self.config.explore_std * noise
         world = state.world + torch.tensor([0, 0, 1], device=self.device)
-        return action, state._replace(world=world, last=step.obs, plan=chosen)
+        return action, State(window, chosen, world, state.seed)
 
-    def _seen(self, step: Step, state: State) -> State:
-        """Return the state with what the last action did, except across the end of an episode."""
-        row, new = self.data.latest(step, state.last, state.world[:, 2])
-        moved = torch.cat((state.window[:, 1:], row[:, None]), 1)
-        window = torch.where(new[:, None, None], moved, state.window)
-        begun = torch.where(step.first.to(self.device)[:, None, None], 0.0, state.plan)
-        known = (state.known + new).clamp(max=self.config.past)
-        return state._replace(window=window, known=known, plan=begun)
-
-    def _adapted(self, window: Tensor, known: Tensor) -> Tensor:
-        """(n, D) the models of n worlds: adapted where the window is full."""
-        prior = self.model.theta.expand(len(window), -1)
-        if self.config.adapt == "none" or not bool((full := known >= self.config.past).any()):
+    def adapted(self, window: Window) -> Tensor:
+        """Return (n, D) the models of n worlds: adapted where the window is full."""
+        prior = self.model.theta.expand(len(window.rows), -1)
+        if self.config.adapt == "none" or not bool(window.full.any()):
             return prior
-        ones = window.new_ones(window.shape[:2])
-        return torch.where(full[:, None], self.model.adapted(prior, window, ones), prior)
+        ones = window.rows.new_ones(window.rows.shape[:2])
+        return torch.where(
+            window.full[:, None], self.model.adapted(prior, window.rows, ones), prior
+        )
 
     def adapt(self, state: State, rollout: Rollout) -> State:
         """Return the state: acting has taken in the rollout, and what ended it begins no window."""
@@ -150,10 +141,7 @@ class Grbal(Learner):
         errors = self.model.learn(
             key.fold("model").torch(), self.ranks, adapt=self.config.adapt == "gradient"
         )
-        first = self.ranks.rows(torch.cat([part.return_by_task() for part in shards]))
-        mean = float(mean_of_finished(first))
-        diverged = float(self.ranks.sum([part.diverged.sum() for part in shards]))
-        return {"return_before": mean, "return_after": mean, **errors, "diverged": diverged}
+        return returns_of(shards, self.ranks) | errors
 
     # --- saving --------------------------------------------------------------------------------
 

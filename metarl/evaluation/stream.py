@@ -88,7 +88,9 @@ def timeline(tasks: Tasks, streams: int, steps: int, every: float, key: Key) -> 
     _, rows = np.unique(tasks.values, axis=0, return_index=True)
     values = tasks.values[np.sort(rows)]
     if len(values) < 2:
-        raise UserError(f"a stream needs at least two different tasks, and '{tasks.family}' gives 1")
+        raise UserError(
+            f"a stream needs at least two different tasks, and '{tasks.family}' gives 1"
+        )
     task, coming = np.empty((2, steps, streams), np.int64)
     share = np.empty((steps, streams))
     for m in range(streams):
@@ -333,7 +335,9 @@ def _refuse(worlds: VecWorlds, streams: int) -> None:
     """Raise UserError for worlds whose tasks cannot change while they run."""
     name = worlds.family.name
     if not isinstance(worlds, TaskWorlds):
-        raise UserError(f"'{name}' cannot change its task within an episode: it has no MuJoCo model")
+        raise UserError(
+            f"'{name}' cannot change its task within an episode: it has no MuJoCo model"
+        )
     if worlds.family.switch_at is not None:
         raise UserError(f"'{name}' switches its tasks itself: stream the family without +switch")
     if worlds.num_worlds % streams:

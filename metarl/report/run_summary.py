@@ -303,7 +303,7 @@ def checked_stream(found: dict[str, Any]) -> dict[str, Any]:
     numbers = [found[name] for name in ("step", "every", "window", "lags", "streams", "episodes")]
     for run in found["runs"]:
         for curve in filter(None, (run["windows"], run["regret"])):
-            numbers += [*curve["mean"], *curve["iqm"], *sum(curve["ci95"], [])]
+            numbers += [*curve["mean"], *curve["iqm"], *(end for ci in curve["ci95"] for end in ci)]
             if not len(curve["mean"]) == len(curve["iqm"]) == len(curve["ci95"]) > 0:
                 raise ValueError("curves of different lengths, or of none")
         if run["recovery"] is not None:

@@ -37,7 +37,9 @@ def stream_tables(runs: Sequence[RunSummary]) -> list[StreamTable]:
                 f"Tasks {moves} every {number(found['every'])} steps on average, in "
                 f"{counted(found['streams'], 'stream')} of {counted(found['episodes'], 'episode')}."
             )
-            tables.append(StreamTable(run.label, words, [_row(one, found) for one in found["runs"]]))
+            tables.append(
+                StreamTable(run.label, words, [_row(one, found) for one in found["runs"]])
+            )
     return tables
 
 

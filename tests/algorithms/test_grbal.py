@@ -37,7 +37,9 @@ def transitions(worlds: int, gain: torch.Tensor, seed: int = 0) -> Rollout:
 def test_the_inner_step_is_finite_differences_of_the_error_in_each_world_alone() -> None:
     agent = learner(inner_lr=0.3)
     draws = torch.Generator().manual_seed(0)
-    params = agent.model.theta.repeat(3, 1) + 0.1 * torch.randn(3, agent.model.theta.numel(), generator=draws)
+    params = agent.model.theta.repeat(3, 1) + 0.1 * torch.randn(
+        3, agent.model.theta.numel(), generator=draws
+    )
     rows, valid = torch.randn(3, 4, 6, generator=draws), torch.ones(3, 4)
     valid[1, 2] = 0
     after = agent.model.adapted(params, rows, valid)
@@ -162,10 +164,10 @@ def test_the_window_holds_the_last_transitions_but_not_the_end_of_an_episode() -
             seen.append([t - 1.0, -1.0, 0.1 * t, 1.0, 0.0, 10.0 * t])
         _, state = agent.act(step, state, explore=False, noise=None)
         full = len(seen) >= 4
-        model = agent._adapted(state.window, state.known)[0]
+        model = agent.adapted(state.window)[0]
         assert torch.equal(model, agent.model.theta) is not full
-    assert state.known.tolist() == [4]
-    torch.testing.assert_close(state.window[0], torch.tensor(seen[-4:]))
+    assert state.window.known.tolist() == [4]
+    torch.testing.assert_close(state.window.rows[0], torch.tensor(seen[-4:]))
 
 
 def test_windows_are_successive_steps_of_one_world() -> None:

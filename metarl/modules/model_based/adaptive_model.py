@@ -11,6 +11,7 @@ The step size α is one number, or one of each parameter that is learned with θ
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -20,9 +21,8 @@ from torch import Tensor
 from metarl.base.distributed import Ranks
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
-from metarl.modules.model_based.transitions import Transitions
+from metarl.modules.model_based.transitions import Transitions, fit
 from metarl.modules.optim import FlatAdam
-from metarl.modules.ppo import parallel_gradient, thread_pool
 from metarl.modules.settings import Count, Layers, NonNegative, Positive, Settings
 from metarl.networks.task_mlp import GaussianMLP
 
@@ -105,9 +105,13 @@ class AdaptiveModel:
         return (wrong * valid).sum(1) / valid.sum(1).clamp(min=1)
 
     def adapted(
-        self, params: Tensor, rows: Tensor, valid: Tensor, *, create_graph: bool = False
-    ) -> Tensor:
-        """Return (n, D) parameters after the inner step; the arguments are those of `error`."""
+        self, params: Tensor, rows: Tensor, valid: Tensor, *, create_graph: bool = False,
+        share: Tensor | float = 1.0,
+    ) -> Tensor:  # fmt: skip
+        """Return (n, D) parameters after the inner step, or (n, 1) shares of it.
+
+        The other arguments are those of `error`.
+        """
         with torch.enable_grad():
             start = params if create_graph else params.detach().requires_grad_()
             error = self.error(start, rows, valid).sum()  # each model has its own part of it
@@ -115,7 +119,7 @@ class AdaptiveModel:
         step = self.step_size
         if isinstance(step, Tensor) and not create_graph:
             step = step.detach()
-        return params - step * gradient
+        return params - share * step * gradient
 
     # --- meta-learning -------------------------------------------------------------------------
 
@@ -127,20 +131,11 @@ class AdaptiveModel:
             ranks: that share the windows.
             adapt: whether the adapted model is to predict, or the prior.
         """
-        count, found = max(self.settings.batch_size, ranks.shards), []
-        parts = [torch.arange(part.start, part.stop) for part in ranks.slices(count)]
-        with thread_pool() as pool:
-            for _ in range(self.settings.updates):
-                rows, valid = self.data.windows(count, self.length, draws)
-                (gradient,), errors = parallel_gradient(
-                    lambda ids, rows=rows, valid=valid: self.loss(
-                        rows[ids], valid[ids], count, adapt=adapt
-                    ),
-                    [self.adam.params], [[ids.to(self.data.device)] for ids in parts], pool, ranks,
-                )  # fmt: skip
-                self.adam.step(gradient)
-                found.append(errors)
-        before, after = torch.stack(found).mean(0).tolist()
+        before, after = fit(
+            self.data, functools.partial(self.loss, adapt=adapt), [self.adam.params],
+            lambda gradient: self.adam.step(gradient[0]), draws, ranks,
+            updates=self.settings.updates, windows=self.settings.batch_size, length=self.length,
+        ).tolist()  # fmt: skip
         return {"error_prior": before, "error_adapted": after}
 
     def loss(

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from metarl.base.distributed import Ranks
 from metarl.base.versions import claim
+from metarl.modules.ppo import parallel_gradient, thread_pool
 from metarl.modules.replay import TaskReplay
 from metarl.modules.settings import Count, CountOrZero, NonNegative, Settings
 from metarl.networks.normalise import RunningMoments
-from metarl.worlds.rollout import Rollout
+from metarl.worlds.rollout import Rollout, mean_of_finished
 from metarl.worlds.vector import Spec, Step
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -83,21 +85,6 @@ class Transitions:
             here = here + out[..., :-1] * std[:-1] + mean[:-1]
         return total
 
-    # --- what the last action did --------------------------------------------------------------
-
-    def latest(self, step: Step, last: Tensor, acted: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (B, W) the last transitions, and (B,) whether there are some: not across episodes.
-
-        Args:
-            step: what is seen now.
-            last: (B, O) the observations that were acted on last.
-            acted: (B,) how often each world has acted.
-        """
-        parts = (
-            last, step.prev_action.clamp(-1, 1), step.obs - last, step.prev_reward[:, None].float(),
-        )  # fmt: skip
-        return torch.cat(parts, -1), (~step.first & (acted > 0)).to(last.device)
-
     @property
     def random(self) -> bool:
         """Whether exploring acts at random still."""
@@ -154,6 +141,89 @@ class Transitions:
         self.replay = None
         if tensors:
             self._allocated().load_state_dict(tensors)
+
+
+class Window(NamedTuple):
+    """The last M transitions of B worlds, as far as there are as many."""
+
+    rows: Tensor
+    """(B, M, W), the newest last"""
+    known: Tensor
+    """(B,) int64, how many of them there are"""
+    last: Tensor
+    """(B, O) the observation that was acted on last"""
+
+    @classmethod
+    def empty(cls, data: Transitions, worlds: int, length: int) -> Window:
+        """Return that of worlds in which nothing has happened."""
+        rows = torch.zeros(worlds, length, data.width, device=data.device)
+        known = torch.zeros(worlds, dtype=torch.int64, device=data.device)
+        return cls(rows, known, rows.new_zeros(worlds, data.spec.observation_size))
+
+    def after(self, step: Step, acted: Tensor) -> tuple[Window, Tensor]:
+        """Return the window with what the last action did, and (B,) where that is something.
+
+        Across the end of an episode nothing is.
+
+        Args:
+            step: what is seen now, and acted on next.
+            acted: (B,) how often each world has acted.
+        """
+        parts = (
+            self.last, step.prev_action.clamp(-1, 1), step.obs - self.last,
+            step.prev_reward[:, None].float(),
+        )  # fmt: skip
+        new = (~step.first & (acted > 0)).to(self.rows.device)
+        moved = torch.cat((self.rows[:, 1:], torch.cat(parts, -1)[:, None]), 1)
+        rows = torch.where(new[:, None, None], moved, self.rows)
+        known = (self.known + new).clamp(max=self.rows.shape[1])
+        return Window(rows, known, step.obs), new
+
+    @property
+    def full(self) -> Tensor:
+        """(B,) bool."""
+        return self.known >= self.rows.shape[1]
+
+
+def fit(
+    data: Transitions, loss: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]],
+    params: Sequence[Tensor], step: Callable[[list[Tensor]], object], draws: torch.Generator,
+    ranks: Ranks, *, updates: int, windows: int, length: int,
+) -> Tensor:  # fmt: skip
+    """Make gradient steps on windows that are drawn anew for each; return the mean metrics.
+
+    Args:
+        data: to draw from.
+        loss: rows (n, N, W) of some of the windows, which are valid (n, N), and the number of all
+            -> their share of the mean loss, and metrics that add up likewise.
+        params: what to differentiate with respect to.
+        step: takes their gradients.
+        draws: of the windows.
+        ranks: that share the windows.
+        updates: gradient steps.
+        windows: in each of them.
+        length: N.
+    """
+    count, found = max(windows, ranks.shards), []
+    parts = [[torch.arange(part.start, part.stop)] for part in ranks.slices(count)]
+    with thread_pool() as pool:
+        for _ in range(updates):
+            rows, valid = data.windows(count, length, draws)
+            gradient, metrics = parallel_gradient(
+                lambda ids, rows=rows, valid=valid: loss(rows[ids], valid[ids], count),
+                params, [[ids.to(data.device) for ids in part] for part in parts], pool, ranks,
+            )  # fmt: skip
+            step(gradient)
+            found.append(metrics)
+    return torch.stack(found).mean(0)
+
+
+def returns_of(shards: Sequence[Rollout], ranks: Ranks) -> dict[str, float]:
+    """Return the metrics of an iteration's episodes; adaptation is within them, so both are one."""
+    first = ranks.rows(torch.cat([part.return_by_task() for part in shards]))
+    mean = float(mean_of_finished(first))
+    diverged = float(ranks.sum([part.diverged.sum() for part in shards]))
+    return {"return_before": mean, "return_after": mean, "diverged": diverged}
 
 
 def packed_episodes(rollout: Rollout) -> Tensor:
