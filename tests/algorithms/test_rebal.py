@@ -58,6 +58,7 @@ def test_acting_remembers_what_learning_unrolls() -> None:
     assert state.world[:, 2].tolist() == [5] * 3
 
 
+@torch.no_grad()
 def test_a_predicted_return_is_a_plain_loop_over_the_memory() -> None:
     agent = learner()
     agent.update([transitions(6, torch.linspace(0.5, 2, 6))], Key(0))
