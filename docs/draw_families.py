@@ -83,7 +83,7 @@ def pictures(name: str, tasks: Tasks) -> list[np.ndarray]:
     worlds.reset()
     if "-terrain" in name:
         advance(worlds, next((x for key, x in AHEAD.items() if name.startswith(key)), 0.0))
-    if name.endswith(("-dynamics", "-params", "-literature")):
+    if name.endswith(("-dynamics", "-params", "-literature", "cheetah-crippled")):
         move(worlds, next(t for key, t in MOVED.items() if name.startswith(key)))
         return [draw(worlds, i, view(name)) for i in range(len(tasks))]
     for _ in range(12 if name.startswith(("ant", "quadruped")) else 5):

@@ -1,6 +1,6 @@
 """HalfCheetah: a planar runner with six motors (gymnasium's half_cheetah.xml, dt 0.05 s).
 
-Three families. The observation has 17 numbers: qpos without the root's x, then qvel; the
+Four families. The observation has 17 numbers: qpos without the root's x, then qvel; the
 absolute x, which some older code included, would leak the distance covered.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from envs.variations import gymnasium_model
-from metarl import Choices, Interval, Param, TaskFamily, Variation, scale
+from metarl import Choices, Interval, Param, TaskFamily, Variation, scale, when
 from metarl.simulation.backend import Backend, State
 
 CONTROL_COST = 0.05
@@ -32,6 +32,17 @@ DYNAMICS = (
 )  # fmt: skip
 """What varies in the body and on the ground, in `half-cheetah-dynamics` and as ``+dynamics``."""
 
+MOTORS = ("bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot")
+"""The joints in the order of the actions; each has one motor."""
+CRIPPLED = (
+    Param("dead_motor", Choices((2, 3, 4, 5, 6), ood=(1,)), nominal=0,
+          edit=tuple(when(k, scale("actuator_gear", joint), 0.0)
+                     for k, joint in enumerate(MOTORS, start=1)),
+          doc="the motor that gives no torque, by its place in the action; 0 is a sound robot"),
+)  # fmt: skip
+"""One dead motor (Nagabandi et al. 2019): the first of them, the back thigh's, is never dead in
+training and is the ood split. The sound robot is no task, but what ``+switch`` begins with."""
+
 OBSERVATION_SCALE = (0.1, 0.5, *(0.3,) * 6, 0.75, 0.75, 1.5, *(6.0,) * 6)
 """Standard deviations of the observation under random actions, rounded."""
 
@@ -45,6 +56,7 @@ class _HalfCheetah(TaskFamily):
     observation_scale = OBSERVATION_SCALE
     variations: ClassVar = {
         "dynamics": Variation(DYNAMICS, doc="mass, friction, damping, motors"),
+        "crippled": Variation(CRIPPLED, doc="a motor that is dead"),
         "terrain": "envs.on_terrain:CHEETAH",
         "terrain-scan": "envs.on_terrain:CHEETAH_SCAN",
     }
@@ -96,14 +108,30 @@ class HalfCheetahDir(_HalfCheetah):
         return ["run forward" if task["direction"] > 0 else "run backward"]
 
 
-class HalfCheetahDynamics(_HalfCheetah):
-    """Run forward as fast as it can, v − 0.05‖a‖², in a body and on a ground that vary."""
-
-    name = "half-cheetah-dynamics"
-    params = DYNAMICS
+class _HalfCheetahForward(_HalfCheetah):
+    """Run forward as fast as it can: v − 0.05‖a‖²."""
 
     def reward(
         self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return (B,) v − 0.05‖a‖²."""
         return self.velocity(sim, before) - self.control_cost(action)
+
+
+class HalfCheetahDynamics(_HalfCheetahForward):
+    """Run forward as fast as it can, v − 0.05‖a‖², in a body and on a ground that vary."""
+
+    name = "half-cheetah-dynamics"
+    params = DYNAMICS
+
+
+class HalfCheetahCrippled(_HalfCheetahForward):
+    """Run forward as fast as it can, v − 0.05‖a‖², with one motor that is dead."""
+
+    name = "half-cheetah-crippled"
+    params = CRIPPLED
+
+    def describe(self, task: Mapping[str, Any]) -> list[str]:
+        """Return which motor is dead."""
+        dead = int(task["dead_motor"])
+        return [f"{MOTORS[dead - 1]} is dead" if dead else "every motor works"]

@@ -37,6 +37,7 @@ COMMANDS = {
     "tune": ("commands.tuning.tune", "search good settings of a family and an algorithm"),
     "evaluate": ("commands.evaluate", "draw a run's adaptation curve on tasks it has not seen"),
     "probe": ("commands.probe", "show whether a run adapts, and to what"),
+    "stream": ("commands.stream", "show how a run fares where tasks change without notice"),
     "adapt": ("commands.evaluate", "adapt a trained policy to one task, and save it"),
     "render": ("commands.render", "show a trained policy adapt: a video of before and after"),
     "play": ("commands.play", "let it act in MuJoCo's viewer, with sliders for its task"),

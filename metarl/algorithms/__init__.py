@@ -11,9 +11,11 @@ if _TYPE_CHECKING:
     from metarl.algorithms.finetune import Finetune, FinetuneConfig
     from metarl.algorithms.grbal import Grbal, GrbalConfig
     from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
+    from metarl.algorithms.mole import Mole, MoleConfig
     from metarl.algorithms.pearl import Pearl, PearlConfig
     from metarl.algorithms.ppo import Ppo, PpoConfig
     from metarl.algorithms.promp import ProMp, ProMpConfig
+    from metarl.algorithms.rebal import Rebal, RebalConfig
     from metarl.algorithms.reptile import Reptile, ReptileConfig
     from metarl.algorithms.rl2 import Rl2, Rl2Config
     from metarl.algorithms.rma import Rma, RmaConfig
@@ -21,9 +23,9 @@ if _TYPE_CHECKING:
 
 __all__ = [
     "Cavia", "CaviaConfig", "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune",
-    "FinetuneConfig", "Grbal", "GrbalConfig", "MamlTrpo", "MamlTrpoConfig", "Pearl", "PearlConfig",
-    "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Reptile", "ReptileConfig", "Rl2", "Rl2Config",
-    "Rma", "RmaConfig", "Varibad", "VaribadConfig",
+    "FinetuneConfig", "Grbal", "GrbalConfig", "MamlTrpo", "MamlTrpoConfig", "Mole", "MoleConfig",
+    "Pearl", "PearlConfig", "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Rebal", "RebalConfig",
+    "Reptile", "ReptileConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig", "Varibad", "VaribadConfig",
 ]  # fmt: skip
 
 __getattr__ = _lazy(
@@ -31,10 +33,10 @@ __getattr__ = _lazy(
     {
         "cavia": "Cavia CaviaConfig", "distil": "Distil DistilConfig",
         "es_maml": "EsMaml EsMamlConfig", "finetune": "Finetune FinetuneConfig",
-        "grbal": "Grbal GrbalConfig",
-        "maml_trpo": "MamlTrpo MamlTrpoConfig", "pearl": "Pearl PearlConfig",
-        "ppo": "Ppo PpoConfig", "promp": "ProMp ProMpConfig", "reptile": "Reptile ReptileConfig",
-        "rl2": "Rl2 Rl2Config", "rma": "Rma RmaConfig",
+        "grbal": "Grbal GrbalConfig", "maml_trpo": "MamlTrpo MamlTrpoConfig",
+        "mole": "Mole MoleConfig", "pearl": "Pearl PearlConfig",
+        "ppo": "Ppo PpoConfig", "promp": "ProMp ProMpConfig", "rebal": "Rebal RebalConfig",
+        "reptile": "Reptile ReptileConfig", "rl2": "Rl2 Rl2Config", "rma": "Rma RmaConfig",
         "varibad": "Varibad VaribadConfig",
     },
 )  # fmt: skip

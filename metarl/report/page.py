@@ -32,6 +32,7 @@ from metarl.report.charts import (
     panel,
 )
 from metarl.report.run_summary import RunSummary
+from metarl.report.streaming import stream_panels, stream_tables
 from metarl.report.tasks import (
     MOST_CHARTS,
     best_and_worst,
@@ -99,7 +100,7 @@ def render(runs: Sequence[RunSummary], *, live: bool = False, running: bool = Fa
         title=f"{runs[0].family}: {', '.join(dict.fromkeys(run.algorithm for run in runs))}",
         cost=_cost(runs[0]), notes=_notes(runs, live), cards=_cards(runs[0]) if one else [],
         comparisons=compare(runs), scored=score_tables(runs), probed=probe_tables(runs),
-        curves=_curves(runs),
+        curves=_curves(runs), streamed=stream_tables(runs), stream_charts=stream_panels(runs),
         words=adaptation_words(runs[0]) if one else [], task_charts=task_charts(runs, found),
         most=MOST_CHARTS, parameters=parameters, ranked=ranked, videos=_videos(runs, live),
         tables=_settings(runs),

@@ -52,6 +52,8 @@ class RunSummary:
     """By split."""
     probe: dict[str, Any] = field(default_factory=dict)
     """What `metarl probe` found on held-out tasks, as in its JSON; empty without it."""
+    stream: dict[str, Any] = field(default_factory=dict)
+    """What `metarl stream` found on held-out tasks, likewise."""
     stale: set[str] = field(default_factory=set)
     """Splits whose report is of older weights than the newest checkpoint's."""
     notes: list[tuple[str, str]] = field(default_factory=list)
@@ -98,6 +100,7 @@ def read_run(path: Path | str, position: dict[str, Any] | None = None) -> RunSum
         for split in SPLITS:
             _read_report(run, split)
         _read_probe(run)
+        _read_stream(run)
     run.videos = _videos(run.path / "videos")
     return run
 
@@ -110,6 +113,11 @@ def evaluation_path(run: Path, split: str, step: int) -> Path:
 def probe_path(run: Path, split: str) -> Path:
     """Return where what `metarl probe` found on a split's tasks is kept."""
     return run / "probe" / f"{split}.json"
+
+
+def stream_path(run: Path, split: str) -> Path:
+    """Return where what `metarl stream` found on a split's tasks is kept."""
+    return run / "stream" / f"{split}.json"
 
 
 def _videos(folder: Path) -> list[Path]:
@@ -277,6 +285,38 @@ def _read_probe(run: RunSummary) -> None:
             f"The probe is of iteration {found['step']}; the newest checkpoint is of "
             f"{run.iteration}"
         )
+
+
+def _read_stream(run: RunSummary) -> None:
+    """Read what streaming the newest weights found; that of older weights is named."""
+    path = stream_path(run.path, SPLITS[0])
+    if not path.is_file() or not isinstance(found := _json(run, path), dict):
+        return
+    try:
+        run.stream = checked_stream(found)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return run.note("stream/heldout.json cannot be read: run `metarl stream` again")
+    if found["step"] != run.iteration:
+        run.note(
+            f"The stream is of iteration {found['step']}; the newest checkpoint is of "
+            f"{run.iteration}"
+        )
+
+
+def checked_stream(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what `metarl stream` wrote. Raises KeyError, TypeError or ValueError if it is not."""
+    numbers = [found[name] for name in ("step", "every", "window", "lags", "streams", "episodes")]
+    for run in found["runs"]:
+        for curve in filter(None, (run["windows"], run["regret"])):
+            numbers += [*curve["mean"], *curve["iqm"], *(end for ci in curve["ci95"] for end in ci)]
+            if not len(curve["mean"]) == len(curve["iqm"]) == len(curve["ci95"]) > 0:
+                raise ValueError("curves of different lengths, or of none")
+        if run["recovery"] is not None:
+            numbers += [run["recovery"][name] for name in ("switches", "drop", "lasting")]
+        numbers += [len(run["algorithm"]), len(run["family"])]
+    if not found["runs"] or not all(map(math.isfinite, numbers)):
+        raise ValueError("a number is not finite")
+    return found
 
 
 def _keep_report(run: RunSummary, split: str, data: object, name: str) -> bool:

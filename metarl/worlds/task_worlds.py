@@ -111,7 +111,7 @@ class TaskWorlds(VecWorlds):
         self.simulator.set_fields(fields)
 
     def change_tasks(self, ids: Tensor, tasks: Tasks) -> None:
-        """Give some worlds another task, where every world has its own. Call `reset(ids)` next.
+        """Give some worlds another task, where every world has its own; then `reset(ids)` or go on.
 
         Args:
             ids: (n,) int64, the worlds.
@@ -129,6 +129,7 @@ class TaskWorlds(VecWorlds):
         self.tasks = Tasks(now.family, now.names, self._values.copy(), first=now.first)
         self._schedule.set_tasks(tasks.values, which)
         self._give(tasks.values, ids)
+        self.simulator.refresh(ids)
 
     def check_tasks(self, tasks: Tasks) -> None:
         """Raise UserError for tasks of another family, or that the robot cannot have."""

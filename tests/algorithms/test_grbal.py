@@ -8,6 +8,7 @@ import torch
 from metarl import Spec, UserError
 from metarl.algorithms import Grbal, GrbalConfig
 from metarl.base.keys import BatchedRNG, Key
+from metarl.modules.model_based.planning import plan
 from metarl.modules.replay import TaskReplay
 from metarl.worlds.rollout import Rollout
 from metarl.worlds.vector import Step
@@ -36,24 +37,26 @@ def transitions(worlds: int, gain: torch.Tensor, seed: int = 0) -> Rollout:
 def test_the_inner_step_is_finite_differences_of_the_error_in_each_world_alone() -> None:
     agent = learner(inner_lr=0.3)
     draws = torch.Generator().manual_seed(0)
-    params = agent.theta.repeat(3, 1) + 0.1 * torch.randn(3, agent.theta.numel(), generator=draws)
+    params = agent.model.theta.repeat(3, 1) + 0.1 * torch.randn(
+        3, agent.model.theta.numel(), generator=draws
+    )
     rows, valid = torch.randn(3, 4, 6, generator=draws), torch.ones(3, 4)
     valid[1, 2] = 0
-    after = agent.adapted_params(params, rows, valid)
+    after = agent.model.adapted(params, rows, valid)
     wild = rows.clone()
     wild[1, 2] = 50.0
-    assert torch.equal(after, agent.adapted_params(params, wild, valid))
+    assert torch.equal(after, agent.model.adapted(params, wild, valid))
     for i in range(3):
         kept = valid[i] > 0
         alone = params[i : i + 1].clone().requires_grad_()
         x, y = rows[i, kept, :3], rows[i, kept, 3:]
-        error = (agent.model.mean(alone, x[None]) - y).square().mean()
+        error = (agent.model.net.mean(alone, x[None]) - y).square().mean()
         (gradient,) = torch.autograd.grad(error, alone)
         torch.testing.assert_close(after[i], params[i] - 0.3 * gradient[0])
     for k in (0, 7, 30):
         bump = torch.zeros_like(params)
         bump[:, k] = 1e-2
-        up, down = (agent.error(params + s * bump, rows, valid) for s in (1, -1))
+        up, down = (agent.model.error(params + s * bump, rows, valid) for s in (1, -1))
         slope = (params - after)[:, k] / 0.3
         torch.testing.assert_close(slope, (up - down) / 2e-2, atol=2e-3, rtol=2e-2)
 
@@ -61,19 +64,19 @@ def test_the_inner_step_is_finite_differences_of_the_error_in_each_world_alone()
 def test_the_meta_gradient_goes_through_the_inner_step() -> None:
     agent = learner(inner_lr=0.3)
     rows = torch.randn(5, 7, 6, generator=torch.Generator().manual_seed(1))
-    loss, _ = agent._loss(rows, torch.ones(5, 7), 5)
-    (gradient,) = torch.autograd.grad(loss, agent.adam.params)
+    loss, _ = agent.model.loss(rows, torch.ones(5, 7), 5, adapt=True)
+    (gradient,) = torch.autograd.grad(loss, agent.model.adam.params)
     direction = gradient / gradient.norm()
     sides = []
     for sign in (1, -1):
         other = learner(inner_lr=0.3)
         with torch.no_grad():
-            other.adam.params += sign * 1e-2 * direction
-        sides.append(other._loss(rows, torch.ones(5, 7), 5)[0])
+            other.model.adam.params += sign * 1e-2 * direction
+        sides.append(other.model.loss(rows, torch.ones(5, 7), 5, adapt=True)[0])
     slope = (sides[0] - sides[1]) / 2e-2
     torch.testing.assert_close(slope.detach(), gradient.norm(), rtol=1e-2, atol=1e-4)
-    first_order = agent.error(
-        moved := agent.adapted_params(agent.theta.expand(5, -1), rows[:, :4], torch.ones(5, 4))
+    first_order = agent.model.error(
+        moved := agent.model.adapted(agent.model.theta.expand(5, -1), rows[:, :4], torch.ones(5, 4))
         .requires_grad_(), rows[:, 4:], torch.ones(5, 3),
     ).mean()  # fmt: skip
     (plain,) = torch.autograd.grad(first_order, moved)
@@ -85,11 +88,11 @@ def test_the_model_learns_a_linear_toy() -> None:
     metrics = agent.update([transitions(40, torch.ones(40))], Key(0))
     assert metrics["error_prior"] == metrics["error_adapted"]
     data = transitions(40, torch.ones(40), seed=1)
-    out = agent.predict(
-        agent.theta[None], data.obs.flatten(0, 1)[None], data.action.flatten()[None, :, None]
+    out = agent.model.predict(
+        agent.model.theta[None], data.obs.flatten(0, 1)[None], data.action.flatten()[None, :, None]
     )
     target = torch.cat((data.next_obs - data.obs, data.reward[..., None]), -1).flatten(0, 1)
-    wrong = out[0] - agent.target_moments.normalise(target)
+    wrong = out[0] - agent.data.target_moments.normalise(target)
     assert wrong.square().mean() < 1e-3  # of a variance of 1
 
 
@@ -104,27 +107,29 @@ def test_planning_finds_a_known_optimum(planner: str, tolerance: float, monkeypa
         reward = -(action - 0.6 * obs[..., :1]).square()
         return torch.cat((torch.zeros_like(obs), reward), -1)
 
-    monkeypatch.setattr(agent, "predict", known)
+    monkeypatch.setattr(agent.model, "predict", known)
     obs = torch.tensor([[-1.0, 0.0], [0.0, 0.0], [0.5, 1.0], [1.0, 0.0]])
     index = torch.arange(4).numpy()
-    action = agent.plan_actions(
-        agent.theta.repeat(4, 1), obs, BatchedRNG(Key(0), *[index] * 3, dtype=torch.float32)
-    )
+    rng = BatchedRNG(Key(0), *[index] * 3, dtype=torch.float32)
+    action = plan(
+        agent.config, lambda tried: agent.model.returns(agent.model.theta.repeat(4, 1), obs, tried),
+        torch.zeros(4, 2, 1), rng,
+    )[:, 0]  # fmt: skip
     torch.testing.assert_close(action, 0.6 * obs[:, :1], atol=tolerance, rtol=0)
 
 
 def test_a_predicted_return_is_a_plain_loop_over_the_model() -> None:
     agent = learner()
     agent.update([transitions(6, torch.linspace(0.5, 2, 6))], Key(0))
-    params, obs = agent.theta.repeat(2, 1), torch.tensor([[0.3, -0.2], [1.0, 0.0]])
+    params, obs = agent.model.theta.repeat(2, 1), torch.tensor([[0.3, -0.2], [1.0, 0.0]])
     actions = torch.rand(2, 3, 4, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    found = agent.predicted_returns(params, obs, actions)
-    mean, std = agent.target_moments.mean.float(), agent.target_moments.std.float()
+    found = agent.model.returns(params, obs, actions)
+    mean, std = agent.data.target_moments.mean.float(), agent.data.target_moments.std.float()
     for i in range(2):
         for c in range(3):
             here, total = obs[i], 0.0
             for t in range(4):
-                out = agent.predict(
+                out = agent.model.predict(
                     params[i : i + 1], here[None, None], actions[i, c, t][None, None]
                 )
                 total += float(out[0, 0, 2])
@@ -159,16 +164,17 @@ def test_the_window_holds_the_last_transitions_but_not_the_end_of_an_episode() -
             seen.append([t - 1.0, -1.0, 0.1 * t, 1.0, 0.0, 10.0 * t])
         _, state = agent.act(step, state, explore=False, noise=None)
         full = len(seen) >= 4
-        assert torch.equal(agent._adapted(state.window, state.known)[0], agent.theta) is not full
-    assert state.known.tolist() == [4]
-    torch.testing.assert_close(state.window[0], torch.tensor(seen[-4:]))
+        model = agent.adapted(state.window)[0]
+        assert torch.equal(model, agent.model.theta) is not full
+    assert state.window.known.tolist() == [4]
+    torch.testing.assert_close(state.window.rows[0], torch.tensor(seen[-4:]))
 
 
 def test_windows_are_successive_steps_of_one_world() -> None:
     agent = learner()
     agent.update([transitions(6, torch.linspace(0.5, 2, 6))], Key(0))
-    assert isinstance(agent._replay, TaskReplay)
-    rows, valid = agent._windows(agent._replay, 50, Key(1).torch())
+    assert isinstance(agent.data.replay, TaskReplay)
+    rows, valid = agent.data.windows(50, 7, Key(1).torch())
     assert rows.shape == (50, 7, 6)
     assert bool(valid.all())
     torch.testing.assert_close(rows[:, 1:, :2], rows[:, :-1, :2] + rows[:, :-1, 3:5])
@@ -192,7 +198,7 @@ def test_one_inner_step_tells_which_way_an_actuator_turns() -> None:
     fresh = transitions(50, gain[:50], seed=3)
     change = fresh.next_obs - fresh.obs
     rows = torch.cat((fresh.obs, fresh.action, change, fresh.reward[..., None]), -1).transpose(0, 1)
-    prior, ones = agent.theta.expand(50, -1), torch.ones(50, 12)
-    after = agent.adapted_params(prior, rows[:, :4], ones[:, :4])
+    prior, ones = agent.model.theta.expand(50, -1), torch.ones(50, 12)
+    after = agent.model.adapted(prior, rows[:, :4], ones[:, :4])
     future = rows[:, 4:], ones[:, 4:]
-    assert agent.error(after, *future).mean() < 0.5 * agent.error(prior, *future).mean()
+    assert agent.model.error(after, *future).mean() < 0.5 * agent.model.error(prior, *future).mean()

@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -19,6 +20,7 @@ from metarl import (
 )
 from metarl.base.keys import Key
 from metarl.evaluation.probe import swapped_state
+from metarl.evaluation.stream import stream
 from metarl.learning.learner import Learner, state_parts
 from metarl.learning.registry import list_learners
 from metarl.tasks.sampler import task_sampler
@@ -44,6 +46,8 @@ VARIANTS = [
     *((name, {"critic": "privileged"}) for name in ("ppo", "rl2")),
     ("rma", {"see_reward": False, "teacher_iterations": 9}),
     ("grbal", {"planner": "cem", "elites": 3, "plan_rounds": 2}),
+    ("grbal", {"learn_inner_lr": True, "warm_start": True}),
+    ("rebal", {"planner": "mppi", "plan_rounds": 2, "warm_start": True}),
     ("varibad", {"memory": "mingru", "decode_state": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
@@ -265,6 +269,16 @@ def test_no_evaluation_shows_a_learner_what_is_privileged(learner: Learner, monk
                                                            lambda self, value: None))  # fmt: skip
     after = evaluate(learner, worlds, tasks, episodes=1, seed=0)
     assert before.returns == after.returns
+
+
+def test_every_learner_goes_on_where_tasks_change(learner: Learner) -> None:
+    """What it may see of a stream is enough, and its weights stay as they are."""
+    before, worlds = weights(learner), ready()
+    tasks = TaskDistribution(worlds.family).split("heldout", TASKS)
+    found = stream(learner, worlds, tasks, streams=TASKS, rounds=2, every=4.0, seed=0)
+    assert found.timeline.switched.any()
+    assert np.isfinite(found.rewards).all()
+    assert equal(before, weights(learner))
 
 
 def test_the_adapted_policy_can_be_saved_and_loaded(learner: Learner) -> None:

@@ -19,6 +19,7 @@ ACTION = torch.tensor([[1.0, -1.0, 0.5, 0.0, 0.0, 0.0]], dtype=torch.float64)
         ("half-cheetah-dir", {"direction": 1.0}, 2.0 - 0.1125),
         ("half-cheetah-dir", {"direction": -1.0}, -2.0 - 0.1125),
         ("half-cheetah-dynamics", {"mass": 1.5}, 2.0 - 0.1125),
+        ("half-cheetah-crippled", {"dead_motor": 2}, 2.0 - 0.1125),
     ],
 )
 def test_rewards_by_hand(name: str, task: dict[str, float], expected: float) -> None:
@@ -109,3 +110,26 @@ def test_a_dynamics_task_changes_what_it_names() -> None:
     for name, factor in fields:
         got = worlds.simulator.batch.expand(name)[0]
         np.testing.assert_array_equal(got, getattr(nominal, name) * factor, err_msg=name)
+
+
+@pytest.mark.parametrize("dead", range(7))
+def test_a_dead_motor_alone_gives_no_torque(dead: int) -> None:
+    """With k of 1 to 6, action k does nothing, and all the others do; 0 is a sound robot."""
+    worlds = TaskWorlds("half-cheetah-crippled", 7, 1)
+    tasks = TaskDistribution(worlds.family).make(dead_motor=float(dead))
+    worlds.set_tasks(tasks, 7)
+    worlds.reset()
+    sim = worlds.simulator
+    sim.qpos[:], sim.qvel[:] = sim.qpos[0].clone(), 0.0
+    worlds.step(torch.cat((torch.zeros(1, 6), torch.eye(6))))  # world k alone drives motor k
+    same = [bool(torch.equal(sim.qpos[k], sim.qpos[0])) for k in range(1, 7)]
+    assert same == [k == dead for k in range(1, 7)]
+
+
+def test_the_first_motor_is_never_dead_in_training() -> None:
+    distribution = TaskDistribution(find_family("half-cheetah-crippled"))
+    assert set(distribution.split("train", 30).values[:, 0]) == {2, 3, 4, 5, 6}
+    assert set(distribution.split("ood", 3).values[:, 0]) == {1}
+    sound = distribution.nominal()
+    assert distribution.family.describe({"dead_motor": sound.values[0, 0]}) == ["every motor works"]
+    assert distribution.family.describe({"dead_motor": 1.0}) == ["bthigh is dead"]

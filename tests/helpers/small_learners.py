@@ -12,12 +12,20 @@ SMALL: dict[str, dict[str, Any]] = {
         "batch_size": 8, "replay_episodes": 40, "random_iterations": 0,
     },
     "maml-trpo": {"hidden": (8,), "inner_steps": 2, "cg_iterations": 4},
+    "mole": {
+        "past": 3, "future": 2, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2,
+        "batch_size": 8, "replay_episodes": 40, "random_iterations": 0, "components": 2,
+    },
     "pearl": {
         "hidden": (8,), "encoder_hidden": (8,), "gradient_steps": 2, "meta_batch": 2,
         "batch_size": 8, "context_size": 4, "initial_episodes": 2, "replay_capacity": 300,
     },
     "ppo": {"hidden": (8,), "batch_size": 50},
     "promp": {"hidden": (8,), "inner_steps": 2, "epochs": 2, "exploration_credit": 0.1},
+    "rebal": {
+        "units": 8, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2, "batch_size": 8,
+        "bptt": 5, "replay_episodes": 40, "random_iterations": 0,
+    },
     "reptile": {"hidden": (8,), "inner_steps": 2},
     "rl2": {"units": 16, "hidden": 16, "epochs": 2},
     "rma": {"hidden": (8,), "history": 10, "teacher_iterations": 1, "epochs": 2},

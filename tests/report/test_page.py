@@ -15,7 +15,7 @@ from metarl import UserError
 from metarl.evaluation.protocol import Report, gain_interval
 from metarl.report.adapting import draw_sweep
 from metarl.report.page import render
-from metarl.report.run_summary import probe_path, read_run
+from metarl.report.run_summary import probe_path, read_run, stream_path
 from metarl.report.tasks import common_rows, per_task_scores, rank_correlation, task_words
 
 # --- one run -----------------------------------------------------------------------------------
@@ -200,6 +200,56 @@ def test_a_probe_is_read_if_it_is_whole(tmp_path, change, note):
     run = read_run(tmp_path)
     said = [text for _, text in run.notes if text.startswith(("The probe", "probe/"))]
     assert bool(run.probe) == (note != "cannot be read")
+    assert len(said) == (note is not None)
+    assert all(note in text for text in said)
+
+
+STREAM = {
+    "step": 0, "every": 50.0, "window": 20, "lags": 20, "streams": 3, "episodes": 2,
+    "horizon": 20, "drift": False, "reference": "oracle",
+    "runs": [
+        {"algorithm": "rl2", "family": "toy", "reference": False,
+         "windows": {"mean": [1.0, 3.0], "iqm": [1.0, 3.0], "ci95": [[0.0, 2.0], [2.0, 4.0]]},
+         "regret": {"mean": [2.0, 5.0], "iqm": [2.0, 5.0], "ci95": [[1.0, 3.0], [4.0, 6.0]]},
+         "recovery": {"switches": 7, "drop": 0.5, "lasting": 0.1, "steps": 12, "low": 9,
+                      "high": 15}},
+        {"algorithm": "ppo", "family": "toy+told", "reference": True,
+         "windows": {"mean": [3.0, 5.5], "iqm": [3.0, 5.5], "ci95": [[3.0, 3.0], [5.0, 6.0]]},
+         "regret": {"mean": [0.0, 0.0], "iqm": [0.0, 0.0], "ci95": [[0.0, 0.0], [0.0, 0.0]]},
+         "recovery": None},
+    ],
+}  # fmt: skip
+
+
+def test_a_stream_is_in_the_page_with_its_regret():
+    a, b = (summary(name, made([[-1.0, 2.0]])) for name in "ab")
+    a.stream, b.stream = STREAM, STREAM | {"reference": None, "drift": True}
+    page = render([a])
+    check(page)
+    text = words(page)
+    assert "Tasks change every 50 steps on average, in 3 streams of 2 episodes." in text
+    assert "rl2 on toy 2 5 [4, 6] 12 steps [9, 15], after a loss of 0.5 a step" in text
+    assert "ppo on toy+told 4.25 oracle —" in text
+    assert "Regret against the oracle" in text
+    assert "Return while tasks change" in text
+    assert "Regret" not in words(render([b]))
+    assert "Where tasks change without notice" not in words(render([summary("c", made([[0, 1]]))]))
+
+
+@pytest.mark.parametrize(("change", "note"), [
+    ({}, None), ({"step": 3}, "The stream is of iteration 3"), ({"runs": []}, "cannot be read"),
+    ({"runs": [{}]}, "cannot be read"), ({"every": None}, "cannot be read"),
+    ({"runs": [STREAM["runs"][0] | {"windows": {"mean": [], "iqm": [], "ci95": []}}]},
+     "cannot be read"),
+])  # fmt: skip
+def test_a_stream_is_read_if_it_is_whole(tmp_path, change, note):
+    (tmp_path / "config.json").write_text("{}")
+    path = stream_path(tmp_path, "heldout")
+    path.parent.mkdir()
+    path.write_text(json.dumps(STREAM | change))
+    run = read_run(tmp_path)
+    said = [text for _, text in run.notes if text.startswith(("The stream", "stream/"))]
+    assert bool(run.stream) == (note != "cannot be read")
     assert len(said) == (note is not None)
     assert all(note in text for text in said)
 

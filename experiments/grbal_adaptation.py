@@ -1,0 +1,186 @@
+"""Does it pay that a model adapts: ``grbal_adaptation.py RUN``, of a run of grbal.
+
+Writes results/grbal/FAMILY-seedN.json:
+
+- errors: of the prior and of the adapted model on held-out and ood episodes that the run collects,
+  in the K transitions after each M, over time;
+- returns: of first episodes, planned with the adapted model and with the prior, on the same tasks
+  and initial states;
+- streams: of the same weights where tasks change without notice, planned with by the adapted model,
+  the prior, and MOLe's mixture, which goes on learning; regret against the best of them;
+- curve: return and errors of each iteration of the training.
+"""
+
+import csv
+import shlex
+import sys
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from metarl import evaluate
+from metarl.algorithms.grbal import Grbal
+from metarl.algorithms.mole import Mole, MoleConfig
+from metarl.base.errors import UserError
+from metarl.base.files import finite, write_json
+from metarl.base.keys import Key
+from metarl.base.versions import hardware, versions
+from metarl.cli import guarded
+from metarl.evaluation.statistics import gain_interval, iqm_interval
+from metarl.evaluation.stream import best_of, stream
+from metarl.learning.learner import Learner
+from metarl.modules.model_based.transitions import packed_episodes
+from metarl.run import load_run, train_config, worlds_for
+from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.family import TaskFamily
+from metarl.worlds.rollout import collect
+
+
+def main(argv: list[str]) -> int:
+    """Measure and write."""
+    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", help="a run folder, or a checkpoint")
+    parser.add_argument("--tasks", type=int, default=30, help="rows of each split")
+    parser.add_argument("--worlds", type=int, default=2, help="of each row")
+    parser.add_argument("--streams", type=int, default=10)
+    parser.add_argument("--episodes", type=int, default=5, help="of each stream")
+    parser.add_argument("--every", type=float, default=200.0, help="mean steps between changes")
+    parser.add_argument("--seed", type=int, default=0, help="of initial states")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--results", default="experiments/results/grbal", help="folder to write to")
+    args = parser.parse_args(argv)
+    checkpoint, family, learner = load_run(args.run, "cpu", args.threads)
+    if not isinstance(learner, Grbal):
+        raise UserError(f"'{args.run}' is a run of {learner.name}, not of grbal")
+    train = train_config(checkpoint)
+    about: dict[str, Any] = {
+        "family": family.name, "algorithm": "grbal", "seed": train.seed,
+        "env_steps": checkpoint.meta.get("env_steps"), "seconds": checkpoint.meta.get("seconds"),
+        "train": {k: v for k, v in asdict(train).items() if k != "out"},
+        "learner": asdict(learner.config),
+        "command": f"python experiments/grbal_adaptation.py RUN {shlex.join(argv[1:])}".strip(),
+        "versions": versions(), "hardware": hardware(), "curve": curve(Path(train.out or "")),
+    }  # fmt: skip
+    variants = with_settings(learner)
+    about["errors"] = {s: errors(family, learner, args, s) for s in ("heldout", "ood")}
+    say(about["errors"])
+    about["returns"] = {s: returns(family, variants, args, s) for s in ("heldout", "ood")}
+    say({s: part["gain"] for s, part in about["returns"].items()})
+    about["streams"] = streams(family, variants | {"mixture": mixture(learner)}, args)
+    path = Path(args.results) / f"{family.name}-seed{train.seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, finite(about))
+    say(f"wrote {path}")
+    return 0
+
+
+def say(line: object) -> None:
+    """Print at once."""
+    print(line, flush=True)
+
+
+def with_settings(learner: Grbal) -> dict[str, Learner]:
+    """Return the learner as it is, and one that plans with the prior, of the same weights."""
+    prior = Grbal(learner.spec, replace(learner.config, adapt="none"))
+    prior.load_state_dict(learner.state_dict())
+    return {"adapted": learner, "prior": prior}
+
+
+def mixture(learner: Grbal) -> Mole:
+    """Return MOLe with the weights and the settings of GrBAL."""
+    shared = {f.name for f in fields(MoleConfig)} & asdict(learner.config).keys()
+    config = MoleConfig(**{name: getattr(learner.config, name) for name in shared})
+    found = Mole(learner.spec, config)
+    found.load_state_dict(learner.state_dict())
+    return found
+
+
+def curve(run: Path) -> list[dict[str, float]]:
+    """Return what each iteration of the training logged."""
+    names = ("env_steps", "return_after", "error_prior", "error_adapted")
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
+        return [{name: float(row[name]) for name in names} for row in csv.DictReader(file)]
+
+
+@torch.no_grad()
+def errors(family: TaskFamily, learner: Grbal, args: Namespace, split: str) -> dict[str, Any]:
+    """Return the mean squared errors, normalised, before and after the step that adapts."""
+    tasks = TaskDistribution(family).split(split, args.tasks)
+    worlds = worlds_for(family, learner, args.tasks, args.threads)
+    worlds.set_tasks(tasks, 1)
+    key = Key(args.seed, "errors")
+    worlds.seed(key)
+    worlds.reset()
+    state, horizon = learner.begin_seeded(args.tasks, 1, args.seed), worlds.spec.horizon
+    data, _ = collect(worlds, learner, state, horizon, key, explore=False)
+    rows = packed_episodes(data).view(args.tasks, horizon, -1)[..., :-1]
+    past, future, model = learner.config.past, learner.config.future, learner.model
+    found = {"prior": [], "adapted": []}
+    theta = model.theta.expand(args.tasks, -1)
+    for start in range(past, horizon - future + 1, future):
+        ones = torch.ones(args.tasks, future)
+        moved = model.adapted(theta, rows[:, start - past : start], torch.ones(args.tasks, past))
+        for name, params in (("prior", theta), ("adapted", moved)):
+            found[name].append(model.error(params, rows[:, start : start + future], ones))
+    by_task = {name: torch.stack(parts).mean(0).numpy() for name, parts in found.items()}
+    change = by_task["adapted"] / by_task["prior"] - 1
+    return {
+        "tasks": tasks.values.tolist(), "return": float(data.reward.sum(0).mean()),
+        **{name: values.tolist() for name, values in by_task.items()},
+        "mean": {name: float(values.mean()) for name, values in by_task.items()},
+        "relative_change": gain_interval(change.astype(float), tasks.values, args.seed),
+    }  # fmt: skip
+
+
+def returns(
+    family: TaskFamily, learners: dict[str, Learner], args: Namespace, split: str
+) -> dict[str, Any]:
+    """Return those of first episodes, with intervals over rows, and what adapting gains."""
+    tasks = TaskDistribution(family).split(split, args.tasks)
+    found = {}
+    for name, learner in learners.items():
+        worlds = worlds_for(family, learner, args.tasks * args.worlds, args.threads)
+        report = evaluate(learner, worlds, tasks, episodes=0, seed=args.seed, split=split)
+        found[name] = np.array(report.returns)[:, 0]
+        say(f"{split}, {name}: {report.mean[0]:.1f}")
+    interval = {}
+    for name, values in found.items():
+        centre, ends = iqm_interval(values[:, None], tasks.values, Key(args.seed, name).numpy())
+        interval[name] = [float(centre[0]), *ends[0].tolist()]
+    return {
+        "tasks": tasks.values.tolist(), **{name: v.tolist() for name, v in found.items()},
+        "mean": {name: float(np.nanmean(values)) for name, values in found.items()},
+        "iqm_and_ci95": interval,
+        "gain": gain_interval(found["adapted"] - found["prior"], tasks.values, args.seed),
+    }  # fmt: skip
+
+
+def streams(family: TaskFamily, learners: dict[str, Learner], args: Namespace) -> dict[str, Any]:
+    """Return how each fares in the same streams, and its regret against the best."""
+    tasks, found = TaskDistribution(family).split("heldout", args.tasks), {}
+    for name, learner in learners.items():
+        worlds = worlds_for(family, learner, args.streams, args.threads)
+        found[name] = stream(
+            learner, worlds, tasks, streams=args.streams, rounds=args.episodes, every=args.every,
+            seed=args.seed,
+        )  # fmt: skip
+        say(f"stream, {name}: {found[name].windows(worlds.spec.horizon).mean():.1f} an episode")
+    best = list(found.values())[best_of(list(found.values()))]
+    horizon, lags = best.horizon, int(args.every // 2)
+    return {
+        "streams": args.streams, "episodes": args.episodes, "every": args.every, "lags": lags,
+        "changes": int(best.timeline.switched.sum()),
+        "best": next(name for name, one in found.items() if one is best),
+        **{
+            name: one.to_json(horizon, lags, None if one is best else best, args.seed)
+            for name, one in found.items()
+        },
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, sys.argv[1:]))
