@@ -236,7 +236,7 @@ class Varibad(Learner):
     def update(self, shards: Sequence[Trial], key: Key) -> dict[str, float]:
         """Make PPO's gradient steps on the new trials, and the autoencoder's on recent ones."""
         seen, rollouts = [shard.seen for shard in shards], [shard.rollout for shard in shards]
-        paid, bonus = (seen, {}) if self.bonus is None else self._explored(shards, self.bonus, key)
+        paid = seen if self.bonus is None else self._explored(shards, self.bonus, key)
         batch = self.ppo.prepared(paid, self.params, self.ranks)
         self.params, self.adam, metrics = self.ppo.improve(
             self.params, self.adam, batch, epochs=self.config.epochs, lr=float(self.lr), key=key,
@@ -254,12 +254,10 @@ class Varibad(Learner):
             "return_before": float(mean_of_finished(returns[0])),
             "return_after": float(mean_of_finished(returns[-1])),
             "diverged": float(diverged), **metrics, "lr": lr, **self._learn_beliefs(rollouts, key),
-            **bonus,
+            **(self.bonus.means if self.bonus else {}),
         }  # fmt: skip
 
-    def _explored(
-        self, shards: Sequence[Trial], bonus: Bonus, key: Key
-    ) -> tuple[list[Rollout], dict[str, float]]:
+    def _explored(self, shards: Sequence[Trial], bonus: Bonus, key: Key) -> list[Rollout]:
         """Return the trials with the bonus in their rewards, for PPO alone; learn what is known."""
         visits, rollouts, o = [], [shard.rollout for shard in shards], self.spec.observation_size
         for shard, part in zip(self.ranks.owned, shards, strict=True):
@@ -269,12 +267,12 @@ class Varibad(Learner):
                 draws = key.fold("bonus", shard).torch()
                 error = self.vae.step_error(self._trials(rows.to(self.device)), belief, draws)
             visits.append(Visits(part.rollout.next_obs, belief, error))
-        paid, metrics = bonus.added(
+        paid = bonus.added(
             [shard.seen for shard in shards], visits, self.ppo.env_steps,
             self.ppo.return_moments.std, self.ranks,
         )  # fmt: skip
         bonus.learn(rollouts, visits, key, self.ranks)
-        return paid, metrics
+        return paid
 
     # --- encoder and decoders ------------------------------------------------------------------
 

@@ -55,11 +55,11 @@ class BonusSettings(Settings):
     bonus_inputs: Indices | None = None
     """Which numbers of the observation make a state new, counted from 0, such as those of the
     position; default: all."""
-    bonus_lr: Positive = 1e-4
+    bonus_lr: Positive = 1e-3
     """Step size of Adam for the network by which the known is told from the new."""
     bonus_updates: Count = 4
     """Gradient steps on it in an iteration, of 256 transitions each."""
-    bonus_scale: Positive = 1.0
+    bonus_scale: Positive = 3.0
     """What the weights of the random network are multiplied by: the larger, the longer is all
     new."""
 
@@ -155,6 +155,8 @@ class Bonus:
             "bonus_error": self.moments[1],
         }  # fmt: skip
         """What a learner saves, by name."""
+        self.means: dict[str, float] = {}
+        """Metrics of the last call of `added`: the mean of n, and of the bonus in units of σ_R."""
 
     def share(self, env_steps: float) -> float:
         """Return g, what is left of the bonus after so many environment steps of training."""
@@ -173,10 +175,8 @@ class Bonus:
     def added(
         self, rollouts: Sequence[Rollout], visits: Sequence[Visits], env_steps: float,
         reward_std: Tensor, ranks: Ranks = ALONE,
-    ) -> tuple[list[Rollout], dict[str, float]]:  # fmt: skip
-        """Return rollouts with the bonus in their rewards, and the means of novelty and bonus.
-
-        The mean bonus is in units of σ_R.
+    ) -> list[Rollout]:  # fmt: skip
+        """Return rollouts with the bonus in their rewards, and note its `means`.
 
         The spreads take in the new rollouts first, so the first bonuses have a scale, too.
 
@@ -205,12 +205,11 @@ class Bonus:
             for part, more in zip(rollouts, extra, strict=True)
         ]
         steps = ranks.sum([part.valid.sum() for part in rollouts]).clamp(min=1)
-        means = {}
         for name, found in (("novelty", kinds[0]), ("bonus", extra)):
             pairs = zip(found, rollouts, strict=True)
             total = ranks.sum([x.where(part.valid, 0.0).sum() for x, part in pairs])
-            means[name] = float(total / steps)
-        return paid, means
+            self.means[name] = float(total / steps)
+        return paid
 
     def _weights(self) -> list[float]:
         """w_n, and w_e if errors count."""

@@ -6,6 +6,7 @@ from test_varibad import SMALL, vae_weights
 
 from envs.point import PointGoal
 from metarl import Choices, Param, TaskDistribution, TaskWorlds, UserError, evaluate
+from metarl.algorithms.rl2 import Rl2, Rl2Config
 from metarl.algorithms.varibad import Varibad, VaribadConfig, _packed
 from metarl.base.keys import Key
 
@@ -99,6 +100,28 @@ def test_a_restored_bonus_goes_on_to_the_same_bits() -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_the_memory_of_rl2_is_shown_the_bare_rewards() -> None:
+    """Only what its policy and its values are trained on differs, and no scale of anything."""
+    agents = []
+    for settings in ({}, {"bonus_novelty": 0.5, "bonus_steps": 10_000}):
+        worlds = TaskWorlds("point-goal", TASKS, 1)
+        tasks = TaskDistribution(worlds.family).split("train", TASKS)
+        agent = Rl2(worlds.spec, Rl2Config(units=8, hidden=8, **settings))
+        trials = agent.collect(worlds, tasks, Key(1))
+        batch = agent._batch([trials])
+        agents.append((agent, trials, batch))
+    (plain, _, bare), (paid, trials, told) = agents
+    assert torch.equal(bare.inputs, told.inputs)
+    assert not torch.equal(bare.target, told.target)
+    assert torch.equal(plain.return_moments.std, paid.return_moments.std)
+    bonus, std = paid.bonus, paid.return_moments.std.float()
+    data = trials.rollout
+    (more,) = bonus.added([data], paid._visits([data]), 0.0, paid.return_moments.std)
+    expected = plain._estimates(trials._replace(rollout=more)).target - bare.target
+    torch.testing.assert_close(told.target - bare.target, expected, atol=2e-3, rtol=2e-2)
+    assert ((more.reward - data.reward) / std).mean() > 0.01
+
+
 def test_a_bonus_without_an_end_is_refused() -> None:
     with pytest.raises(UserError, match="a bonus needs bonus_steps"):
         VaribadConfig(bonus_error=1.0)
@@ -117,8 +140,8 @@ class Corridor(PointGoal):
         return (task["direction"] * sim.qpos[:, 0] >= 0.8).to(sim.dtype)
 
 
-def returns_of(**settings: object) -> float:
-    """The mean return of two episodes after a short training, without any bonus in it."""
+def returns_of(**settings: object) -> list[float]:
+    """The return of each of two episodes after a short training, without any bonus in it."""
     family = Corridor()
     worlds, distribution = TaskWorlds(family, 40, 1), TaskDistribution(family)
     config = VaribadConfig(
@@ -126,13 +149,16 @@ def returns_of(**settings: object) -> float:
         vae_updates=2, **settings,
     )  # fmt: skip
     agent = Varibad(worlds.spec, config)
-    for i in range(30):
+    for i in range(42):
         agent.meta_step(worlds, distribution.sample(40, Key(0, i).numpy()), Key(1, i))
-    report = evaluate(agent, worlds, distribution.split("heldout", 40), episodes=1, seed=0)
-    return report
+    tasks = distribution.split("heldout", 40)
+    return evaluate(agent, worlds, tasks, episodes=1, seed=0).returns
 
 
 @pytest.mark.slow
 def test_the_bonus_finds_what_the_plain_learner_does_not() -> None:
-    plain, paid = returns_of(), returns_of(bonus_novelty=0.3, bonus_steps=40_000, bonus_inputs=(0,))
-    print(plain, paid)
+    """Random actions get 0.2 m far, so without it there is never anything to learn from."""
+    plain = returns_of()
+    paid = returns_of(bonus_novelty=0.3, bonus_error=0.3, bonus_steps=60_000, bonus_inputs=(0,))
+    assert not torch.tensor(plain).any()
+    assert torch.tensor(paid)[:, 1].mean() > 2.0  # one side of two is found, and kept to

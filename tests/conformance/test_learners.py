@@ -44,6 +44,8 @@ VARIANTS = [
     ("rma", {"see_reward": False, "teacher_iterations": 9}),
     ("grbal", {"planner": "cem", "elites": 3, "plan_rounds": 2}),
     ("varibad", {"memory": "mingru", "decode_state": True}),
+    ("varibad", {"bonus_novelty": 0.3, "bonus_error": 0.3, "bonus_steps": 1000}),
+    ("rl2", {"bonus_novelty": 0.3, "bonus_steps": 1000}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
 EXAMPLES = [
@@ -54,6 +56,7 @@ NOISE_IN_THE_WEIGHTS = ("es-maml",)
 """Learners whose worlds explore by parameters of their own, not by noise in the actions."""
 SMALL = {
     **{name: {"hidden": (8,), "epochs": 2} for name in ("promp", "cavia")},
+    "diayn": {"hidden": (8,), "epochs": 2, "skills": 3, "discriminator_hidden": (8,)},
     "distil": {"units": 8, "hidden": 8, "bptt": 15},
     "grbal": {
         "past": 3, "future": 2, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2,

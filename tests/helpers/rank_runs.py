@@ -27,10 +27,12 @@ SMALL = {
     "finetune": {"hidden": (8,), "batch_size": 50},
     "rl2": {"hidden": 8, "units": 8},
     "rma": {"hidden": (8,), "history": 10},
+    "diayn": {"hidden": (8,), "skills": 3, "discriminator_hidden": (8,)},
     "distil": {"units": 8, "hidden": 8, "bptt": 15},
     "varibad": {
         "units": 8, "embedding": 8, "hidden": (8,), "decoder_hidden": (8,), "beliefs": 3,
         "decoded_steps": 5, "vae_trials": 8, "vae_updates": 2, "epochs": 1, "replay_trials": 40,
+        "bonus_novelty": 0.3, "bonus_error": 0.3, "bonus_steps": 1000,
     },
     "pearl": {
         "train_tasks": 8, "hidden": (8,), "encoder_hidden": (8,), "gradient_steps": 2,

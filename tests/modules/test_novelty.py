@@ -63,7 +63,7 @@ def test_novelty_is_the_mean_squared_error_of_the_prediction() -> None:
 
 def test_a_place_is_new_until_it_is_known() -> None:
     """Seen often, it is new no more; elsewhere, and with another belief, it is as new as before."""
-    made, data = bonus(bonus_updates=1, bonus_lr=1e-3), rollout()
+    made, data = bonus(bonus_updates=1, bonus_scale=1.0), rollout()
     target = [param.clone() for param in made.target.parameters()]
     far = Visits(data.next_obs + 4.0, data.action[..., :2])
     other = Visits(data.next_obs, data.action[..., :2] - 4.0)
@@ -84,19 +84,19 @@ def test_what_is_added_by_hand() -> None:
         novelty = made.novelty(visits(data))
     spread = discounted_sums(novelty, 0.9).double().std(correction=0).item()
     std = torch.tensor([3.0], dtype=torch.float64)
-    (paid,), means = made.added([data], [visits(data)], 250.0, std)
+    (paid,) = made.added([data], [visits(data)], 250.0, std)
     expected = data.reward + 0.75 * 0.5 * 3.0 / spread * novelty
     torch.testing.assert_close(paid.reward, expected)
     assert torch.equal(paid.obs, data.obs)
-    assert means["novelty"] == pytest.approx(novelty.mean().item(), rel=1e-5)
+    assert made.means["novelty"] == pytest.approx(novelty.mean().item(), rel=1e-5)
     added = (paid.reward - data.reward).mean().item() / 3.0
-    assert means["bonus"] == pytest.approx(added, rel=1e-3)
+    assert made.means["bonus"] == pytest.approx(added, rel=1e-3)
 
 
 def test_the_bonus_fades_to_nothing() -> None:
     made, data = bonus(), rollout()
     assert [made.share(n) for n in (0, 400, 1000, 5000)] == [1.0, 0.6, 0.0, 0.0]
-    (paid,), _ = made.added([data], [visits(data)], 1000.0, torch.ones(1, dtype=torch.float64))
+    (paid,) = made.added([data], [visits(data)], 1000.0, torch.ones(1, dtype=torch.float64))
     assert torch.equal(paid.reward, data.reward)
 
 
@@ -108,7 +108,7 @@ def test_errors_have_a_weight_and_a_scale_of_their_own() -> None:
     made, data = Bonus(settings, (3, 2), 0.9, Key(1), CPU), rollout()
     error = data.obs[..., 0].square()
     where = visits(data)._replace(error=error)
-    (paid,), _ = made.added([data], [where], 0.0, torch.ones(1, dtype=torch.float64))
+    (paid,) = made.added([data], [where], 0.0, torch.ones(1, dtype=torch.float64))
     spread = discounted_sums(error, 0.9).double().std(correction=0).item()
     torch.testing.assert_close(paid.reward, data.reward + 2.0 / spread * error)
 
@@ -123,9 +123,9 @@ def test_a_diverged_step_is_paid_nothing_and_teaches_nothing() -> None:
         )
         made = bonus()
         made.learn([held], [visits(held)], Key(2))
-        (paid,), means = made.added([held], [visits(held)], 0.0, torch.ones(1))
+        (paid,) = made.added([held], [visits(held)], 0.0, torch.ones(1))
         assert paid.reward[2, 1] == data.reward[2, 1]
-        assert math.isfinite(means["bonus"])
+        assert math.isfinite(made.means["bonus"])
         found.append(torch.cat([param.flatten() for param in made.predictor.parameters()]))
     assert found[0].isfinite().all()
     assert torch.equal(found[0], found[1])
@@ -139,10 +139,10 @@ def test_two_shards_are_one_sum() -> None:
     ranks = Ranks(2)
     made, one = bonus(), bonus()
     std = torch.ones(1, dtype=torch.float64)
-    paid, means = made.added(shards, [visits(part) for part in shards], 0.0, std, ranks)
-    (all_paid,), all_means = one.added([whole], [visits(whole)], 0.0, std)
+    paid = made.added(shards, [visits(part) for part in shards], 0.0, std, ranks)
+    (all_paid,) = one.added([whole], [visits(whole)], 0.0, std)
     torch.testing.assert_close(Rollout.joined(paid, dim=1).reward, all_paid.reward)
-    assert means == pytest.approx(all_means)
+    assert made.means == pytest.approx(one.means)
     before = [made.novelty(visits(part)).mean() for part in shards]
     for i in range(40):
         made.learn(shards, [visits(part) for part in shards], Key(i), ranks)
