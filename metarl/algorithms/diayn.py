@@ -255,7 +255,7 @@ class Diayn(Learner):
         )
         return Skills(
             tuple(self.columns.tolist()), self.spec.observation_size, self.moments.mean.cpu(),
-            self.moments.std.cpu(), layers, self.family,
+            self.moments.std.cpu(), layers,
         )  # fmt: skip
 
     # --- saving --------------------------------------------------------------------------------

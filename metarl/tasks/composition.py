@@ -125,15 +125,16 @@ def _compose_cached(
     if not names:
         return family
     inner, (name, argument) = _compose_cached(family, names[:-1]), names[-1]
-    variation, given = variations(family)[name], [argument] if argument else []
-    params = variation.params(inner(), *given) if callable(variation.params) else variation.params
+    variation, more = variations(family)[name], [argument] if argument else []
+    params = variation.params(inner(), *more) if callable(variation.params) else variation.params
     made = _with_params(inner, name, params, variation.mixin)
     if variation.replaces:
         own = {param.name for param in family.params if not param.edits}
         made.params = tuple(param for param in made.params if param.name not in own)
     label = class_name(family)
     made.name = label + "".join(f"+{name}" for name, _ in sorted(names))
-    made.arguments = {name: argument for name, argument in names if argument}
+    given = {name: argument for name, argument in names if argument}
+    made.arguments = {**family.arguments, **given}
     whole = "".join(
         f"+{name}" + f"={argument}" * bool(argument) for name, argument in sorted(names)
     )
