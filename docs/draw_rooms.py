@@ -77,6 +77,10 @@ READING = {
         "algorithms/varibad", "networks/belief", "modules/trials", "modules/batched_ppo",
         "networks/memories/recurrent", "worlds/rollout",
     ),
+    "diayn": (
+        "algorithms/diayn", "tasks/variations/skills", "modules/batched_ppo", "modules/ppo",
+        "networks/task_mlp", "worlds/rollout",
+    ),
     "grbal": (
         "algorithms/grbal", "networks/task_mlp", "networks/normalise", "modules/replay",
         "base/keys", "worlds/rollout",

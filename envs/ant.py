@@ -23,6 +23,10 @@ CONTROL_COST = 0.5
 """Weight of the squared norm of the action."""
 GOAL_CONTROL_COST = 0.1
 """The same in ant-goal."""
+SPARSE_CONTROL_COST = 0.01
+"""The same in ant-goal-sparse."""
+SPARSE_RADIUS = 0.75
+"""m around the goal of ant-goal-sparse within which the distance shows in the reward."""
 SURVIVAL = 1.0
 """Reward for each step in which the robot has not fallen or jumped."""
 HEALTHY_Z = (0.2, 1.0)
@@ -169,12 +173,34 @@ class AntGoal(_Ant):
 
     def reward(
         self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
-    ) -> Tensor:
+    ) -> Tensor | dict[str, Tensor]:
         """Return (B,) −‖xy − g‖₁ − 0.1‖a‖², xy after the step, in m."""
-        radius, angle = task["goal_radius"], task["goal_angle"]
-        goal = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=1)
-        distance = (sim.qpos[:, :2] - goal).abs().sum(1)
+        distance = (sim.qpos[:, :2] - self.goal(task)).abs().sum(1)
         return -distance - GOAL_CONTROL_COST * action.square().sum(1)
+
+    def goal(self, task: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, 2) where the goal is, in m."""
+        radius, angle = task["goal_radius"], task["goal_angle"]
+        return torch.stack((radius * angle.cos(), radius * angle.sin()), dim=1)
+
+
+class AntGoalSparse(AntGoal):
+    """Go to a point that shows in the reward within 0.75 m of it alone (HyperX's AntGoalSparse)."""
+
+    name = "ant-goal-sparse"
+    probe_steps = 0  # random actions do not get to most goals
+
+    def reward(
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return (B,) terms: ``goal``, 1 − ‖xy − g‖ within 0.75 m, else −0.75; ``control``."""
+        distance = torch.linalg.vector_norm(sim.qpos[:, :2] - self.goal(task), dim=1)
+        near = distance <= SPARSE_RADIUS
+        effort = action.square().sum(1)
+        return {
+            "goal": (1.0 - distance).where(near, -SPARSE_RADIUS),
+            "control": -SPARSE_CONTROL_COST * effort,
+        }
 
 
 class _AntForward(_Ant):

@@ -1,7 +1,8 @@
 """HalfCheetah: a planar runner with six motors (gymnasium's half_cheetah.xml, dt 0.05 s).
 
-Four families. The observation has 17 numbers: qpos without the root's x, then qvel; the
-absolute x, which some older code included, would leak the distance covered.
+Its families share a robot. The observation has 17 numbers: qpos without the root's x, then qvel; the
+absolute x, which some older code included, would leak the distance covered. It is there in the
+sparse family alone, whose reward depends on the place.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ CRIPPLED = (
 )  # fmt: skip
 """One dead motor (Nagabandi et al. 2019): the first of them, the back thigh's, is never dead in
 training and is the ood split. The sound robot is no task, but what ``+switch`` begins with."""
+
+SPARSE_DISTANCE = 5.0
+"""m from the origin, on either side, from which on half-cheetah-dir-sparse pays for running."""
 
 OBSERVATION_SCALE = (0.1, 0.5, *(0.3,) * 6, 0.75, 0.75, 1.5, *(6.0,) * 6)
 """Standard deviations of the observation under random actions, rounded."""
@@ -99,13 +103,33 @@ class HalfCheetahDir(_HalfCheetah):
 
     def reward(
         self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
-    ) -> Tensor:
+    ) -> Tensor | dict[str, Tensor]:
         """Return (B,) d·v − 0.05‖a‖²."""
         return task["direction"] * self.velocity(sim, before) - self.control_cost(action)
 
     def describe(self, task: Mapping[str, Any]) -> list[str]:
         """Return the direction as a word."""
         return ["run forward" if task["direction"] > 0 else "run backward"]
+
+
+class HalfCheetahDirSparse(HalfCheetahDir):
+    """Run forward or backward, paid for from 5 m on: [|x| ≥ 5 m] d·v − 0.05‖a‖² (HyperX)."""
+
+    name = "half-cheetah-dir-sparse"
+    observation_scale = (1.0, *OBSERVATION_SCALE)
+    probe_steps = 0  # random actions do not get as far as where the direction matters
+
+    def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, 18): qpos with the place x (m), which tells where the reward begins; qvel."""
+        return torch.cat((sim.qpos, sim.qvel), dim=1)
+
+    def reward(
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return (B,) terms: ``run``, d·v at 5 m or more from the origin, and ``control``."""
+        run = task["direction"] * self.velocity(sim, before)
+        paid = sim.qpos[:, 0].abs() >= SPARSE_DISTANCE
+        return {"run": run.where(paid, 0.0), "control": -self.control_cost(action)}
 
 
 class _HalfCheetahForward(_HalfCheetah):

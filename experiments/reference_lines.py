@@ -51,6 +51,12 @@ def _place_l1(tasks: Tasks) -> float:
     return -float(np.abs(goal - np.median(goal, axis=1, keepdims=True)).mean(1).sum())
 
 
+def _place_sparse(tasks: Tasks) -> float:
+    """Any place whose surroundings lie within the disc is as good as its middle."""
+    radius = tasks.column("goal_radius")
+    return float(np.where(radius <= 0.75, 1.0 - radius, -0.75).mean())
+
+
 def _place_l2(tasks: Tasks) -> float:
     """The best place is the middle of a square, by symmetry."""
     return -float(np.hypot(tasks.column("goal_x"), tasks.column("goal_y")).mean())
@@ -65,7 +71,8 @@ BLIND: dict[str, tuple[Callable[[Tasks], float], float]] = {
     "half-cheetah-vel": (_speed, 0.0), "half-cheetah-dir": (_nothing, 0.0),
     "ant-vel": (_speed, 1.0), "ant-goal": (_place_l1, 0.0), "ant-dir": (_nothing, 1.0),
     "ant-fwd-back": (_nothing, 1.0), "humanoid-dir": (_nothing, 5.0),
-    "point-goal": (_place_l2, 0.0),
+    "point-goal": (_place_l2, 0.0), "ant-goal-sparse": (_place_sparse, 0.0),
+    "half-cheetah-dir-sparse": (_nothing, 0.0),
 }  # fmt: skip
 """Per family: the best mean gain of a step, and what every step pays for being alive."""
 

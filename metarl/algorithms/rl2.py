@@ -25,6 +25,7 @@ from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.learning.learner import Learner, load_parts, refuse_misfit, state_of
 from metarl.modules import ppo
+from metarl.modules.novelty import Bonus, BonusSettings, Visits
 from metarl.modules.optim import ClippedAdam
 from metarl.modules.ppo import Batch
 from metarl.modules.returns import generalized_advantages
@@ -47,7 +48,7 @@ from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
 @dataclass(frozen=True)
-class Rl2Config(CriticSettings, ppo.ClippedSettings):
+class Rl2Config(CriticSettings, ppo.ClippedSettings, BonusSettings):
     """Settings of RL²."""
 
     absent: ClassVar[dict[str, Any]] = {"last_transition": False}
@@ -132,6 +133,11 @@ class Rl2(Learner):
             "net": self.net, "adam": self.adam, "obs": self.obs_moments,
             "reward": self.reward_moments, "return": self.return_moments,
         }  # fmt: skip
+        self.bonus = None
+        if config.explores:
+            sizes, key = (spec.observation_size, 1), Key(seed, "bonus")
+            self.bonus = Bonus(config, sizes, config.gamma, key, self.device)
+            self._parts |= self.bonus.parts
 
     def _network(self) -> MemoryActorCritic:
         spec, config = self.spec, self.config
@@ -256,6 +262,8 @@ class Rl2(Learner):
         batch = self._batch(shards)
         losses = self._gradient_steps(batch, key)
         parts = [shard.rollout for shard in shards]
+        if self.bonus is not None:
+            self.bonus.learn(parts, self._visits(parts), key, ranks)
         self.obs_moments.update(*(part.obs[part.valid] for part in parts), ranks=ranks)
         rewards = (part.reward[part.valid][:, None] for part in parts)
         self.reward_moments.update(*rewards, ranks=ranks)
@@ -271,7 +279,13 @@ class Rl2(Learner):
             **losses,
             "lr": self.adam.lr,
             **self._spread([part.extras["head"] for part in parts]),
+            **(self.bonus.means if self.bonus else {}),
         }
+
+    def _visits(self, parts: Sequence[Rollout]) -> list[Visits]:
+        """Return what a step can be new with: where it led, and the reward there."""
+        scaled = self.reward_moments.normalise
+        return [Visits(part.next_obs, scaled(part.reward[..., None])) for part in parts]
 
     @torch.no_grad()
     def _batch(self, shards: Sequence[Trials]) -> Batch:
@@ -281,6 +295,12 @@ class Rl2(Learner):
             for part in (shard.rollout for shard in shards)
         )
         self.return_moments.update(*sums, ranks=self.ranks)
+        if self.bonus is not None:
+            told, steps = [shard.rollout for shard in shards], float(self.obs_moments.count)
+            paid = self.bonus.added(
+                told, self._visits(told), steps, self.return_moments.std, self.ranks
+            )
+            shards = [s._replace(rollout=part) for s, part in zip(shards, paid, strict=True)]
         parts = [self._estimates(shard) for shard in shards]
         batch = Batch.joined(parts)
         return batch._replace(advantage=ppo.normalized(batch.advantage, batch.weight, self.ranks))

@@ -31,6 +31,7 @@ from metarl.base.versions import claim
 from metarl.learning.learner import Learner, load_tensors, refuse_misfit
 from metarl.modules import ppo
 from metarl.modules.batched_ppo import Adam, BatchedPpo, FeedForwardSettings
+from metarl.modules.novelty import Bonus, BonusSettings, Visits
 from metarl.modules.optim import ClippedAdam
 from metarl.modules.replay import TaskReplay
 from metarl.modules.settings import Count, Layers, NonNegative, Positive
@@ -45,7 +46,7 @@ from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
 @dataclass(frozen=True)
-class VaribadConfig(FeedForwardSettings):
+class VaribadConfig(FeedForwardSettings, BonusSettings):
     """Settings of VariBAD."""
 
     epochs: Count = 5
@@ -86,6 +87,8 @@ class VaribadConfig(FeedForwardSettings):
     """Trials that are kept for encoder and decoders; the oldest make way for new ones."""
     save_replay: bool = True
     """Save these in checkpoints; without them a resumed run learns from new ones alone at first."""
+    bonus_error: NonNegative = 0.0
+    """Weight of what the decoders do not explain, in the rewards that the policy learns from."""
 
 
 class State(NamedTuple):
@@ -147,6 +150,11 @@ class Varibad(Learner):
             "obs": self.obs_moments, "reward": self.reward_moments,
             "seen": self.ppo.obs_moments, "return": self.ppo.return_moments,
         }  # fmt: skip
+        self.bonus = None
+        if config.explores:
+            sizes, key = (o, 2 * latent), Key(seed, "bonus")
+            self.bonus = Bonus(config, sizes, config.gamma, key, self.device)
+            self._parts |= self.bonus.parts
 
     # --- acting and adapting -------------------------------------------------------------------
 
@@ -228,7 +236,8 @@ class Varibad(Learner):
     def update(self, shards: Sequence[Trial], key: Key) -> dict[str, float]:
         """Make PPO's gradient steps on the new trials, and the autoencoder's on recent ones."""
         seen, rollouts = [shard.seen for shard in shards], [shard.rollout for shard in shards]
-        batch = self.ppo.prepared(seen, self.params, self.ranks)
+        paid = seen if self.bonus is None else self._explored(shards, self.bonus, key)
+        batch = self.ppo.prepared(paid, self.params, self.ranks)
         self.params, self.adam, metrics = self.ppo.improve(
             self.params, self.adam, batch, epochs=self.config.epochs, lr=float(self.lr), key=key,
             ranks=self.ranks,
@@ -245,7 +254,25 @@ class Varibad(Learner):
             "return_before": float(mean_of_finished(returns[0])),
             "return_after": float(mean_of_finished(returns[-1])),
             "diverged": float(diverged), **metrics, "lr": lr, **self._learn_beliefs(rollouts, key),
+            **(self.bonus.means if self.bonus else {}),
         }  # fmt: skip
+
+    def _explored(self, shards: Sequence[Trial], bonus: Bonus, key: Key) -> list[Rollout]:
+        """Return the trials with the bonus in their rewards, for PPO alone; learn what is known."""
+        visits, rollouts, o = [], [shard.rollout for shard in shards], self.spec.observation_size
+        for shard, part in zip(self.ranks.owned, shards, strict=True):
+            belief, error = part.seen.next_obs[..., o:], None
+            if self.config.bonus_error:
+                rows = _packed(part.rollout).unflatten(1, (len(belief), -1)).transpose(0, 1)
+                draws = key.fold("bonus", shard).torch()
+                error = self.vae.step_error(self._trials(rows.to(self.device)), belief, draws)
+            visits.append(Visits(part.rollout.next_obs, belief, error))
+        paid = bonus.added(
+            [shard.seen for shard in shards], visits, self.ppo.env_steps,
+            self.ppo.return_moments.std, self.ranks,
+        )  # fmt: skip
+        bonus.learn(rollouts, visits, key, self.ranks)
+        return paid
 
     # --- encoder and decoders ------------------------------------------------------------------
 

@@ -169,6 +169,8 @@ def check_order(family: TaskFamily) -> None:
 
 def check_parameters(family: TaskFamily) -> None:
     """Every parameter changes the trajectory, the observation or the reward."""
+    if family.has_model and not family.probe_steps:
+        raise NotAskedError("probe_steps = 0: random actions do not meet the difference")
     why = inert_parameter(family, family.probe_steps or MANY)
     demand(not why, why)
 
@@ -290,6 +292,10 @@ CHECKS: Checks = (
 """Every check, in the order in which they run."""
 
 
+class NotAskedError(Exception):
+    """A family does without a check, for the reason that its message says."""
+
+
 def check_family(
     family: TaskFamily | type[TaskFamily], report: Callable[[str], None] = print,
     checks: Checks = CHECKS, gates: Checks = GATES,
@@ -318,6 +324,8 @@ def check_family(
             check(family)
         except STOPS:
             raise
+        except NotAskedError as reason:
+            report(f"skip  {title(check)}: {reason}")
         except BaseException as error:  # whatever a user's code raises
             failures += 1
             report(f"FAIL  {title(check)}: {one_line(error, family)}")

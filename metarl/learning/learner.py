@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from metarl.learning.adapted_policy import AdaptedPolicy
     from metarl.tasks.distribution import Tasks
     from metarl.tasks.family import TaskFamily
+    from metarl.tasks.variations.skills import Skills
     from metarl.worlds.rollout import Rollout
     from metarl.worlds.vector import VecWorlds
 
@@ -44,6 +45,8 @@ class Learner(Policy):
     """The processes that share the tasks of an iteration; a run sets it before training."""
     discrete_actions: ClassVar[bool] = False
     """Whether it can choose among discrete actions, which `Spec.actions` counts."""
+    finds_skills: ClassVar[bool] = False
+    """Whether it finds skills without a reward, and has `skill_set`: for ``metarl skills``."""
 
     def __init__(self, spec: Spec, config: Any, *, seed: int = 0, device: str = "cpu") -> None:
         """Initialise the weights.
@@ -92,6 +95,10 @@ class Learner(Policy):
     @abstractmethod
     def adapt(self, state: Any, rollout: Rollout) -> Any:
         """Return the state adapted to a rollout in the same worlds; `state` stays as it is."""
+
+    def skill_set(self) -> Skills:
+        """Return the skills that it has found, as tasks. Raises UserError if it finds none."""
+        raise UserError(f"{self.name} finds no skills")
 
     # --- the meta-update -----------------------------------------------------------------------
 

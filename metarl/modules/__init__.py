@@ -2,6 +2,6 @@
 
 returns: advantages and baselines.  gradients: adaptation by gradients, and the update through it.
 ppo, batched_ppo, sac: the updates.  optim: Adam on flat parameters.  replay, trials: stored
-transitions.  context: a posterior over latents.  settings: checked settings of a learner.
-cuda_graph: a step as one launch.
+transitions.  context: a posterior over latents.  novelty: bonuses for exploring.  settings: checked
+settings of a learner.  cuda_graph: a step as one launch.
 """

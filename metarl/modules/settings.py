@@ -50,6 +50,8 @@ NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1, open_low=True)]
 Layers = Annotated[tuple[int, ...], Range(1, 2**31 - 1)]
 """Units of at least one hidden layer."""
+Indices = Annotated[tuple[int, ...], Range(0, 2**31 - 1)]
+"""Places in a row of numbers, from 0; at least one."""
 
 
 class Settings:
@@ -113,4 +115,4 @@ def _check(name: str, value: Any, hint: Any) -> None:
             raise UserError(f"{name} must be {what}, not {number!r}")
         limits.refuse(name, number)
     if isinstance(value, tuple | list) and not value:
-        raise UserError(f"{name} must name at least one layer")
+        raise UserError(f"{name} must name at least one {'place' if limits.low == 0 else 'layer'}")

@@ -189,6 +189,29 @@ class TrialVae(nn.Module):
         loss = 0.5 * (reward_error + state_error) + kl_weight / steps * kl
         return loss, torch.stack((reward_error, state_error, kl)).detach()
 
+    @torch.no_grad()
+    def step_error(self, trials: Trials, belief: Tensor, draws: torch.Generator) -> Tensor:
+        """Return (T, n) half the squared error of each step, predicted by the belief after it.
+
+        Args:
+            trials: n of T steps.
+            belief: (T, n, 2 L) mean and log standard deviation, that has seen the step.
+            draws: of z, one from each belief.
+        """
+        mean, log_std = belief.chunk(2, -1)
+        noise = torch.randn(mean.shape, generator=draws).to(mean.device)
+        z = torch.addcmul(mean, noise, log_std.exp()).flatten(0, 1)[None]
+
+        def error(decoder: Decoder, given: tuple[Tensor, ...], target: Tensor) -> Tensor:
+            found = decoder(torch.cat(given, -1).flatten(0, 1)[None], z)
+            return (found.view_as(target) - target).square().sum(-1)
+
+        total = error(self.reward, (trials.obs, trials.action, trials.next_obs), trials.reward)
+        if self.state is not None:
+            change = trials.next_obs - trials.obs
+            total = total + error(self.state, (trials.obs, trials.action), change)
+        return 0.5 * total
+
 
 def _spread(count: int, steps: int, draws: torch.Generator) -> Tensor:
     """Draw `count` of `steps` steps, one in each of as many equal parts, in order."""

@@ -28,6 +28,7 @@ from metarl.tasks.variations.dynamics import AnyMass, dynamics_of
 from metarl.tasks.variations.events import Command, Push, Switch, command_of, push_of, switch_of
 from metarl.tasks.variations.latency import JITTER, LATENCY, Latency, VaryingLatency
 from metarl.tasks.variations.sensors import NOISE, History, Noise, SensorBias, sensor_bias
+from metarl.tasks.variations.skills import SkillReward, skills_file, skills_of
 from metarl.tasks.variations.terrain import OnAnyTerrain, terrain_of
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
 class Variation:
     """What one ``+name`` adds to a family: parameters, and a change of its methods if need be."""
 
-    params: tuple[Param, ...] | Callable[[TaskFamily], tuple[Param, ...]]
-    """The parameters, or a function of the family without them that returns them."""
+    params: tuple[Param, ...] | Callable[..., tuple[Param, ...]]
+    """The parameters, or a function of the family without them that returns them; of a variation
+    with an argument, of that, too."""
     mixin: type[TaskFamily] | None = None
     """A TaskFamily without a model whose methods call `super()`: it comes first in the product's
     method resolution order, so that it can add to the observation. Its `build` is the exception:
@@ -48,6 +50,11 @@ class Variation:
     """One line for the tables."""
     last: int = 0
     """Variations are applied in the order of their names; those with a higher number after that."""
+    argument: Callable[[str], str] | None = None
+    """What makes an argument whole and refuses a wrong one, for a variation that needs one, as
+    ``+skills=FILE`` does. The product has it in `arguments`, and its full name ends with it."""
+    replaces: bool = False
+    """Whether its tasks take the place of the family's, of which those stay that edit the model."""
 
 
 def variations(family: type[TaskFamily]) -> dict[str, Variation]:
@@ -86,35 +93,50 @@ def compose(family: type[TaskFamily], names: Sequence[str]) -> type[TaskFamily]:
 
     Args:
         family: any family.
-        names: keys of `variations`, in any order.
+        names: keys of `variations`, in any order, ``key=argument`` for one that needs one.
 
     Raises:
-        UserError: there is no such variation, it is named twice, or two parameters clash.
+        UserError: there is no such variation, it is named twice, two parameters clash, or an
+            argument is missing, wrong or too much.
     """
-    label, known = class_name(family), variations(family)
-    for name in names:
+    label, known, chosen = class_name(family), variations(family), []
+    for text in names:
+        name, given, argument = text.partition("=")
         if name not in known:
             raise UserError(
                 f"family '{label}' has no variation '{name}'{did_you_mean(name, known)}; "
                 f"it takes {', '.join(known) or 'none'}"
             )
-    if len(set(names)) < len(names):
+        whole = known[name].argument
+        if given and whole is None:
+            raise UserError(f"family '{label}': '+{name}' takes no argument, such as '{text}'")
+        chosen.append((name, "" if whole is None else whole(argument)))
+    if len({name for name, _ in chosen}) < len(names):
         raise UserError(f"family '{label}': a variation is named twice ({'+'.join(names)})")
-    return _compose_cached(family, tuple(sorted(names, key=lambda n: (known[n].last, n))))
+    return _compose_cached(family, tuple(sorted(chosen, key=lambda n: (known[n[0]].last, n))))
 
 
 @functools.cache
-def _compose_cached(family: type[TaskFamily], names: tuple[str, ...]) -> type[TaskFamily]:
-    """The product for names in order; the same class every time."""
+def _compose_cached(
+    family: type[TaskFamily], names: tuple[tuple[str, str], ...]
+) -> type[TaskFamily]:
+    """The product for names with arguments, in order; the same class every time."""
     if not names:
         return family
-    inner, name = _compose_cached(family, names[:-1]), names[-1]
-    variation = variations(family)[name]
-    params = variation.params(inner()) if callable(variation.params) else variation.params
+    inner, (name, argument) = _compose_cached(family, names[:-1]), names[-1]
+    variation, more = variations(family)[name], [argument] if argument else []
+    params = variation.params(inner(), *more) if callable(variation.params) else variation.params
     made = _with_params(inner, name, params, variation.mixin)
-    whole = "".join(f"+{name}" for name in sorted(names))
+    if variation.replaces:
+        own = {param.name for param in family.params if not param.edits}
+        made.params = tuple(param for param in made.params if param.name not in own)
     label = class_name(family)
-    made.name = label + whole
+    made.name = label + "".join(f"+{name}" for name, _ in sorted(names))
+    given = {name: argument for name, argument in names if argument}
+    made.arguments = {**family.arguments, **given}
+    whole = "".join(
+        f"+{name}" + f"={argument}" * bool(argument) for name, argument in sorted(names)
+    )
     setattr(made, "source", getattr(family, "source", label) + whole)  # noqa: B010
     return made
 
@@ -256,6 +278,13 @@ GENERIC_VARIATIONS: Mapping[str, Variation] = MappingProxyType(
         "noise": Variation((NOISE,), Noise, "sensors with white noise"),
         "push": Variation(push_of, Push, "pushes at random times"),
         "sensor-bias": Variation(sensor_bias, SensorBias, "sensors that are off by a constant"),
+        "skills": Variation(
+            skills_of,
+            SkillReward,
+            "skills found without a reward, as tasks",
+            argument=skills_file,
+            replaces=True,
+        ),
         "switch": Variation(switch_of, Switch, "a task that begins within the episode"),
         "terrain": Variation(terrain_of, OnAnyTerrain, "slopes, roughness, steps and gaps"),
         "varying-latency": Variation(

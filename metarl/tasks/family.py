@@ -109,9 +109,10 @@ class TaskFamily:
     is ``module:attribute``, imported when it is needed."""
     split_name: ClassVar[str] = ""
     """The family whose held-out tasks these are; "" is this one. ``+told`` keeps the tasks."""
+    arguments: ClassVar[Mapping[str, str]] = {}
+    """Of a product, the arguments of its variations by name: the FILE of ``+skills=FILE``."""
     has_model: ClassVar[bool] = True
     """Whether MuJoCo simulates it; a third-party gymnasium environment has no model of ours."""
-
     camera: ClassVar[Camera | None] = None
     """How a video looks at the robot; None: from a side that suits how it moves, following it."""
 

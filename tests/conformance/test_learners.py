@@ -49,6 +49,8 @@ VARIANTS = [
     ("grbal", {"learn_inner_lr": True, "warm_start": True}),
     ("rebal", {"planner": "mppi", "plan_rounds": 2, "warm_start": True}),
     ("varibad", {"memory": "mingru", "decode_state": True}),
+    ("varibad", {"bonus_novelty": 0.3, "bonus_error": 0.3, "bonus_steps": 1000}),
+    ("rl2", {"bonus_novelty": 0.3, "bonus_steps": 1000}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
 EXAMPLES = [

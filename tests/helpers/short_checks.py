@@ -22,4 +22,7 @@ def checked_in_short(
     """Run a check in 24 steps, in which three episodes begin."""
     for (module, name), steps in STEPS.items():
         monkeypatch.setattr(module, name, steps)
-    check(family if check in WHOLE else replace_attributes(family, horizon=8))
+    try:
+        check(family if check in WHOLE else replace_attributes(family, horizon=8))
+    except suite.NotAskedError as reason:
+        pytest.skip(str(reason))

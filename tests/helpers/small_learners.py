@@ -4,6 +4,7 @@ from typing import Any
 
 SMALL: dict[str, dict[str, Any]] = {
     "cavia": {"hidden": (8,), "epochs": 2},
+    "diayn": {"hidden": (8,), "epochs": 2, "skills": 3, "discriminator_hidden": (8,)},
     "distil": {"units": 8, "hidden": 8, "bptt": 15},
     "es-maml": {"hidden": (8,)},
     "finetune": {"hidden": (8,), "batch_size": 50},
