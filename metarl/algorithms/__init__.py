@@ -6,11 +6,13 @@ from metarl.base.lazy import lazy as _lazy
 
 if _TYPE_CHECKING:
     from metarl.algorithms.cavia import Cavia, CaviaConfig
+    from metarl.algorithms.contextual_bc import ContextualBc, ContextualBcConfig
     from metarl.algorithms.distil import Distil, DistilConfig
     from metarl.algorithms.es_maml import EsMaml, EsMamlConfig
     from metarl.algorithms.finetune import Finetune, FinetuneConfig
     from metarl.algorithms.grbal import Grbal, GrbalConfig
     from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
+    from metarl.algorithms.mil import Mil, MilConfig
     from metarl.algorithms.pearl import Pearl, PearlConfig
     from metarl.algorithms.ppo import Ppo, PpoConfig
     from metarl.algorithms.promp import ProMp, ProMpConfig
@@ -20,8 +22,8 @@ if _TYPE_CHECKING:
     from metarl.algorithms.varibad import Varibad, VaribadConfig
 
 __all__ = [
-    "Cavia", "CaviaConfig", "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune",
-    "FinetuneConfig", "Grbal", "GrbalConfig", "MamlTrpo", "MamlTrpoConfig", "Pearl", "PearlConfig",
+    "Cavia", "CaviaConfig", "ContextualBc", "ContextualBcConfig", "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune",
+    "FinetuneConfig", "Grbal", "GrbalConfig", "MamlTrpo", "MamlTrpoConfig", "Mil", "MilConfig", "Pearl", "PearlConfig",
     "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Reptile", "ReptileConfig", "Rl2", "Rl2Config",
     "Rma", "RmaConfig", "Varibad", "VaribadConfig",
 ]  # fmt: skip
@@ -29,10 +31,12 @@ __all__ = [
 __getattr__ = _lazy(
     __name__,
     {
-        "cavia": "Cavia CaviaConfig", "distil": "Distil DistilConfig",
+        "cavia": "Cavia CaviaConfig", "contextual_bc": "ContextualBc ContextualBcConfig",
+        "distil": "Distil DistilConfig",
         "es_maml": "EsMaml EsMamlConfig", "finetune": "Finetune FinetuneConfig",
         "grbal": "Grbal GrbalConfig",
-        "maml_trpo": "MamlTrpo MamlTrpoConfig", "pearl": "Pearl PearlConfig",
+        "maml_trpo": "MamlTrpo MamlTrpoConfig", "mil": "Mil MilConfig",
+        "pearl": "Pearl PearlConfig",
         "ppo": "Ppo PpoConfig", "promp": "ProMp ProMpConfig", "reptile": "Reptile ReptileConfig",
         "rl2": "Rl2 Rl2Config", "rma": "Rma RmaConfig",
         "varibad": "Varibad VaribadConfig",

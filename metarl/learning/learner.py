@@ -118,6 +118,14 @@ class Learner(Policy):
             env_steps: that it is to have instead, if not None.
         """
 
+    def in_evaluation(self, tasks: Tasks) -> Policy:
+        """Return what the evaluations of a training let play in some held-out tasks.
+
+        The default is the learner. One that adapts to demonstrations returns a policy that is shown
+        those of the tasks.
+        """
+        return self
+
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Any:
         """Return the data of one shard of an iteration, for `update`.
 
