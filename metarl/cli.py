@@ -38,6 +38,7 @@ COMMANDS = {
     "evaluate": ("commands.evaluate", "draw a run's adaptation curve on tasks it has not seen"),
     "probe": ("commands.probe", "show whether a run adapts, and to what"),
     "adapt": ("commands.evaluate", "adapt a trained policy to one task, and save it"),
+    "demos": ("commands.demos", "record what an agent does, for others to imitate"),
     "render": ("commands.render", "show a trained policy adapt: a video of before and after"),
     "report": ("commands.report", "write one HTML page: curves, tasks, videos; runs compared"),
     "export": ("commands.export", "make an agent folder to share: weights, settings, a model card"),

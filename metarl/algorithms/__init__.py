@@ -22,10 +22,11 @@ if _TYPE_CHECKING:
     from metarl.algorithms.varibad import Varibad, VaribadConfig
 
 __all__ = [
-    "Cavia", "CaviaConfig", "ContextualBc", "ContextualBcConfig", "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune",
-    "FinetuneConfig", "Grbal", "GrbalConfig", "MamlTrpo", "MamlTrpoConfig", "Mil", "MilConfig", "Pearl", "PearlConfig",
-    "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Reptile", "ReptileConfig", "Rl2", "Rl2Config",
-    "Rma", "RmaConfig", "Varibad", "VaribadConfig",
+    "Cavia", "CaviaConfig", "ContextualBc", "ContextualBcConfig", "Distil", "DistilConfig",
+    "EsMaml", "EsMamlConfig", "Finetune", "FinetuneConfig", "Grbal", "GrbalConfig", "MamlTrpo",
+    "MamlTrpoConfig", "Mil", "MilConfig", "Pearl", "PearlConfig", "Ppo", "PpoConfig", "ProMp",
+    "ProMpConfig", "Reptile", "ReptileConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig", "Varibad",
+    "VaribadConfig",
 ]  # fmt: skip
 
 __getattr__ = _lazy(

@@ -112,7 +112,7 @@ class Mil(Learner):
             obs: (M, N, O).
         """
         net, bias = params.split([self.net.num_params, self.config.bias_size], dim=1)
-        x = torch.cat((self.lessons.scaled(obs), bias[:, None].expand(-1, x.shape[1], -1)), -1)
+        x = torch.cat((self.lessons.scaled(obs), bias[:, None].expand(-1, obs.shape[1], -1)), -1)
         mean = self.net.mean(net, x)
         acts, adapts = mean[..., : self.spec.action_size], mean[..., -self.spec.action_size :]
         return acts, adapts
@@ -122,7 +122,7 @@ class Mil(Learner):
         error = (actions - steps.action).square().mean(-1)
         return self.config.loss_weight * (error * steps.weight).sum(1)
 
-    def adapted(self, params: Tensor, steps: Steps, *, second_order: bool) -> Tensor:
+    def inner(self, params: Tensor, steps: Steps, *, second_order: bool) -> Tensor:
         """Return (M, D) φ after the adapting steps, from (M, D) that require a gradient."""
         clip = self.config.inner_clip
         for _ in range(self.config.inner_steps):
@@ -157,7 +157,7 @@ class Mil(Learner):
             return state
         with torch.enable_grad():
             theta = self.begin(len(state.params), 1).params.clone().requires_grad_()
-            found = self.adapted(theta, steps, second_order=False).detach()
+            found = self.inner(theta, steps, second_order=False).detach()
         params = state.params + (found - state.params) / (state.shown + 1)
         return State(params, state.shown + 1)
 
@@ -196,7 +196,7 @@ class Mil(Learner):
         """
         a, b = (self.lessons.steps(ids, which) for which in pair.unbind(1))
         start = self.begin(len(ids), 1).params.clone().requires_grad_()
-        phi = self.adapted(start, a, second_order=not self.config.first_order)
+        phi = self.inner(start, a, second_order=not self.config.first_order)
         loss = self.loss(self.outputs(phi, b.obs)[0], b)
         (rows,) = grad(loss.sum(), start)
         with torch.no_grad():

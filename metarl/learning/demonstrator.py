@@ -106,6 +106,6 @@ def first_episodes(
     by_task = {name: data.per_task(part).cpu().contiguous() for name, part in parts.items()}
     ended = data.terminated[last, worlds].reshape(len(tasks), -1).cpu()
     return Demonstrations(
-        tasks, split, **by_task, length=length.reshape(len(tasks), -1).cpu(), terminated=ended,
-        about=about,
+        tasks, split, by_task["obs"], by_task["action"], by_task["reward"],
+        length.reshape(len(tasks), -1).cpu(), ended, about,
     )  # fmt: skip

@@ -243,7 +243,7 @@ def play(
         returns.append(rollout.return_by_task())
         diverged += rollout.per_task(rollout.diverged).flatten(1).sum(1)
         state = policy.adapt(state, rollout) if phase == "before" else state
-    return Played(torch.from_numpy(policy.rows), tasks.first, *returns, diverged)
+    return Played(torch.from_numpy(policy.rows), tasks.first, returns[0], returns[1], diverged)
 
 
 def pairs(key: Key, first: int, tasks: int, count: int, episodes: int) -> Tensor:

@@ -178,7 +178,8 @@ class Learner(Policy):
             task: one task, or the values of some parameters, the others nominal.
             family: of the task; None is the one that it was trained on, of a learner that
                 `metarl.load` returned.
-            how: `episodes`, `num_envs`, `rollouts`, `seed`: see `adapted_policy.adapted`.
+            how: `episodes`, `num_envs`, `rollouts`, `seed`, `demonstrations`: see
+                `adapted_policy.adapted`.
         """
         adapt = import_module("metarl.learning.adapted_policy").adapted  # it stands above learners
         return adapt(self, family or self.family, task, **how)

@@ -19,11 +19,13 @@ from metarl import (
 )
 from metarl.base.keys import Key
 from metarl.evaluation.probe import swapped_state
+from metarl.learning.demonstrations import DEMONSTRATED
 from metarl.learning.learner import Learner, state_parts
 from metarl.learning.registry import list_learners
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.policy import Teacher
 from metarl.worlds.vector import Spec, Step
+from tests.helpers.demonstrations import demonstrations_file
 from tests.helpers.teacher import teacher
 
 TASKS, WORLDS = 3, 4
@@ -44,6 +46,7 @@ VARIANTS = [
     ("rma", {"see_reward": False, "teacher_iterations": 9}),
     ("grbal", {"planner": "cem", "elites": 3, "plan_rounds": 2}),
     ("varibad", {"memory": "mingru", "decode_state": True}),
+    ("mil", {"two_heads": True, "bias_size": 0, "inner_steps": 2, "first_order": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
 EXAMPLES = [
@@ -65,6 +68,8 @@ SMALL = {
         "units": 8, "embedding": 8, "hidden": (8,), "decoder_hidden": (8,), "beliefs": 3,
         "decoded_steps": 5, "vae_trials": 8, "vae_updates": 2, "epochs": 1, "replay_trials": 40,
     },
+    "mil": {"hidden": (8,), "updates": 2},
+    "contextual-bc": {"hidden": (8,), "encoder_hidden": (8,), "updates": 2},
     "pearl": {
         "train_tasks": TASKS, "hidden": (16,), "encoder_hidden": (16,), "meta_batch": 2,
         "batch_size": 16, "context_size": 8, "gradient_steps": 3, "initial_episodes": 2,
@@ -84,6 +89,8 @@ def learner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     cls, small = find_learner(name), dict(SMALL.get(name, {}))
     if name == "distil":
         small["teacher"] = teacher()
+    if cls.adapts_to_demonstrations:
+        small["demos"] = demonstrations_file("train", TASKS, 3)
     return cls(spec(), cls.Config(**small | settings), seed=0)
 
 
@@ -127,9 +134,13 @@ def trained(learner: Learner) -> list[dict[str, torch.Tensor]]:
 
 
 def rollout(learner: Learner, *, explore: bool = True, seed: int = 0):
+    """Of a learner that adapts to demonstrations, one that it takes for some."""
     worlds = ready()
     state = learner.begin(TASKS, WORLDS)
-    return collect(worlds, learner, state, STEPS, Key(seed), explore=explore)
+    data, state = collect(worlds, learner, state, STEPS, Key(seed), explore=explore)
+    if learner.adapts_to_demonstrations:
+        data = data._replace(extras=data.extras | {DEMONSTRATED: data.valid})
+    return data, state
 
 
 def flat(state: object) -> list[torch.Tensor]:

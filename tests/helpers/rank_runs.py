@@ -12,11 +12,14 @@ from metarl import find_learner
 from metarl.learning.registry import list_learners
 from metarl.run import start_run
 from metarl.runs.config import TrainConfig
+from tests.helpers.demonstrations import demonstrated
 
 SMALL = {
     "maml-trpo": {"hidden": (8,), "inner_steps": 2, "cg_iterations": 4},
     "promp": {"hidden": (8,), "inner_steps": 2, "epochs": 2, "exploration_credit": 0.1},
     "cavia": {"hidden": (8,), "epochs": 2},
+    "mil": {"hidden": (8,), "updates": 2},
+    "contextual-bc": {"hidden": (8,), "encoder_hidden": (8,), "updates": 2},
     "reptile": {"hidden": (8,), "inner_steps": 2},
     "grbal": {
         "past": 3, "future": 2, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2,
@@ -56,6 +59,10 @@ def _train_all(folder: Path, shards: int) -> None:
         settings = SMALL.get(name, {})
         if name == "distil":
             settings = settings | {"teacher": str(folder / "ppo")}
+        if find_learner(name).adapts_to_demonstrations:
+            for option, split in (("demos", "train"), ("heldout_demos", "heldout")):
+                path = demonstrated(split, 8, 2).save(folder / f"{split}.safetensors")
+                settings = settings | {option: str(path)}
         train = TrainConfig(
             tasks_per_iteration=8, rollouts_per_task=2, iterations=2, evaluate_every=2,
             evaluate_tasks=5, evaluate_episodes=2, out=str(folder / name), progress=False,
