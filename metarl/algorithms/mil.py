@@ -8,7 +8,7 @@ another demonstration B of it:
 
 differentiating through the step. The network also sees a learned constant vector b, by whose change
 a step can shift the biases that depend on the task (the paper's bias transformation). With
-`two_heads` L_A is that of a last layer of its own, so that the step changes what both share.
+`two_heads` the μ of L_A is a last layer of its own, so that the step changes what both share.
 
 Nothing is learned by trying: an iteration acts only to show how the policy does. A rollout of its
 own teaches it nothing, so without a demonstration `adapt` leaves the state as it is.
@@ -52,7 +52,7 @@ class MilConfig(ImitationSettings):
     """Units of the hidden layers (tanh)."""
     bias_size: CountOrZero = 20
     """Numbers in the learned constant vector that the network sees beside the observation."""
-    two_heads: bool = False
+    two_heads: bool = True
     """Whether the adapting step's loss is that of a last layer of its own."""
     inner_steps: Count = 1
     """Gradient steps on a demonstration."""

@@ -46,7 +46,7 @@ VARIANTS = [
     ("rma", {"see_reward": False, "teacher_iterations": 9}),
     ("grbal", {"planner": "cem", "elites": 3, "plan_rounds": 2}),
     ("varibad", {"memory": "mingru", "decode_state": True}),
-    ("mil", {"two_heads": True, "bias_size": 0, "inner_steps": 2, "first_order": True}),
+    ("mil", {"two_heads": False, "bias_size": 0, "inner_steps": 2, "first_order": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
 EXAMPLES = [
