@@ -1,8 +1,8 @@
 """HalfCheetah: a planar runner with six motors (gymnasium's half_cheetah.xml, dt 0.05 s).
 
-Its families share a robot. The observation has 17 numbers: qpos without the root's x, then qvel; the
-absolute x, which some older code included, would leak the distance covered. It is there in the
-sparse family alone, whose reward depends on the place.
+The observation has 17 numbers: qpos without the root's x, then qvel; the absolute x, which some
+older code included, would leak the distance covered. It is there in the sparse family alone, whose
+reward depends on the place.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ if _TYPE_CHECKING:
     from metarl.base.keys import Key
     from metarl.learning.adaptation import load_adapted
     from metarl.learning.checkpoint import save
+    from metarl.learning.demonstrations import Demonstrations
     from metarl.learning.learner import Learner
     from metarl.learning.registry import find_learner
     from metarl.runs.config import TrainConfig
@@ -42,8 +43,8 @@ _registration.register()
 _moved.install()
 
 __all__ = [
-    "Choices", "Contacts", "Ground", "HeightScan", "Interval", "Key", "Learner", "Param",
-    "Places", "Policy", "Rollout", "Root", "Run", "Spec", "Step", "TaskDistribution",
+    "Choices", "Contacts", "Demonstrations", "Ground", "HeightScan", "Interval", "Key", "Learner",
+    "Param", "Places", "Policy", "Rollout", "Root", "Run", "Spec", "Step", "TaskDistribution",
     "TaskFamily", "TaskWorlds", "Tasks", "TrainConfig", "UserError", "Variation", "assign",
     "collect", "contact", "dynamics", "evaluate", "every", "find_family", "find_learner",
     "increments", "load", "load_adapted", "low_pass", "make_worlds", "meta_train", "pd",
@@ -69,6 +70,7 @@ __getattr__ = _lazy.lazy(
         "tasks.events": "every",
         "tasks.family": "TaskFamily",
         "base.keys": "Key",
+        "learning.demonstrations": "Demonstrations",
         "learning.learner": "Learner",
         "worlds.factory": "make_worlds",
         "tasks.params": "Choices Interval Param",

@@ -43,6 +43,7 @@ COMMANDS = {
     "probe": ("commands.probe", "show whether a run adapts, and to what"),
     "stream": ("commands.stream", "show how a run fares where tasks change without notice"),
     "adapt": ("commands.evaluate", "adapt a trained policy to one task, and save it"),
+    "demos": ("commands.demos", "record what an agent does, for others to imitate"),
     "render": ("commands.render", "show a trained policy adapt: a video of before and after"),
     "play": ("commands.play", "let it act in MuJoCo's viewer, with sliders for its task"),
     "report": ("commands.report", "write one HTML page: curves, tasks, videos; runs compared"),

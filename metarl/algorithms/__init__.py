@@ -6,11 +6,14 @@ from metarl.base.lazy import lazy as _lazy
 
 if _TYPE_CHECKING:
     from metarl.algorithms.cavia import Cavia, CaviaConfig
+    from metarl.algorithms.contextual_bc import ContextualBc, ContextualBcConfig
+    from metarl.algorithms.diayn import Diayn, DiaynConfig
     from metarl.algorithms.distil import Distil, DistilConfig
     from metarl.algorithms.es_maml import EsMaml, EsMamlConfig
     from metarl.algorithms.finetune import Finetune, FinetuneConfig
     from metarl.algorithms.grbal import Grbal, GrbalConfig
     from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
+    from metarl.algorithms.mil import Mil, MilConfig
     from metarl.algorithms.mole import Mole, MoleConfig
     from metarl.algorithms.pearl import Pearl, PearlConfig
     from metarl.algorithms.ppo import Ppo, PpoConfig
@@ -22,21 +25,34 @@ if _TYPE_CHECKING:
     from metarl.algorithms.varibad import Varibad, VaribadConfig
 
 __all__ = [
-    "Cavia", "CaviaConfig", "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune",
-    "FinetuneConfig", "Grbal", "GrbalConfig", "MamlTrpo", "MamlTrpoConfig", "Mole", "MoleConfig",
+    "Cavia", "CaviaConfig", "ContextualBc", "ContextualBcConfig", "Diayn", "DiaynConfig",
+    "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune", "FinetuneConfig", "Grbal",
+    "GrbalConfig", "MamlTrpo", "MamlTrpoConfig", "Mil", "MilConfig", "Mole", "MoleConfig",
     "Pearl", "PearlConfig", "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Rebal", "RebalConfig",
-    "Reptile", "ReptileConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig", "Varibad", "VaribadConfig",
+    "Reptile", "ReptileConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig", "Varibad",
+    "VaribadConfig",
 ]  # fmt: skip
 
 __getattr__ = _lazy(
     __name__,
     {
-        "cavia": "Cavia CaviaConfig", "distil": "Distil DistilConfig",
-        "es_maml": "EsMaml EsMamlConfig", "finetune": "Finetune FinetuneConfig",
-        "grbal": "Grbal GrbalConfig", "maml_trpo": "MamlTrpo MamlTrpoConfig",
-        "mole": "Mole MoleConfig", "pearl": "Pearl PearlConfig",
-        "ppo": "Ppo PpoConfig", "promp": "ProMp ProMpConfig", "rebal": "Rebal RebalConfig",
-        "reptile": "Reptile ReptileConfig", "rl2": "Rl2 Rl2Config", "rma": "Rma RmaConfig",
+        "cavia": "Cavia CaviaConfig",
+        "contextual_bc": "ContextualBc ContextualBcConfig",
+        "diayn": "Diayn DiaynConfig",
+        "distil": "Distil DistilConfig",
+        "es_maml": "EsMaml EsMamlConfig",
+        "finetune": "Finetune FinetuneConfig",
+        "grbal": "Grbal GrbalConfig",
+        "maml_trpo": "MamlTrpo MamlTrpoConfig",
+        "mil": "Mil MilConfig",
+        "mole": "Mole MoleConfig",
+        "pearl": "Pearl PearlConfig",
+        "ppo": "Ppo PpoConfig",
+        "promp": "ProMp ProMpConfig",
+        "rebal": "Rebal RebalConfig",
+        "reptile": "Reptile ReptileConfig",
+        "rl2": "Rl2 Rl2Config",
+        "rma": "Rma RmaConfig",
         "varibad": "Varibad VaribadConfig",
     },
-)  # fmt: skip
+)

@@ -18,8 +18,10 @@ from metarl.commands.arguments import Said, check_counts, parse
 from metarl.runs.progress import bar, say, under_way
 
 if TYPE_CHECKING:  # torch is imported when there is something to compute, not for --help
+    from metarl.learning.learner import Learner
     from metarl.tasks.distribution import Tasks
     from metarl.tasks.family import TaskFamily
+    from metarl.worlds.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ class Evaluate(OnRun):
     against: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN")] = ()
     """Runs to compare with on the same tasks. With one of ppo on the family and one of ppo on the
     family with +told among them, the adaptation score is printed: 0 is blind, 1 is told."""
+    demos: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Demonstrations of these tasks (`metarl demos`), one a round in place of its own episodes, for
+    an algorithm that adapts to them."""
     json: Annotated[str | None, tyro.conf.arg(metavar="FILE|-")] = None
     """Also write the report as JSON, to a file or to the standard output."""
 
@@ -95,6 +100,8 @@ class Adapt(OnRun):
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
     ] = ()
     """One of the task's parameters; those not set are nominal."""
+    demos: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Demonstrations of the task, for an algorithm that adapts to them; see `metarl evaluate`."""
     out: str | None = None
     """Folder for the adapted policy: adapted.safetensors and adapted.json."""
 
@@ -164,18 +171,20 @@ def evaluate(argv: Sequence[str]) -> int:
     if args.json != "-":
         words = f"{tasks.counted(f'{args.split} task')}, {counted(count, 'world')} each"
         say(f"{checkpoint.path}: {words}")
+    policy, more = with_demonstrations(learner, tasks, args.demos)
     with bar("evaluating") as show:
         report = evaluate_learner(
-            learner, worlds, tasks, episodes=args.episodes, seed=args.seed, split=args.split,
+            policy, worlds, tasks, episodes=args.episodes, seed=args.seed, split=args.split,
             progress=show,
         )  # fmt: skip
-    lines, more = report.summary(), {}
+    lines = report.summary()
     if args.against:
         from metarl.commands.against import comparison, evaluate_others
 
         others = evaluate_others(args, report)
         compared, scores = comparison(report, others)
-        lines, more = [*lines, *compared], {"against": [o.to_json() for o in others], **scores}
+        lines = [*lines, *compared]
+        more |= {"against": [o.to_json() for o in others], **scores}
     if args.json == "-":
         print(json.dumps(report.to_json() | more))
         return 0
@@ -202,9 +211,9 @@ def adapt(argv: Sequence[str]) -> int:
         for name in param.names:
             if (value := task.column(name)[0]) not in param.train:
                 say(f"note: {name}={value:.4g} is outside the training range {param.train}")
-    rounds = []
-    for one in adapt_to(learner, worlds, task, episodes=args.episodes, seed=args.seed):
-        rounds.append(one)
+    rounds, (policy, _) = [], with_demonstrations(learner, task, args.demos)
+    for one in adapt_to(policy, worlds, task, episodes=args.episodes, seed=args.seed):
+        rounds.append(one if policy is learner else one._replace(state=one.state.inner))
         known = one.returns[~one.returns.isnan()]
         spread = ""
         if len(known) > 1:
@@ -223,6 +232,23 @@ def adapt(argv: Sequence[str]) -> int:
             )
         say(f"wrote {path}: return {shown(best.mean, 2)}")
     return 0
+
+
+def with_demonstrations(
+    learner: Learner, tasks: Tasks, file: str | None
+) -> tuple[Policy, dict[str, Any]]:
+    """Return a learner that is shown the demonstrations of a file, if one is named; and about it.
+
+    Raises UserError if the learner does not adapt to demonstrations, or the tasks have none.
+    """
+    if file is None:
+        return learner, {}
+    from metarl.learning.demonstrations import Demonstrations
+    from metarl.learning.imitation import Shown
+
+    found = Demonstrations.load(file)
+    about = {"agent": found.about.get("agent"), "sha256": found.digest, "each": found.per_task}
+    return Shown(learner, found, tasks), {"demonstrations": about}
 
 
 def parse_task(family: TaskFamily, settings: Sequence[str]) -> Tasks:

@@ -10,6 +10,7 @@ import torch
 
 from metarl.base.errors import UserError, refuse_unknown
 from metarl.learning.adaptation import adapt_to
+from metarl.learning.imitation import Shown
 from metarl.tasks.distribution import Tasks
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family
@@ -17,6 +18,7 @@ from metarl.worlds.factory import make_worlds
 from metarl.worlds.vector import Step
 
 if TYPE_CHECKING:
+    from metarl.learning.demonstrations import Demonstrations
     from metarl.learning.learner import Learner
 
 
@@ -107,6 +109,7 @@ def adapted(
     num_envs: int = 1,
     rollouts: int = 20,
     seed: int = 0,
+    demonstrations: Demonstrations | None = None,
     **unknown: Any,
 ) -> AdaptedPolicy:
     """Adapt a learner to one task in simulation, and return what acts there.
@@ -119,9 +122,12 @@ def adapted(
         num_envs: environments that the policy will act in at once.
         rollouts: worlds that a round collects in, of a learner that pools them.
         seed: of initial states and exploration.
+        demonstrations: of the task, one a round in place of its own episodes, of a learner that
+            adapts to them.
         unknown: is refused.
     """
-    refuse_unknown("adapted", unknown, ("family", "episodes", "num_envs", "rollouts", "seed"))
+    known = ("family", "episodes", "num_envs", "rollouts", "seed", "demonstrations")
+    refuse_unknown("adapted", unknown, known)
     found = family if isinstance(family, TaskFamily) else find_family(family)
     if not isinstance(task, Tasks | Mapping) or not all(
         isinstance(n, str) for n in getattr(task, "names", task)
@@ -129,5 +135,7 @@ def adapted(
         raise UserError(f"a task is a dictionary, parameter -> number, not {task!r:.80}")
     one = task if isinstance(task, Tasks) else found.distribution.make(**task)
     worlds = make_worlds(found, rollouts if learner.adapts_per_task else num_envs)
-    rounds = list(adapt_to(learner, worlds, one, episodes=episodes, seed=seed))
-    return AdaptedPolicy(learner, rounds[-1].state, [one.mean for one in rounds])
+    policy = learner if demonstrations is None else Shown(learner, demonstrations, one)
+    rounds = list(adapt_to(policy, worlds, one, episodes=episodes, seed=seed))
+    state = rounds[-1].state if policy is learner else rounds[-1].state.inner
+    return AdaptedPolicy(learner, state, [one.mean for one in rounds])

@@ -127,6 +127,14 @@ class Learner(Policy):
             env_steps: that it is to have instead, if not None.
         """
 
+    def in_evaluation(self, tasks: Tasks) -> Policy:
+        """Return what the evaluations of a training let play in some held-out tasks.
+
+        The default is the learner. One that adapts to demonstrations returns a policy that is shown
+        those of the tasks.
+        """
+        return self
+
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Any:
         """Return the data of one shard of an iteration, for `update`.
 
@@ -179,7 +187,8 @@ class Learner(Policy):
             task: one task, or the values of some parameters, the others nominal.
             family: of the task; None is the one that it was trained on, of a learner that
                 `metarl.load` returned.
-            how: `episodes`, `num_envs`, `rollouts`, `seed`: see `adapted_policy.adapted`.
+            how: `episodes`, `num_envs`, `rollouts`, `seed`, `demonstrations`: see
+                `adapted_policy.adapted`.
         """
         adapt = import_module("metarl.learning.adapted_policy").adapted  # it stands above learners
         return adapt(self, family or self.family, task, **how)

@@ -61,7 +61,7 @@ def evaluate_shards(
     """Return the report on held-out tasks, of which every rank plays those of its shards."""
     played = [
         play(
-            learner, worlds.of(part.stop - part.start), tasks[part],
+            learner.in_evaluation(tasks[part]), worlds.of(part.stop - part.start), tasks[part],
             episodes=config.evaluate_episodes, seed=config.seed,
         )
         for part in learner.ranks.slices(len(tasks))

@@ -38,6 +38,9 @@ class Policy(ABC):
     """Whether `adapt` pools the worlds of a task. If not, each world is a trial of its own."""
     adapts_on_exploration: ClassVar[bool] = False
     """Whether `adapt` needs exploring rollouts, apart from those that are scored."""
+    adapts_to_demonstrations: ClassVar[bool] = False
+    """Whether `adapt` imitates a rollout of another agent, which `metarl.learning.demonstrations`
+    marks as such; it need not do anything with rollouts of its own."""
     exploring_rounds: int = 0
     """How many rounds of an evaluation, from the first, explore and use nothing of the task."""
     unknown_reward: ClassVar[float] = 0.0

@@ -21,11 +21,13 @@ from metarl import (
 from metarl.base.keys import Key
 from metarl.evaluation.probe import swapped_state
 from metarl.evaluation.stream import stream
+from metarl.learning.demonstrations import DEMONSTRATED
 from metarl.learning.learner import Learner, state_parts
 from metarl.learning.registry import list_learners
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.policy import Teacher
 from metarl.worlds.vector import Spec, Step
+from tests.helpers.demonstrations import demonstrations_file
 from tests.helpers.small_learners import small
 from tests.helpers.teacher import teacher
 
@@ -51,6 +53,7 @@ VARIANTS = [
     ("varibad", {"memory": "mingru", "decode_state": True}),
     ("varibad", {"bonus_novelty": 0.3, "bonus_error": 0.3, "bonus_steps": 1000}),
     ("rl2", {"bonus_novelty": 0.3, "bonus_steps": 1000}),
+    ("mil", {"two_heads": False, "bias_size": 0, "inner_steps": 2, "first_order": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
 EXAMPLES = [
@@ -72,9 +75,12 @@ NOISE_IN_THE_WEIGHTS = ("es-maml",)
 def learner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Learner:
     monkeypatch.setattr(PointGoal, "horizon", HORIZON)
     name, settings = request.param
-    needed = {"teacher": teacher()} if name == "distil" else {}
-    cls = find_learner(name)
-    return cls(spec(), cls.Config(**small(name, TASKS, **needed | settings)), seed=0)
+    cls, needed = find_learner(name), dict(settings)
+    if name == "distil":
+        needed["teacher"] = teacher()
+    if cls.adapts_to_demonstrations:
+        needed["demos"] = demonstrations_file("train", TASKS, 3)
+    return cls(spec(), cls.Config(**small(name, TASKS, **needed)), seed=0)
 
 
 @functools.cache
@@ -117,9 +123,13 @@ def trained(learner: Learner) -> list[dict[str, torch.Tensor]]:
 
 
 def rollout(learner: Learner, *, explore: bool = True, seed: int = 0):
+    """Of a learner that adapts to demonstrations, one that it takes for some."""
     worlds = ready()
     state = learner.begin(TASKS, WORLDS)
-    return collect(worlds, learner, state, STEPS, Key(seed), explore=explore)
+    data, state = collect(worlds, learner, state, STEPS, Key(seed), explore=explore)
+    if learner.adapts_to_demonstrations:
+        data = data._replace(extras=data.extras | {DEMONSTRATED: data.valid})
+    return data, state
 
 
 def flat(state: object) -> list[torch.Tensor]:

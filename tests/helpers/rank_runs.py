@@ -12,6 +12,7 @@ from metarl import find_learner
 from metarl.learning.registry import list_learners
 from metarl.run import start_run
 from metarl.runs.config import TrainConfig
+from tests.helpers.demonstrations import demonstrated
 from tests.helpers.small_learners import small
 
 TASKS = 8
@@ -32,6 +33,10 @@ def train_all(folder: Path, shards: int) -> None:
 def _train_all(folder: Path, shards: int) -> None:
     for name in sorted(list_learners(), key="distil".__eq__):  # which has another for a teacher
         needed = {"teacher": str(folder / "ppo")} if name == "distil" else {}
+        if find_learner(name).adapts_to_demonstrations:
+            for option, split in (("demos", "train"), ("heldout_demos", "heldout")):
+                path = demonstrated(split, TASKS, 2).save(folder / f"{split}.safetensors")
+                needed[option] = str(path)
         train = TrainConfig(
             tasks_per_iteration=TASKS, rollouts_per_task=2, iterations=2, evaluate_every=2,
             evaluate_tasks=5, evaluate_episodes=2, out=str(folder / name), progress=False,

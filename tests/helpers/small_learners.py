@@ -4,6 +4,7 @@ from typing import Any
 
 SMALL: dict[str, dict[str, Any]] = {
     "cavia": {"hidden": (8,), "epochs": 2},
+    "contextual-bc": {"hidden": (8,), "encoder_hidden": (8,), "updates": 2},
     "diayn": {"hidden": (8,), "epochs": 2, "skills": 3, "discriminator_hidden": (8,)},
     "distil": {"units": 8, "hidden": 8, "bptt": 15},
     "es-maml": {"hidden": (8,)},
@@ -13,6 +14,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "batch_size": 8, "replay_episodes": 40, "random_iterations": 0,
     },
     "maml-trpo": {"hidden": (8,), "inner_steps": 2, "cg_iterations": 4},
+    "mil": {"hidden": (8,), "updates": 2},
     "mole": {
         "past": 3, "future": 2, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2,
         "batch_size": 8, "replay_episodes": 40, "random_iterations": 0, "components": 2,
