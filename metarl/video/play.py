@@ -7,6 +7,7 @@ parameter's. The physics are those of `TaskWorlds`; the viewer's model is only p
 
 from __future__ import annotations
 
+import copy
 import queue
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.base.text import shown
 from metarl.tasks.distribution import Choices, Param, Tasks
+from metarl.tasks.family import TaskFamily
 from metarl.tasks.model_source import beside, model_warnings, spec_of
 from metarl.video.film import described, experience
 from metarl.video.renderer import brighten, extend_ground
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from metarl.learning.learner import Learner
-    from metarl.tasks.family import TaskFamily
     from metarl.worlds.task_worlds import TaskWorlds
     from metarl.worlds.vector import Step, Transition
 
@@ -59,23 +60,48 @@ def with_sliders(family: TaskFamily) -> mujoco.MjModel:
     """Return a family's model with an actuator that moves nothing for each parameter of a task.
 
     Raises:
-        UserError: the family's model has no joint to put them on.
+        UserError: the model has no joint to put them on, or the family compiles it by itself.
     """
     with model_warnings(family.name):
-        spec = spec_of(beside(type(family)))
-        family.build(spec)
-    if not (joints := spec.joints):
-        raise UserError(f"family '{family.name}': its model has no joints, so nothing moves in it")
-    joints[0].name = joints[0].name or "metarl_first_joint"
-    for param in family.params:
-        low, high = limits(param)
-        for name in param.names:
-            spec.add_actuator(
-                name=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, target=joints[0].name,
-                ctrllimited=True, ctrlrange=[low, high], gainprm=[0.0] * 10, gear=[0.0] * 6,
-            )  # fmt: skip
-    with model_warnings(family.name):
-        return spec.compile()
+        spec, own = last_spec(family), family.compile()
+        if spec is None or not (joints := spec.joints):
+            raise UserError(
+                f"family '{family.name}': its model can have no sliders: it has no joints, or its "
+                f"build() does not end with super().build(spec)"
+            )
+        joints[0].name = joints[0].name or "metarl_first_joint"
+        for param in family.params:
+            for name in param.names:
+                spec.add_actuator(
+                    name=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, target=joints[0].name,
+                    ctrllimited=True, ctrlrange=limits(param), gainprm=[0.0] * 10, gear=[0.0] * 6,
+                )  # fmt: skip
+        model = spec.compile()
+    assert (model.nq, model.ngeom, model.nhfield) == (own.nq, own.ngeom, own.nhfield)
+    return model
+
+
+def last_spec(family: TaskFamily) -> mujoco.MjSpec | None:
+    """Return the specification that is compiled to a family's model; None if it is not known.
+
+    A build may copy the specification that it is given, and keep what it compiled by its class. So
+    this builds once more as a class of its own, and looks where all builds end.
+    """
+    found: list[mujoco.MjSpec] = []
+    ends = TaskFamily._compile_varied
+
+    def watched(self: TaskFamily, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        found.append(spec)
+        return ends(self, spec)
+
+    again = copy.copy(family)
+    again.__class__ = type(type(family).__name__, (type(family),), {})
+    TaskFamily._compile_varied = watched
+    try:
+        again.build(spec_of(beside(type(family))))
+    finally:
+        TaskFamily._compile_varied = ends
+    return found[-1] if found else None
 
 
 def limits(param: Param) -> tuple[float, float]:
@@ -88,10 +114,11 @@ def limits(param: Param) -> tuple[float, float]:
 
 def copy_look(world: mujoco.MjModel, to: mujoco.MjModel) -> None:
     """Give a model what another one of the same bodies has of its own: sizes, places, colours."""
-    for name in dir(world):
-        theirs, mine = (getattr(model, name, None) for model in (world, to))
-        arrays = isinstance(theirs, np.ndarray) and isinstance(mine, np.ndarray)
-        if arrays and name[0] != "_" and (theirs.shape, theirs.dtype) == (mine.shape, mine.dtype):
+    for name in (name for name in dir(world) if name[0] != "_"):
+        theirs, mine = getattr(world, name), getattr(to, name)
+        if not (isinstance(theirs, np.ndarray) and isinstance(mine, np.ndarray)):
+            continue
+        if (theirs.shape, theirs.dtype) == (mine.shape, mine.dtype):
             mine[:] = theirs
 
 

@@ -19,7 +19,7 @@ import torch
 
 from metarl import TaskDistribution, TaskWorlds, cli, find_family, find_learner
 from metarl.base.keys import Key
-from metarl.video.play import Player, limits, with_sliders
+from metarl.video.play import Player, copy_look, limits, with_sliders
 from metarl.worlds.rollout import collect
 
 
@@ -79,6 +79,18 @@ def test_the_model_has_a_slider_for_each_parameter_and_moves_as_before():
     data.ctrl[own.nu :] = ranges[:, 1]
     mujoco.mj_forward(model, data)
     assert not data.qfrc_actuator.any()
+
+
+def test_a_terrain_is_shown_as_it_is_simulated():
+    """Its build copies the specification, and keeps what it compiled."""
+    family = find_family("half-cheetah-terrain")
+    worlds = TaskWorlds(family, 1, 1)
+    worlds.set_tasks(TaskDistribution(family).split("heldout", 3)[1], 1)
+    model = with_sliders(family)
+    copy_look(world := worlds.simulator.world_model(0), model)
+    for name in ("geom_type", "geom_dataid", "geom_pos", "hfield_data", "hfield_size"):
+        assert np.array_equal(getattr(world, name), getattr(model, name)), name
+    assert model.nhfield > 1
 
 
 def test_an_untouched_episode_is_the_one_that_collect_plays():
