@@ -65,20 +65,27 @@ def with_sliders(family: TaskFamily) -> mujoco.MjModel:
     with model_warnings(family.name):
         spec, own = last_spec(family), family.compile()
         if spec is None or not (joints := spec.joints):
-            raise UserError(
-                f"family '{family.name}': its model can have no sliders: it has no joints, or its "
-                f"build() does not end with super().build(spec)"
-            )
+            raise _no_sliders(family)
         joints[0].name = joints[0].name or "metarl_first_joint"
+        taken = {actuator.name for actuator in spec.actuators}
         for param in family.params:
             for name in param.names:
                 spec.add_actuator(
-                    name=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, target=joints[0].name,
-                    ctrllimited=True, ctrlrange=limits(param), gainprm=[0.0] * 10, gear=[0.0] * 6,
+                    name=f"task {name}" if name in taken else name, target=joints[0].name,
+                    trntype=mujoco.mjtTrn.mjTRN_JOINT, gainprm=[0.0] * 10, gear=[0.0] * 6,
+                    ctrllimited=True, ctrlrange=limits(param),
                 )  # fmt: skip
         model = spec.compile()
-    assert (model.nq, model.ngeom, model.nhfield) == (own.nq, own.ngeom, own.nhfield)
+    if (model.nq, model.ngeom, model.nhfield) != (own.nq, own.ngeom, own.nhfield):
+        raise _no_sliders(family)
     return model
+
+
+def _no_sliders(family: TaskFamily) -> UserError:
+    return UserError(
+        f"family '{family.name}': its model can have no sliders: it has no joints, or its build() "
+        f"does not end with super().build(spec); try metarl render"
+    )
 
 
 def last_spec(family: TaskFamily) -> mujoco.MjSpec | None:
