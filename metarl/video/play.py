@@ -24,7 +24,8 @@ from metarl.tasks.distribution import Choices, Param, Tasks
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.model_source import beside, model_warnings, spec_of
 from metarl.video.film import described, experience
-from metarl.video.renderer import brighten, extend_ground
+from metarl.video.renderer import Marks, add_mark, brighten, drawn, extend_ground
+from metarl.video.scene import find_root, markers_of, robot_size
 from metarl.worlds.policy import Policy
 from metarl.worlds.rollout import collect
 
@@ -41,6 +42,12 @@ FLAGS = (mujoco.mjtVisFlag.mjVIS_COM, mujoco.mjtVisFlag.mjVIS_ISLAND,
 """What the viewer itself switches by these keys: it is switched back."""
 ROUNDS = 3
 """Episodes that a learner explores in, of those that adapt to exploring ones, as `metarl adapt`."""
+ARROW = 0.5
+"""Length of an arrow for 1 m/s, by the size of the robot."""
+BLUE = (0.2, 0.57, 0.91)
+"""Of the arrow of the robot's own velocity; what is asked for is green."""
+FASTEST = 50.0
+"""m/s beyond which a robot did not move, but was put elsewhere."""
 LATE = 0.2
 """Seconds that it may be late before real time is given up."""
 
@@ -161,6 +168,7 @@ class Player:
         """Actuators of the robot."""
         self._due, self._return = time.monotonic(), 0.0
         self._state, self._drawn = self._begin(), 0
+        self._place, self._speed = np.zeros(3), np.zeros(3)
 
     # --- what keys and sliders do --------------------------------------------------------------
 
@@ -237,6 +245,7 @@ class Player:
         """Set a task in every world."""
         self.worlds.set_tasks(task, self.worlds.num_worlds)
         self.task = task
+        self._markers = markers_of(self.family, named(self.family, task.values[0]))
         copy_look(self.worlds.simulator.world_model(0), self.model)
         brighten(self.model)
         extend_ground(self.model)
@@ -302,11 +311,30 @@ class Player:
         with viewer.lock():
             for flag, value in self._flags.items():
                 viewer.opt.flags[flag] = value
+            self.mark(viewer.user_scn)
         viewer.set_texts(self.texts())
         viewer.sync()
         self._due = max(self._due + self.family.dt / self.speed, time.monotonic() - LATE)
         time.sleep(max(0.0, self._due - time.monotonic()))
         self.obey()
+
+    def mark(self, scene: mujoco.MjvScene) -> None:
+        """Draw what the task asks for, as videos do: a goal, or a velocity beside the robot's."""
+        root = find_root(self.model)
+        place, scene.ngeom = self.data.xpos[root.body].copy(), 0
+        moved = (place - self._place) / self.family.dt
+        self._place = place
+        if not np.linalg.norm(moved) < FASTEST:  # another episode began
+            return
+        self._speed += 0.2 * (moved - self._speed)
+        wide, down, up = robot_size(self.model, root)
+        size = max(wide, (down + up) / 2)
+        marks = Marks(
+            self._markers, place, self._speed, np.zeros((0, 3)), radius=size,
+            above=up + 0.35 * wide, ticks=False, scale=ARROW * size, colour=BLUE,
+        )  # fmt: skip
+        for one in drawn(marks):
+            add_mark(scene, *one)
 
     def texts(self) -> list[tuple[int | None, int, str, str]]:
         """Return what stands over the picture: the task and the return, and the keys."""

@@ -28,7 +28,7 @@ class Viewer:
 
     def __init__(self, player: Player, script: dict, frames: int):
         self.player, self.script, self.frames, self.frame = player, script, frames, 0
-        self.opt = mujoco.MjvOption()
+        self.opt, self.user_scn = mujoco.MjvOption(), mujoco.MjvScene(player.model, 100)
         self.texts: list[str] = []
         self.qpos: list[np.ndarray] = []
         self.lock = contextlib.nullcontext
@@ -183,6 +183,20 @@ def test_a_learner_that_explores_does_so_first_and_then_acts_as_adapted(monkeypa
         "episode 5",
     ]  # fmt: skip
     assert not torch.equal(player._state.params, player._begin().params)
+
+
+def test_what_the_task_asks_for_is_drawn():
+    player, _ = player_of("half-cheetah-vel", hidden=4)
+    lengths = []
+
+    def look(viewer):
+        arrow = int(mujoco.mjtGeom.mjGEOM_ARROW)
+        scene = viewer.user_scn
+        lengths.append(next(g.size[2] for g in scene.geoms[: scene.ngeom] if g.type == arrow))
+
+    player.play(Viewer(player, {3: look, 4: slide("goal_velocity", 0.75), 6: look}, 8))
+    was = float(TaskDistribution(player.family).split("heldout", 1).values[0, 0])
+    assert lengths[1] / lengths[0] == pytest.approx(0.75 / was, rel=0.01)
 
 
 def test_the_viewers_own_meaning_of_the_keys_is_undone():
