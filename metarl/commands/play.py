@@ -11,7 +11,7 @@ import tyro
 from metarl.base.errors import UserError
 from metarl.commands.arguments import Said, check_counts, parse
 from metarl.commands.evaluate import parse_task
-from metarl.commands.render import check_display
+from metarl.commands.render import check_display, no_thread_left
 from metarl.runs.progress import say
 
 if TYPE_CHECKING:
@@ -60,7 +60,16 @@ def play(argv: Sequence[str]) -> int:
     args = parse(Play, argv, prog="metarl play")
     check_display("metarl play", "try metarl render for a video")
     player = make_player(args)
+    with no_thread_left():
+        open_window(player)
+    return 0
+
+
+def open_window(player: Player) -> None:
+    """Play in MuJoCo's viewer until it is closed. Raises UserError if it cannot open."""
     import mujoco.viewer
+
+    from metarl.video.scene import find_root
 
     try:
         viewer = mujoco.viewer.launch_passive(
@@ -68,15 +77,12 @@ def play(argv: Sequence[str]) -> int:
         )
     except Exception as error:  # macOS without mjpython
         raise UserError(f"metarl play: MuJoCo's viewer cannot open: {error}") from None
-    from metarl.video.scene import find_root
-
     with viewer:
         viewer.cam.type = int(mujoco.mjtCamera.mjCAMERA_TRACKING)
         viewer.cam.trackbodyid = find_root(player.model).body
         viewer.cam.azimuth, viewer.cam.elevation = 90.0, -15.0
         viewer.cam.distance *= 1.5
         player.play(viewer)
-    return 0
 
 
 def make_player(args: Play) -> Player:

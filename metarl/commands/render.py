@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -106,7 +108,8 @@ def render(argv: Sequence[str]) -> int:
     for line in returns_of(recording):
         say(line)
     if args.live:
-        play_live(recording, config.speed or 1.0)
+        with no_thread_left():
+            play_live(recording, config.speed or 1.0)
         return 0
     out = Path(args.out) if args.out else default_out(checkpoint, split, args.set)
     started = time.perf_counter()
@@ -194,6 +197,17 @@ def check_display(what: str, instead: str) -> None:
             f"{what}: no window for OpenGL can be opened ({reason}); it needs libgl1 and "
             f"libgl1-mesa-dri (Fedora: mesa-dri-drivers); {instead}"
         )
+
+
+@contextmanager
+def no_thread_left() -> Iterator[None]:
+    """Wait for the threads that a window's code began, which crash if the process ends first."""
+    before = set(threading.enumerate())
+    try:
+        yield
+    finally:
+        for thread in set(threading.enumerate()) - before:
+            thread.join(timeout=10.0)
 
 
 def play_live(recording: Recording, speed: float) -> None:

@@ -99,6 +99,7 @@ class TrackerOutput(KVWriter):
     def close(self) -> None:
         """Send what is left, also where tracking had failed before."""
         self._lost = False
+        self._run.say(f"{self._kind}: sending what is left")
         finished = self._run.position.done(self._run.config) >= goal(self._run.config)
         self._try(lambda: self._tracker.close(finished))
 
@@ -133,9 +134,13 @@ def identity(folder: Path, kind: str) -> Callable[..., dict[str, str]]:
 
 def _package(kind: str) -> ModuleType:
     try:
-        return importlib.import_module(kind)
+        found = importlib.import_module(kind)
     except ImportError:
-        raise UserError(f"--track {kind} needs it: pip install 'metarl-toolkit[{kind}]'") from None
+        found = None
+    # a folder called wandb, which W&B itself makes, can be imported, too, and has nothing in it
+    if found is None or not hasattr(found, {"wandb": "init", "mlflow": "MlflowClient"}[kind]):
+        raise UserError(f"--track {kind} needs it: pip install 'metarl-toolkit[{kind}]'")
+    return found
 
 
 # --- Weights & Biases --------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class Callback:
     """Does nothing: override what is needed."""
 
     def on_start(self, run: Run) -> None:
-        """Called once, when the run folder is open and nothing is trained or evaluated yet."""
+        """Called once and before all others, when the run folder is open."""
 
     def on_iteration(self, run: Run, metrics: dict[str, float]) -> None:
         """Called after each meta-update and its checkpoint, unless a signal has come."""

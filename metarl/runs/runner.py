@@ -146,8 +146,6 @@ class Runner:
         position, config = self.position, self.config
         meet(self.learner, config, position.iteration)
         with self.folder, self.stop, self.open():
-            for callback in self.callbacks:
-                callback.on_start(self)
             with self.saving():
                 self.evaluate_if_due()
                 while not self.ended() and not self.agree_to_stop():
@@ -218,10 +216,12 @@ class Runner:
             self.folder.drop_after(position.iteration)
             self.folder.write_curve(position.curve)
             self.logger = self.folder.logger(upto=position.iteration, env_steps=position.env_steps)
+        self.say(opening_line(self, position.iteration if resume else None))
+        for callback in self.callbacks:
+            callback.on_start(self)
         had = TrainConfig(**resume.meta["train"]) if resume else config
         # A kill must not lose a new goal, which a resume reads from the checkpoint.
         self.save(again=(had.iterations, had.env_steps) != (config.iterations, config.env_steps))
-        self.say(opening_line(self, position.iteration if resume else None))
         return self.progress
 
     def describe(self) -> dict[str, Any]:

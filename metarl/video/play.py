@@ -7,6 +7,7 @@ parameter's. The physics are those of `TaskWorlds`; the viewer's model is only p
 
 from __future__ import annotations
 
+import copy
 import queue
 import time
 from collections.abc import Callable
@@ -20,9 +21,11 @@ from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.base.text import shown
 from metarl.tasks.distribution import Choices, Param, Tasks
+from metarl.tasks.family import TaskFamily
 from metarl.tasks.model_source import beside, model_warnings, spec_of
 from metarl.video.film import described, experience
-from metarl.video.renderer import brighten, extend_ground
+from metarl.video.renderer import Marks, add_mark, brighten, drawn, extend_ground
+from metarl.video.scene import find_root, markers_of, robot_size
 from metarl.worlds.policy import Policy
 from metarl.worlds.rollout import collect
 
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from metarl.learning.learner import Learner
-    from metarl.tasks.family import TaskFamily
     from metarl.worlds.task_worlds import TaskWorlds
     from metarl.worlds.vector import Step, Transition
 
@@ -40,6 +42,12 @@ FLAGS = (mujoco.mjtVisFlag.mjVIS_COM, mujoco.mjtVisFlag.mjVIS_ISLAND,
 """What the viewer itself switches by these keys: it is switched back."""
 ROUNDS = 3
 """Episodes that a learner explores in, of those that adapt to exploring ones, as `metarl adapt`."""
+ARROW = 0.5
+"""Length of an arrow for 1 m/s, by the size of the robot."""
+BLUE = (0.2, 0.57, 0.91)
+"""Of the arrow of the robot's own velocity; what is asked for is green."""
+FASTEST = 50.0
+"""m/s beyond which a robot did not move, but was put elsewhere."""
 LATE = 0.2
 """Seconds that it may be late before real time is given up."""
 
@@ -59,23 +67,55 @@ def with_sliders(family: TaskFamily) -> mujoco.MjModel:
     """Return a family's model with an actuator that moves nothing for each parameter of a task.
 
     Raises:
-        UserError: the family's model has no joint to put them on.
+        UserError: the model has no joint to put them on, or the family compiles it by itself.
     """
     with model_warnings(family.name):
-        spec = spec_of(beside(type(family)))
-        family.build(spec)
-    if not (joints := spec.joints):
-        raise UserError(f"family '{family.name}': its model has no joints, so nothing moves in it")
-    joints[0].name = joints[0].name or "metarl_first_joint"
-    for param in family.params:
-        low, high = limits(param)
-        for name in param.names:
-            spec.add_actuator(
-                name=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, target=joints[0].name,
-                ctrllimited=True, ctrlrange=[low, high], gainprm=[0.0] * 10, gear=[0.0] * 6,
-            )  # fmt: skip
-    with model_warnings(family.name):
-        return spec.compile()
+        spec, own = last_spec(family), family.compile()
+        if spec is None or not (joints := spec.joints):
+            raise _no_sliders(family)
+        joints[0].name = joints[0].name or "metarl_first_joint"
+        taken = {actuator.name for actuator in spec.actuators}
+        for param in family.params:
+            for name in param.names:
+                spec.add_actuator(
+                    name=f"task {name}" if name in taken else name, target=joints[0].name,
+                    trntype=mujoco.mjtTrn.mjTRN_JOINT, gainprm=[0.0] * 10, gear=[0.0] * 6,
+                    ctrllimited=True, ctrlrange=limits(param),
+                )  # fmt: skip
+        model = spec.compile()
+    if (model.nq, model.ngeom, model.nhfield) != (own.nq, own.ngeom, own.nhfield):
+        raise _no_sliders(family)
+    return model
+
+
+def _no_sliders(family: TaskFamily) -> UserError:
+    return UserError(
+        f"family '{family.name}': its model can have no sliders: it has no joints, or its build() "
+        f"does not end with super().build(spec); try metarl render"
+    )
+
+
+def last_spec(family: TaskFamily) -> mujoco.MjSpec | None:
+    """Return the specification that is compiled to a family's model; None if it is not known.
+
+    A build may copy the specification that it is given, and keep what it compiled by its class. So
+    this builds once more as a class of its own, and looks where all builds end.
+    """
+    found: list[mujoco.MjSpec] = []
+    ends = TaskFamily._compile_varied
+
+    def watched(self: TaskFamily, spec: mujoco.MjSpec) -> mujoco.MjModel:
+        found.append(spec)
+        return ends(self, spec)
+
+    again = copy.copy(family)
+    again.__class__ = type(type(family).__name__, (type(family),), {})
+    TaskFamily._compile_varied = watched
+    try:
+        again.build(spec_of(beside(type(family))))
+    finally:
+        TaskFamily._compile_varied = ends
+    return found[-1] if found else None
 
 
 def limits(param: Param) -> tuple[float, float]:
@@ -88,10 +128,11 @@ def limits(param: Param) -> tuple[float, float]:
 
 def copy_look(world: mujoco.MjModel, to: mujoco.MjModel) -> None:
     """Give a model what another one of the same bodies has of its own: sizes, places, colours."""
-    for name in dir(world):
-        theirs, mine = (getattr(model, name, None) for model in (world, to))
-        arrays = isinstance(theirs, np.ndarray) and isinstance(mine, np.ndarray)
-        if arrays and name[0] != "_" and (theirs.shape, theirs.dtype) == (mine.shape, mine.dtype):
+    for name in (name for name in dir(world) if name[0] != "_"):
+        theirs, mine = getattr(world, name), getattr(to, name)
+        if not (isinstance(theirs, np.ndarray) and isinstance(mine, np.ndarray)):
+            continue
+        if (theirs.shape, theirs.dtype) == (mine.shape, mine.dtype):
             mine[:] = theirs
 
 
@@ -127,6 +168,7 @@ class Player:
         """Actuators of the robot."""
         self._due, self._return = time.monotonic(), 0.0
         self._state, self._drawn = self._begin(), 0
+        self._place, self._speed = np.zeros(3), np.zeros(3)
 
     # --- what keys and sliders do --------------------------------------------------------------
 
@@ -203,6 +245,7 @@ class Player:
         """Set a task in every world."""
         self.worlds.set_tasks(task, self.worlds.num_worlds)
         self.task = task
+        self._markers = markers_of(self.family, named(self.family, task.values[0]))
         copy_look(self.worlds.simulator.world_model(0), self.model)
         brighten(self.model)
         extend_ground(self.model)
@@ -268,11 +311,30 @@ class Player:
         with viewer.lock():
             for flag, value in self._flags.items():
                 viewer.opt.flags[flag] = value
+            self.mark(viewer.user_scn)
         viewer.set_texts(self.texts())
         viewer.sync()
         self._due = max(self._due + self.family.dt / self.speed, time.monotonic() - LATE)
         time.sleep(max(0.0, self._due - time.monotonic()))
         self.obey()
+
+    def mark(self, scene: mujoco.MjvScene) -> None:
+        """Draw what the task asks for, as videos do: a goal, or a velocity beside the robot's."""
+        root = find_root(self.model)
+        place, scene.ngeom = self.data.xpos[root.body].copy(), 0
+        moved = (place - self._place) / self.family.dt
+        self._place = place
+        if not np.linalg.norm(moved) < FASTEST:  # another episode began
+            return
+        self._speed += 0.2 * (moved - self._speed)
+        wide, down, up = robot_size(self.model, root)
+        size = max(wide, (down + up) / 2)
+        marks = Marks(
+            self._markers, place, self._speed, np.zeros((0, 3)), radius=size,
+            above=up + 0.35 * wide, ticks=False, scale=ARROW * size, colour=BLUE,
+        )  # fmt: skip
+        for one in drawn(marks):
+            add_mark(scene, *one)
 
     def texts(self) -> list[tuple[int | None, int, str, str]]:
         """Return what stands over the picture: the task and the return, and the keys."""

@@ -103,8 +103,8 @@ class Renderer:
         )
         self._light(view)
         self._tint(marks.colour)
-        for mark in _drawn(marks):
-            self._add(*mark)
+        for mark in drawn(marks):
+            add_mark(scene, *mark)
         image = self._buffer.draw(scene, self._depth)
         return image if self._depth is None else _with_sky(image, self._depth)
 
@@ -124,21 +124,21 @@ class Renderer:
                 geom.matid = -1  # a texture would darken the colour
                 geom.rgba[:3] = (1 - much) * geom.rgba[:3] + much * np.array(colour)
 
-    def _add(self, kind: int, size: Any, start: Any, end: Any, rgba: Any) -> None:
-        """Add a sphere or cylinder at `start`, or a connector from `start` to `end`."""
-        scene = self._scene
-        if scene.ngeom >= scene.maxgeom:
-            return
-        geom = scene.geoms[scene.ngeom]
-        upright = np.eye(3).ravel()
-        mujoco.mjv_initGeom(geom, kind, np.array(size), np.array(start), upright, _rgba(rgba))
-        if end is not None:
-            mujoco.mjv_connector(geom, kind, size[0], np.array(start), np.array(end))
-        geom.category = int(mujoco.mjtCatBit.mjCAT_DECOR)
-        scene.ngeom += 1
+
+def add_mark(scene: mujoco.MjvScene, kind: int, size: Any, start: Any, end: Any, rgba: Any) -> None:
+    """Add a sphere or cylinder at `start`, or a connector from `start` to `end`, to a scene."""
+    if scene.ngeom >= scene.maxgeom:
+        return
+    geom = scene.geoms[scene.ngeom]
+    upright = np.eye(3).ravel()
+    mujoco.mjv_initGeom(geom, kind, np.array(size), np.array(start), upright, _rgba(rgba))
+    if end is not None:
+        mujoco.mjv_connector(geom, kind, size[0], np.array(start), np.array(end))
+    geom.category = int(mujoco.mjtCatBit.mjCAT_DECOR)
+    scene.ngeom += 1
 
 
-def _drawn(marks: Marks) -> list[tuple[Any, ...]]:
+def drawn(marks: Marks) -> list[tuple[Any, ...]]:
     """Return (geom type, size, start, end, rgba) of everything that is to be added."""
     kinds, r = mujoco.mjtGeom, marks.radius
     arrow, out = int(kinds.mjGEOM_ARROW), []

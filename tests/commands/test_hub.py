@@ -39,6 +39,9 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with running_hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        place = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)  # as of a process that begins so
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", place)
         yield hub
 
 
@@ -269,7 +272,14 @@ def test_an_agent_that_names_code_needs_the_users_own(hub, data, plugin, tmp_pat
 def test_a_killed_pull_leaves_nothing_half(hub, data, capsys):
     hub.commit("me/agent", "main", agent_files())
     hub.slow = {WEIGHTS}
-    with forked(lambda: cli.main(["pull", "me/agent"])) as process:
+
+    def pull() -> int:
+        from huggingface_hub.utils import close_session
+
+        close_session()  # whose descriptors did not come along
+        return cli.main(["pull", "me/agent"])
+
+    with forked(pull) as process:
         assert hub.half.wait(30), process.stderr.read()
         process.send_signal(signal.SIGKILL)
     assert not (data / "me" / "agent").exists()

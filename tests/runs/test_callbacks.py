@@ -125,6 +125,10 @@ class Diary(Callback):
     def __init__(self):
         self.notes: list[tuple[str, int]] = []
 
+    def on_start(self, run):
+        assert (run.folder.path / "config.json").is_file()
+        self.notes.append(("start", run.position.iteration))
+
     def on_iteration(self, run, metrics):
         assert "return_after" in metrics
         self.notes.append(("iteration", run.position.iteration))
@@ -141,7 +145,7 @@ class Diary(Callback):
         self.notes.append(("end", run.position.iteration))
 
 
-BEGINNING = [("checkpoint", 0), ("evaluation", 0), ("function", 1), ("iteration", 1)]
+BEGINNING = [("start", 0), ("checkpoint", 0), ("evaluation", 0), ("function", 1), ("iteration", 1)]
 
 
 @pytest.mark.parametrize(

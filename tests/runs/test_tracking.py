@@ -94,8 +94,9 @@ def test_what_is_logged_changes_no_bit_of_the_run(logged, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["wandb", "mlflow"])
-def test_without_the_package_one_line_names_the_extra(kind, monkeypatch, capsys, tmp_path):
-    monkeypatch.setitem(sys.modules, kind, None)
+@pytest.mark.parametrize("found", [None, SimpleNamespace()], ids=["missing", "an empty folder"])
+def test_without_the_package_one_line_names_the_extra(kind, found, monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, kind, found)
     words = ["train", "point-goal", "maml-trpo", "--track", kind, "--out", str(tmp_path / "run")]
     assert cli.main(words) == 2
     said = capsys.readouterr()

@@ -19,7 +19,7 @@ import torch
 
 from metarl import TaskDistribution, TaskWorlds, cli, find_family, find_learner
 from metarl.base.keys import Key
-from metarl.video.play import Player, limits, with_sliders
+from metarl.video.play import Player, copy_look, limits, with_sliders
 from metarl.worlds.rollout import collect
 
 
@@ -28,7 +28,7 @@ class Viewer:
 
     def __init__(self, player: Player, script: dict, frames: int):
         self.player, self.script, self.frames, self.frame = player, script, frames, 0
-        self.opt = mujoco.MjvOption()
+        self.opt, self.user_scn = mujoco.MjvOption(), mujoco.MjvScene(player.model, 100)
         self.texts: list[str] = []
         self.qpos: list[np.ndarray] = []
         self.lock = contextlib.nullcontext
@@ -79,6 +79,18 @@ def test_the_model_has_a_slider_for_each_parameter_and_moves_as_before():
     data.ctrl[own.nu :] = ranges[:, 1]
     mujoco.mj_forward(model, data)
     assert not data.qfrc_actuator.any()
+
+
+def test_a_terrain_is_shown_as_it_is_simulated():
+    """Its build copies the specification, and keeps what it compiled."""
+    family = find_family("half-cheetah-terrain")
+    worlds = TaskWorlds(family, 1, 1)
+    worlds.set_tasks(TaskDistribution(family).split("heldout", 3)[1], 1)
+    model = with_sliders(family)
+    copy_look(world := worlds.simulator.world_model(0), model)
+    for name in ("geom_type", "geom_dataid", "geom_pos", "hfield_data", "hfield_size"):
+        assert np.array_equal(getattr(world, name), getattr(model, name)), name
+    assert model.nhfield > 1
 
 
 def test_an_untouched_episode_is_the_one_that_collect_plays():
@@ -171,6 +183,20 @@ def test_a_learner_that_explores_does_so_first_and_then_acts_as_adapted(monkeypa
         "episode 5",
     ]  # fmt: skip
     assert not torch.equal(player._state.params, player._begin().params)
+
+
+def test_what_the_task_asks_for_is_drawn():
+    player, _ = player_of("half-cheetah-vel", hidden=4)
+    lengths = []
+
+    def look(viewer):
+        arrow = int(mujoco.mjtGeom.mjGEOM_ARROW)
+        scene = viewer.user_scn
+        lengths.append(next(g.size[2] for g in scene.geoms[: scene.ngeom] if g.type == arrow))
+
+    player.play(Viewer(player, {3: look, 4: slide("goal_velocity", 0.75), 6: look}, 8))
+    was = float(TaskDistribution(player.family).split("heldout", 1).values[0, 0])
+    assert lengths[1] / lengths[0] == pytest.approx(0.75 / was, rel=0.01)
 
 
 def test_the_viewers_own_meaning_of_the_keys_is_undone():

@@ -115,7 +115,7 @@ def send(api: HfApi, folder: Path, args: Push) -> str:
     """Commit a folder's files to the repository, and return its address."""
     from huggingface_hub import CommitOperationAdd
 
-    url = api.create_repo(args.repo, private=args.private or None, exist_ok=True)
+    api.create_repo(args.repo, private=args.private or None, exist_ok=True)
     there = {name for name in api.list_repo_files(args.repo) if name not in OWN_OF_HUB}
     if there and HEADER not in there:
         raise UserError(f"'{args.repo}' holds something else than an agent: choose another name")
@@ -128,7 +128,7 @@ def send(api: HfApi, folder: Path, args: Push) -> str:
         commit_message=args.message or "Agent pushed with metarl",
         revision=args.revision,
     )
-    return str(url)
+    return f"{api.endpoint}/{args.repo}"
 
 
 __all__ = ["push"]
