@@ -117,8 +117,8 @@ class QuadrupedVel(Quadruped):
         down = 2 * LINK * math.cos(BEND) - height * self.moving(sim)[:, None]
         out = (y.square() + down.square()).sqrt()
         bend = torch.acos(((x.square() + out.square()).sqrt() / (2 * LINK)).clamp(max=1.0))
-        hip = bend - torch.atan2(x, out) - BEND
-        return torch.stack((torch.atan2(y, down), hip, 2 * (BEND - bend)), 2).flatten(1)
+        hip = bend - (x / out).atan() - BEND  # atan2's bits depend on how many worlds there are
+        return torch.stack(((y / down).atan(), hip, 2 * (BEND - bend)), 2).flatten(1)
 
     def remember(
         self, sim: Backend, action: Tensor, task: Mapping[str, Tensor], rng: BatchedRNG
