@@ -423,7 +423,7 @@ def test_a_variation_that_cannot_be_imported_is_refused_in_one_line(where: str) 
 def test_every_family_takes_the_universal_variations() -> None:
     generic = [
         "command", "dynamics", "history", "latency", "noise", "push", "sensor-bias", "switch",
-        "terrain", "told",
+        "terrain", "varying-latency", "told",
     ]  # fmt: skip
     assert list(variations(Cart)) == ["payload", "drag", "rail", *generic]
 
