@@ -1,24 +1,27 @@
 """What a robot dog costs with everything that one of its own would have, against the bare engine.
 
-    python benchmarks/own_robot.py --rounds 5 --threads 1 --json benchmarks/results/own_robot.json
+    python benchmarks/own_robot.py --rounds 5 --json benchmarks/results/own_robot.json
 
 The robot is that of quadruped-vel, with PD control at the physics rate, an IMU, and its feet's
 places observed; then with pushes, noise, a history and unknown dynamics; then with delays that
 vary; and then with contact sensors, whose forces take a solver's run more after each step. The bare
-engine takes one `Batch.step` from the same states, as in ``simulation.py --all``.
+engine takes one `Batch.step` from the same states, as in ``simulation.py --all``. All of it on one
+thread, and by the time that the CPU took, which other work on the machine hardly changes.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import statistics
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import simulation
 import torch
-from common import environment, write_json
+from common import environment, interleave, paired_ratio, write_json
 from torch import Tensor
 
 from envs.quadruped_vel import QuadrupedVel
@@ -77,22 +80,41 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=400, help="worlds")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
     parser.add_argument("--steps", type=int, default=100, help="steps of a measurement")
-    parser.add_argument("--threads", type=int, default=None, help="default: every core")
     parser.add_argument("--json", type=Path, default=None, help="also write the figures here")
     args = parser.parse_args()
-    args.worlds = [args.worlds]
-    threads = set_threads(args.threads)
+    set_threads(1)
     rows = []
+    print(f"{'env steps a second of the CPU':<60}{'TaskWorlds':>12}{'bare':>10}{'ratio':>7}")
     with sampling():
         for robot in ROBOTS:
-            row = simulation.run_family(f"{Path(__file__).resolve()}:{robot}", args, threads)
-            rows.append(row | {"family": robot})
+            row = measured(robot, args)
+            rows.append(row)
             ours, bare = row["task_worlds"], row["mujoco_batch"]
-            print(f"{robot:<60}{ours:>10,.0f}{bare:>10,.0f}{row['ratio']:>7.2f}", flush=True)
-    print(
-        f"load average {os.getloadavg()[0]:.1f}; on a busy machine only the ratios mean something"
-    )
-    write_json(args.json, {"benchmark": "own_robot", **environment(threads), "results": rows})
+            print(f"{robot:<60}{ours:>12,.0f}{bare:>10,.0f}{row['ratio']:>7.2f}", flush=True)
+    write_json(args.json, {"benchmark": "own_robot", **environment(1), "results": rows})
+
+
+def measured(robot: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Return a row: the worlds of one robot and the bare engine, in turns."""
+    name = f"{Path(__file__).resolve()}:{robot}"
+    ours, bare = simulation.family_pair(name, args.worlds, 1, args.steps)
+
+    def cpu(contender: simulation.Contender) -> float:
+        contender.between()
+        start = time.process_time()
+        for k in range(args.steps):
+            contender.step(k)
+        return args.steps * args.worlds / (time.process_time() - start)
+
+    pair = {"TaskWorlds": lambda: cpu(ours), "mujoco.batch": lambda: cpu(bare)}
+    interleave(pair, 1)  # warm up
+    found = interleave(pair, args.rounds)
+    return {
+        "family": robot, "worlds": args.worlds, "rounds": found,
+        "task_worlds": statistics.median(found["TaskWorlds"]),
+        "mujoco_batch": statistics.median(found["mujoco.batch"]),
+        "ratio": paired_ratio(found["TaskWorlds"], found["mujoco.batch"]),
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -117,8 +117,8 @@ class QuadrupedVel(Quadruped):
         down = 2 * LINK * math.cos(BEND) - height * self.moving(sim)[:, None]
         out = (y.square() + down.square()).sqrt()
         bend = torch.acos(((x.square() + out.square()).sqrt() / (2 * LINK)).clamp(max=1.0))
-        hip = bend - torch.atan2(x, out) - BEND
-        return torch.stack((torch.atan2(y, down), hip, 2 * (BEND - bend)), 2).flatten(1)
+        hip = bend - (x / out).atan() - BEND  # atan2's bits depend on how many worlds there are
+        return torch.stack(((y / down).atan(), hip, 2 * (BEND - bend)), 2).flatten(1)
 
     def remember(
         self, sim: Backend, action: Tensor, task: Mapping[str, Tensor], rng: BatchedRNG
@@ -147,13 +147,13 @@ class QuadrupedVel(Quadruped):
 
     def privileged(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 7): the trunk's velocity in its frame (m/s), and how high its feet are."""
-        return torch.cat((self.root.linear_velocity(sim), self.heights(sim) / LIFT), 1)
+        return torch.cat((self.root.linear_velocity(sim), self.foot_heights(sim) / LIFT), 1)
 
     def moving(self, sim: Backend) -> Tensor:
         """Return (B,) bool: which robots are to move."""
         return sim.memory["command"].any(1)
 
-    def heights(self, sim: Backend) -> Tensor:
+    def foot_heights(self, sim: Backend) -> Tensor:
         """Return (B, 4) how far its feet are above the ground, m."""
         return self.feet(sim)[..., 2] - FOOT
 
@@ -179,7 +179,7 @@ class QuadrupedVel(Quadruped):
         """
         velocity = self.root.linear_velocity(sim)
         rates, down = self.root.angular_velocity(sim), self.root.gravity(sim)
-        off, command = self.heights(sim) - self.lifts(sim), sim.memory["command"]
+        off, command = self.foot_heights(sim) - self.lifts(sim), sim.memory["command"]
         linear = (velocity[:, :2] - command[:, :2]).square().sum(1)
         turning = (rates[:, 2] - command[:, 2]).square()
         posture = 0.5 * velocity[:, 2].square() + 0.02 * rates[:, :2].square().sum(1)

@@ -47,7 +47,8 @@ def measured_in_words(diagnostics: Mapping[str, Any], rounds: Sequence[int]) -> 
     lines = []
     for name, values in diagnostics.items():
         if name.startswith(MEASURED):
-            means = [np.nanmean(np.array(values[k], float)) for k in rounds]
+            tables = (np.array(values[k], float) for k in rounds)
+            means = [table[np.isfinite(table)].sum() / np.isfinite(table).sum() for table in tables]
             words = name.removeprefix(MEASURED).replace("_", " ")
             lines.append(f"{words}: {' → '.join(f'{mean:.3g}' for mean in means)}")
     return lines

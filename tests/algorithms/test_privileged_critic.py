@@ -1,11 +1,23 @@
 """What only critics may see: the task, the time left and the family's own, in PPO and RL²."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from metarl import Choices, Interval, Key, Param, TaskDistribution, TaskWorlds, collect
+from metarl import (
+    Choices,
+    Interval,
+    Key,
+    Param,
+    TaskDistribution,
+    TaskWorlds,
+    UserError,
+    collect,
+)
 from metarl.algorithms import Ppo, PpoConfig, Rl2, Rl2Config
+from metarl.commands.training.train import read_train
 from metarl.tasks.family import replace_attributes
 from metarl.tasks.registry import find_family
 from metarl.worlds.rollout import Rollout
@@ -148,3 +160,21 @@ def test_training_goes_on_to_the_same_bits(cls) -> None:
     again.meta_step(ready(), worlds.tasks, Key(3, 1))
     expected = whole.state_dict()
     assert all(torch.equal(t, expected[name]) for name, t in again.state_dict().items())
+
+
+@pytest.mark.parametrize("cls", CONFIGS)
+def test_the_old_name_of_the_setting_is_the_new_one(cls, tmp_path) -> None:
+    """In Python, on the command line, in a file, and where a later word overrules it."""
+    config, name = CONFIGS[cls], cls.name
+    assert config(privileged_critic=True) == config(critic="privileged")
+    assert config(privileged_critic=False) == config()
+    assert replace(config(privileged_critic=True), critic="plain") == config()
+    words = ["point-goal", name, "--privileged-critic"]
+    assert read_train(words).learner.critic == "privileged"
+    file = tmp_path / "mine.toml"
+    file.write_text("privileged_critic = true")
+    assert read_train(["point-goal", name, "--config", str(file)]).learner.critic == "privileged"
+    overruled = ["point-goal", name, "--config", str(file), "--critic", "plain"]
+    assert read_train(overruled).learner.critic == "plain"
+    with pytest.raises(UserError, match="critic must be one of plain, privileged, not 'own'"):
+        config(critic="own")

@@ -55,7 +55,7 @@ def walked(
         paid += float(worlds.step(action.float()).reward.mean())
         turned += float(sim.qvel[:, 5].mean()) / 150
         if step > 50:
-            high = max(high, float(family.heights(sim).max()))
+            high = max(high, float(family.foot_heights(sim).max()))
     gone = (sim.qpos - begin).mean(0) / 3.0
     return paid, torch.tensor([float(gone[0]), float(gone[1]), turned]), high
 
