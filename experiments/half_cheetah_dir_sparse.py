@@ -3,6 +3,8 @@
     python experiments/half_cheetah_dir_sparse.py varibad --seed 1 --threads 1
     python experiments/half_cheetah_dir_sparse.py varibad-plain --seed 1 --threads 1
 
+With ``--results experiments/results/exploration``, where the results of both are.
+
 The settings are not tuned, so they are no presets.
 """
 

@@ -191,7 +191,8 @@ def _list(rows: list[dict[str, Any]]) -> list[Table | Text]:
                 " ".join(map(_brief, param["ood"])) if param else "",
             )
         table.add_section()
-    *some, last = [f"+{key}" for key in GENERIC_VARIATIONS if key not in REPLACEABLE]
+    own = {key: what for key, what in GENERIC_VARIATIONS.items() if key not in REPLACEABLE}
+    *some, last = [f"+{key}" + "=FILE" * bool(what.argument) for key, what in own.items()]
     every = f"{', '.join(some)} and {last}"
     fit = ", ".join(f"+{key}" for key in REPLACEABLE[:-1]) + f" and +{REPLACEABLE[-1]}"
     hint = (

@@ -91,7 +91,7 @@ def test_families(capsys):
     ]  # fmt: skip
     assert "+dynamics +crippled" in out
     assert (
-        "Each also takes +latency, +sensor-bias and +told; +command, +dynamics, +history, +noise,"
+        "Each also takes +latency, +sensor-bias, +skills=FILE and +told; +command, +dynamics,"
         in out
     )
 

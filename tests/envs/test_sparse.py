@@ -8,6 +8,7 @@ import torch
 from reference import digest, one_world, record
 
 from metarl import TaskDistribution, TaskWorlds, find_family
+from metarl.check.suite import check_family, check_parameters
 from metarl.evaluation.protocol import stand_still
 from metarl.simulation.simulator import State
 
@@ -96,3 +97,12 @@ def test_their_tasks_are_those_of_the_dense_families() -> None:
 def test_splits_are_frozen() -> None:
     """Golden: results of different versions are comparable only while this holds."""
     assert digest(ANT) == "65bd186d375c1bf4"
+
+
+@pytest.mark.parametrize("name", [CHEETAH, ANT])
+def test_the_check_that_random_actions_cannot_pass_is_left_out_and_said_so(name: str) -> None:
+    lines: list[str] = []
+    assert check_family(find_family(name), lines.append, (check_parameters,)) == 0
+    title = "Every parameter changes the trajectory, the observation or the reward"
+    reason = "probe_steps = 0: random actions do not meet the difference"
+    assert lines == [f"skip  {title}: {reason}"]

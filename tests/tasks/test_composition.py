@@ -338,7 +338,7 @@ def test_a_family_of_a_file_takes_variations(tmp_path: Path) -> None:
         (lambda: find_family("half-cheetah-vel+dynamcs"),
          "'half-cheetah-vel' has no variation 'dynamcs' (did you mean 'dynamics'?); it takes "
          "dynamics, terrain, terrain-scan, command, history, latency, noise, push, sensor-bias, "
-         "switch, varying-latency, told"),
+         "skills, switch, varying-latency, told"),
         (lambda: find_family("half-cheetah-vell+dynamics"), "did you mean 'half-cheetah-vel'"),
         (lambda: find_family("half-cheetah-vel+"), "no variation ''"),
         (lambda: find_family("point-goal+latency+latency"), "named twice (latency+latency)"),
@@ -424,8 +424,8 @@ def test_a_variation_that_cannot_be_imported_is_refused_in_one_line(where: str) 
 
 def test_every_family_takes_the_universal_variations() -> None:
     generic = [
-        "command", "dynamics", "history", "latency", "noise", "push", "sensor-bias", "switch",
-        "terrain", "varying-latency", "told",
+        "command", "dynamics", "history", "latency", "noise", "push", "sensor-bias", "skills",
+        "switch", "terrain", "varying-latency", "told",
     ]  # fmt: skip
     assert list(variations(Cart)) == ["payload", "drag", "rail", *generic]
 
