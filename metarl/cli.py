@@ -34,6 +34,10 @@ COMMANDS = {
         "commands.training.train",
         "meta-train an algorithm on a family, or go on with a run",
     ),
+    "overfitting": (
+        "commands.training.overfitting",
+        "measure what is reached by number of training tasks, and where",
+    ),
     "tune": ("commands.tuning.tune", "search good settings of a family and an algorithm"),
     "evaluate": ("commands.evaluate", "draw a run's adaptation curve on tasks it has not seen"),
     "probe": ("commands.probe", "show whether a run adapts, and to what"),
@@ -67,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after ``metarl``; None takes them from `sys.argv`.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    trains = words[:1] in (["train"], ["tune"]) and not {"-h", "--help"} & set(words)
+    trains = words[:1] in (["train"], ["tune"], ["overfitting"]) and not {"-h", "--help"} & set(
+        words
+    )
     return guarded(_dispatch, words, unheard=trains)
 
 

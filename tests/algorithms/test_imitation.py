@@ -179,7 +179,7 @@ def test_demonstrations_that_do_not_do_are_refused(settings, message: str, monke
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mil", "contextual-bc"])
 def test_one_demonstration_of_a_new_goal_is_enough(name: str) -> None:
-    """Standing still pays −16.5 and the expert −2.5 on the held-out goals; before it, it is lost."""
+    """Standing still pays −16.5 and the expert −2.5 on the held-out goals."""
     cls, worlds = find_learner(name), TaskWorlds("point-goal", 20, 1)
     config = cls.Config(hidden=(64, 64), demos=demonstrations_file("train", 40, 6))
     agent = cls(worlds.spec, config)
