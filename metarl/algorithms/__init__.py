@@ -11,6 +11,7 @@ if _TYPE_CHECKING:
     from metarl.algorithms.es_maml import EsMaml, EsMamlConfig
     from metarl.algorithms.finetune import Finetune, FinetuneConfig
     from metarl.algorithms.grbal import Grbal, GrbalConfig
+    from metarl.algorithms.learned_optimizer import LearnedOptimizer, LearnedOptimizerConfig
     from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
     from metarl.algorithms.mil import Mil, MilConfig
     from metarl.algorithms.pearl import Pearl, PearlConfig
@@ -23,10 +24,10 @@ if _TYPE_CHECKING:
 
 __all__ = [
     "Cavia", "CaviaConfig", "ContextualBc", "ContextualBcConfig", "Distil", "DistilConfig",
-    "EsMaml", "EsMamlConfig", "Finetune", "FinetuneConfig", "Grbal", "GrbalConfig", "MamlTrpo",
-    "MamlTrpoConfig", "Mil", "MilConfig", "Pearl", "PearlConfig", "Ppo", "PpoConfig", "ProMp",
-    "ProMpConfig", "Reptile", "ReptileConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig", "Varibad",
-    "VaribadConfig",
+    "EsMaml", "EsMamlConfig", "Finetune", "FinetuneConfig", "Grbal", "GrbalConfig",
+    "LearnedOptimizer", "LearnedOptimizerConfig", "MamlTrpo", "MamlTrpoConfig", "Mil", "MilConfig",
+    "Pearl", "PearlConfig", "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Reptile", "ReptileConfig",
+    "Rl2", "Rl2Config", "Rma", "RmaConfig", "Varibad", "VaribadConfig",
 ]  # fmt: skip
 
 __getattr__ = _lazy(
@@ -36,6 +37,7 @@ __getattr__ = _lazy(
         "distil": "Distil DistilConfig",
         "es_maml": "EsMaml EsMamlConfig", "finetune": "Finetune FinetuneConfig",
         "grbal": "Grbal GrbalConfig",
+        "learned_optimizer": "LearnedOptimizer LearnedOptimizerConfig",
         "maml_trpo": "MamlTrpo MamlTrpoConfig", "mil": "Mil MilConfig",
         "pearl": "Pearl PearlConfig",
         "ppo": "Ppo PpoConfig", "promp": "ProMp ProMpConfig", "reptile": "Reptile ReptileConfig",

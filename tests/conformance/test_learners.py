@@ -46,6 +46,7 @@ VARIANTS = [
     ("rma", {"see_reward": False, "teacher_iterations": 9}),
     ("grbal", {"planner": "cem", "elites": 3, "plan_rounds": 2}),
     ("varibad", {"memory": "mingru", "decode_state": True}),
+    ("learned-optimizer", {"rule": "adam"}),
     ("mil", {"two_heads": False, "bias_size": 0, "inner_steps": 2, "first_order": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
@@ -69,6 +70,7 @@ SMALL = {
         "decoded_steps": 5, "vae_trials": 8, "vae_updates": 2, "epochs": 1, "replay_trials": 40,
     },
     "mil": {"hidden": (8,), "updates": 2},
+    "learned-optimizer": {"hidden": (8,), "units": 5, "inner_steps": 2},
     "contextual-bc": {"hidden": (8,), "encoder_hidden": (8,), "updates": 2},
     "pearl": {
         "train_tasks": TASKS, "hidden": (16,), "encoder_hidden": (16,), "meta_batch": 2,

@@ -19,6 +19,7 @@ SMALL = {
     "promp": {"hidden": (8,), "inner_steps": 2, "epochs": 2, "exploration_credit": 0.1},
     "cavia": {"hidden": (8,), "epochs": 2},
     "mil": {"hidden": (8,), "updates": 2},
+    "learned-optimizer": {"hidden": (8,), "units": 5, "inner_steps": 2},
     "contextual-bc": {"hidden": (8,), "encoder_hidden": (8,), "updates": 2},
     "reptile": {"hidden": (8,), "inner_steps": 2},
     "grbal": {
