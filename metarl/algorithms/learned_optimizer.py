@@ -151,7 +151,7 @@ class LearnedOptimizer(Learner):
         """Return M copies of the prior, whose optimizers remember nothing."""
         theta, _ = self.learned.params.detach().split(self.sizes)
         remembered = 2 if self.config.rule == "adam" else 2 * LAYERS * self.config.units
-        memory = torch.zeros(1, 1, remembered, device=self.device)
+        memory = theta.new_zeros(1, 1, remembered)
         return State(theta.expand(tasks, -1), memory.expand(tasks, len(theta), -1))
 
     def act(
