@@ -54,6 +54,18 @@ READING = {
         "algorithms/reptile", "modules/gradients/inner_loop", "modules/returns",
         "networks/task_mlp", "worlds/rollout",
     ),
+    "learned-optimizer": (
+        "algorithms/learned_optimizer", "modules/gradients/inner_loop", "modules/optim",
+        "modules/returns", "networks/task_mlp", "worlds/rollout",
+    ),
+    "mil": (
+        "algorithms/mil", "learning/imitation", "learning/demonstrations", "networks/task_mlp",
+        "worlds/rollout",
+    ),
+    "contextual-bc": (
+        "algorithms/contextual_bc", "learning/imitation", "learning/demonstrations",
+        "networks/task_mlp", "worlds/rollout",
+    ),
     "es-maml": (
         "algorithms/es_maml", "networks/normalise", "networks/task_mlp", "worlds/rollout",
     ),

@@ -38,6 +38,10 @@ COMMANDS = {
         "commands.training.skills",
         "find what a robot can do without a reward, as tasks to meta-train on",
     ),
+    "overfitting": (
+        "commands.training.overfitting",
+        "measure what is reached by number of training tasks, and where",
+    ),
     "tune": ("commands.tuning.tune", "search good settings of a family and an algorithm"),
     "evaluate": ("commands.evaluate", "draw a run's adaptation curve on tasks it has not seen"),
     "probe": ("commands.probe", "show whether a run adapts, and to what"),
@@ -77,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after ``metarl``; None takes them from `sys.argv`.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    trains = words[:1] in (["train"], ["tune"], ["skills"]) and not {"-h", "--help"} & set(words)
+    trains = words[:1] in (["train"], ["tune"], ["skills"], ["overfitting"])
+    trains = trains and not {"-h", "--help"} & set(words)
     return guarded(_dispatch, words, unheard=trains)
 
 

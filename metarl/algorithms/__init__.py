@@ -12,6 +12,7 @@ if _TYPE_CHECKING:
     from metarl.algorithms.es_maml import EsMaml, EsMamlConfig
     from metarl.algorithms.finetune import Finetune, FinetuneConfig
     from metarl.algorithms.grbal import Grbal, GrbalConfig
+    from metarl.algorithms.learned_optimizer import LearnedOptimizer, LearnedOptimizerConfig
     from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
     from metarl.algorithms.mil import Mil, MilConfig
     from metarl.algorithms.mole import Mole, MoleConfig
@@ -27,10 +28,10 @@ if _TYPE_CHECKING:
 __all__ = [
     "Cavia", "CaviaConfig", "ContextualBc", "ContextualBcConfig", "Diayn", "DiaynConfig",
     "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune", "FinetuneConfig", "Grbal",
-    "GrbalConfig", "MamlTrpo", "MamlTrpoConfig", "Mil", "MilConfig", "Mole", "MoleConfig",
-    "Pearl", "PearlConfig", "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Rebal", "RebalConfig",
-    "Reptile", "ReptileConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig", "Varibad",
-    "VaribadConfig",
+    "GrbalConfig", "LearnedOptimizer", "LearnedOptimizerConfig", "MamlTrpo", "MamlTrpoConfig",
+    "Mil", "MilConfig", "Mole", "MoleConfig", "Pearl", "PearlConfig", "Ppo", "PpoConfig",
+    "ProMp", "ProMpConfig", "Rebal", "RebalConfig", "Reptile", "ReptileConfig", "Rl2",
+    "Rl2Config", "Rma", "RmaConfig", "Varibad", "VaribadConfig",
 ]  # fmt: skip
 
 __getattr__ = _lazy(
@@ -43,6 +44,7 @@ __getattr__ = _lazy(
         "es_maml": "EsMaml EsMamlConfig",
         "finetune": "Finetune FinetuneConfig",
         "grbal": "Grbal GrbalConfig",
+        "learned_optimizer": "LearnedOptimizer LearnedOptimizerConfig",
         "maml_trpo": "MamlTrpo MamlTrpoConfig",
         "mil": "Mil MilConfig",
         "mole": "Mole MoleConfig",

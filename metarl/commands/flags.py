@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import tyro
 
 GROUPS = {
-    "run": "resume preset config tasks_per_iteration rollouts_per_task iterations env_steps seed "
-    "device threads family algorithm trust_code",
+    "run": "resume preset config tasks_per_iteration rollouts_per_task num_train_tasks iterations "
+    "env_steps seed device threads family algorithm trust_code",
     "evaluation": "split tasks episodes set evaluate evaluate_every evaluate_tasks "
     "evaluate_episodes evaluate_ood test_tasks test_episodes test_seed result",
     "output": "out json results checkpoint_every keep_checkpoints video_every print_every progress "

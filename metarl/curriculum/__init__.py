@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from metarl.base.errors import UserError
-from metarl.tasks.sampler import TaskSampler, task_sampler
+from metarl.tasks.sampler import PooledTasks, TaskSampler, task_sampler
 
 if TYPE_CHECKING:
     from metarl.runs.config import TrainConfig
@@ -43,8 +43,21 @@ def make_sampler(
     Raises:
         UserError: the curriculum does not suit the family, or the learner.
     """
+    if pool is not None and train.num_train_tasks not in (None, pool):
+        raise UserError(
+            f"num_train_tasks is {train.num_train_tasks}, and this learner keeps data of {pool} "
+            f"training tasks: leave it out, and give the learner's own setting"
+        )
     if train.curriculum == "uniform":
+        if pool is None and train.num_train_tasks is not None:
+            return PooledTasks(
+                distribution, train.tasks_per_iteration, train.num_train_tasks, repeats=True
+            )
         return task_sampler(distribution, train.tasks_per_iteration, pool)
+    if train.num_train_tasks is not None:
+        raise UserError(
+            f"--curriculum {train.curriculum} draws new tasks: leave out --num-train-tasks"
+        )
     if pool is not None:
         raise UserError(
             f"--curriculum {train.curriculum} draws new tasks, and this learner keeps data of a "

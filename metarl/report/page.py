@@ -31,6 +31,7 @@ from metarl.report.charts import (
     draw_learning,
     panel,
 )
+from metarl.report.overfitting import overfitting_panels
 from metarl.report.run_summary import RunSummary
 from metarl.report.streaming import stream_panels, stream_tables
 from metarl.report.tasks import (
@@ -190,6 +191,7 @@ def _curves(runs: Sequence[RunSummary]) -> list[Panel]:
             title += " (train = held-out)" if same else ""
             draw = partial(draw_adaptation, groups=groups, task_blind=one)
             panels.append(panel(title, draw, "Bands: 95 % intervals over tasks."))
+    panels += overfitting_panels(runs)
     if any(run.probe for run in runs):
         note = f"Means over held-out tasks and {WINDOW} steps. Dotted: 90 % of the way is made."
         draw = partial(draw_first_episode, runs=runs)

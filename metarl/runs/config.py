@@ -29,6 +29,9 @@ class TrainConfig:
     """Tasks drawn from the training distribution in each iteration."""
     rollouts_per_task: int = 20
     """Worlds (parallel rollouts) of each task."""
+    num_train_tasks: int | None = None
+    """Train on so many tasks, the first of the frozen train split, which come back; default: new
+    draws in each iteration, or as many as the algorithm keeps data of."""
     iterations: int = 300
     """Meta-updates to make."""
     env_steps: int | None = None
@@ -77,7 +80,7 @@ class TrainConfig:
         """Check every field. Raises UserError."""
         for name in _COUNTS:
             value = getattr(self, name)
-            if value is None and name in ("env_steps", "threads", "task_shards"):
+            if value is None and name in _MAY_BE_NONE:
                 continue
             low = 0 if name in ("seed", "video_every") else 1
             if type(value) is not int or not low <= value < 2**63:
@@ -144,10 +147,11 @@ class TrainConfig:
         return cls(**data)
 
 
+_MAY_BE_NONE = ("env_steps", "threads", "task_shards", "num_train_tasks")
 _COUNTS = (
     "tasks_per_iteration", "rollouts_per_task", "iterations", "env_steps", "evaluate_every",
     "evaluate_tasks", "evaluate_episodes", "checkpoint_every", "keep_checkpoints", "video_every",
-    "seed", "threads", "print_every", "task_shards",
+    "seed", "threads", "print_every", "task_shards", "num_train_tasks",
 )  # fmt: skip
 
 

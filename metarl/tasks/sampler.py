@@ -68,15 +68,20 @@ class UniformTasks(TaskSampler):
 
 
 class PooledTasks(TaskSampler):
-    """Distinct tasks of a frozen pool, for learners that keep data of each task.
+    """Tasks of a frozen pool: distinct ones, for learners that keep data of each, or with repeats.
 
     The pool is the first `pool` tasks of the train split. Iterations sweep through it in an order
     that is shuffled for each sweep, so that all its tasks come up equally often.
     """
 
-    def __init__(self, distribution: TaskDistribution, n: int, pool: int) -> None:
-        """Draw `n` of `pool` tasks an iteration. Raises UserError if there are fewer than n."""
-        if n > pool:
+    def __init__(
+        self, distribution: TaskDistribution, n: int, pool: int, *, repeats: bool = False
+    ) -> None:
+        """Draw `n` of `pool` tasks an iteration.
+
+        Raises UserError if there are fewer than n, and a task may not come up more than once.
+        """
+        if n > pool and not repeats:
             raise UserError(
                 f"tasks_per_iteration is {n}, but the learner keeps a pool of {pool} training "
                 f"tasks: lower the one or raise the other"

@@ -53,6 +53,7 @@ VARIANTS = [
     ("varibad", {"memory": "mingru", "decode_state": True}),
     ("varibad", {"bonus_novelty": 0.3, "bonus_error": 0.3, "bonus_steps": 1000}),
     ("rl2", {"bonus_novelty": 0.3, "bonus_steps": 1000}),
+    ("learned-optimizer", {"rule": "adam"}),
     ("mil", {"two_heads": False, "bias_size": 0, "inner_steps": 2, "first_order": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""

@@ -13,6 +13,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "past": 3, "future": 2, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2,
         "batch_size": 8, "replay_episodes": 40, "random_iterations": 0,
     },
+    "learned-optimizer": {"hidden": (8,), "units": 5, "inner_steps": 2},
     "maml-trpo": {"hidden": (8,), "inner_steps": 2, "cg_iterations": 4},
     "mil": {"hidden": (8,), "updates": 2},
     "mole": {

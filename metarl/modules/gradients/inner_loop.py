@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -332,8 +332,9 @@ class InnerLoop:
         )
 
     def collect(
-        self, worlds: VecWorlds, actor: Policy, state: State, tasks: Tasks, key: Key, steps: int
-    ) -> Phases:
+        self, worlds: VecWorlds, actor: Policy, state: Any, tasks: Tasks, key: Key, steps: int,
+        adapt: Callable[[Any, Batch], Any] | None = None,
+    ) -> Phases:  # fmt: skip
         """Roll out and adapt in turns: with the prior, and after each of `steps` inner steps.
 
         Args:
@@ -343,10 +344,12 @@ class InnerLoop:
             tasks: M.
             key: of the iteration.
             steps: K.
+            adapt: makes an inner step; the default is `adapt`.
         """
         worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
         batches, returns = [], []
         diverged = torch.zeros(len(tasks), device=state.params.device)
+        adapt = adapt or self.adapt
         for k in range(steps + 1):
             worlds.seed(key.fold("reset", k))
             worlds.reset()
@@ -357,5 +360,5 @@ class InnerLoop:
             diverged += rollout.per_task(rollout.diverged).flatten(1).sum(1)
             batches.append(self.batch(rollout))
             if k < steps:
-                state = self.adapt(state, batches[k])
+                state = adapt(state, batches[k])
         return Phases(batches, returns, diverged)
