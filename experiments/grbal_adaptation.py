@@ -1,6 +1,7 @@
 """Does it pay that a model adapts: ``grbal_adaptation.py RUN``, of a run of grbal.
 
-Writes results/grbal/FAMILY-seedN.json:
+Writes results/grbal/FAMILY-seedN.json, and the tables that the pages of GrBAL and MOLe have of it
+(``grbal_adaptation.py --write`` only those):
 
 - errors: of the prior and of the adapted model on held-out and ood episodes that the run collects,
   in the K transitions after each M, over time;
@@ -12,6 +13,7 @@ Writes results/grbal/FAMILY-seedN.json:
 """
 
 import csv
+import json
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
@@ -39,11 +41,15 @@ from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.family import TaskFamily
 from metarl.worlds.rollout import collect
 
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "experiments" / "results" / "grbal"
+
 
 def main(argv: list[str]) -> int:
     """Measure and write."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", help="a run folder, or a checkpoint")
+    parser.add_argument("run", nargs="?", help="a run folder, or a checkpoint")
+    parser.add_argument("--write", action="store_true", help="only write the tables of the pages")
     parser.add_argument("--tasks", type=int, default=30, help="rows of each split")
     parser.add_argument("--worlds", type=int, default=2, help="of each row")
     parser.add_argument("--streams", type=int, default=10)
@@ -51,8 +57,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--every", type=float, default=200.0, help="mean steps between changes")
     parser.add_argument("--seed", type=int, default=0, help="of initial states")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--results", default="experiments/results/grbal", help="folder to write to")
+    parser.add_argument("--results", default=str(RESULTS), help="folder to write to")
     args = parser.parse_args(argv)
+    if not args.write:
+        measure(args, argv)
+    for page, (path, table) in pages().items():
+        path.write_text(filled(path.read_text(encoding="utf-8"), page, table), encoding="utf-8")
+        say(f"wrote {path}")
+    return 0
+
+
+def measure(args: Namespace, argv: list[str]) -> None:
+    """Measure, and write the file."""
+    if args.run is None:
+        raise UserError("say which RUN, such as runs/grbal")
     checkpoint, family, learner = load_run(args.run, "cpu", args.threads)
     if not isinstance(learner, Grbal):
         raise UserError(f"'{args.run}' is a run of {learner.name}, not of grbal")
@@ -75,7 +93,6 @@ def main(argv: list[str]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, finite(about))
     say(f"wrote {path}")
-    return 0
 
 
 def say(line: object) -> None:
@@ -180,6 +197,91 @@ def streams(family: TaskFamily, learners: dict[str, Learner], args: Namespace) -
             for name, one in found.items()
         },
     }  # fmt: skip
+
+
+# --- the pages ----------------------------------------------------------------------------------
+
+
+def pages() -> dict[str, tuple[Path, str]]:
+    """Return the table of each marker, and the page that it is in."""
+    result = json.loads((RESULTS / "half-cheetah-crippled-seed1.json").read_text())
+    docs = ROOT / "docs" / "algorithms"
+    return {
+        "grbal results": (
+            docs / "grbal.md",
+            "\n\n".join((returns_table(result), curve_table(result))),
+        ),
+        "mole results": (docs / "mole.md", stream_table(result)),
+    }
+
+
+def filled(text: str, name: str, table: str) -> str:
+    """Return a page with a table between its markers."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, rest = text.split(start)
+    return f"{before}{start}\n\n{table}\n\n{end}{rest.split(end)[1]}"
+
+
+def returns_table(result: dict[str, Any]) -> str:
+    """Return what is planned with, and what it predicts and earns."""
+    rows = [
+        "| tasks | planned with | error | return (IQM, 95 % interval) | gain, paired |",
+        "|---|---|---|---|---|",
+    ]
+    for split, label in (("heldout", "five motors, as in training"), ("ood", "the back thigh's")):
+        errors, returns = result["errors"][split]["mean"], result["returns"][split]
+        for name, words in (("prior", "the prior"), ("adapted", "the adapted model")):
+            earned = interval(returns["iqm_and_ci95"][name])
+            gain = interval(returns["gain"], "+") if name == "adapted" else ""
+            rows.append(f"| {label} | {words} | {errors[name]:.3f} | {earned} | {gain} |")
+    return "\n".join(rows).replace("-", "−").replace("|−−−", "|---")
+
+
+def curve_table(result: dict[str, Any], parts: int = 8) -> str:
+    """Return how return and errors went in training, in a few rows."""
+    rows = [
+        "| env steps | return | error of the prior | of the adapted model |",
+        "|---|---|---|---|",
+    ]
+    curve = result["curve"]
+    for some in np.array_split(np.arange(len(curve)), min(parts, len(curve))):
+        last = curve[some[-1]]
+        mean = float(np.mean([curve[k]["return_after"] for k in some]))
+        rows.append(
+            f"| {last['env_steps']:,.0f} | {mean:.0f} | {last['error_prior']:.3f} | "
+            f"{last['error_adapted']:.3f} |".replace("-", "−")
+        )
+    return "\n".join(rows)
+
+
+def stream_table(result: dict[str, Any]) -> str:
+    """Return how each fared where tasks change."""
+    found, names = result["streams"], {
+        "mixture": "MOLe: a mixture that goes on learning",
+        "adapted": "GrBAL: adapted anew at every step", "prior": "the prior",
+    }  # fmt: skip
+    rows = [
+        "| planned with | return of an episode | regret (IQM, 95 % interval) | recovery |",
+        "|---|---|---|---|",
+    ]
+    for name, words in names.items():
+        one, regret = found[name], "earns most"
+        mean = float(np.mean(one["windows"]["mean"]))
+        if one["regret"] is not None:
+            low, high = one["regret"]["ci95"][-1]
+            regret = interval((one["regret"]["iqm"][-1], low, high))
+        back = one["recovery"]
+        steps = "not seen" if back is None or back["steps"] is None else f"{back['steps']} steps"
+        if back is not None and back["low"] is not None:
+            steps += f" [{back['low']}, {back['high']}]"
+        rows.append(f"| {words} | {mean:.0f} | {regret} | {steps} |")
+    return "\n".join(rows).replace("-", "−").replace("|−−−", "|---")
+
+
+def interval(numbers: Any, sign: str = "") -> str:
+    """Return a centre and its interval in words."""
+    centre, low, high = (f"{x:{sign}.0f}" for x in numbers)
+    return f"{centre} [{low}, {high}]"
 
 
 if __name__ == "__main__":

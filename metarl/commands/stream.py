@@ -169,7 +169,7 @@ def _described(args: StreamRun, played: Sequence[_Played]) -> dict[str, Any]:
         "reference": None if best is None else "oracle" if told else "best",
         "runs": [
             one.names | {"reference": one.found is best}
-            | one.found.to_json(window, lags, best, args.seed)
+            | one.found.to_json(window, lags, best, args.seed, told[0] if told else None)
             for one in played
         ],
     }  # fmt: skip

@@ -111,8 +111,13 @@ def test_a_recovery_leaves_out_what_an_episode_earns_by_itself() -> None:
     assert plain.steps is not None
     assert plain.low is not None
     assert plain.low <= plain.steps <= plain.high < 30
-    best = Stream(line, np.ones((400, 30)), 100, 0)
-    assert Stream(line, own, 100, 0).recovery(30, best).steps == pytest.approx(plain.steps, abs=2)
+    oracle, one = Stream(line, np.ones((400, 30)), 100, 0), Stream(line, own, 100, 0)
+    assert one.recovery(30, oracle).steps == pytest.approx(plain.steps, abs=2)
+    told = one.to_json(100, 30, oracle, 0, oracle)["recovery"]
+    assert told == one.recovery(30, oracle)._asdict()
+    best = one.to_json(100, 30, one, 0)  # who earns most is not compared with itself
+    assert best["recovery"] == plain._asdict()
+    assert best["regret"]["mean"] == [0] * 4
 
 
 # --- acting in it --------------------------------------------------------------------------------

@@ -22,6 +22,14 @@ SMALL = {
         "past": 3, "future": 2, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2,
         "batch_size": 8, "replay_episodes": 40,
     },
+    "mole": {
+        "past": 3, "future": 2, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2,
+        "batch_size": 8, "replay_episodes": 40, "components": 2,
+    },
+    "rebal": {
+        "units": 8, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2, "bptt": 5,
+        "batch_size": 8, "replay_episodes": 40,
+    },
     "es-maml": {"hidden": (8,)},
     "ppo": {"hidden": (8,), "batch_size": 50},
     "finetune": {"hidden": (8,), "batch_size": 50},
