@@ -43,6 +43,8 @@ from metarl.worlds.rollout import collect
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results" / "grbal"
+VEL = ROOT / "experiments" / "results" / "streams" / "half-cheetah-vel-rl2.json"
+"""Written by ``metarl stream half-cheetah-vel-rl2 --against half-cheetah-vel-pearl --json …``."""
 
 
 def main(argv: list[str]) -> int:
@@ -212,6 +214,7 @@ def pages() -> dict[str, tuple[Path, str]]:
             "\n\n".join((returns_table(result), curve_table(result))),
         ),
         "mole results": (docs / "mole.md", stream_table(result)),
+        "stream vel": (ROOT / "docs" / "streaming.md", command_table(VEL)),
     }
 
 
@@ -234,7 +237,7 @@ def returns_table(result: dict[str, Any]) -> str:
             earned = interval(returns["iqm_and_ci95"][name])
             gain = interval(returns["gain"], "+") if name == "adapted" else ""
             rows.append(f"| {label} | {words} | {errors[name]:.3f} | {earned} | {gain} |")
-    return "\n".join(rows).replace("-", "−").replace("|−−−", "|---")
+    return "\n".join(rows)
 
 
 def curve_table(result: dict[str, Any], parts: int = 8) -> str:
@@ -246,41 +249,60 @@ def curve_table(result: dict[str, Any], parts: int = 8) -> str:
     curve = result["curve"]
     for some in np.array_split(np.arange(len(curve)), min(parts, len(curve))):
         last = curve[some[-1]]
-        mean = float(np.mean([curve[k]["return_after"] for k in some]))
+        mean = f"{np.mean([curve[k]['return_after'] for k in some]):.0f}".replace("-", "−")
         rows.append(
-            f"| {last['env_steps']:,.0f} | {mean:.0f} | {last['error_prior']:.3f} | "
-            f"{last['error_adapted']:.3f} |".replace("-", "−")
+            f"| {last['env_steps']:,.0f} | {mean} | {last['error_prior']:.3f} | "
+            f"{last['error_adapted']:.3f} |"
         )
     return "\n".join(rows)
 
 
 def stream_table(result: dict[str, Any]) -> str:
-    """Return how each fared where tasks change."""
-    found, names = result["streams"], {
+    """Return how each way to plan fared where tasks change."""
+    found = result["streams"]
+    names = {
         "mixture": "MOLe: a mixture that goes on learning",
         "adapted": "GrBAL: adapted anew at every step", "prior": "the prior",
     }  # fmt: skip
+    return stream_rows("planned with", {words: found[name] for name, words in names.items()})
+
+
+def command_table(path: Path) -> str:
+    """Return what `metarl stream` wrote, as a table."""
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    return stream_rows("agent", {one["run"]: one | best_has_none(one) for one in runs})
+
+
+def best_has_none(run: dict[str, Any]) -> dict[str, Any]:
+    """Return that whom regret is counted from has none."""
+    return {"regret": None} if run["reference"] else {}
+
+
+def stream_rows(who: str, found: dict[str, dict[str, Any]]) -> str:
+    """Return a table with a row for each stream's JSON."""
     rows = [
-        "| planned with | return of an episode | regret (IQM, 95 % interval) | recovery |",
-        "|---|---|---|---|",
+        f"| {who} | return of an episode | regret in the end (IQM, 95 %) | lost at the worst, a step "
+        "| 90 % of the way back |",
+        "|---|---|---|---|---|",
     ]
-    for name, words in names.items():
-        one, regret = found[name], "earns most"
-        mean = float(np.mean(one["windows"]["mean"]))
+    for words, one in found.items():
+        mean, regret = float(np.mean(one["windows"]["mean"])), "earns most"
         if one["regret"] is not None:
-            low, high = one["regret"]["ci95"][-1]
-            regret = interval((one["regret"]["iqm"][-1], low, high))
-        back = one["recovery"]
-        steps = "not seen" if back is None or back["steps"] is None else f"{back['steps']} steps"
-        if back is not None and back["low"] is not None:
-            steps += f" [{back['low']}, {back['high']}]"
-        rows.append(f"| {words} | {mean:.0f} | {regret} | {steps} |")
-    return "\n".join(rows).replace("-", "−").replace("|−−−", "|---")
+            regret = interval((one["regret"]["iqm"][-1], *one["regret"]["ci95"][-1]))
+        back, lost, steps = one["recovery"], "—", "—"
+        if back is not None:
+            lost = f"{back['drop']:.2f}"
+            steps = "not seen" if back["steps"] is None else f"{back['steps']} steps"
+            if back["low"] is not None:
+                steps += f" [{back['low']}, {back['high']}]"
+        mean = f"{mean:.0f}".replace("-", "−")
+        rows.append(f"| {words} | {mean} | {regret} | {lost.replace('-', '−')} | {steps} |")
+    return "\n".join(rows)
 
 
 def interval(numbers: Any, sign: str = "") -> str:
     """Return a centre and its interval in words."""
-    centre, low, high = (f"{x:{sign}.0f}" for x in numbers)
+    centre, low, high = (f"{x:{sign}.0f}".replace("-", "−") for x in numbers)
     return f"{centre} [{low}, {high}]"
 
 

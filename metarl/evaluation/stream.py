@@ -337,7 +337,8 @@ class _Change:
         if len(changed):
             ids = (changed[:, None] * self.each + np.arange(self.each)).ravel()
             values = new[changed].repeat(self.each, 0)
-            self.worlds.change_tasks(torch.from_numpy(ids), Tasks(*self.names, values))
+            where = torch.from_numpy(ids).to(self.worlds.device)
+            self.worlds.change_tasks(where, Tasks(*self.names, values))
         self.now = new
 
 
