@@ -281,8 +281,8 @@ def best_has_none(run: dict[str, Any]) -> dict[str, Any]:
 def stream_rows(who: str, found: dict[str, dict[str, Any]]) -> str:
     """Return a table with a row for each stream's JSON."""
     rows = [
-        f"| {who} | return of an episode | regret in the end (IQM, 95 %) | lost at the worst, a step "
-        "| 90 % of the way back |",
+        f"| {who} | return of an episode | regret in the end (IQM, 95 %) "
+        "| lost at the worst, a step | 90 % of the way back |",
         "|---|---|---|---|---|",
     ]
     for words, one in found.items():

@@ -222,6 +222,22 @@ def test_the_command_keeps_what_it_found_for_the_report(trained_run, tmp_path, c
     assert any("stream/heldout.json cannot be read" in note for _, note in read_run(run).notes)
 
 
+def test_an_oracle_is_whom_regret_is_counted_from(trained_run, capsys, monkeypatch) -> None:
+    """And runs on other tasks are refused before they act; a drift has nothing to recover from."""
+    argv = ["stream", str(trained_run), "--tasks", "4", "--episodes", "1", "--streams", "2"]
+    monkeypatch.setattr("metarl.evaluation.score.is_oracle", lambda one: one.run == "other")
+    other = trained_run.parent / "other"
+    shutil.copytree(trained_run, other)
+    assert main([*argv, "--drift", "--against", str(other), "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["reference"], [one["reference"] for one in found["runs"]]) == (
+        "oracle", [False, True],
+    )  # fmt: skip
+    assert [one["recovery"] for one in found["runs"]] == [None, None]
+    assert main([*argv, "--against", "half-cheetah-vel-rl2"]) == 2
+    assert "only runs on the same tasks can be compared" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (["--tasks", "1"], "tasks must be a whole number of at least 2"),
     (["--every", "0.5"], "every must be a number of steps from 1"),
