@@ -1,6 +1,6 @@
 """Does it pay that a model adapts: ``grbal_adaptation.py RUN``, of a run of grbal.
 
-Writes results/grbal/FAMILY-seedN.json, and the tables that the pages of GrBAL and MOLe have of it
+Writes results/grbal/FAMILY-seedN-STEPSk.json, and the tables that the pages have of it
 (``grbal_adaptation.py --write`` only those):
 
 - errors: of the prior and of the adapted model on held-out and ood episodes that the run collects,
@@ -13,6 +13,7 @@ Writes results/grbal/FAMILY-seedN.json, and the tables that the pages of GrBAL a
 """
 
 import csv
+import itertools
 import json
 import shlex
 import sys
@@ -32,6 +33,7 @@ from metarl.base.files import finite, write_json
 from metarl.base.keys import Key
 from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
+from metarl.commands.arguments import take_option
 from metarl.evaluation.statistics import gain_interval, iqm_interval
 from metarl.evaluation.stream import best_of, stream
 from metarl.learning.learner import Learner
@@ -82,8 +84,9 @@ def measure(args: Namespace, argv: list[str]) -> None:
         "env_steps": checkpoint.meta.get("env_steps"), "seconds": checkpoint.meta.get("seconds"),
         "train": {k: v for k, v in asdict(train).items() if k != "out"},
         "learner": asdict(learner.config),
-        "command": f"python experiments/grbal_adaptation.py RUN {shlex.join(argv[1:])}".strip(),
-        "versions": versions(), "hardware": hardware(), "curve": curve(Path(train.out or "")),
+        "command": f"python experiments/grbal_adaptation.py RUN {shlex.join(options(argv))}",
+        "versions": versions(), "hardware": hardware(),
+        "curve": curve(Path(train.out or ""), checkpoint.step),
     }  # fmt: skip
     variants = with_settings(learner)
     about["errors"] = {s: errors(family, learner, args, s) for s in ("heldout", "ood")}
@@ -91,7 +94,8 @@ def measure(args: Namespace, argv: list[str]) -> None:
     about["returns"] = {s: returns(family, variants, args, s) for s in ("heldout", "ood")}
     say({s: part["gain"] for s, part in about["returns"].items()})
     about["streams"] = streams(family, variants | {"mixture": mixture(learner)}, args)
-    path = Path(args.results) / f"{family.name}-seed{train.seed}.json"
+    thousands = round(about["env_steps"] / 1000)
+    path = Path(args.results) / f"{family.name}-seed{train.seed}-{thousands}k.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, finite(about))
     say(f"wrote {path}")
@@ -118,11 +122,18 @@ def mixture(learner: Grbal) -> Mole:
     return found
 
 
-def curve(run: Path) -> list[dict[str, float]]:
-    """Return what each iteration of the training logged."""
+def options(argv: list[str]) -> list[str]:
+    """Return the words of a command after the run, without where its file went."""
+    _, rest = take_option(argv, "--results")
+    return rest[1:]
+
+
+def curve(run: Path, iterations: int) -> list[dict[str, float]]:
+    """Return what each of the first iterations of the training logged."""
     names = ("env_steps", "return_after", "error_prior", "error_adapted")
     with (run / "metrics.csv").open(encoding="utf-8") as file:
-        return [{name: float(row[name]) for name in names} for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))[:iterations]
+    return [{name: float(row[name]) for name in names} for row in rows]
 
 
 @torch.no_grad()
@@ -206,12 +217,15 @@ def streams(family: TaskFamily, learners: dict[str, Learner], args: Namespace) -
 
 def pages() -> dict[str, tuple[Path, str]]:
     """Return the table of each marker, and the page that it is in."""
-    result = json.loads((RESULTS / "half-cheetah-crippled-seed1.json").read_text())
+    files = sorted(RESULTS.glob("half-cheetah-crippled-seed1-*k.json"))
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    results.sort(key=lambda one: one["env_steps"])
+    result = results[-1]
     docs = ROOT / "docs" / "algorithms"
     return {
         "grbal results": (
             docs / "grbal.md",
-            "\n\n".join((returns_table(result), curve_table(result))),
+            "\n\n".join((returns_table(results), curve_table(result))),
         ),
         "mole results": (docs / "mole.md", stream_table(result)),
         "stream vel": (ROOT / "docs" / "streaming.md", command_table(VEL)),
@@ -225,18 +239,22 @@ def filled(text: str, name: str, table: str) -> str:
     return f"{before}{start}\n\n{table}\n\n{end}{rest.split(end)[1]}"
 
 
-def returns_table(result: dict[str, Any]) -> str:
-    """Return what is planned with, and what it predicts and earns."""
+def returns_table(results: list[dict[str, Any]]) -> str:
+    """Return what is planned with after so many steps, and what it predicts and earns."""
     rows = [
-        "| tasks | planned with | error | return (IQM, 95 % interval) | gain, paired |",
-        "|---|---|---|---|---|",
+        "| env steps | dead motor | planned with | error | return (IQM, 95 %) | gain, paired |",
+        "|---|---|---|---|---|---|",
     ]
-    for split, label in (("heldout", "five motors, as in training"), ("ood", "the back thigh's")):
+    seen = {"heldout": "one of five, as in training", "ood": "the back thigh's, never in training"}
+    for result, (split, label) in itertools.product(results, seen.items()):
         errors, returns = result["errors"][split]["mean"], result["returns"][split]
         for name, words in (("prior", "the prior"), ("adapted", "the adapted model")):
             earned = interval(returns["iqm_and_ci95"][name])
             gain = interval(returns["gain"], "+") if name == "adapted" else ""
-            rows.append(f"| {label} | {words} | {errors[name]:.3f} | {earned} | {gain} |")
+            rows.append(
+                f"| {result['env_steps']:,} | {label} | {words} | {errors[name]:.3f} | {earned} "
+                f"| {gain} |"
+            )
     return "\n".join(rows)
 
 
