@@ -45,6 +45,7 @@ from metarl.worlds.rollout import collect
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results" / "grbal"
+MODELS = "half-cheetah-crippled-models.json"
 VEL = ROOT / "experiments" / "results" / "streams" / "half-cheetah-vel-rl2.json"
 """Written by ``metarl stream half-cheetah-vel-rl2 --against half-cheetah-vel-pearl --json …``."""
 
@@ -227,6 +228,7 @@ def pages() -> dict[str, tuple[Path, str]]:
             docs / "grbal.md",
             "\n\n".join((returns_table(results), curve_table(result))),
         ),
+        "grbal models": (docs / "grbal.md", models_table(RESULTS / MODELS)),
         "mole results": (docs / "mole.md", stream_table(result)),
         "stream vel": (ROOT / "docs" / "streaming.md", command_table(VEL)),
     }
@@ -255,6 +257,25 @@ def returns_table(results: list[dict[str, Any]]) -> str:
                 f"| {result['env_steps']:,} | {label} | {words} | {errors[name]:.3f} | {earned} "
                 f"| {gain} |"
             )
+    return "\n".join(rows)
+
+
+def models_table(path: Path) -> str:
+    """Return what grbal_model.py wrote, as a table."""
+    rows = [
+        "| α | M | hidden | Adam | batch | updates | error: prior | adapted model |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        start = f"{row.get('inner_lr', 0):g}"
+        step = f"learned from {start}" if row.get("learn_inner_lr") else start
+        plain = row.get("adapt") == "none"
+        after = "" if plain else f"{row['adapted']:.3f}"
+        rows.append(
+            f"| {'not adapted' if plain else step} | {'' if plain else row['past']} "
+            f"| {' '.join(map(str, row['hidden']))} | {row['lr']:g} | {row['batch_size']} "
+            f"| {row['updates']} | {row['prior']:.3f} | {after} |"
+        )
     return "\n".join(rows)
 
 
