@@ -94,8 +94,16 @@ READING = {
         "networks/task_mlp", "worlds/rollout",
     ),
     "grbal": (
-        "algorithms/grbal", "networks/task_mlp", "networks/normalise", "modules/replay",
-        "base/keys", "worlds/rollout",
+        "algorithms/grbal", "modules/model_based/adaptive_model", "modules/model_based/planning",
+        "modules/model_based/transitions", "networks/task_mlp", "worlds/rollout",
+    ),
+    "rebal": (
+        "algorithms/rebal", "modules/model_based/planning", "modules/model_based/transitions",
+        "networks/memories/recurrent", "networks/normalise", "worlds/rollout",
+    ),
+    "mole": (
+        "algorithms/mole", "modules/model_based/adaptive_model", "modules/model_based/planning",
+        "modules/model_based/transitions", "networks/task_mlp", "worlds/rollout",
     ),
 }  # fmt: skip
 """What there is to read to follow an algorithm, in this order."""

@@ -72,10 +72,8 @@ def stream(argv: Sequence[str]) -> int:
     from metarl.base.files import file_errors, finite, write_json
     from metarl.report.run_summary import read_run, stream_path
 
-    played = [_play(args, args.run, **args.said())]
-    for run in args.against:
-        played.append(_play(args, run))
-        _refuse_other_tasks(args, played)
+    played = [_play(args, args.run, None, **args.said())]
+    played += [_play(args, run, played[0]) for run in args.against]
     about = finite(_described(args, played))
     assert isinstance(about, dict)
     if args.json == "-":
@@ -97,14 +95,20 @@ def stream(argv: Sequence[str]) -> int:
 class _Played(NamedTuple):
     """A run that was streamed."""
 
+    run: str
+    family: str
+    algorithm: str
+    worlds_each: int
     checkpoint: Checkpoint
     tasks: Tasks
     found: Stream
-    names: dict[str, Any]
 
 
-def _play(args: StreamRun, run: str, **said: Any) -> _Played:
-    """Stream one run. Those whose worlds are trials of their own get one a stream, if not told."""
+def _play(args: StreamRun, run: str, first: _Played | None, **said: Any) -> _Played:
+    """Stream one run. Those whose worlds are trials of their own get one a stream, if not told.
+
+    Raises UserError if its tasks are not those of the first run.
+    """
     from metarl.evaluation.stream import stream as stream_policy
     from metarl.run import load_run, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
@@ -113,6 +117,11 @@ def _play(args: StreamRun, run: str, **said: Any) -> _Played:
     wanted = args.rollouts_per_task or (None if learner.adapts_per_task else 1)
     each = worlds_per_task(checkpoint, wanted, args.streams)
     tasks = TaskDistribution(family).split(args.split, args.tasks)
+    if first is not None and not np.array_equal(first.tasks.values, tasks.values):
+        raise UserError(
+            f"'{run}' was trained on {family.name}, whose {args.split} tasks are not those of "
+            f"{first.family}: only runs on the same tasks can be compared"
+        )
     worlds = worlds_for(family, learner, args.streams * each, args.threads)
     horizon = worlds.spec.horizon
     if args.json != "-":
@@ -125,18 +134,7 @@ def _play(args: StreamRun, run: str, **said: Any) -> _Played:
             every=args.every or horizon, seed=args.seed, drift=args.drift, forget=args.forget,
             progress=show,
         )  # fmt: skip
-    names = {"run": Path(run).name, "family": family.name, "algorithm": learner.name}
-    return _Played(checkpoint, tasks, found, {**names, "worlds_each": each})
-
-
-def _refuse_other_tasks(args: StreamRun, played: Sequence[_Played]) -> None:
-    first, other = played[0], played[-1]
-    if not np.array_equal(first.tasks.values, other.tasks.values):
-        raise UserError(
-            f"'{args.against[len(played) - 2]}' was trained on {other.names['family']}, whose "
-            f"{args.split} tasks are not those of {first.names['family']}: only runs on the same "
-            f"tasks can be compared"
-        )
+    return _Played(Path(run).name, family.name, learner.name, each, checkpoint, tasks, found)
 
 
 # --- what was found -----------------------------------------------------------------------------
@@ -144,21 +142,19 @@ def _refuse_other_tasks(args: StreamRun, played: Sequence[_Played]) -> None:
 
 def _described(args: StreamRun, played: Sequence[_Played]) -> dict[str, Any]:
     """Return what was found as JSON."""
+    from metarl.evaluation.score import is_oracle
     from metarl.evaluation.stream import best_of
 
     streams, first = [one.found for one in played], played[0]
-    told = [
-        one.found for one in played
-        if one.names["algorithm"] == "ppo" and "+told" in one.names["family"]
-    ]  # fmt: skip
-    best = told[0] if told else streams[best_of(streams)] if len(streams) > 1 else None
+    told = next((one.found for one in played if is_oracle(one)), None)
+    best = told or (streams[best_of(streams)] if len(streams) > 1 else None)
     horizon = first.found.horizon
     every, window = args.every or horizon, args.window or horizon
     window = min(window, len(first.found.rewards))
     lags = max(1, min(horizon, max(FEWEST_STEPS, int(every) // 2)))
     line = first.found.timeline
     return {
-        "family": first.names["family"], "split": args.split, "step": first.checkpoint.step,
+        "family": first.family, "split": args.split, "step": first.checkpoint.step,
         "seed": args.seed, "episodes": args.episodes, "horizon": horizon, "every": every,
         "drift": args.drift, "forget": args.forget, "streams": args.streams, "window": window,
         "lags": lags, "names": list(first.tasks.names), "tasks": line.values.tolist(),
@@ -168,8 +164,12 @@ def _described(args: StreamRun, played: Sequence[_Played]) -> dict[str, Any]:
         ],
         "reference": None if best is None else "oracle" if told else "best",
         "runs": [
-            one.names | {"reference": one.found is best}
-            | one.found.to_json(window, lags, best, args.seed)
+            {
+                "run": one.run, "family": one.family, "algorithm": one.algorithm,
+                "worlds_each": one.worlds_each, "reference": one.found is best,
+                **one.found.to_json(window, lags, best, args.seed, told),
+                **({"recovery": None} if args.drift else {}),  # nothing changes at once
+            }
             for one in played
         ],
     }  # fmt: skip
@@ -197,7 +197,8 @@ def lines(about: dict[str, Any]) -> list[str]:
             (low, high), centre = run["regret"]["ci95"][-1], run["regret"]["iqm"][-1]
             row += f"{f'{centre:.1f} [{low:.1f}, {high:.1f}]':>36}"
         table.append(row)
-    table += [_recovery_line(run, about["lags"]) for run in about["runs"]]
+    if not about["drift"]:
+        table += [_recovery_line(run, about["lags"]) for run in about["runs"]]
     if about["reference"] is None:
         table.append("no regret: give runs to compare with in --against, such as an oracle")
     return table

@@ -3,6 +3,7 @@
 protocol: rounds of acting and adapting on tasks, and the report.  statistics, report_fields: its
 intervals, and its JSON.  divergence: failed physics in it.  score: against the task-blind policy
 and the oracle.  probe, sweep: whether it adapts, and to what; over the values of a parameter.
+stream: tasks that change without notice.
 """
 
 from metarl.base.lazy import lazy

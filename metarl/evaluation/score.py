@@ -10,7 +10,7 @@ domain randomisation, and 1 is as good as being told the task. It may exceed 1, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,7 +25,21 @@ Lines = Sequence[np.ndarray]
 Tasks = np.ndarray | Sequence[Sequence[float]]
 
 
-def is_oracle(report: Report) -> bool:
+class OfRun(Protocol):
+    """What says which policy something is of, such as a report."""
+
+    @property
+    def algorithm(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def family(self) -> str:
+        """The name of the family that it was trained on."""
+        ...
+
+
+def is_oracle(report: OfRun) -> bool:
     """Whether a report is of a policy that is told the task, and does not adapt."""
     return report.algorithm == "ppo" and "+told" in report.family
 

@@ -24,7 +24,7 @@ from metarl.tasks.distribution import TaskDistribution, Tasks
 from metarl.tasks.events import never_nominal
 from metarl.tasks.params import Choices
 from metarl.worlds.policy import Policy
-from metarl.worlds.rollout import collect
+from metarl.worlds.rollout import Rollout, collect
 from metarl.worlds.task_worlds import TaskWorlds
 from metarl.worlds.vector import VecWorlds
 
@@ -150,7 +150,9 @@ class Stream:
         """Return the (T, M) cumulative regret: what the best earned more, up to and with a step."""
         return np.cumsum(best.rewards - self.rewards, 0)
 
-    def to_json(self, window: int, lags: int, best: Stream | None, seed: int) -> dict[str, Any]:
+    def to_json(
+        self, window: int, lags: int, best: Stream | None, seed: int, oracle: Stream | None = None
+    ) -> dict[str, Any]:
         """Return what there is to say of it, as JSON.
 
         Args:
@@ -158,9 +160,11 @@ class Stream:
             lags: steps after a switch that a recovery is read from.
             best: whom regret is counted from, if anyone.
             seed: of the bootstraps.
+            oracle: who is told the task, if anyone; a recovery is counted from its rewards, but
+                not from those of a run that has to recover itself.
         """
         returns = self.windows(window)
-        recovery = self.recovery(lags, best, seed)
+        recovery = self.recovery(lags, None if oracle is self else oracle, seed)
         regret = None
         if best is not None:
             ends = np.arange(window, len(self.rewards) + 1, window) - 1
@@ -170,18 +174,18 @@ class Stream:
             "recovery": None if recovery is None else recovery._asdict(),
         }  # fmt: skip
 
-    def recovery(self, lags: int, best: Stream | None = None, seed: int = 0) -> Recovery | None:
+    def recovery(self, lags: int, oracle: Stream | None = None, seed: int = 0) -> Recovery | None:
         """Return how it recovers from switches; None if none is followed by as many steps.
 
         What an episode earns by itself, such as less while it gains speed, is taken off: the
-        reward is counted from that of `best` at the same step, or else from `by_phase`.
+        reward is counted from that of the oracle at the same step, or else from `by_phase`.
 
         Args:
-            lags: steps after a switch that are looked at; those of earlier ends do not count.
-            best: who met the same tasks.
+            lags: steps to either side of a switch that are looked at; see `aligned`.
+            oracle: who met the same tasks and is told them.
             seed: of the bootstrap.
         """
-        reference = self.by_phase if best is None else best.rewards
+        reference = self.by_phase if oracle is None else oracle.rewards
         found = aligned(self.rewards - reference, self.timeline.switched, lags)
         if not any(map(len, found)):
             return None
@@ -281,23 +285,29 @@ def stream(
     state, rewards, diverged = None, [], 0
     for k in range(rounds):
         change = _Change(worlds, tasks, line, k * horizon, each, drifts, held)
-        change.begin()
-        name = key.fold("round", k)
-        worlds.seed(name)
-        worlds.reset()
         if state is None or (forget and k % forget == 0):
             state = policy.begin_seeded(streams, each, key.fold("policy", k).seed(), 0)
-        data, after = collect(
-            worlds, policy, state, horizon, name,
-            explore=policy.adapts_on_exploration, on_step=lambda _, change=change: change.step(),
-        )  # fmt: skip
-        data = data._replace(tasks=streams)
+        data, state = _round(policy, worlds, state, change, key.fold("round", k))
         rewards.append(data.reward.double().cpu().reshape(horizon, streams, each).mean(2).numpy())
         diverged += int(data.diverged.sum())
-        state = policy.adapt(after, data)
         if progress is not None:
             progress(k + 1, rounds)
     return Stream(line, np.concatenate(rewards), horizon, diverged)
+
+
+def _round(
+    policy: Policy, worlds: TaskWorlds, state: Any, change: _Change, name: Key
+) -> tuple[Rollout, Any]:
+    """Return an episode in which tasks change, and the state adapted to it."""
+    change.begin()
+    worlds.seed(name)
+    worlds.reset()
+    data, after = collect(
+        worlds, policy, state, worlds.spec.horizon, name,
+        explore=policy.adapts_on_exploration, on_step=lambda _: change.step(),
+    )  # fmt: skip
+    data = data._replace(tasks=worlds.num_worlds // change.each)
+    return data, policy.adapt(after, data)
 
 
 class _Change:
@@ -327,7 +337,8 @@ class _Change:
         if len(changed):
             ids = (changed[:, None] * self.each + np.arange(self.each)).ravel()
             values = new[changed].repeat(self.each, 0)
-            self.worlds.change_tasks(torch.from_numpy(ids), Tasks(*self.names, values))
+            where = torch.from_numpy(ids).to(self.worlds.device)
+            self.worlds.change_tasks(where, Tasks(*self.names, values))
         self.now = new
 
 

@@ -22,7 +22,7 @@ from metarl.worlds.vector import Step
 onnxruntime = pytest.importorskip("onnxruntime")
 LOOP = Path(__file__).parents[2] / "docs" / "examples" / "robot_loop.py"
 STEPS = 30
-PLANNERS = ("grbal",)
+PLANNERS = ("grbal", "mole", "rebal")
 VARIANTS = [(name, {}) for name in list_learners() if name not in PLANNERS] + [
     ("ppo", {"history": 3}),
     *(("rl2", {"memory": memory}) for memory in ("lstm", "mingru")),

@@ -14,7 +14,10 @@ from metarl.worlds.rollout import Rollout
 from metarl.worlds.vector import Step
 
 SPEC = Spec(2, 1, 12)
-SMALL = {"hidden": (8,), "past": 4, "future": 3, "batch_size": 16}
+SMALL = {
+    "hidden": (8,), "past": 4, "future": 3, "batch_size": 16, "learn_inner_lr": False, "lr": 1e-3,
+    "inner_lr": 0.05, "updates": 50,
+}  # fmt: skip
 
 
 def learner(seed: int = 0, **settings) -> Grbal:
@@ -186,6 +189,31 @@ def test_settings_that_cannot_work_are_refused() -> None:
             replace(GrbalConfig(planner="cem"), **{name: value})
     with pytest.raises(UserError, match="past must be less than"):
         learner(past=12)
+
+
+def test_a_learned_step_size_begins_as_set_and_is_learned_for_each_parameter() -> None:
+    """Nothing but the prior adapts by it, and its gradient is that of finite differences."""
+    agent, plain = learner(inner_lr=0.3, learn_inner_lr=True), learner(inner_lr=0.3)
+    draws = torch.Generator().manual_seed(1)
+    rows, ones = torch.randn(5, 7, 6, generator=draws), torch.ones(5, 7)
+    prior = plain.model.theta.expand(5, -1)
+    torch.testing.assert_close(
+        agent.model.adapted(prior, rows, ones), plain.model.adapted(prior, rows, ones)
+    )
+    size, sides = agent.model.size, []
+    (gradient,) = torch.autograd.grad(
+        agent.model.loss(rows, ones, 5, adapt=True)[0], agent.model.adam.params
+    )
+    for sign in (1, -1):
+        other = learner(inner_lr=0.3, learn_inner_lr=True)
+        with torch.no_grad():
+            other.model.adam.params[size + 3 : size + 9] += sign * 3e-2
+        sides.append(float(other.model.loss(rows, ones, 5, adapt=True)[0].detach()))
+    slope = float(gradient[size + 3 : size + 9].sum())
+    assert (sides[0] - sides[1]) / 6e-2 == pytest.approx(slope, rel=0.05, abs=1e-5)
+    before = agent.model.step_size.detach().clone()
+    agent.update([transitions(40, torch.ones(40))], Key(0))
+    assert (agent.model.step_size != before).float().mean() > 0.5
 
 
 @pytest.mark.slow

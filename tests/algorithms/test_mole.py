@@ -12,7 +12,10 @@ from metarl.modules.model_based.transitions import Window
 from metarl.worlds.rollout import Rollout
 
 SPEC = Spec(2, 1, 12)
-SMALL = {"hidden": (8,), "past": 4, "future": 3, "batch_size": 16, "components": 3}
+SMALL = {
+    "hidden": (8,), "past": 4, "future": 3, "batch_size": 16, "components": 3,
+    "learn_inner_lr": False, "lr": 1e-3,
+}  # fmt: skip
 
 
 def learner(**settings) -> Mole:

@@ -48,7 +48,7 @@ VARIANTS = [
     *((name, {"critic": "privileged"}) for name in ("ppo", "rl2")),
     ("rma", {"see_reward": False, "teacher_iterations": 9}),
     ("grbal", {"planner": "cem", "elites": 3, "plan_rounds": 2}),
-    ("grbal", {"learn_inner_lr": True, "warm_start": True}),
+    ("grbal", {"learn_inner_lr": False, "warm_start": True}),
     ("rebal", {"planner": "mppi", "plan_rounds": 2, "warm_start": True}),
     ("varibad", {"memory": "mingru", "decode_state": True}),
     ("varibad", {"bonus_novelty": 0.3, "bonus_error": 0.3, "bonus_steps": 1000}),

@@ -111,8 +111,13 @@ def test_a_recovery_leaves_out_what_an_episode_earns_by_itself() -> None:
     assert plain.steps is not None
     assert plain.low is not None
     assert plain.low <= plain.steps <= plain.high < 30
-    best = Stream(line, np.ones((400, 30)), 100, 0)
-    assert Stream(line, own, 100, 0).recovery(30, best).steps == pytest.approx(plain.steps, abs=2)
+    oracle, one = Stream(line, np.ones((400, 30)), 100, 0), Stream(line, own, 100, 0)
+    assert one.recovery(30, oracle).steps == pytest.approx(plain.steps, abs=2)
+    told = one.to_json(100, 30, oracle, 0, oracle)["recovery"]
+    assert told == one.recovery(30, oracle)._asdict()
+    best = one.to_json(100, 30, one, 0)  # who earns most is not compared with itself
+    assert best["recovery"] == plain._asdict()
+    assert best["regret"]["mean"] == [0] * 4
 
 
 # --- acting in it --------------------------------------------------------------------------------
@@ -215,6 +220,22 @@ def test_the_command_keeps_what_it_found_for_the_report(trained_run, tmp_path, c
     found["runs"][0]["windows"]["mean"] = [None]
     (run / "stream" / "heldout.json").write_text(json.dumps(found))
     assert any("stream/heldout.json cannot be read" in note for _, note in read_run(run).notes)
+
+
+def test_an_oracle_is_whom_regret_is_counted_from(trained_run, capsys, monkeypatch) -> None:
+    """And runs on other tasks are refused before they act; a drift has nothing to recover from."""
+    argv = ["stream", str(trained_run), "--tasks", "4", "--episodes", "1", "--streams", "2"]
+    monkeypatch.setattr("metarl.evaluation.score.is_oracle", lambda one: one.run == "other")
+    other = trained_run.parent / "other"
+    shutil.copytree(trained_run, other)
+    assert main([*argv, "--drift", "--against", str(other), "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["reference"], [one["reference"] for one in found["runs"]]) == (
+        "oracle", [False, True],
+    )  # fmt: skip
+    assert [one["recovery"] for one in found["runs"]] == [None, None]
+    assert main([*argv, "--against", "half-cheetah-vel-rl2"]) == 2
+    assert "only runs on the same tasks can be compared" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("words", "said"), [

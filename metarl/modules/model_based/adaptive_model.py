@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,9 +32,12 @@ from metarl.networks.task_mlp import GaussianMLP
 class AdaptiveModelSettings(Settings):
     """Settings of the model."""
 
-    inner_lr: NonNegative = 0.05
+    absent: ClassVar[dict[str, Any]] = {"learn_inner_lr": False}
+    """Runs of before there was the setting."""
+
+    inner_lr: NonNegative = 0.1
     """Step size α of the adaptation; what it starts from where it is learned."""
-    learn_inner_lr: bool = False
+    learn_inner_lr: bool = True
     """Learn a step size of each parameter (Meta-SGD)."""
     past: Count = 16
     """M: transitions that the model adapts to; until there are as many, the prior plans."""
@@ -41,7 +45,7 @@ class AdaptiveModelSettings(Settings):
     """K: transitions that the adapted model must predict, if an episode has them."""
     hidden: Layers = (128, 128)
     """Units of the model's hidden layers (tanh)."""
-    lr: Positive = 1e-3
+    lr: Positive = 3e-3
     """Step size of Adam."""
     updates: Count = 200
     """Gradient steps of the model in an iteration."""
