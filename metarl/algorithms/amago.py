@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ from metarl.modules.optim import ClippedAdam
 from metarl.modules.replay import TaskReplay, refuse_large_rewards
 from metarl.modules.settings import Count, Fraction, Layers, NonNegative, Positive, Settings
 from metarl.modules.trials import ending, step_after, trial_episodes, with_ending
-from metarl.networks.memories.choice import MemoryState, make_memory
+from metarl.networks.memories.choice import MemoryName, MemoryState, make_memory
 from metarl.networks.normalise import PopArt, RunningMoments
 from metarl.networks.sequence_critic import SequenceActorCritic
 from metarl.tasks.distribution import Tasks
@@ -45,7 +45,7 @@ from metarl.worlds.vector import Spec, Step, VecWorlds
 class AmagoConfig(Settings):
     """Settings of AMAGO."""
 
-    memory: Literal["gru", "lstm", "mingru", "s5", "transformer", "snail"] = "transformer"
+    memory: MemoryName = "transformer"
     """The sequence backbone."""
     units: Count = 128
     """Width of the memory."""

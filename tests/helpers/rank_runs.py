@@ -14,6 +14,10 @@ from metarl.run import start_run
 from metarl.runs.config import TrainConfig
 
 SMALL = {
+    "amago": {
+        "units": 8, "embedding": 8, "hidden": (8,), "gradient_steps": 2, "batch_trials": 5,
+        "loss_steps": 5, "replay_trials": 20,
+    },
     "maml-trpo": {"hidden": (8,), "inner_steps": 2, "cg_iterations": 4},
     "promp": {"hidden": (8,), "inner_steps": 2, "epochs": 2, "exploration_credit": 0.1},
     "cavia": {"hidden": (8,), "epochs": 2},

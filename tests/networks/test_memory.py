@@ -9,6 +9,7 @@ from metarl.networks.memories.choice import (
     MEMORIES,
     Attention,
     History,
+    Hyper,
     Memory,
     TemporalConvolution,
     make_memory,
@@ -16,7 +17,7 @@ from metarl.networks.memories.choice import (
 from metarl.networks.memories.scan import linear_scan
 
 WORLDS, INPUTS, UNITS, CONTEXT = 3, 5, 16, 40
-RESTARTING = ("gru", "lstm", "mingru", "s5")
+RESTARTING = ("gru", "lstm", "mingru", "s5", "mann", "hyper")
 """Those in which a trial can begin in one world alone."""
 
 
@@ -27,7 +28,10 @@ def memory(request: pytest.FixtureRequest) -> Memory:
 
 def made(name: str, context: int = CONTEXT) -> Memory:
     torch.manual_seed(0)
-    return make_memory(name, INPUTS, UNITS, context=context)
+    memory = make_memory(name, INPUTS, UNITS, context=context)
+    if isinstance(memory, Hyper):  # whose weights are the same for every past at first
+        nn.init.normal_(memory.generate.weight, std=0.3)
+    return memory
 
 
 def inputs(steps: int, seed: int = 1) -> Tensor:
