@@ -31,7 +31,15 @@ from metarl.learning.learner import Learner, load_parts, refuse_misfit, state_of
 from metarl.modules import ppo
 from metarl.modules.optim import ClippedAdam
 from metarl.modules.replay import TaskReplay, refuse_large_rewards
-from metarl.modules.settings import Count, Fraction, Layers, NonNegative, Positive, Settings
+from metarl.modules.settings import (
+    Count,
+    CountOrZero,
+    Fraction,
+    Layers,
+    NonNegative,
+    Positive,
+    Settings,
+)
 from metarl.modules.trials import ending, step_after, trial_episodes, with_ending
 from metarl.networks.memories.choice import MemoryName, MemoryState, make_memory
 from metarl.networks.normalise import PopArt, RunningMoments
@@ -86,7 +94,9 @@ class AmagoConfig(Settings):
     init_std: Positive = 0.5
     """Initial exploration: standard deviation of an action, in units of half its range."""
     min_std: Positive = 0.1
-    """Floor of the exploration."""
+    """Floor of the exploration, in the end."""
+    exploration_steps: CountOrZero = 200_000
+    """Env steps over which that floor falls linearly from init_std when exploring; 0 is at once."""
     gradient_steps: Count = 50
     """Gradient steps of an iteration."""
     batch_trials: Count = 16
@@ -206,12 +216,18 @@ class Amago(Learner):
         features, memory = self.net.step(self._inputs(step), state.memory)
         mean, log_std = (part[:, -1] for part in self.net.policy(self.net.actor, features))
         if explore and noise is not None:
-            mean = torch.addcmul(mean, log_std.exp(), noise)
+            mean = torch.addcmul(mean, torch.maximum(log_std.exp(), self._floor()), noise)
         return mean, State(memory, torch.zeros_like(state.last))
 
     def adapt(self, state: State, rollout: Rollout) -> State:
         """Take in what ended the rollout; acting has adapted the state to the rest already."""
         return state._replace(last=ending(rollout))
+
+    def _floor(self) -> Tensor:
+        """Return (), the least standard deviation of an action when exploring."""
+        most, least, steps = (c := self.config).init_std, c.min_std, c.exploration_steps
+        done = (self.obs_moments.count / steps).clamp(max=1.0) if steps else 1.0
+        return torch.as_tensor(most + (least - most) * done, dtype=torch.float32)
 
     def _inputs(self, step: Step) -> Tensor:
         """(…, O + A + 2): observation, last action, its reward, and whether an episode begins."""
