@@ -233,9 +233,8 @@ class Amago(Learner):
         """(…, O + A + 2): observation, last action, its reward, and whether an episode begins."""
         reward = self.reward_moments.normalise(step.prev_reward[..., None])
         first = step.first[..., None].to(step.obs.dtype)
-        return torch.cat(
-            (self.obs_moments.normalise(step.obs), step.prev_action, reward, first), -1
-        )
+        seen = self.obs_moments.normalise(step.obs)
+        return torch.cat((seen, step.prev_action, reward, first), -1)
 
     # --- the meta-update -----------------------------------------------------------------------
 
@@ -303,7 +302,8 @@ class Amago(Learner):
         here, after = (features[batch.steps + k].flatten(0, 1) for k in (0, 1))
         action, reward, going, weight = (part[:, ids].flatten(0, 1) for part in batch[2:6])
         noise, after_noise = batch.noise[:, :, ids].flatten(1, 2)
-        target = self._targets(after.detach(), reward, going, after_noise, batch.subset)
+        least = self.values.restore(net.target_values(after, after_noise, batch.subset))
+        target = reward[:, None] + self.discounts * going[:, None] * least
         said = net.values(net.critic, here, action)
         error = (said - self.values.normalise(target)).square().mean((0, 2))
 
@@ -321,25 +321,6 @@ class Amago(Learner):
                 policy.log_std[:, -1].exp().mean(-1),
             ))  # fmt: skip
             return loss, torch.cat((shown, target.T, target.square().T)) @ weight
-
-    @torch.no_grad()
-    def _targets(
-        self, after: Tensor, reward: Tensor, going: Tensor, noise: Tensor, subset: Tensor
-    ) -> Tensor:
-        """Return y, (R, G), in rewards.
-
-        Args:
-            after: (R, F) features of the steps that follow.
-            reward: (R,).
-            going: (R,) 0 where nothing follows.
-            noise: (R, G, A) of the actions there.
-            subset: the critics that are asked.
-        """
-        net = self.net
-        action = net.policy(net.target_actor, after).sample(noise).clamp(-1, 1)
-        found = net.values_of_policies(net.target_critic, after, action)[subset]
-        value = self.values.restore(found).amin(0)
-        return reward[:, None] + self.discounts * going[:, None] * value
 
     def _sample(self, draws: torch.Generator) -> Draws:
         """Draw trials from the replay, and steps of them: one in each of as many equal parts."""

@@ -99,6 +99,18 @@ class SequenceActorCritic(nn.Module):
         found = self.values(params, wide.flatten(0, 1), action.flatten(0, 1))
         return found.unflatten(1, (-1, self.discounts)).diagonal(dim1=2, dim2=3)
 
+    @torch.no_grad()
+    def target_values(self, features: Tensor, noise: Tensor, subset: Tensor) -> Tensor:
+        """Return the least value, (R, G), that some target critics give the target policies.
+
+        Args:
+            features: (R, F).
+            noise: (R, G, A) standard normal, of the actions.
+            subset: ids of the critics that are asked.
+        """
+        action = self.policy(self.target_actor, features).sample(noise).clamp(-1, 1)
+        return self.values_of_policies(self.target_critic, features, action)[subset].amin(0)
+
     def last_layers(self) -> list[tuple[Tensor, Tensor]]:
         """Return the last weights and biases of critics and targets, to change in place."""
         layers = (self.critic_net.layers(p) for p in (self.critic.detach(), self.target_critic))
