@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from metarl.base.lazy import lazy as _lazy
 
 if _TYPE_CHECKING:
+    from metarl.algorithms.amago import Amago, AmagoConfig
     from metarl.algorithms.cavia import Cavia, CaviaConfig
     from metarl.algorithms.distil import Distil, DistilConfig
     from metarl.algorithms.es_maml import EsMaml, EsMamlConfig
@@ -20,16 +21,16 @@ if _TYPE_CHECKING:
     from metarl.algorithms.varibad import Varibad, VaribadConfig
 
 __all__ = [
-    "Cavia", "CaviaConfig", "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune",
-    "FinetuneConfig", "Grbal", "GrbalConfig", "MamlTrpo", "MamlTrpoConfig", "Pearl", "PearlConfig",
-    "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Reptile", "ReptileConfig", "Rl2", "Rl2Config",
-    "Rma", "RmaConfig", "Varibad", "VaribadConfig",
+    "Amago", "AmagoConfig", "Cavia", "CaviaConfig", "Distil", "DistilConfig", "EsMaml",
+    "EsMamlConfig", "Finetune", "FinetuneConfig", "Grbal", "GrbalConfig", "MamlTrpo",
+    "MamlTrpoConfig", "Pearl", "PearlConfig", "Ppo", "PpoConfig", "ProMp", "ProMpConfig",
+    "Reptile", "ReptileConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig", "Varibad", "VaribadConfig",
 ]  # fmt: skip
 
 __getattr__ = _lazy(
     __name__,
     {
-        "cavia": "Cavia CaviaConfig", "distil": "Distil DistilConfig",
+        "amago": "Amago AmagoConfig", "cavia": "Cavia CaviaConfig", "distil": "Distil DistilConfig",
         "es_maml": "EsMaml EsMamlConfig", "finetune": "Finetune FinetuneConfig",
         "grbal": "Grbal GrbalConfig",
         "maml_trpo": "MamlTrpo MamlTrpoConfig", "pearl": "Pearl PearlConfig",
