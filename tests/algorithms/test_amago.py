@@ -1,14 +1,17 @@
 """AMAGO: what it acts on is what it learns from, targets and filter by plain loops, and a toy."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from metarl import TaskDistribution, TaskWorlds, UserError
+from envs.point import PointGoal
+from metarl import TaskDistribution, TaskWorlds, UserError, evaluate
 from metarl.algorithms.amago import Amago, AmagoConfig, Draws, _packed, cloned
 from metarl.base.keys import Key
+from metarl.simulation.backend import Backend, State
 from metarl.worlds.vector import Spec
 
 SMALL = {
@@ -232,3 +235,42 @@ def test_the_replay_keeps_the_newest_trials_and_goes_on_with_the_run() -> None:
 def test_settings_that_cannot_work_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         AmagoConfig(**settings)
+
+
+# --- a toy ----------------------------------------------------------------------------------------
+
+
+class Side(PointGoal):
+    """Push forward or back, whichever pays: 2 a - a² or -2 a - a² for the first action a."""
+
+    name = "side"
+    horizon = 8
+
+    def reward(
+        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return (B,), at most 1; what is best for both sides together is 0."""
+        return 2 * action[:, 0] * task["goal_x"].sign() - action[:, 0].square()
+
+
+@pytest.mark.slow
+def test_it_learns_to_use_its_memory() -> None:
+    """The best of a policy that is blind to the task is 0, that of one that knows it is 8."""
+    worlds = TaskWorlds(Side(), 50, 1)
+    distribution = TaskDistribution(worlds.family)
+    config = AmagoConfig(
+        memory="gru", units=16, embedding=16, hidden=(32,), critics=2, gamma=0.5, horizons=(4,),
+        lr=3e-3, target_rate=0.05, exploration_steps=10_000, gradient_steps=20, batch_trials=32,
+        shards=1,
+    )  # fmt: skip
+    agent = Amago(worlds.spec, config)
+    tasks = distribution.split("heldout", 50)
+    untrained = torch.as_tensor(evaluate(agent, worlds, tasks, episodes=1, seed=0).returns).mean(0)
+    for i in range(25):
+        agent.meta_step(worlds, distribution.sample(50, Key(0, i).numpy()), Key(1, i))
+    first, second = torch.as_tensor(
+        evaluate(agent, worlds, tasks, episodes=1, seed=0).returns
+    ).mean(0)
+    assert untrained.abs().max() < 0.5
+    assert second > 7.0
+    assert 4.0 < first < second - 0.5  # its first action is a guess
