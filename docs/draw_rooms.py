@@ -77,6 +77,10 @@ READING = {
         "algorithms/pearl", "modules/context", "modules/sac", "modules/replay",
         "networks/relu_mlp", "worlds/rollout",
     ),
+    "amago": (
+        "algorithms/amago", "networks/sequence_critic", "networks/normalise", "modules/trials",
+        "networks/memories/attention", "modules/replay",
+    ),
     "rma": (
         "algorithms/rma", "networks/history", "modules/batched_ppo", "modules/ppo",
         "worlds/policy", "worlds/privileged",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from metarl.base.lazy import lazy as _lazy
 
 if _TYPE_CHECKING:
+    from metarl.algorithms.amago import Amago, AmagoConfig
     from metarl.algorithms.cavia import Cavia, CaviaConfig
     from metarl.algorithms.contextual_bc import ContextualBc, ContextualBcConfig
     from metarl.algorithms.diayn import Diayn, DiaynConfig
@@ -26,17 +27,19 @@ if _TYPE_CHECKING:
     from metarl.algorithms.varibad import Varibad, VaribadConfig
 
 __all__ = [
-    "Cavia", "CaviaConfig", "ContextualBc", "ContextualBcConfig", "Diayn", "DiaynConfig",
-    "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune", "FinetuneConfig", "Grbal",
-    "GrbalConfig", "LearnedOptimizer", "LearnedOptimizerConfig", "MamlTrpo", "MamlTrpoConfig",
-    "Mil", "MilConfig", "Mole", "MoleConfig", "Pearl", "PearlConfig", "Ppo", "PpoConfig",
-    "ProMp", "ProMpConfig", "Rebal", "RebalConfig", "Reptile", "ReptileConfig", "Rl2",
-    "Rl2Config", "Rma", "RmaConfig", "Varibad", "VaribadConfig",
+    "Amago", "AmagoConfig", "Cavia", "CaviaConfig", "ContextualBc", "ContextualBcConfig",
+    "Diayn", "DiaynConfig", "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune",
+    "FinetuneConfig", "Grbal", "GrbalConfig", "LearnedOptimizer", "LearnedOptimizerConfig",
+    "MamlTrpo", "MamlTrpoConfig", "Mil", "MilConfig", "Mole", "MoleConfig", "Pearl",
+    "PearlConfig", "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Rebal", "RebalConfig",
+    "Reptile", "ReptileConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig", "Varibad",
+    "VaribadConfig",
 ]  # fmt: skip
 
 __getattr__ = _lazy(
     __name__,
     {
+        "amago": "Amago AmagoConfig",
         "cavia": "Cavia CaviaConfig",
         "contextual_bc": "ContextualBc ContextualBcConfig",
         "diayn": "Diayn DiaynConfig",

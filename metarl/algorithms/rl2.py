@@ -7,7 +7,8 @@ episode begins; its memory lasts through the episodes of a trial. Trained by PPO
     max_θ  E[min(ρ_t A_t, clip(ρ_t, 1 ± ε) A_t)],    ρ_t = π_θ(a_t | h_t) / π_old(a_t | h_t)
 
 where h_t is the history of the trial. Advantages cross the boundaries of episodes: what exploring
-costs in the first episode pays in the next.
+costs in the first episode pays in the next. With E-RL²'s credit (Stadie et al. 2018) it costs
+nothing: the rewards of the first episode are seen, but not maximised.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from metarl.modules.trials import (
 )
 from metarl.networks.actor_critic import MemoryActorCritic
 from metarl.networks.categorical import Categorical, DiscreteActorCritic
-from metarl.networks.memories.choice import MemoryState, make_memory
+from metarl.networks.memories.choice import MemoryName, MemoryState, make_memory
 from metarl.networks.normalise import RunningMoments
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.rollout import Rollout, mean_of_finished
@@ -54,7 +55,7 @@ class Rl2Config(CriticSettings, ppo.ClippedSettings, BonusSettings):
     absent: ClassVar[dict[str, Any]] = {"last_transition": False}
     """Agents of before there was the setting."""
 
-    memory: Literal["gru", "lstm", "mingru", "s5", "transformer", "snail"] = "gru"
+    memory: MemoryName = "gru"
     """The sequence backbone."""
     units: Count = 128
     """Width of the memory."""
@@ -71,6 +72,9 @@ class Rl2Config(CriticSettings, ppo.ClippedSettings, BonusSettings):
     min_episodes: Count | None = None
     """With less than `episodes`, each world cuts its episodes at random into trials of this many
     and more; default: one trial of all of them."""
+    credit: Literal["rl2", "e-rl2"] = "rl2"
+    """Whose rewards are maximised: those of all episodes, or, as E-RL² does, of all but the first
+    of a trial, which is for exploring; they are inputs in either case."""
     last_transition: bool = True
     """Whether the action and the reward that end an episode reach the memory."""
     epochs: Count = 3
@@ -88,6 +92,10 @@ class Rl2Config(CriticSettings, ppo.ClippedSettings, BonusSettings):
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         super().__post_init__()
+        if self.credit == "e-rl2" and (self.min_episodes or self.episodes) < 2:
+            raise UserError(
+                "credit e-rl2 needs trials of at least 2 episodes: it pays for the later"
+            )
         if self.min_episodes is None:
             return
         if self.min_episodes > self.episodes:
@@ -95,7 +103,7 @@ class Rl2Config(CriticSettings, ppo.ClippedSettings, BonusSettings):
         if self.memory in ("transformer", "snail"):
             raise UserError(
                 f"min_episodes needs a memory that can begin a trial in some worlds alone, which "
-                f"{self.memory} cannot: use gru, lstm, mingru or s5"
+                f"{self.memory} cannot: use gru, lstm, mingru, s5, mann or hyper"
             )
 
 
@@ -291,10 +299,10 @@ class Rl2(Learner):
     def _batch(self, shards: Sequence[Trials]) -> Batch:
         """Return what the gradient steps are made on, shard by shard: sums depend on the shape."""
         sums = (
-            ppo.discounted_sums(part.reward, self.config.gamma)[part.valid][:, None]
-            for part in (shard.rollout for shard in shards)
+            ppo.discounted_sums(self._credited(shard), self.config.gamma)[shard.rollout.valid]
+            for shard in shards
         )
-        self.return_moments.update(*sums, ranks=self.ranks)
+        self.return_moments.update(*(part[:, None] for part in sums), ranks=self.ranks)
         if self.bonus is not None:
             told, steps = [shard.rollout for shard in shards], float(self.obs_moments.count)
             paid = self.bonus.added(
@@ -304,6 +312,14 @@ class Rl2(Learner):
         parts = [self._estimates(shard) for shard in shards]
         batch = Batch.joined(parts)
         return batch._replace(advantage=ppo.normalized(batch.advantage, batch.weight, self.ranks))
+
+    def _credited(self, trials: Trials) -> Tensor:
+        """Return the rewards, (T, B), that are maximised; see the setting `credit`."""
+        reward = trials.rollout.reward
+        if self.config.credit == "rl2":
+            return reward
+        exploring = trials.begins.repeat_interleave(len(reward) // len(trials.begins), 0)
+        return reward.masked_fill(exploring, 0.0)
 
     def _estimates(self, trials: Trials) -> Batch:
         """Estimate advantages, not normalised yet, and value targets.
@@ -315,7 +331,7 @@ class Rl2(Learner):
         """
         rollout, config = trials.rollout, self.config
         head, value = rollout.extras["head"], rollout.extras["value"]
-        reward = rollout.reward / self.return_moments.std.float()
+        reward = self._credited(trials) / self.return_moments.std.float()
         ended = rollout.terminated | rollout.diverged
         advantage = generalized_advantages(
             torch.where(rollout.diverged, value, reward), value, trials.following(value),

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ from metarl.modules.replay import TaskReplay
 from metarl.modules.settings import Count, Layers, NonNegative, Positive
 from metarl.modules.trials import ending, step_after, trial_episodes, with_ending
 from metarl.networks.belief import BeliefEncoder, Chosen, Trials, TrialVae
-from metarl.networks.memories.choice import MemoryState, make_memory
+from metarl.networks.memories.choice import MemoryName, MemoryState, make_memory
 from metarl.networks.normalise import RunningMoments
 from metarl.networks.task_mlp import Gaussian
 from metarl.tasks.distribution import Tasks
@@ -53,7 +53,7 @@ class VaribadConfig(FeedForwardSettings, BonusSettings):
     """Passes of the policy over the transitions of an iteration."""
     batch_size: Count = 1000
     """Transitions in a gradient step of the policy, about: a pass is cut evenly."""
-    memory: Literal["gru", "lstm", "mingru", "s5", "transformer", "snail"] = "gru"
+    memory: MemoryName = "gru"
     """The encoder's sequence backbone."""
     units: Count = 128
     """Width of the memory."""

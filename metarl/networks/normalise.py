@@ -1,4 +1,4 @@
-"""Running statistics that bring inputs and rewards to a common scale."""
+"""Running statistics that bring inputs, rewards and values to a common scale."""
 
 from __future__ import annotations
 
@@ -77,6 +77,71 @@ class RunningMoments:
     def _affine(self) -> None:
         self._scale.copy_(1 / self.std)  # in place, for a captured graph to see
         self._offset.copy_(-self.mean / self.std)
+
+
+class PopArt:
+    """Moving mean and spread of value targets, for outputs that keep what they say.
+
+    Networks predict normalised targets. As the statistics move, the last layer is changed so that
+    its outputs in units of the targets stay as they were (van Hasselt et al. 2016).
+    """
+
+    def __init__(self, size: int, device: torch.device, rate: float) -> None:
+        """Start with mean 0 and standard deviation 1.
+
+        Args:
+            size: G, numbers in a target, each with statistics of its own.
+            device: where they live.
+            rate: how far they move to those of a batch; the first batches count alike instead,
+                until that is slower.
+        """
+        self.rate = rate
+        self.mean = torch.zeros(size, dtype=torch.float64, device=device)
+        self.square = torch.ones(size, dtype=torch.float64, device=device)
+        self.updates = torch.zeros((), dtype=torch.float64, device=device)
+
+    @property
+    def std(self) -> Tensor:
+        """(G,) float64 standard deviation, at least 1e-2."""
+        return (self.square - self.mean.square()).clamp(min=1e-4).sqrt()
+
+    def normalise(self, target: Tensor) -> Tensor:
+        """Return (…, G) targets as the network is to predict them."""
+        return (target - self.mean.float()) / self.std.float()
+
+    def restore(self, output: Tensor) -> Tensor:
+        """Return (…, G) outputs in units of the targets."""
+        return output * self.std.float() + self.mean.float()
+
+    @torch.no_grad()
+    def update(self, mean: Tensor, square: Tensor, *layers: tuple[Tensor, Tensor]) -> None:
+        """Take in a batch of targets, and change last layers in place by what that changes.
+
+        Args:
+            mean: (G,) of the targets.
+            square: (G,) mean of their squares.
+            layers: weights (…, G) and biases (…, G).
+        """
+        before, spread = self.mean, self.std
+        share = max(self.rate, 1 / (1 + float(self.updates)))
+        self.mean = torch.lerp(self.mean, mean.double(), share)
+        self.square = torch.lerp(self.square, square.double(), share)
+        self.updates = self.updates + 1
+        ratio, shift = spread / self.std, (before - self.mean) / self.std
+        for weight, bias in layers:
+            weight.mul_(ratio.float())
+            bias.mul_(ratio.float()).add_(shift.float())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the statistics."""
+        return {"mean": self.mean, "square": self.square, "updates": self.updates}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over statistics of the same size."""
+        device = self.mean.device
+        self.mean, self.square, self.updates = (
+            tensors[name].to(device, torch.float64).clone() for name in self.state_dict()
+        )
 
 
 def _moments(rows: Tensor) -> Tensor:

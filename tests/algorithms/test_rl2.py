@@ -221,6 +221,37 @@ def test_a_trial_that_ends_between_episodes_bootstraps_from_its_own_successor() 
     assert batch.begins[:, 0].tolist() == [True, False, True, False]
 
 
+def test_e_rl2_pays_for_what_the_first_episode_is_good_for_alone() -> None:
+    """γ 0.5 and λ 1: the first episode's rewards, 1 and 2, are in no target."""
+    agent = learner(gamma=0.5, gae_lambda=1.0, credit="e-rl2")
+    reward, zeros = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.zeros(4, 1)
+    data = rollout(reward)
+    target, batch = targets(agent, data, zeros, torch.tensor([8.0]))
+    # 4 + 8/2 = 8; 3 + 8/2 = 7; then 0 + 7/2 = 3.5; 0 + 3.5/2 = 1.75
+    assert torch.allclose(target[:, 0], torch.tensor([1.75, 3.5, 7.0, 8.0]))
+    plain = learner(gamma=0.5, gae_lambda=1.0)
+    assert torch.equal(batch.inputs, targets(plain, data, zeros, torch.tensor([8.0]))[1].inputs)
+
+
+def test_e_rl2_scales_values_by_the_returns_that_it_maximises() -> None:
+    agent = learner(gamma=0.5, credit="e-rl2")
+    data = rollout(torch.tensor([[1.0], [2.0], [3.0], [4.0]]))
+    data = data._replace(extras={"head": torch.zeros(4, 1, 2), "value": torch.zeros(4, 1)})
+    begins, none = torch.tensor([[True], [False]]), torch.zeros(2, 1)
+    agent._batch([Trials(data, none, none, begins)])
+    # discounted sums 0, 0, 3, 4 + 3/2: their mean is 2.125, their variance 39.25/4 - 2.125²
+    assert torch.isclose(agent.return_moments.variance, torch.tensor(5.296875).double())
+
+
+def test_e_rl2_lets_every_trial_of_a_world_begin_unpaid() -> None:
+    """Of three episodes of two steps: trials begin with the first and with the second."""
+    agent = learner(credit="e-rl2")
+    data = rollout(torch.arange(1.0, 7.0)[:, None])
+    begins = torch.tensor([[True], [True], [False]])
+    paid = agent._credited(Trials(data, torch.zeros(3, 1), torch.zeros(3, 1), begins))
+    assert paid[:, 0].tolist() == [0, 0, 0, 0, 5, 6]
+
+
 def test_trials_have_every_number_of_episodes_equally_often() -> None:
     tasks = TaskDistribution(find_family("point-goal")).sample(3000, Key(0).numpy())
     begins = trial_starts(tasks, 1, 2, 5, Key(1))
@@ -236,7 +267,7 @@ def test_trials_have_every_number_of_episodes_equally_often() -> None:
     assert torch.equal(trial_starts(part, 1, 2, 5, Key(1)), begins[:, 100:])
 
 
-@pytest.mark.parametrize("memory", ["gru", "lstm", "mingru", "s5"])
+@pytest.mark.parametrize("memory", ["gru", "lstm", "mingru", "s5", "mann", "hyper"])
 def test_trials_of_random_lengths_are_replayed_as_they_were_played(memory: str) -> None:
     agent, worlds = point(memory=memory, episodes=3, min_episodes=1)
     agent.meta_step(worlds, worlds.tasks, Key(1))
@@ -441,6 +472,9 @@ def test_an_adapted_policy_is_its_memory_and_what_acts_on_it(memory: str) -> Non
         ({"lr": float("nan")}, "lr must be positive"),
         ({"gamma": 1.5}, "gamma"),
         ({"entropy_weight": -1.0}, "entropy_weight"),
+        ({"credit": "e-rl3"}, "credit must be one of rl2, e-rl2.*did you mean"),
+        ({"credit": "e-rl2", "episodes": 1}, "e-rl2 needs trials of at least 2 episodes"),
+        ({"credit": "e-rl2", "min_episodes": 1}, "e-rl2 needs trials of at least 2 episodes"),
         ({"min_episodes": 3}, "min_episodes must be at most episodes = 2"),
         ({"min_episodes": 1, "memory": "snail"}, "in some worlds alone, which snail cannot"),
     ],

@@ -36,11 +36,13 @@ HORIZON = 8
 """Steps of an episode: a meta-step is mostly steps, and shows as much of short episodes."""
 STEPS = 20
 """Of a rollout, in which episodes end and begin."""
-MEMORIES = ("lstm", "mingru", "s5", "transformer", "snail")
+MEMORIES = ("lstm", "mingru", "s5", "transformer", "snail", "mann", "hyper")
 VARIANTS = [
     *(("rl2", {"memory": memory}) for memory in MEMORIES),
     ("rl2", {"episodes": 3, "min_episodes": 1, "state_std": True}),
     ("rl2", {"last_transition": False}),
+    ("rl2", {"credit": "e-rl2"}),
+    ("amago", {"memory": "gru"}),
     ("ppo", {"state_std": True, "desired_kl": 0.0, "lr_decay_steps": 1000}),
     *((name, {"learn_inner_lr": True}) for name in ("maml-trpo", "promp")),
     ("es-maml", {"adaptation": "hill-climb", "repeats": 2}),

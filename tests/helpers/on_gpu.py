@@ -41,6 +41,10 @@ LEARNERS = {
     "rl2-mingru": ("rl2", {**RL2, "memory": "mingru"}),
     "rl2-transformer": ("rl2", {**RL2, "memory": "transformer"}),
     "rl2-snail": ("rl2", {**RL2, "memory": "snail"}),
+    "amago": (
+        "amago",
+        {"units": 8, "hidden": (8,), "gradient_steps": 2, "batch_trials": 4, "loss_steps": 4},
+    ),
     "varibad": (
         "varibad",
         {"units": 8, "hidden": (8,), "vae_trials": 4, "epochs": 1, "batch_size": 20},

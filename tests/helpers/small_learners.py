@@ -3,6 +3,10 @@
 from typing import Any
 
 SMALL: dict[str, dict[str, Any]] = {
+    "amago": {
+        "units": 8, "embedding": 8, "hidden": (8,), "gradient_steps": 2, "batch_trials": 6,
+        "loss_steps": 5, "replay_trials": 20,
+    },
     "cavia": {"hidden": (8,), "epochs": 2},
     "contextual-bc": {"hidden": (8,), "encoder_hidden": (8,), "updates": 2},
     "diayn": {"hidden": (8,), "epochs": 2, "skills": 3, "discriminator_hidden": (8,)},

@@ -9,6 +9,8 @@ from metarl.networks.memories.choice import (
     MEMORIES,
     Attention,
     History,
+    Hyper,
+    Mann,
     Memory,
     TemporalConvolution,
     make_memory,
@@ -16,7 +18,7 @@ from metarl.networks.memories.choice import (
 from metarl.networks.memories.scan import linear_scan
 
 WORLDS, INPUTS, UNITS, CONTEXT = 3, 5, 16, 40
-RESTARTING = ("gru", "lstm", "mingru", "s5")
+RESTARTING = ("gru", "lstm", "mingru", "s5", "mann", "hyper")
 """Those in which a trial can begin in one world alone."""
 
 
@@ -27,7 +29,10 @@ def memory(request: pytest.FixtureRequest) -> Memory:
 
 def made(name: str, context: int = CONTEXT) -> Memory:
     torch.manual_seed(0)
-    return make_memory(name, INPUTS, UNITS, context=context)
+    memory = make_memory(name, INPUTS, UNITS, context=context)
+    if isinstance(memory, Hyper):  # whose weights are the same for every past at first
+        nn.init.normal_(memory.generate.weight, std=0.3)
+    return memory
 
 
 def inputs(steps: int, seed: int = 1) -> Tensor:
@@ -200,6 +205,62 @@ def test_a_memory_that_does_not_exist_is_refused() -> None:
         make_memory("gruu", 3, 4, context=5)
     with pytest.raises(UserError, match="multiple"):
         make_memory("transformer", 3, 12, context=5)
+
+
+@torch.no_grad()
+def test_slots_are_written_and_read_as_a_plain_loop_does() -> None:
+    """Santoro et al. 2016, slot by slot, until every slot has been written to."""
+    torch.manual_seed(0)
+    memory = Mann(INPUTS, UNITS, slots=5)
+    width = memory.width
+    nn.init.normal_(memory.address.weight, std=1.0)
+    x = inputs(12)[:, :1]
+    hidden, cell, read = torch.zeros(1, UNITS), torch.zeros(1, UNITS), torch.zeros(width)
+    slots, usage, weight = torch.zeros(5, width), torch.zeros(5), torch.zeros(5)
+    cleared = []
+    for t, got in enumerate(memory.unroll(x)[:, 0]):
+        hidden, cell = memory.controller(torch.cat((x[t], read[None]), -1), (hidden, cell))
+        raw = memory.address(hidden)[0]
+        key, gate = raw[:width].tanh(), raw[-1].sigmoid()
+        strength = 1 + (1 + raw[-2].exp()).log()
+        least = min(range(5), key=lambda i: float(usage[i]))
+        cleared.append(least)
+        write = gate * weight
+        write[least] += 1 - gate
+        slots[least] = 0
+        score = torch.zeros(5)
+        for i in range(5):
+            slots[i] += write[i] * key
+            alike = (slots[i] @ key) / ((slots[i] @ slots[i] + 1e-6) * (key @ key + 1e-6)).sqrt()
+            score[i] = (strength * alike).exp()
+        weight = score / score.sum()
+        read = sum(weight[i] * slots[i] for i in range(5))
+        usage = 0.95 * usage + weight + write
+        assert torch.allclose(got, torch.cat((hidden[0], read)), atol=1e-5)
+    assert cleared[:3] == [0, 1, 2]
+    assert set(cleared) == set(range(5))
+
+
+@torch.no_grad()
+def test_generated_weights_are_one_network_at_first_and_then_each_tasks_own() -> None:
+    """At first what came before makes no difference; y = tanh(W_2 tanh(W_1 x + b_1) + b_2)."""
+    torch.manual_seed(0)
+    memory, x = make_memory("hyper", INPUTS, 32, context=1), inputs(6)
+    assert isinstance(memory, Hyper)
+    other = x.clone()
+    other[:5] += 1.0
+    assert torch.equal(memory.unroll(x)[5], memory.unroll(other)[5])
+    first = memory.generate.bias[: INPUTS * 8].view(8, INPUTS)
+    torch.testing.assert_close(first.T @ first, 2 * torch.eye(INPUTS))  # orthogonal, gain sqrt(2)
+    nn.init.normal_(memory.generate.weight, std=0.3)
+    assert not torch.allclose(memory.unroll(x)[5], memory.unroll(other)[5], atol=1e-3)
+    hidden = memory.core.unroll(x)
+    for t, world in ((0, 0), (5, 2)):
+        given = memory.generate(memory.task(hidden[t, world]))
+        w1, b1, w2, b2 = given.split((8 * INPUTS, 8, 64, 8))
+        y = torch.tanh(w1.view(8, INPUTS) @ x[t, world] + b1)
+        y = torch.tanh(w2.view(8, 8) @ y + b2)
+        torch.testing.assert_close(memory.unroll(x)[t, world], y)
 
 
 def test_gru_and_lstm_are_torchs_own() -> None:

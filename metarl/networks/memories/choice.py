@@ -1,6 +1,8 @@
-"""The memories that there are, by name: GRU, LSTM, minGRU, S5, transformer and SNAIL."""
+"""The memories that there are, by name."""
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 from metarl.base.errors import UserError, did_you_mean
 from metarl.networks.memories.attention import (
@@ -11,15 +13,18 @@ from metarl.networks.memories.attention import (
     Transformer,
 )
 from metarl.networks.memories.backbone import Memory, MemoryState
+from metarl.networks.memories.hyper import Hyper
 from metarl.networks.memories.recurrent import GRU, LSTM
 from metarl.networks.memories.scan import MinGruLayer, S5Layer, Scan
+from metarl.networks.memories.slots import Mann
 
 __all__ = [
-    "GRU", "LSTM", "MEMORIES", "Attention", "History", "Memory", "MemoryState", "Scan", "Snail",
-    "TemporalConvolution", "Transformer", "make_memory",
+    "GRU", "LSTM", "MEMORIES", "Attention", "History", "Hyper", "Mann", "Memory", "MemoryName",
+    "MemoryState", "Scan", "Snail", "TemporalConvolution", "Transformer", "make_memory",
 ]  # fmt: skip
 
-MEMORIES = ("gru", "lstm", "mingru", "s5", "transformer", "snail")
+MemoryName = Literal["gru", "lstm", "mingru", "s5", "transformer", "snail", "mann", "hyper"]
+MEMORIES: tuple[str, ...] = get_args(MemoryName)
 """The names that `make_memory` knows."""
 
 
@@ -32,9 +37,9 @@ def make_memory(
         name: one of `MEMORIES`.
         inputs: size of an input.
         units: size of an output; of minGRU and S5, whose outputs are as large as inputs, that of
-            each layer's state.
+            each layer's state; of mann and hyper that of the recurrence in them.
         context: steps that transformer and SNAIL look back, and that minGRU and S5 remember first.
-        layers: of all but GRU and LSTM.
+        layers: of minGRU, S5, transformer and SNAIL.
         heads: of the transformer, which share the units: an even number for each.
 
     Raises:
@@ -50,6 +55,10 @@ def make_memory(
         if units % 2:
             raise UserError(f"units must be even in S5, whose states are complex, not {units}")
         return Scan(inputs, [S5Layer(inputs, units, context) for _ in range(layers)])
+    if name == "mann":
+        return Mann(inputs, units)
+    if name == "hyper":
+        return Hyper(inputs, units)
     if name == "snail":
         return Snail(inputs, units, context, layers)
     if name == "transformer":
