@@ -9,7 +9,7 @@ A *line* of the ladder is a learner, and the family that it learns on:
     ppo       PPO over the task distribution: blind to the task
     oracle    the same on FAMILY+told, which observes the task
     finetune  the policy of `ppo`, trained on in each held-out task
-    rl2, varibad, maml-trpo, pearl, rma
+    rl2, varibad, maml-trpo, pearl, rma, prototypes
 
 Each result is written to ``experiments/results/ladder/`` as soon as it is there; what is in that
 folder is not trained again. Ctrl-C or SIGTERM stops at the next iteration, and the same command
@@ -83,7 +83,7 @@ def queue() -> list[Item]:
     order = [Item(family, line, 1) for family in MILLIONS for line in ladder]
     for seed in (2, 3):
         order += [Item(family, line, seed) for family in FOUR for line in ladder]
-    order += [Item(family, line, 1) for line in (*learners, "rma") for family in MILLIONS]
+    order += [Item(family, line, 1) for line in (*learners, "rma", "prototypes") for family in MILLIONS]
     return order
 
 

@@ -14,6 +14,7 @@ if _TYPE_CHECKING:
     from metarl.algorithms.pearl import Pearl, PearlConfig
     from metarl.algorithms.ppo import Ppo, PpoConfig
     from metarl.algorithms.promp import ProMp, ProMpConfig
+    from metarl.algorithms.prototypes import Prototypes, PrototypesConfig
     from metarl.algorithms.reptile import Reptile, ReptileConfig
     from metarl.algorithms.rl2 import Rl2, Rl2Config
     from metarl.algorithms.rma import Rma, RmaConfig
@@ -22,8 +23,8 @@ if _TYPE_CHECKING:
 __all__ = [
     "Cavia", "CaviaConfig", "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune",
     "FinetuneConfig", "Grbal", "GrbalConfig", "MamlTrpo", "MamlTrpoConfig", "Pearl", "PearlConfig",
-    "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Reptile", "ReptileConfig", "Rl2", "Rl2Config",
-    "Rma", "RmaConfig", "Varibad", "VaribadConfig",
+    "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Prototypes", "PrototypesConfig", "Reptile",
+    "ReptileConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig", "Varibad", "VaribadConfig",
 ]  # fmt: skip
 
 __getattr__ = _lazy(
@@ -33,7 +34,8 @@ __getattr__ = _lazy(
         "es_maml": "EsMaml EsMamlConfig", "finetune": "Finetune FinetuneConfig",
         "grbal": "Grbal GrbalConfig",
         "maml_trpo": "MamlTrpo MamlTrpoConfig", "pearl": "Pearl PearlConfig",
-        "ppo": "Ppo PpoConfig", "promp": "ProMp ProMpConfig", "reptile": "Reptile ReptileConfig",
+        "ppo": "Ppo PpoConfig", "promp": "ProMp ProMpConfig",
+        "prototypes": "Prototypes PrototypesConfig", "reptile": "Reptile ReptileConfig",
         "rl2": "Rl2 Rl2Config", "rma": "Rma RmaConfig",
         "varibad": "Varibad VaribadConfig",
     },

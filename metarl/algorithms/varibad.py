@@ -27,14 +27,14 @@ import torch
 from torch import Tensor
 
 from metarl.base.keys import Key
-from metarl.base.versions import claim
 from metarl.learning.learner import Learner, load_tensors, refuse_misfit
 from metarl.modules import ppo
 from metarl.modules.batched_ppo import Adam, BatchedPpo, FeedForwardSettings
 from metarl.modules.optim import ClippedAdam
 from metarl.modules.replay import TaskReplay
 from metarl.modules.settings import Count, Layers, NonNegative, Positive
-from metarl.modules.trials import ending, step_after, trial_episodes, with_ending
+from metarl.modules.trial_replay import TrialReplay, TrialRows
+from metarl.modules.trials import SeenTrial, ending, seen_trial, with_ending
 from metarl.networks.belief import BeliefEncoder, Chosen, Trials, TrialVae
 from metarl.networks.memories.choice import MemoryState, make_memory
 from metarl.networks.normalise import RunningMoments
@@ -98,17 +98,6 @@ class State(NamedTuple):
     """(B, A + 1) what ended the last episode, from `adapt` to the next step; otherwise zeros"""
 
 
-class Trial(NamedTuple):
-    """What one shard of an iteration collected: a trial in each of B worlds."""
-
-    rollout: Rollout
-    """T = episodes x horizon steps"""
-    seen: Rollout
-    """The same as the policy saw it: beliefs are observations, and only a trial's end is an end"""
-    returns: Tensor
-    """(episodes, B)"""
-
-
 class Varibad(Learner):
     """Bayes-adaptive control: PPO on observations and beliefs."""
 
@@ -141,7 +130,7 @@ class Varibad(Learner):
         self.params = self.ppo.initial(Key(seed, "policy"))
         self.adam = Adam.start(self.params)
         self.lr = torch.tensor(config.lr, dtype=torch.float64)
-        self._replay: TaskReplay | None = None
+        self.replay = TrialReplay(spec, config.episodes, config.replay_trials)
         self._parts = {
             "vae": self.vae, "vae_adam": self.vae_adam,
             "obs": self.obs_moments, "reward": self.reward_moments,
@@ -196,36 +185,11 @@ class Varibad(Learner):
 
     # --- the meta-update -----------------------------------------------------------------------
 
-    def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Trial:
+    def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> SeenTrial:
         """Collect a trial in every world: episodes that each start with a reset of all worlds."""
-        worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
-        worlds.seed(key.fold("reset"))
-        played = list(trial_episodes(worlds, self, self.config.episodes, key))
-        parts, (end, state) = [part for part, _ in played], played[-1]
-        after = self.act_and_record(step_after(end), state, explore=False, noise=None)[2]
-        rollout = Rollout.joined(parts, dim=0)
-        seen = self._as_seen(rollout, end.next_obs[-1], after["belief"])
-        returns = torch.stack([part.first_episode_return() for part in parts])
-        return Trial(rollout, seen, returns)
+        return seen_trial(worlds, tasks, self, self.config.episodes, key)
 
-    def _as_seen(self, rollout: Rollout, next_obs: Tensor, belief: Tensor) -> Rollout:
-        """Return a trial with beliefs among the observations, for PPO.
-
-        The time limit of an episode inside the trial is no end: what follows is the next episode's
-        first step. The trial's own end bootstraps from its true successor.
-
-        Args:
-            rollout: of whole trials.
-            next_obs: (B, O) what would follow them.
-            belief: (B, 2 L) at that step.
-        """
-        wide = torch.cat((rollout.obs, rollout.extras["belief"]), -1)
-        end = torch.zeros_like(rollout.truncated)
-        end[-1] = True
-        following = torch.cat((wide[1:], torch.cat((next_obs, belief), -1)[None]))
-        return rollout._replace(obs=wide, next_obs=following, truncated=end, extras={})
-
-    def update(self, shards: Sequence[Trial], key: Key) -> dict[str, float]:
+    def update(self, shards: Sequence[SeenTrial], key: Key) -> dict[str, float]:
         """Make PPO's gradient steps on the new trials, and the autoencoder's on recent ones."""
         seen, rollouts = [shard.seen for shard in shards], [shard.rollout for shard in shards]
         batch = self.ppo.prepared(seen, self.params, self.ranks)
@@ -251,15 +215,13 @@ class Varibad(Learner):
 
     def _learn_beliefs(self, rollouts: Sequence[Rollout], key: Key) -> dict[str, float]:
         """Take new trials into the replay, and make gradient steps on a sample of it."""
-        replay, config = self._memory(), self.config
-        for rows in self.ranks.every([_packed(part) for part in rollouts]):  # each rank holds all
-            new = torch.ones(1, len(rows), dtype=torch.bool)
-            replay.add(torch.zeros(1, dtype=torch.int64), rows[None], new)
+        config = self.config
+        self.replay.add(rollouts, self.ranks)
         draws = key.fold("beliefs").torch()
         count, found = max(config.vae_trials, self.ranks.shards), []
         with ppo.thread_pool() as pool:
             for _ in range(config.vae_updates):
-                trials, chosen = self._sample(replay, count, draws)
+                trials, chosen = self._sample(count, draws)
                 gradient, metrics = ppo.parallel_gradient(
                     lambda ids, trials=trials, chosen=chosen: self.vae.loss(
                         trials, ids, chosen, config.kl_weight
@@ -278,41 +240,22 @@ class Varibad(Learner):
         threads = min(self.config.shards, len(ids) // least) if self.device.type == "cpu" else 1
         return ids.to(self.device).chunk(max(1, threads))
 
-    def _sample(
-        self, replay: TaskReplay, count: int, draws: torch.Generator
-    ) -> tuple[Trials, Chosen]:
+    def _sample(self, count: int, draws: torch.Generator) -> tuple[Trials, Chosen]:
         """Draw trials, and which terms of their objective to compute."""
-        rows, config = replay.sample(torch.zeros(1, dtype=torch.int64), count, draws), self.config
-        steps = config.episodes * self.spec.horizon
-        rows = rows[0].view(count, steps, -1).transpose(0, 1).contiguous()
+        config, rows = self.config, self.replay.sample(count, draws)
         chosen = Chosen.sample(
-            count, steps, config.beliefs, config.decoded_steps, config.latent_size, draws
+            count, len(rows.obs), config.beliefs, config.decoded_steps, config.latent_size, draws
         )
         return self._trials(rows.to(self.device)), Chosen(*(t.to(self.device) for t in chosen))
 
-    def _trials(self, rows: Tensor) -> Trials:
-        """Return (T, n, W) rows that `_packed` made, scaled."""
-        o, a = self.spec.observation_size, self.spec.action_size
-        obs, before, reward, first, action, gain, after, valid = rows.split(
-            (o, a, 1, 1, a, 1, o, 1), -1
-        )
-        inputs = self._inputs(Step(obs, before, reward[..., 0], first[..., 0]))
-        obs, after = inputs[..., :o], self.obs_moments.normalise(after)
-        gain = self.reward_moments.normalise(gain)
-        return Trials(inputs, obs, action, gain, after, valid[..., 0])
-
-    def _memory(self) -> TaskReplay:
-        """Return the replay, a row a trial, in the host's memory; allocated when first needed."""
-        if self._replay is None:
-            spec, config = self.spec, self.config
-            width = 2 * (spec.observation_size + spec.action_size) + 4
-            width *= config.episodes * spec.horizon
-            claim(
-                f"{config.replay_trials} trials", 4 * config.replay_trials * width,
-                torch.device("cpu"), f"replay_trials (now {config.replay_trials})",
-            )  # fmt: skip
-            self._replay = TaskReplay(1, config.replay_trials, width)
-        return self._replay
+    def _trials(self, rows: TrialRows) -> Trials:
+        """Return trials scaled."""
+        inputs = self._inputs(rows.step)
+        obs, after = (
+            inputs[..., : rows.obs.shape[-1]], self.obs_moments.normalise(rows.next_obs)
+        )  # fmt: skip
+        gain = self.reward_moments.normalise(rows.reward[..., None])
+        return Trials(inputs, obs, rows.action, gain, after, rows.valid)
 
     # --- saving --------------------------------------------------------------------------------
 
@@ -330,8 +273,8 @@ class Varibad(Learner):
     def state_dict(self) -> dict[str, Tensor]:
         """Return networks, optimisers, running statistics and, if to be saved, the replay."""
         tensors = self._weights()
-        if self._replay is not None and self.config.save_replay:
-            tensors |= {f"replay.{name}": t for name, t in self._replay.state_dict().items()}
+        if self.config.save_replay:
+            tensors |= {f"replay.{name}": t for name, t in self.replay.state_dict().items()}
         return tensors
 
     def policy_state_dict(self) -> dict[str, Tensor]:
@@ -350,18 +293,4 @@ class Varibad(Learner):
             )
         own = self._policy()
         load_tensors(own, {name: weights[name] for name in own}, self.name)
-        self._replay = None
-        if replay:
-            self._memory().load_state_dict(replay)
-
-
-def _packed(rollout: Rollout) -> Tensor:
-    """Return (B, T W): a row a trial, of W numbers a step; see `Varibad._trials`."""
-    parts = (
-        rollout.obs, rollout.prev_action, rollout.prev_reward[..., None],
-        rollout.first[..., None], rollout.action.clamp(-1, 1), rollout.reward[..., None],
-        rollout.next_obs, rollout.valid[..., None],
-    )  # fmt: skip
-    rows = torch.cat([part.float() for part in parts], -1)
-    rows = torch.where(rollout.valid[..., None], rows, rows.nan_to_num(0.0, 0.0, 0.0))
-    return rows.transpose(0, 1).flatten(1).cpu()
+        self.replay.load_state_dict(replay)
