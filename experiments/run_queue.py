@@ -80,10 +80,11 @@ class Item(NamedTuple):
 def queue() -> list[Item]:
     """Return everything to do, in the order that adds most to the table."""
     ladder, learners = ("ppo", "oracle", "rl2", "finetune"), ("varibad", "maml-trpo", "pearl")
+    more = (*learners, "rma", "prototypes")
     order = [Item(family, line, 1) for family in MILLIONS for line in ladder]
     for seed in (2, 3):
         order += [Item(family, line, seed) for family in FOUR for line in ladder]
-    order += [Item(family, line, 1) for line in (*learners, "rma", "prototypes") for family in MILLIONS]
+    order += [Item(family, line, 1) for line in more for family in MILLIONS]
     return order
 
 

@@ -72,15 +72,15 @@ class PrototypesConfig(FeedForwardSettings):
     """D, dimensions of the space in which they are."""
     temperature: Positive = 0.1
     """τ: squared distance in it that is a nat."""
-    bandwidth: Positive = 0.15
+    bandwidth: Positive = 0.3
     """h of the kernel on tasks, whose numbers are in [-1, 1]: how far apart tasks are alike."""
-    contrast_weight: NonNegative = 1.0
+    contrast_weight: NonNegative = 0.3
     """λ, on the contrast with other trials beside that with prototypes."""
     see_point: bool = False
     """Show the policy the point q, too."""
     episodes: Count = 2
     """Episodes in a trial, which the memory lasts through."""
-    encoder_lr: Positive = 1e-3
+    encoder_lr: Positive = 2e-3
     """Step size of Adam for encoder and prototypes."""
     encoder_updates: Count = 3
     """Gradient steps on them in an iteration."""
@@ -183,9 +183,7 @@ class Prototypes(Learner):
         self, step: Step, state: State, *, explore: bool, noise: Tensor | None
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
         """Act, and record what the policy is told as ``belief``, (B, K) or (B, K + D)."""
-        point, memory = self.encoder.step(
-            self._inputs(with_ending(step, state.last)), state.memory
-        )
+        point, memory = self.encoder.step(self._inputs(with_ending(step, state.last)), state.memory)
         told = self._told(point)
         wide, window = torch.cat((step.obs, told), -1), self.ppo.window(len(told))
         action, _ = self.ppo.act(

@@ -15,17 +15,22 @@ as that pays:
 The policy sees the observation and (μ_t, log σ_t), and is trained by PPO over whole trials. To it
 the belief is an observation: its loss does not reach the encoder, so what is inferred is the task
 and not what happens to pay at the moment.
+
+Two other objectives of the encoder are settings: a mixture of Gaussians in place of one
+(`metarl.networks.mixture`), and contrastive prediction in place of decoders
+(`metarl.networks.contrastive`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.learning.learner import Learner, load_tensors, refuse_misfit
 from metarl.modules import ppo
@@ -35,8 +40,10 @@ from metarl.modules.replay import TaskReplay
 from metarl.modules.settings import Count, Layers, NonNegative, Positive
 from metarl.modules.trial_replay import TrialReplay, TrialRows
 from metarl.modules.trials import SeenTrial, ending, seen_trial, with_ending
-from metarl.networks.belief import BeliefEncoder, Chosen, Trials, TrialVae
+from metarl.networks.belief import BeliefEncoder, Trials, TrialVae, make_decoders
+from metarl.networks.contrastive import Code, CodeEncoder, ContrastiveModel
 from metarl.networks.memories.choice import MemoryState, make_memory
+from metarl.networks.mixture import Mixture, MixtureEncoder, MixtureVae
 from metarl.networks.normalise import RunningMoments
 from metarl.networks.task_mlp import Gaussian
 from metarl.tasks.distribution import Tasks
@@ -64,6 +71,9 @@ class VaribadConfig(FeedForwardSettings):
     """Attention heads of a transformer; each takes its part of the units."""
     latent_size: Count = 5
     """Dimensions of the belief."""
+    objective: Literal["elbo", "mixture", "contrastive"] = "elbo"
+    """What the encoder is learned by: decoding a Gaussian belief, decoding a mixture of them, or
+    telling what comes from what came in other tasks."""
     episodes: Count = 2
     """Episodes in a trial, which the belief lasts through."""
     decoder_hidden: Layers = (64, 32)
@@ -82,18 +92,36 @@ class VaribadConfig(FeedForwardSettings):
     """Steps of a trial whose beliefs are decoded in such a step, at most."""
     decoded_steps: Count = 50
     """Steps that are predicted from each of them, at most."""
+    categories: Count = 10
+    """Components of the mixture."""
+    category_temperature: Positive = 1.0
+    """Temperature of the Gumbel-softmax by which learning draws a component."""
+    occupancy_weight: NonNegative = 1.0
+    """Weight of what the mixture is charged for its later components, relative to β."""
+    ahead: Count = 10
+    """Steps ahead, at most, that the contrastive objective asks for."""
+    negatives: Count = 15
+    """Outcomes of other tasks among which it must find the true one."""
     replay_trials: Count = 500
     """Trials that are kept for encoder and decoders; the oldest make way for new ones."""
     save_replay: bool = True
     """Save these in checkpoints; without them a resumed run learns from new ones alone at first."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        super().__post_init__()
+        if self.objective == "mixture" and self.categories < 2:
+            raise UserError("categories must be at least 2: one alone is no mixture")
+        if self.objective == "contrastive" and self.vae_trials < 2:
+            raise UserError("vae_trials must be at least 2: one alone has no other to contrast")
 
 
 class State(NamedTuple):
     """What is remembered of the trial in each world, and what is believed of its task."""
 
     memory: MemoryState
-    belief: Gaussian
-    """(B, L) means and log standard deviations"""
+    belief: Gaussian | Mixture | Code
+    """(B, L) means and log standard deviations; or what the objective has instead"""
     last: Tensor
     """(B, A + 1) what ended the last episode, from `adapt` to the next step; otherwise zeros"""
 
@@ -111,39 +139,69 @@ class Varibad(Learner):
     ) -> None:
         """Initialise the networks; the replay takes memory when there is something to put in."""
         super().__init__(spec, config, seed=seed, device=device)
-        o, a, latent = spec.observation_size, spec.action_size, config.latent_size
+        o = spec.observation_size
+        if self.privileged and not spec.task_size:
+            raise UserError(
+                "the contrastive objective needs parameters by which tasks differ, and this family "
+                "has none: use --objective elbo"
+            )
         with torch.random.fork_rng([]):
             torch.manual_seed(Key(seed, "belief").seed())
-            memory = make_memory(
-                config.memory, config.embedding, config.units, layers=config.layers,
-                heads=config.heads, context=config.episodes * spec.horizon,
-            )  # fmt: skip
-            encoder = BeliefEncoder(o + a + 2, config.embedding, memory, latent)
-            self.vae = TrialVae(
-                encoder, (o, a, latent), config.decoder_hidden, decode_state=config.decode_state
-            ).to(self.device)
+            self.vae = self._model().to(self.device)
         self.vae_adam = ClippedAdam(list(self.vae.parameters()), config.vae_lr)
         self.obs_moments = RunningMoments(o, self.device)
         self.reward_moments = RunningMoments(1, self.device)
-        wide = spec._replace(observation_size=o + 2 * latent)
+        told = sum(part.shape[-1] for part in self.begin(1, 1).belief)
+        wide = spec._replace(observation_size=o + told)
         self.ppo = BatchedPpo(wide, config, self.device)
         self.params = self.ppo.initial(Key(seed, "policy"))
         self.adam = Adam.start(self.params)
         self.lr = torch.tensor(config.lr, dtype=torch.float64)
-        self.replay = TrialReplay(spec, config.episodes, config.replay_trials)
+        self.replay = TrialReplay(
+            spec, config.episodes, config.replay_trials, spec.task_size * self.privileged
+        )
         self._parts = {
             "vae": self.vae, "vae_adam": self.vae_adam,
             "obs": self.obs_moments, "reward": self.reward_moments,
             "seen": self.ppo.obs_moments, "return": self.ppo.return_moments,
         }  # fmt: skip
 
+    def _model(self) -> TrialVae | MixtureVae | ContrastiveModel:
+        """Return the encoder with what it is learned with."""
+        spec, config = self.spec, self.config
+        o, a, latent = spec.observation_size, spec.action_size, config.latent_size
+        inputs, hidden = o + a + 2, config.decoder_hidden
+        memory = make_memory(
+            config.memory, config.embedding, config.units, layers=config.layers,
+            heads=config.heads, context=config.episodes * spec.horizon,
+        )  # fmt: skip
+        if config.objective == "contrastive":
+            return ContrastiveModel(
+                CodeEncoder(inputs, config.embedding, memory, latent), (o, a), hidden,
+                ahead=config.ahead, negatives=config.negatives,
+            )  # fmt: skip
+        if config.objective == "mixture":
+            return MixtureVae(
+                MixtureEncoder(inputs, config.embedding, memory, latent, config.categories),
+                make_decoders((o, a, latent), hidden, decode_state=config.decode_state),
+                temperature=config.category_temperature, occupancy_weight=config.occupancy_weight,
+            )  # fmt: skip
+        encoder = BeliefEncoder(inputs, config.embedding, memory, latent)
+        return TrialVae(encoder, (o, a, latent), hidden, decode_state=config.decode_state)
+
+    @property
+    def privileged(self) -> bool:
+        """Whether training sees which task a trial is of: to contrast it with others."""
+        return self.config.objective == "contrastive"
+
     # --- acting and adapting -------------------------------------------------------------------
 
     def begin(self, tasks: int, worlds: int) -> State:
         """Return an empty memory and the prior, N(0, I), for every world."""
-        none = torch.zeros(tasks * worlds, self.config.latent_size, device=self.device)
-        last = none.new_zeros(tasks * worlds, self.spec.action_size + 1)
-        return State(self.vae.encoder.memory.begin(tasks * worlds), Gaussian(none, none), last)
+        count = tasks * worlds
+        last = torch.zeros(count, self.spec.action_size + 1, device=self.device)
+        encoder = self.vae.encoder
+        return State(encoder.memory.begin(count), encoder.prior(count, self.device), last)
 
     def act(
         self, step: Step, state: State, *, explore: bool, noise: Tensor | None
@@ -156,7 +214,7 @@ class Varibad(Learner):
     def act_and_record(
         self, step: Step, state: State, *, explore: bool, noise: Tensor | None
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        """Act, and record the belief, (B, 2 L), for the update."""
+        """Act, and record what is told of the belief, (B, 2 L), for the update."""
         belief, memory = self.vae.encoder.step(
             self._inputs(with_ending(step, state.last)), state.memory
         )
@@ -172,8 +230,12 @@ class Varibad(Learner):
         return state._replace(last=ending(rollout))
 
     def diagnostics(self, state: State) -> dict[str, Tensor]:
-        """Return mean and variance of the belief, (B, L) each."""
-        return {"z_mean": state.belief.mean, "z_variance": (2 * state.belief.log_std).exp()}
+        """Return mean and variance of the belief, (B, L) each, or what it has instead."""
+        belief = state.belief
+        if isinstance(belief, Code):
+            return {"code": belief.code}
+        said = {"z_mean": belief.mean, "z_variance": (2 * belief.log_std).exp()}
+        return said | ({"category": belief.category} if isinstance(belief, Mixture) else {})
 
     def _inputs(self, step: Step | Rollout) -> Tensor:
         """(…, O + A + 2): observation, last action, its reward, and whether an episode begins."""
@@ -187,7 +249,9 @@ class Varibad(Learner):
 
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> SeenTrial:
         """Collect a trial in every world: episodes that each start with a reset of all worlds."""
-        return seen_trial(worlds, tasks, self, self.config.episodes, key)
+        return seen_trial(
+            worlds, tasks, self, self.config.episodes, key, privileged=self.privileged
+        )
 
     def update(self, shards: Sequence[SeenTrial], key: Key) -> dict[str, float]:
         """Make PPO's gradient steps on the new trials, and the autoencoder's on recent ones."""
@@ -232,7 +296,7 @@ class Varibad(Learner):
                 self.vae_adam.step(gradient, config.max_grad_norm)
                 found.append(metrics)
         means = torch.stack(found).mean(0).tolist()
-        return dict(zip(("reward_error", "state_error", "belief_kl"), means, strict=True))
+        return dict(zip(self.vae.metrics, means, strict=True))
 
     def _split(self, part: slice) -> Sequence[Tensor]:
         """Return the ids of a shard's trials in parts, for a thread each."""
@@ -240,22 +304,21 @@ class Varibad(Learner):
         threads = min(self.config.shards, len(ids) // least) if self.device.type == "cpu" else 1
         return ids.to(self.device).chunk(max(1, threads))
 
-    def _sample(self, count: int, draws: torch.Generator) -> tuple[Trials, Chosen]:
+    def _sample(self, count: int, draws: torch.Generator) -> tuple[Trials, Any]:
         """Draw trials, and which terms of their objective to compute."""
         config, rows = self.config, self.replay.sample(count, draws)
-        chosen = Chosen.sample(
-            count, len(rows.obs), config.beliefs, config.decoded_steps, config.latent_size, draws
+        most = (config.beliefs, config.decoded_steps)
+        chosen = self.vae.choose(count, len(rows.obs), most, draws)
+        return self._trials(rows.to(self.device)), type(chosen)(
+            *(t.to(self.device) for t in chosen)
         )
-        return self._trials(rows.to(self.device)), Chosen(*(t.to(self.device) for t in chosen))
 
     def _trials(self, rows: TrialRows) -> Trials:
         """Return trials scaled."""
         inputs = self._inputs(rows.step)
-        obs, after = (
-            inputs[..., : rows.obs.shape[-1]], self.obs_moments.normalise(rows.next_obs)
-        )  # fmt: skip
+        obs, after = inputs[..., : rows.obs.shape[-1]], self.obs_moments.normalise(rows.next_obs)
         gain = self.reward_moments.normalise(rows.reward[..., None])
-        return Trials(inputs, obs, rows.action, gain, after, rows.valid)
+        return Trials(inputs, obs, rows.action, gain, after, rows.valid, rows.task)
 
     # --- saving --------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ class PrototypeEncoder(nn.Module):
         self.embed = nn.Linear(inputs, hidden)
         self.memory = memory
         self.head = nn.Linear(memory.outputs, size)
-        self.prototypes = nn.Parameter(temperature**0.5 * torch.randn(prototypes, size))
+        self.prototypes = nn.Parameter(0.1 * temperature**0.5 * torch.randn(prototypes, size))
         self.temperature = temperature
 
     def step(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
