@@ -44,6 +44,8 @@ VARIANTS = [
     ("rma", {"see_reward": False, "teacher_iterations": 9}),
     ("grbal", {"planner": "cem", "elites": 3, "plan_rounds": 2}),
     ("varibad", {"memory": "mingru", "decode_state": True}),
+    *(("varibad", {"objective": objective}) for objective in ("mixture", "contrastive")),
+    ("prototypes", {"memory": "mingru", "see_point": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
 EXAMPLES = [
@@ -58,6 +60,10 @@ SMALL = {
     "grbal": {
         "past": 3, "future": 2, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2,
         "batch_size": 8, "replay_episodes": 40, "random_iterations": 0,
+    },
+    "prototypes": {
+        "units": 8, "embedding": 8, "hidden": (8,), "prototypes": 5, "encoder_steps": 5,
+        "encoder_trials": 8, "encoder_updates": 2, "epochs": 1, "replay_trials": 40,
     },
     "rl2": {"units": 16, "hidden": 16, "epochs": 2},
     "rma": {"hidden": (8,), "history": 10, "teacher_iterations": 1, "epochs": 2},

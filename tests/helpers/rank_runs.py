@@ -25,6 +25,10 @@ SMALL = {
     "es-maml": {"hidden": (8,)},
     "ppo": {"hidden": (8,), "batch_size": 50},
     "finetune": {"hidden": (8,), "batch_size": 50},
+    "prototypes": {
+        "units": 8, "embedding": 8, "hidden": (8,), "prototypes": 5, "encoder_steps": 5,
+        "encoder_trials": 8, "encoder_updates": 2, "epochs": 1, "replay_trials": 40,
+    },
     "rl2": {"hidden": 8, "units": 8},
     "rma": {"hidden": (8,), "history": 10},
     "distil": {"units": 8, "hidden": 8, "bptt": 15},
