@@ -77,6 +77,10 @@ READING = {
         "algorithms/varibad", "networks/belief", "modules/trials", "modules/batched_ppo",
         "networks/memories/recurrent", "worlds/rollout",
     ),
+    "prototypes": (
+        "algorithms/prototypes", "networks/prototypes", "modules/trials",
+        "modules/trial_replay", "modules/batched_ppo", "worlds/rollout",
+    ),
     "grbal": (
         "algorithms/grbal", "networks/task_mlp", "networks/normalise", "modules/replay",
         "base/keys", "worlds/rollout",

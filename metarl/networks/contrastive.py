@@ -101,7 +101,8 @@ class ContrastiveModel(nn.Module):
         self.of_outcome = nn.Linear(o + 1, width)
         self.of_actions = nn.Linear(width, width, bias=False)
         self.of_code = nn.Linear(encoder.latent, width, bias=False)
-        self.layers = nn.ModuleList(itertools.starmap(nn.Linear, itertools.pairwise((*hidden, 1))))
+        self.layers = nn.ModuleList(itertools.starmap(nn.Linear, itertools.pairwise(hidden)))
+        self.last = nn.Linear(hidden[-1], 1, bias=False)  # all candidates would have the same bias
 
     def choose(
         self, trials: int, steps: int, most: tuple[int, int], draws: torch.Generator
@@ -168,4 +169,4 @@ class ContrastiveModel(nn.Module):
     def _score(self, h: Tensor) -> Tensor:
         for layer in self.layers:
             h = layer(functional.relu(h))
-        return h[..., 0]
+        return self.last(functional.relu(h))[..., 0]

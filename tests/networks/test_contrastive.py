@@ -33,7 +33,7 @@ def chosen(net: ContrastiveModel, encoded: int = STEPS):
 def score(net: ContrastiveModel, outcome, hidden, code) -> float:
     """What the classifier says: an ordinary network on outcome, recurrence and code."""
     h = net.of_outcome(outcome) + net.of_actions(hidden) + net.of_code(code)
-    for layer in net.layers:
+    for layer in (*net.layers, net.last):
         h = layer(h.relu())
     return h.item()
 
