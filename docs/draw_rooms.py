@@ -97,6 +97,10 @@ READING = {
         "algorithms/diayn", "tasks/variations/skills", "modules/batched_ppo", "modules/ppo",
         "networks/task_mlp", "worlds/rollout",
     ),
+    "prototypes": (
+        "algorithms/prototypes", "networks/prototypes", "modules/trials",
+        "modules/trial_replay", "modules/batched_ppo", "worlds/rollout",
+    ),
     "grbal": (
         "algorithms/grbal", "modules/model_based/adaptive_model", "modules/model_based/planning",
         "modules/model_based/transitions", "networks/task_mlp", "worlds/rollout",

@@ -9,7 +9,7 @@ A *line* of the ladder is a learner, and the family that it learns on:
     ppo       PPO over the task distribution: blind to the task
     oracle    the same on FAMILY+told, which observes the task
     finetune  the policy of `ppo`, trained on in each held-out task
-    rl2, varibad, maml-trpo, pearl, rma
+    rl2, varibad, maml-trpo, pearl, rma, prototypes
 
 After them come the legs: RMA, and RL² with a privileged critic, on the quadrupeds, for many more
 steps; their results go to ``experiments/results/legs/`` and into no table.
@@ -88,10 +88,11 @@ class Item(NamedTuple):
 def queue() -> list[Item]:
     """Return everything to do, in the order that adds most to the table."""
     ladder, learners = ("ppo", "oracle", "rl2", "finetune"), ("varibad", "maml-trpo", "pearl")
+    more = (*learners, "rma", "prototypes")
     order = [Item(family, line, 1) for family in MILLIONS for line in ladder]
     for seed in (2, 3):
         order += [Item(family, line, seed) for family in FOUR for line in ladder]
-    order += [Item(family, line, 1) for line in (*learners, "rma") for family in MILLIONS]
+    order += [Item(family, line, 1) for line in more for family in MILLIONS]
     return order + [Item(family, line, 1) for line in LEGS for family in LONG]
 
 

@@ -112,14 +112,22 @@ def families(results: Results) -> dict[str, dict[str, list[dict[str, Any]]]]:
 
 
 def measured(results: Results) -> dict[str, Any]:
-    """Return for each preset the means over its runs, in the rounds that all of them had."""
+    """Return for each preset the means over its runs, in the rounds that all of them had.
+
+    A preset that only the ladder has run is measured by that.
+    """
     found = {}
-    for (family, name), seeds in sorted(results.items()):
+    of_ladder = {
+        (family, line): seeds
+        for family, lines in read_ladder(LADDER).items() for line, seeds in lines.items()
+    }  # fmt: skip
+    for (family, name), seeds in sorted((of_ladder | results).items()):
         if (preset := presets().get(f"{family}/{name}")) is None:
             continue
+        folder = "results" if (family, name) in results else "results/ladder"
         means = [seed["mean"][: min(len(seed["mean"]) for seed in seeds)] for seed in seeds]
         found[f"{family}/{name}"] = {
-            "results": f"experiments/results/{family}-{name}-seed*.json",
+            "results": f"experiments/{folder}/{family}-{name}-seed*.json",
             "seeds": [seed["config"]["train"]["seed"] for seed in seeds],
             "env_steps": round(np.mean([seed["curve"][-1]["env_steps"] for seed in seeds])),
             "tasks": "training" if Report.from_json(seeds[0]).train_is_heldout else "held-out",

@@ -20,6 +20,7 @@ if _TYPE_CHECKING:
     from metarl.algorithms.pearl import Pearl, PearlConfig
     from metarl.algorithms.ppo import Ppo, PpoConfig
     from metarl.algorithms.promp import ProMp, ProMpConfig
+    from metarl.algorithms.prototypes import Prototypes, PrototypesConfig
     from metarl.algorithms.rebal import Rebal, RebalConfig
     from metarl.algorithms.reptile import Reptile, ReptileConfig
     from metarl.algorithms.rl2 import Rl2, Rl2Config
@@ -31,9 +32,9 @@ __all__ = [
     "Diayn", "DiaynConfig", "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune",
     "FinetuneConfig", "Grbal", "GrbalConfig", "LearnedOptimizer", "LearnedOptimizerConfig",
     "MamlTrpo", "MamlTrpoConfig", "Mil", "MilConfig", "Mole", "MoleConfig", "Pearl",
-    "PearlConfig", "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Rebal", "RebalConfig",
-    "Reptile", "ReptileConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig", "Varibad",
-    "VaribadConfig",
+    "PearlConfig", "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Prototypes", "PrototypesConfig",
+    "Rebal", "RebalConfig", "Reptile", "ReptileConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig",
+    "Varibad", "VaribadConfig",
 ]  # fmt: skip
 
 __getattr__ = _lazy(
@@ -54,6 +55,7 @@ __getattr__ = _lazy(
         "pearl": "Pearl PearlConfig",
         "ppo": "Ppo PpoConfig",
         "promp": "ProMp ProMpConfig",
+        "prototypes": "Prototypes PrototypesConfig",
         "rebal": "Rebal RebalConfig",
         "reptile": "Reptile ReptileConfig",
         "rl2": "Rl2 Rl2Config",

@@ -15,19 +15,23 @@ as that pays:
 The policy sees the observation and (μ_t, log σ_t), and is trained by PPO over whole trials. To it
 the belief is an observation: its loss does not reach the encoder, so what is inferred is the task
 and not what happens to pay at the moment.
+
+Two other objectives of the encoder are settings: a mixture of Gaussians in place of one
+(`metarl.networks.mixture`), and contrastive prediction in place of decoders
+(`metarl.networks.contrastive`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from metarl.base.errors import UserError
 from metarl.base.keys import Key
-from metarl.base.versions import claim
 from metarl.learning.learner import Learner, load_tensors, refuse_misfit
 from metarl.modules import ppo
 from metarl.modules.batched_ppo import Adam, BatchedPpo, FeedForwardSettings
@@ -35,9 +39,12 @@ from metarl.modules.novelty import Bonus, BonusSettings, Visits
 from metarl.modules.optim import ClippedAdam
 from metarl.modules.replay import TaskReplay
 from metarl.modules.settings import Count, Layers, NonNegative, Positive
-from metarl.modules.trials import ending, step_after, trial_episodes, with_ending
-from metarl.networks.belief import BeliefEncoder, Chosen, Trials, TrialVae
+from metarl.modules.trial_replay import TrialReplay, TrialRows
+from metarl.modules.trials import SeenTrial, ending, seen_trial, with_ending
+from metarl.networks.belief import BeliefEncoder, Trials, TrialVae, make_decoders
+from metarl.networks.contrastive import Code, CodeEncoder, ContrastiveModel
 from metarl.networks.memories.choice import MemoryName, MemoryState, make_memory
+from metarl.networks.mixture import Mixture, MixtureEncoder, MixtureVae
 from metarl.networks.normalise import RunningMoments
 from metarl.networks.task_mlp import Gaussian
 from metarl.tasks.distribution import Tasks
@@ -65,6 +72,9 @@ class VaribadConfig(FeedForwardSettings, BonusSettings):
     """Attention heads of a transformer; each takes its part of the units."""
     latent_size: Count = 5
     """Dimensions of the belief."""
+    objective: Literal["elbo", "mixture", "contrastive"] = "elbo"
+    """What the encoder is learned by: decoding a Gaussian belief, decoding a mixture of them, or
+    telling what comes from what came in other tasks."""
     episodes: Count = 2
     """Episodes in a trial, which the belief lasts through."""
     decoder_hidden: Layers = (64, 32)
@@ -83,6 +93,16 @@ class VaribadConfig(FeedForwardSettings, BonusSettings):
     """Steps of a trial whose beliefs are decoded in such a step, at most."""
     decoded_steps: Count = 50
     """Steps that are predicted from each of them, at most."""
+    categories: Count = 10
+    """Components of the mixture."""
+    category_temperature: Positive = 1.0
+    """Temperature of the Gumbel-softmax by which learning draws a component."""
+    occupancy_weight: NonNegative = 1.0
+    """Weight of what the mixture is charged for its later components, relative to β."""
+    ahead: Count = 10
+    """Steps ahead, at most, that the contrastive objective asks for."""
+    negatives: Count = 15
+    """Outcomes of other tasks among which it must find the true one."""
     replay_trials: Count = 500
     """Trials that are kept for encoder and decoders; the oldest make way for new ones."""
     save_replay: bool = True
@@ -90,26 +110,25 @@ class VaribadConfig(FeedForwardSettings, BonusSettings):
     bonus_error: NonNegative = 0.0
     """Weight of what the decoders do not explain, in the rewards that the policy learns from."""
 
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        super().__post_init__()
+        if self.objective == "mixture" and self.categories < 2:
+            raise UserError("categories must be at least 2: one alone is no mixture")
+        if self.objective == "contrastive" and self.vae_trials < 2:
+            raise UserError("vae_trials must be at least 2: one alone has no other to contrast")
+        if self.objective != "elbo" and self.bonus_error:
+            raise UserError("bonus_error is what the decoders of --objective elbo do not explain")
+
 
 class State(NamedTuple):
     """What is remembered of the trial in each world, and what is believed of its task."""
 
     memory: MemoryState
-    belief: Gaussian
-    """(B, L) means and log standard deviations"""
+    belief: Gaussian | Mixture | Code
+    """(B, L) means and log standard deviations; or what the objective has instead"""
     last: Tensor
     """(B, A + 1) what ended the last episode, from `adapt` to the next step; otherwise zeros"""
-
-
-class Trial(NamedTuple):
-    """What one shard of an iteration collected: a trial in each of B worlds."""
-
-    rollout: Rollout
-    """T = episodes x horizon steps"""
-    seen: Rollout
-    """The same as the policy saw it: beliefs are observations, and only a trial's end is an end"""
-    returns: Tensor
-    """(episodes, B)"""
 
 
 class Varibad(Learner):
@@ -125,26 +144,27 @@ class Varibad(Learner):
     ) -> None:
         """Initialise the networks; the replay takes memory when there is something to put in."""
         super().__init__(spec, config, seed=seed, device=device)
-        o, a, latent = spec.observation_size, spec.action_size, config.latent_size
+        o = spec.observation_size
+        if self.privileged and not spec.task_size:
+            raise UserError(
+                "the contrastive objective needs parameters by which tasks differ, and this family "
+                "has none: use --objective elbo"
+            )
         with torch.random.fork_rng([]):
             torch.manual_seed(Key(seed, "belief").seed())
-            memory = make_memory(
-                config.memory, config.embedding, config.units, layers=config.layers,
-                heads=config.heads, context=config.episodes * spec.horizon,
-            )  # fmt: skip
-            encoder = BeliefEncoder(o + a + 2, config.embedding, memory, latent)
-            self.vae = TrialVae(
-                encoder, (o, a, latent), config.decoder_hidden, decode_state=config.decode_state
-            ).to(self.device)
+            self.vae = self._model().to(self.device)
         self.vae_adam = ClippedAdam(list(self.vae.parameters()), config.vae_lr)
         self.obs_moments = RunningMoments(o, self.device)
         self.reward_moments = RunningMoments(1, self.device)
-        wide = spec._replace(observation_size=o + 2 * latent)
+        told = sum(part.shape[-1] for part in self.begin(1, 1).belief)
+        wide = spec._replace(observation_size=o + told)
         self.ppo = BatchedPpo(wide, config, self.device)
         self.params = self.ppo.initial(Key(seed, "policy"))
         self.adam = Adam.start(self.params)
         self.lr = torch.tensor(config.lr, dtype=torch.float64)
-        self._replay: TaskReplay | None = None
+        self.replay = TrialReplay(
+            spec, config.episodes, config.replay_trials, spec.task_size * self.privileged
+        )
         self._parts = {
             "vae": self.vae, "vae_adam": self.vae_adam,
             "obs": self.obs_moments, "reward": self.reward_moments,
@@ -152,17 +172,46 @@ class Varibad(Learner):
         }  # fmt: skip
         self.bonus = None
         if config.explores:
-            sizes, key = (o, 2 * latent), Key(seed, "bonus")
+            sizes, key = (o, told), Key(seed, "bonus")
             self.bonus = Bonus(config, sizes, config.gamma, key, self.device)
             self._parts |= self.bonus.parts
+
+    def _model(self) -> TrialVae | MixtureVae | ContrastiveModel:
+        """Return the encoder with what it is learned with."""
+        spec, config = self.spec, self.config
+        o, a, latent = spec.observation_size, spec.action_size, config.latent_size
+        inputs, hidden = o + a + 2, config.decoder_hidden
+        memory = make_memory(
+            config.memory, config.embedding, config.units, layers=config.layers,
+            heads=config.heads, context=config.episodes * spec.horizon,
+        )  # fmt: skip
+        if config.objective == "contrastive":
+            return ContrastiveModel(
+                CodeEncoder(inputs, config.embedding, memory, latent), (o, a), hidden,
+                ahead=config.ahead, negatives=config.negatives,
+            )  # fmt: skip
+        if config.objective == "mixture":
+            return MixtureVae(
+                MixtureEncoder(inputs, config.embedding, memory, latent, config.categories),
+                make_decoders((o, a, latent), hidden, decode_state=config.decode_state),
+                temperature=config.category_temperature, occupancy_weight=config.occupancy_weight,
+            )  # fmt: skip
+        encoder = BeliefEncoder(inputs, config.embedding, memory, latent)
+        return TrialVae(encoder, (o, a, latent), hidden, decode_state=config.decode_state)
+
+    @property
+    def privileged(self) -> bool:
+        """Whether training sees which task a trial is of: to contrast it with others."""
+        return self.config.objective == "contrastive"
 
     # --- acting and adapting -------------------------------------------------------------------
 
     def begin(self, tasks: int, worlds: int) -> State:
         """Return an empty memory and the prior, N(0, I), for every world."""
-        none = torch.zeros(tasks * worlds, self.config.latent_size, device=self.device)
-        last = none.new_zeros(tasks * worlds, self.spec.action_size + 1)
-        return State(self.vae.encoder.memory.begin(tasks * worlds), Gaussian(none, none), last)
+        count = tasks * worlds
+        last = torch.zeros(count, self.spec.action_size + 1, device=self.device)
+        encoder = self.vae.encoder
+        return State(encoder.memory.begin(count), encoder.prior(count, self.device), last)
 
     def act(
         self, step: Step, state: State, *, explore: bool, noise: Tensor | None
@@ -175,7 +224,7 @@ class Varibad(Learner):
     def act_and_record(
         self, step: Step, state: State, *, explore: bool, noise: Tensor | None
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
-        """Act, and record the belief, (B, 2 L), for the update."""
+        """Act, and record what is told of the belief, (B, 2 L), for the update."""
         belief, memory = self.vae.encoder.step(
             self._inputs(with_ending(step, state.last)), state.memory
         )
@@ -191,8 +240,12 @@ class Varibad(Learner):
         return state._replace(last=ending(rollout))
 
     def diagnostics(self, state: State) -> dict[str, Tensor]:
-        """Return mean and variance of the belief, (B, L) each."""
-        return {"z_mean": state.belief.mean, "z_variance": (2 * state.belief.log_std).exp()}
+        """Return mean and variance of the belief, (B, L) each, or what it has instead."""
+        belief = state.belief
+        if isinstance(belief, Code):
+            return {"code": belief.code}
+        said = {"z_mean": belief.mean, "z_variance": (2 * belief.log_std).exp()}
+        return said | ({"category": belief.category} if isinstance(belief, Mixture) else {})
 
     def _inputs(self, step: Step | Rollout) -> Tensor:
         """(…, O + A + 2): observation, last action, its reward, and whether an episode begins."""
@@ -204,36 +257,13 @@ class Varibad(Learner):
 
     # --- the meta-update -----------------------------------------------------------------------
 
-    def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Trial:
+    def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> SeenTrial:
         """Collect a trial in every world: episodes that each start with a reset of all worlds."""
-        worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
-        worlds.seed(key.fold("reset"))
-        played = list(trial_episodes(worlds, self, self.config.episodes, key))
-        parts, (end, state) = [part for part, _ in played], played[-1]
-        after = self.act_and_record(step_after(end), state, explore=False, noise=None)[2]
-        rollout = Rollout.joined(parts, dim=0)
-        seen = self._as_seen(rollout, end.next_obs[-1], after["belief"])
-        returns = torch.stack([part.first_episode_return() for part in parts])
-        return Trial(rollout, seen, returns)
+        return seen_trial(
+            worlds, tasks, self, self.config.episodes, key, privileged=self.privileged
+        )
 
-    def _as_seen(self, rollout: Rollout, next_obs: Tensor, belief: Tensor) -> Rollout:
-        """Return a trial with beliefs among the observations, for PPO.
-
-        The time limit of an episode inside the trial is no end: what follows is the next episode's
-        first step. The trial's own end bootstraps from its true successor.
-
-        Args:
-            rollout: of whole trials.
-            next_obs: (B, O) what would follow them.
-            belief: (B, 2 L) at that step.
-        """
-        wide = torch.cat((rollout.obs, rollout.extras["belief"]), -1)
-        end = torch.zeros_like(rollout.truncated)
-        end[-1] = True
-        following = torch.cat((wide[1:], torch.cat((next_obs, belief), -1)[None]))
-        return rollout._replace(obs=wide, next_obs=following, truncated=end, extras={})
-
-    def update(self, shards: Sequence[Trial], key: Key) -> dict[str, float]:
+    def update(self, shards: Sequence[SeenTrial], key: Key) -> dict[str, float]:
         """Make PPO's gradient steps on the new trials, and the autoencoder's on recent ones."""
         seen, rollouts = [shard.seen for shard in shards], [shard.rollout for shard in shards]
         paid = seen if self.bonus is None else self._explored(shards, self.bonus, key)
@@ -257,13 +287,14 @@ class Varibad(Learner):
             **(self.bonus.means if self.bonus else {}),
         }  # fmt: skip
 
-    def _explored(self, shards: Sequence[Trial], bonus: Bonus, key: Key) -> list[Rollout]:
+    def _explored(self, shards: Sequence[SeenTrial], bonus: Bonus, key: Key) -> list[Rollout]:
         """Return the trials with the bonus in their rewards, for PPO alone; learn what is known."""
         visits, rollouts, o = [], [shard.rollout for shard in shards], self.spec.observation_size
         for shard, part in zip(self.ranks.owned, shards, strict=True):
             belief, error = part.seen.next_obs[..., o:], None
             if self.config.bonus_error:
-                rows = _packed(part.rollout).unflatten(1, (len(belief), -1)).transpose(0, 1)
+                assert isinstance(self.vae, TrialVae)
+                rows = self.replay.unpacked(self.replay.packed(part.rollout))
                 draws = key.fold("bonus", shard).torch()
                 error = self.vae.step_error(self._trials(rows.to(self.device)), belief, draws)
             visits.append(Visits(part.rollout.next_obs, belief, error))
@@ -278,15 +309,13 @@ class Varibad(Learner):
 
     def _learn_beliefs(self, rollouts: Sequence[Rollout], key: Key) -> dict[str, float]:
         """Take new trials into the replay, and make gradient steps on a sample of it."""
-        replay, config = self._memory(), self.config
-        for rows in self.ranks.every([_packed(part) for part in rollouts]):  # each rank holds all
-            new = torch.ones(1, len(rows), dtype=torch.bool)
-            replay.add(torch.zeros(1, dtype=torch.int64), rows[None], new)
+        config = self.config
+        self.replay.add(rollouts, self.ranks)
         draws = key.fold("beliefs").torch()
         count, found = max(config.vae_trials, self.ranks.shards), []
         with ppo.thread_pool() as pool:
             for _ in range(config.vae_updates):
-                trials, chosen = self._sample(replay, count, draws)
+                trials, chosen = self._sample(count, draws)
                 gradient, metrics = ppo.parallel_gradient(
                     lambda ids, trials=trials, chosen=chosen: self.vae.loss(
                         trials, ids, chosen, config.kl_weight
@@ -297,7 +326,7 @@ class Varibad(Learner):
                 self.vae_adam.step(gradient, config.max_grad_norm)
                 found.append(metrics)
         means = torch.stack(found).mean(0).tolist()
-        return dict(zip(("reward_error", "state_error", "belief_kl"), means, strict=True))
+        return dict(zip(self.vae.metrics, means, strict=True))
 
     def _split(self, part: slice) -> Sequence[Tensor]:
         """Return the ids of a shard's trials in parts, for a thread each."""
@@ -305,41 +334,21 @@ class Varibad(Learner):
         threads = min(self.config.shards, len(ids) // least) if self.device.type == "cpu" else 1
         return ids.to(self.device).chunk(max(1, threads))
 
-    def _sample(
-        self, replay: TaskReplay, count: int, draws: torch.Generator
-    ) -> tuple[Trials, Chosen]:
+    def _sample(self, count: int, draws: torch.Generator) -> tuple[Trials, Any]:
         """Draw trials, and which terms of their objective to compute."""
-        rows, config = replay.sample(torch.zeros(1, dtype=torch.int64), count, draws), self.config
-        steps = config.episodes * self.spec.horizon
-        rows = rows[0].view(count, steps, -1).transpose(0, 1).contiguous()
-        chosen = Chosen.sample(
-            count, steps, config.beliefs, config.decoded_steps, config.latent_size, draws
+        config, rows = self.config, self.replay.sample(count, draws)
+        most = (config.beliefs, config.decoded_steps)
+        chosen = self.vae.choose(count, len(rows.obs), most, draws)
+        return self._trials(rows.to(self.device)), type(chosen)(
+            *(t.to(self.device) for t in chosen)
         )
-        return self._trials(rows.to(self.device)), Chosen(*(t.to(self.device) for t in chosen))
 
-    def _trials(self, rows: Tensor) -> Trials:
-        """Return (T, n, W) rows that `_packed` made, scaled."""
-        o, a = self.spec.observation_size, self.spec.action_size
-        obs, before, reward, first, action, gain, after, valid = rows.split(
-            (o, a, 1, 1, a, 1, o, 1), -1
-        )
-        inputs = self._inputs(Step(obs, before, reward[..., 0], first[..., 0]))
-        obs, after = inputs[..., :o], self.obs_moments.normalise(after)
-        gain = self.reward_moments.normalise(gain)
-        return Trials(inputs, obs, action, gain, after, valid[..., 0])
-
-    def _memory(self) -> TaskReplay:
-        """Return the replay, a row a trial, in the host's memory; allocated when first needed."""
-        if self._replay is None:
-            spec, config = self.spec, self.config
-            width = 2 * (spec.observation_size + spec.action_size) + 4
-            width *= config.episodes * spec.horizon
-            claim(
-                f"{config.replay_trials} trials", 4 * config.replay_trials * width,
-                torch.device("cpu"), f"replay_trials (now {config.replay_trials})",
-            )  # fmt: skip
-            self._replay = TaskReplay(1, config.replay_trials, width)
-        return self._replay
+    def _trials(self, rows: TrialRows) -> Trials:
+        """Return trials scaled."""
+        inputs = self._inputs(rows.step)
+        obs, after = inputs[..., : rows.obs.shape[-1]], self.obs_moments.normalise(rows.next_obs)
+        gain = self.reward_moments.normalise(rows.reward[..., None])
+        return Trials(inputs, obs, rows.action, gain, after, rows.valid, rows.task)
 
     # --- saving --------------------------------------------------------------------------------
 
@@ -357,8 +366,8 @@ class Varibad(Learner):
     def state_dict(self) -> dict[str, Tensor]:
         """Return networks, optimisers, running statistics and, if to be saved, the replay."""
         tensors = self._weights()
-        if self._replay is not None and self.config.save_replay:
-            tensors |= {f"replay.{name}": t for name, t in self._replay.state_dict().items()}
+        if self.config.save_replay:
+            tensors |= {f"replay.{name}": t for name, t in self.replay.state_dict().items()}
         return tensors
 
     def policy_state_dict(self) -> dict[str, Tensor]:
@@ -377,18 +386,4 @@ class Varibad(Learner):
             )
         own = self._policy()
         load_tensors(own, {name: weights[name] for name in own}, self.name)
-        self._replay = None
-        if replay:
-            self._memory().load_state_dict(replay)
-
-
-def _packed(rollout: Rollout) -> Tensor:
-    """Return (B, T W): a row a trial, of W numbers a step; see `Varibad._trials`."""
-    parts = (
-        rollout.obs, rollout.prev_action, rollout.prev_reward[..., None],
-        rollout.first[..., None], rollout.action.clamp(-1, 1), rollout.reward[..., None],
-        rollout.next_obs, rollout.valid[..., None],
-    )  # fmt: skip
-    rows = torch.cat([part.float() for part in parts], -1)
-    rows = torch.where(rollout.valid[..., None], rows, rows.nan_to_num(0.0, 0.0, 0.0))
-    return rows.transpose(0, 1).flatten(1).cpu()
+        self.replay.load_state_dict(replay)

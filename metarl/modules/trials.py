@@ -55,6 +55,48 @@ class Trials(NamedTuple):
         return out
 
 
+class SeenTrial(NamedTuple):
+    """What one shard of an iteration collected, for a policy that is told of its task."""
+
+    rollout: Rollout
+    """T = episodes x horizon steps; in its extras what the policy was told"""
+    seen: Rollout
+    """The same as the policy saw it: what it is told is observed, and only a trial's end is one"""
+    returns: Tensor
+    """(episodes, B)"""
+
+
+def seen_trial(
+    worlds: VecWorlds, tasks: Tasks, policy: Policy, episodes: int, key: Key, *,
+    privileged: bool = False,
+) -> SeenTrial:  # fmt: skip
+    """Let a policy explore for a trial in every world, and return what its PPO learns from.
+
+    The time limit of an episode inside the trial is no end: what follows is the next episode's
+    first step. The trial's own end bootstraps from its true successor.
+
+    Args:
+        worlds: B worlds.
+        tasks: M of them.
+        policy: records what it is told as ``belief``, (B, N); see `trial_episodes`.
+        episodes: that each start with a reset of all worlds.
+        key: of resets and noise.
+        privileged: see `collect`.
+    """
+    worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
+    worlds.seed(key.fold("reset"))
+    played = list(trial_episodes(worlds, policy, episodes, key, privileged=privileged))
+    parts, (last, state) = [part for part, _ in played], played[-1]
+    after = policy.act_and_record(step_after(last), state, explore=False, noise=None)[2]["belief"]
+    rollout = Rollout.joined(parts, dim=0)
+    wide = torch.cat((rollout.obs, rollout.extras["belief"]), -1)
+    end = torch.zeros_like(rollout.truncated)
+    end[-1] = True
+    following = torch.cat((wide[1:], torch.cat((last.next_obs[-1], after), -1)[None]))
+    seen = rollout._replace(obs=wide, next_obs=following, truncated=end, extras={})
+    return SeenTrial(rollout, seen, torch.stack([part.first_episode_return() for part in parts]))
+
+
 def trial_starts(tasks: Tasks, worlds: int, fewest: int, most: int, key: Key) -> Tensor:
     """Draw with which of its episodes each world begins a trial.
 

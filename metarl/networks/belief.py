@@ -37,6 +37,12 @@ class BeliefEncoder(nn.Module):
         self.embed = nn.Linear(inputs, hidden)
         self.memory = memory
         self.head = nn.Linear(memory.outputs, 2 * latent)
+        self.latent = latent
+
+    def prior(self, worlds: int, device: torch.device) -> Gaussian:
+        """Return the belief of B worlds before any data, N(0, I)."""
+        none = torch.zeros(worlds, self.latent, device=device)
+        return Gaussian(none, none)
 
     def step(self, x: Tensor, state: MemoryState) -> tuple[Gaussian, MemoryState]:
         """Return the belief, (B, L), and the new state, given (B, I)."""
@@ -103,6 +109,8 @@ class Trials(NamedTuple):
     """(T, n, O)"""
     valid: Tensor
     """(T, n) 1, or 0 where the physics diverged"""
+    task: Tensor | None = None
+    """(T, n, P) the task's vector, where it is kept"""
 
 
 class Chosen(NamedTuple):
@@ -121,31 +129,83 @@ class Chosen(NamedTuple):
         draws: torch.Generator,
     ) -> Chosen:  # fmt: skip
         """Draw `encoded` and `decoded` of the steps, all of them if there are no more."""
-        first, second = (_spread(min(n, steps), steps, draws) for n in (encoded, decoded))
+        first, second = (spread(min(n, steps), steps, draws) for n in (encoded, decoded))
         shape = (len(first), trials, latent)
         return cls(first, second, torch.randn(shape, generator=draws))
+
+
+Decoders = tuple[Decoder, Decoder | None]
+"""Of the reward and, if it is to be predicted, of the next observation."""
+
+
+def make_decoders(
+    sizes: tuple[int, int, int], hidden: tuple[int, ...], *, decode_state: bool
+) -> Decoders:
+    """Return decoders; torch's global generator decides the weights.
+
+    Args:
+        sizes: O, A and L.
+        hidden: units of the hidden layers of a decoder.
+        decode_state: whether there is one for the next observation.
+    """
+    o, a, latent = sizes
+    reward = Decoder(2 * o + a, latent, hidden, 1)
+    return reward, Decoder(o + a, latent, hidden, o) if decode_state else None
+
+
+def decoding_errors(
+    decoders: Decoders, trials: Trials, ids: Tensor, decoded: Tensor, z: Tensor
+) -> Tensor:
+    """Return the part of the trials `ids` in the mean errors of what is decoded.
+
+    Args:
+        decoders: of reward and next observation.
+        trials: n of T steps.
+        ids: which of them.
+        decoded: (I,) the steps that are predicted.
+        z: (N, len(ids), L) draws, each of which predicts all of these.
+
+    Returns:
+        (2,) squared error of the reward, and of the next observation summed over its numbers;
+        means over draws and steps.
+    """
+    weight = trials.valid[decoded]
+    weight = weight[:, ids] / (weight.sum().clamp(min=1.0) * len(z))
+    obs, action, reward, after = (
+        part[decoded[:, None], ids]
+        for part in (trials.obs, trials.action, trials.reward, trials.next_obs)
+    )
+
+    def error(decoder: Decoder, given: tuple[Tensor, ...], target: Tensor) -> Tensor:
+        found = decoder(torch.cat(given, -1), z)
+        return ((found - target).square().sum(-1) * weight).sum()
+
+    reward_error = error(decoders[0], (obs, action, after), reward)
+    state_error = torch.zeros_like(reward_error)
+    if decoders[1] is not None:  # how it changes: that it changes little is no merit
+        state_error = error(decoders[1], (obs, action), after - obs)
+    return torch.stack((reward_error, state_error))
 
 
 class TrialVae(nn.Module):
     """Encoder and decoders of trials, and the objective that they are learned by."""
 
+    metrics = ("reward_error", "state_error", "belief_kl")
+
     def __init__(
         self, encoder: BeliefEncoder, sizes: tuple[int, int, int], hidden: tuple[int, ...], *,
         decode_state: bool,
     ) -> None:  # fmt: skip
-        """Initialise the decoders; torch's global generator decides the weights.
-
-        Args:
-            encoder: whose beliefs they decode.
-            sizes: O, A and L.
-            hidden: units of the hidden layers of a decoder.
-            decode_state: whether there is one for the next observation.
-        """
+        """Initialise the decoders of an encoder's beliefs, see `make_decoders`."""
         super().__init__()
-        o, a, latent = sizes
         self.encoder = encoder
-        self.reward = Decoder(2 * o + a, latent, hidden, 1)
-        self.state = Decoder(o + a, latent, hidden, o) if decode_state else None
+        self.reward, self.state = make_decoders(sizes, hidden, decode_state=decode_state)
+
+    def choose(
+        self, trials: int, steps: int, most: tuple[int, int], draws: torch.Generator
+    ) -> Chosen:
+        """Draw `most` of the steps to encode and to decode, and the noise."""
+        return Chosen.sample(trials, steps, *most, self.encoder.latent, draws)
 
     def loss(
         self, trials: Trials, ids: Tensor, chosen: Chosen, kl_weight: float
@@ -163,31 +223,16 @@ class TrialVae(nn.Module):
             kl_weight: β.
 
         Returns:
-            The loss; and (3,) squared error of the reward, squared error of the next observation
-            summed over its numbers, and divergence in nats.
+            The loss; and (3,) the `decoding_errors`, and the divergence in nats.
         """
-        encoded, decoded, noise = chosen
         steps, count = trials.valid.shape
-        weight = trials.valid[decoded]
-        weight = weight[:, ids] / (weight.sum().clamp(min=1.0) * len(encoded))
         belief = self.encoder(trials.inputs[:, ids])
-        z = torch.addcmul(belief.mean[encoded], noise[:, ids], belief.log_std[encoded].exp())
-        obs, action, reward, after = (
-            part[decoded[:, None], ids]
-            for part in (trials.obs, trials.action, trials.reward, trials.next_obs)
-        )
-
-        def error(decoder: Decoder, given: tuple[Tensor, ...], target: Tensor) -> Tensor:
-            found = decoder(torch.cat(given, -1), z)
-            return ((found - target).square().sum(-1) * weight).sum()
-
-        reward_error = error(self.reward, (obs, action, after), reward)
-        state_error = torch.zeros_like(reward_error)
-        if self.state is not None:  # how it changes: that it changes little is no merit
-            state_error = error(self.state, (obs, action), after - obs)
+        mean, log_std = (part[chosen.encoded] for part in belief)
+        z = torch.addcmul(mean, chosen.noise[:, ids], log_std.exp())
+        errors = decoding_errors((self.reward, self.state), trials, ids, chosen.decoded, z)
         kl = chained_kl(belief).sum() / (steps * count)
-        loss = 0.5 * (reward_error + state_error) + kl_weight / steps * kl
-        return loss, torch.stack((reward_error, state_error, kl)).detach()
+        loss = 0.5 * errors.sum() + kl_weight / steps * kl
+        return loss, torch.cat((errors, kl[None])).detach()
 
     @torch.no_grad()
     def step_error(self, trials: Trials, belief: Tensor, draws: torch.Generator) -> Tensor:
@@ -213,7 +258,7 @@ class TrialVae(nn.Module):
         return 0.5 * total
 
 
-def _spread(count: int, steps: int, draws: torch.Generator) -> Tensor:
+def spread(count: int, steps: int, draws: torch.Generator) -> Tensor:
     """Draw `count` of `steps` steps, one in each of as many equal parts, in order."""
     unit = torch.rand(count, generator=draws)
     return ((torch.arange(count) + unit) * (steps / count)).long().clamp(max=steps - 1)

@@ -57,6 +57,8 @@ VARIANTS = [
     ("rl2", {"bonus_novelty": 0.3, "bonus_steps": 1000}),
     ("learned-optimizer", {"rule": "adam"}),
     ("mil", {"two_heads": False, "bias_size": 0, "inner_steps": 2, "first_order": True}),
+    *(("varibad", {"objective": objective}) for objective in ("mixture", "contrastive")),
+    ("prototypes", {"memory": "mingru", "see_point": True}),
 ]
 """Settings of a learner that change what its state is, or what it is trained on."""
 EXAMPLES = [

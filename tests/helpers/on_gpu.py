@@ -49,6 +49,10 @@ LEARNERS = {
         "varibad",
         {"units": 8, "hidden": (8,), "vae_trials": 4, "epochs": 1, "batch_size": 20},
     ),
+    "prototypes": (
+        "prototypes",
+        {"units": 8, "hidden": (8,), "encoder_trials": 4, "epochs": 1, "batch_size": 20},
+    ),
     "pearl": ("pearl", PEARL),
     "pearl-replay-on-the-host": ("pearl", {**PEARL, "replay_device": "cpu"}),
 }

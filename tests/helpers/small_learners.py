@@ -30,6 +30,10 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "ppo": {"hidden": (8,), "batch_size": 50},
     "promp": {"hidden": (8,), "inner_steps": 2, "epochs": 2, "exploration_credit": 0.1},
+    "prototypes": {
+        "units": 8, "embedding": 8, "hidden": (8,), "prototypes": 5, "encoder_steps": 5,
+        "encoder_trials": 8, "encoder_updates": 2, "epochs": 1, "replay_trials": 40,
+    },
     "rebal": {
         "units": 8, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2, "batch_size": 8,
         "bptt": 5, "replay_episodes": 40, "random_iterations": 0,
