@@ -122,7 +122,7 @@ def test_a_preset_that_is_none_is_refused(name, words, capsys):
 
 
 def test_the_presets_are_listed_with_what_was_measured(capsys):
-    assert main(["presets", "half-cheetah-vel/p", "--json"]) == 0
+    assert main(["presets", "half-cheetah-vel/pearl", "--json"]) == 0
     pearl, full = json.loads(capsys.readouterr().out)
     assert (pearl["measured"]["env_steps"], full["measured"]) == (800_000, None)
     assert main(["presets", "dir/maml"]) == 0
