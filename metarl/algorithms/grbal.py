@@ -96,7 +96,7 @@ class Grbal(Learner):
             if explore and self.data.random:
                 plans.append(draws.uniform(-1, 1, left[0].numel()).view_as(left[part]))
                 continue
-            params, obs = self.adapted(Window(*(t[part] for t in window))), step.obs[part]
+            params, obs = self.adapted_params(Window(*(t[part] for t in window))), step.obs[part]
             plans.append(
                 plan(
                     self.config, lambda tried, p=params, o=obs: self.model.returns(p, o, tried),
@@ -110,7 +110,7 @@ class Grbal(Learner):
         world = state.world + torch.tensor([0, 0, 1], device=self.device)
         return action, State(window, chosen, world, state.seed)
 
-    def adapted(self, window: Window) -> Tensor:
+    def adapted_params(self, window: Window) -> Tensor:
         """Return (n, D) the models of n worlds: adapted where the window is full."""
         prior = self.model.theta.expand(len(window.rows), -1)
         if self.config.adapt == "none" or not bool(window.full.any()):

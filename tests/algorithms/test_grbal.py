@@ -167,7 +167,7 @@ def test_the_window_holds_the_last_transitions_but_not_the_end_of_an_episode() -
             seen.append([t - 1.0, -1.0, 0.1 * t, 1.0, 0.0, 10.0 * t])
         _, state = agent.act(step, state, explore=False, noise=None)
         full = len(seen) >= 4
-        model = agent.adapted(state.window)[0]
+        model = agent.adapted_params(state.window)[0]
         assert torch.equal(model, agent.model.theta) is not full
     assert state.window.known.tolist() == [4]
     torch.testing.assert_close(state.window.rows[0], torch.tensor(seen[-4:]))
