@@ -1,0 +1,132 @@
+"""What goes wrong in a step of MuJoCo Warp, found on the device without a word from the host.
+
+Warp neither checks the state, as MuJoCo does, nor begins a broken world anew, and a NaN may become
+an index in the collision code. So before and after each physics step a kernel looks at every world:
+numbers that are not finite, or beyond MuJoCo's own limit, mark the world as diverged, are counted
+by what was wrong, and the world goes on from the model's default state until the caller resets it.
+It also notes contacts and constraints for which there was no room.
+"""
+
+# Warp reads the annotations of kernels as they are: no `from __future__ import annotations` here.
+from typing import Any
+
+import warp as wp
+
+wp.set_module_options({"enable_backward": False})
+
+LIMIT = wp.constant(1.0e10)
+"""MuJoCo's mjMAXVAL."""
+POSITION, VELOCITY, ACCELERATION, CONTROL = 0, 1, 2, 3
+"""What was wrong: row of the counts."""
+
+
+@wp.func
+def _first_bad(values: wp.array2d[float], world: int, count: int) -> int:
+    """The first number that is not finite or too large, -1 if there is none."""
+    found = int(-1)
+    for j in range(count):
+        if not (wp.abs(values[world, j]) < LIMIT):  # a NaN is not less than anything
+            if found < 0:
+                found = j
+    return found
+
+
+@wp.kernel
+def look(
+    begins: bool,
+    nq: int, nv: int, nu: int, na: int,
+    qpos0: wp.array2d[float],
+    qacc: wp.array2d[float],
+    nefc: wp.array[int], njmax: int,
+    nacon: wp.array[int], ncollision: wp.array[int], naconmax: int,
+    overflow: wp.array[int], serious: int,
+    qpos: wp.array2d[float], qvel: wp.array2d[float], ctrl: wp.array2d[float],
+    act: wp.array2d[float], warmstart: wp.array2d[float],
+    bad: wp.array[bool], counts: wp.array2d[int], first: wp.array2d[int],
+    spilled: wp.array[int],
+):  # fmt: skip
+    """Look at one world a thread: see the module."""
+    world = wp.tid()
+    if begins:
+        bad[world] = False
+    kind = int(-1)
+    at = _first_bad(qpos, world, nq)
+    if at >= 0:
+        kind = wp.static(POSITION)
+    if kind < 0:
+        at = _first_bad(qvel, world, nv)
+        if at >= 0:
+            kind = wp.static(VELOCITY)
+    if kind < 0 and not begins:
+        at = _first_bad(qacc, world, nv)
+        if at >= 0:
+            kind = wp.static(ACCELERATION)
+    if kind < 0:
+        at = _first_bad(ctrl, world, nu)
+        if at >= 0:
+            kind = wp.static(CONTROL)
+    if kind < 0:
+        at = _first_bad(act, world, na)
+        if at >= 0:
+            kind = wp.static(ACCELERATION)
+            at = 0
+    if kind >= 0:
+        if not bad[world]:
+            bad[world] = True
+            wp.atomic_add(counts, kind, at, 1)
+            wp.atomic_min(first, kind, at, world)
+        for j in range(nq):
+            qpos[world, j] = qpos0[world % qpos0.shape[0], j]
+        for j in range(nv):
+            qvel[world, j] = 0.0
+            warmstart[world, j] = 0.0
+        for j in range(nu):
+            ctrl[world, j] = 0.0
+        for j in range(na):
+            act[world, j] = 0.0
+    over = overflow[world] & serious
+    if nefc[world] > njmax:
+        over = over | 1
+    if nacon[0] > naconmax or ncollision[0] > naconmax:
+        over = over | 2
+    if over != 0:
+        wp.atomic_or(spilled, 0, over)
+
+
+class Watch:
+    """The flags and counts of B worlds."""
+
+    def __init__(self, nq: int, nv: int, nu: int, na: int, num_worlds: int, serious: int) -> None:
+        """Allocate them on Warp's current device.
+
+        Args:
+            nq, nv, nu, na: sizes of the model.
+            num_worlds: B.
+            serious: the bits of `OverflowType` that mean that something was dropped.
+        """
+        self.sizes, self.serious, self.num_worlds = (nq, nv, nu, na), serious, num_worlds
+        width = max(nq, nv, nu, 1)
+        self.bad = wp.zeros(num_worlds, dtype=bool)
+        """(B,), whether a world diverged since the last look that begins a step."""
+        self.counts = wp.zeros((4, width), dtype=int)
+        """How many worlds diverged, by what was wrong and where."""
+        self.first = wp.full((4, width), num_worlds, dtype=int)
+        """The first world of each."""
+        self.spilled = wp.zeros(1, dtype=int)
+        """Not 0 once something was dropped."""
+
+    def look(self, m: Any, d: Any, *, begins: bool) -> None:
+        """Look at every world; `begins` is before the first physics step of several."""
+        wp.launch(
+            look, dim=self.num_worlds,
+            inputs=[
+                begins, *self.sizes, m.qpos0, d.qacc, d.nefc, d.njmax, d.nacon, d.ncollision,
+                d.naconmax, d.overflow, self.serious, d.qpos, d.qvel, d.ctrl, d.act,
+                d.qacc_warmstart, self.bad, self.counts, self.first, self.spilled,
+            ],
+        )  # fmt: skip
+
+    def forget(self) -> None:
+        """Count anew."""
+        self.counts.zero_()
+        self.first.fill_(self.num_worlds)
