@@ -50,13 +50,14 @@ def probe(argv: Sequence[str]) -> int:
     from metarl.base.files import file_errors, finite, write_json
     from metarl.evaluation.probe import probe as probe_policy
     from metarl.report.run_summary import probe_path, read_run
-    from metarl.run import load_run, worlds_for, worlds_per_task
+    from metarl.run import load_run, physics_for, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
 
     checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
     count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
     tasks = TaskDistribution(family).split(args.split, args.tasks)
-    worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
+    physics = physics_for(checkpoint, args.simulator, args.device)
+    worlds = worlds_for(family, learner, len(tasks) * count, args.threads, physics)
     if args.json != "-":
         words = f"{tasks.counted(f'{args.split} task')}, {counted(args.episodes, 'round')}"
         say(f"{checkpoint.path}: {words}, {counted(count, 'world')} each")

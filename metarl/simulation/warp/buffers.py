@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from metarl.simulation.warp.install import default_device, load
-from metarl.simulation.warp.model import WorldModels
+from metarl.simulation.warp.model import WorldModels, runnable
 
 ROOM = 1.5
 """How many times what was measured there is room for, if nobody says."""
@@ -51,7 +51,7 @@ def measure(
         worlds = WorldModels(model, count)
         worlds.set(fields, None)
         while True:
-            d = mjw.make_data(model, nworld=count, nconmax=contacts, njmax=rows)
+            d = mjw.make_data(runnable(model), nworld=count, nconmax=contacts, njmax=rows)
             target = wp.to_torch(d.qpos)
             target.copy_(torch.from_numpy(qpos))
             worlds.derive(d)

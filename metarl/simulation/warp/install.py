@@ -32,7 +32,8 @@ def load() -> tuple[Any, Any]:
     require_warp()
     import warp
 
-    warp.config.quiet = True  # else a banner, and a line for each kernel that is loaded
+    # else a banner, a line for each kernel that is loaded, and a warning that there is no GPU
+    warp.config.log_level = warp.LOG_ERROR
     warp.init()
     try:
         import mujoco_warp

@@ -39,6 +39,14 @@ _ELSEWHERE = {"opt.impratio": "impratio_invsqrt"}
 _TRIED = 8  # worlds of an edit that MuJoCo itself is asked about
 
 
+def runnable(model: mujoco.MjModel) -> mujoco.MjModel:
+    """Return the model with a solver that Warp has: Newton's solves PGS's convex problem, too."""
+    if model.opt.solver == int(mujoco.mjtSolver.mjSOL_PGS):
+        model = copy.copy(model)
+        model.opt.solver = int(mujoco.mjtSolver.mjSOL_NEWTON)
+    return model
+
+
 class WorldModels:
     """The model of B worlds on the device, with fields that differ between them."""
 
@@ -120,7 +128,7 @@ class WorldModels:
     def _put(self, sizes: dict[str, int]) -> Any:
         mjw = load()[1]
         try:
-            made = mjw.put_model(self.nominal, sizes or None)
+            made = mjw.put_model(runnable(self.nominal), sizes or None)
         except (NotImplementedError, ValueError) as error:
             text = " ".join(str(error).split())
             raise UserError(

@@ -22,7 +22,7 @@ from metarl.simulation.model_faults import BADQVEL, explain
 from metarl.simulation.simulator import _ACC, _BY_VELOCITY, _NONE, _STATE, _VEL
 from metarl.simulation.warp.buffers import ROOM, Buffers
 from metarl.simulation.warp.install import default_device, load, refuse
-from metarl.simulation.warp.model import WorldModels
+from metarl.simulation.warp.model import WorldModels, runnable
 
 _BLAME = (
     int(mujoco.mjtWarning.mjWARN_BADQPOS), BADQVEL, int(mujoco.mjtWarning.mjWARN_BADQACC),
@@ -85,10 +85,10 @@ class WarpSimulator(Backend):
         model, kinds = self.model, self._mjw.OverflowType
         self._models = WorldModels(model, self.num_worlds)
         room = {} if buffers is None else {"nconmax": buffers.contacts, "njmax": buffers.rows}
-        self._data = self._mjw.make_data(model, nworld=self.num_worlds, **room)
+        self._data = self._mjw.make_data(runnable(model), nworld=self.num_worlds, **room)
         serious = int(kinds.ALL) & ~int(kinds.ITERATIONS | kinds.LS_ITERATIONS)
         sizes = model.nq, model.nv, model.nu, model.na
-        self._watch = Watch(*sizes, self.num_worlds, serious)
+        self._watch = Watch(sizes, self.num_worlds, serious)
         self._mask = self._wp.zeros(self.num_worlds, dtype=bool)
         self._to_reset = self._wp.to_torch(self._mask)
 
@@ -131,7 +131,7 @@ class WarpSimulator(Backend):
         if not isinstance(array, self._wp.array) or here is None:
             known = [name for name in dir(fresh) if hasattr(self._data, name) and name[0] != "_"]
             raise UserError(f"the simulator has no field '{field}'{did_you_mean(field, known)}")
-        shape = self.num_worlds, *(np.shape(here) or (1,))
+        shape = self.num_worlds, *np.shape(here)
         tensor = self._wp.to_torch(array)
         if tensor.numel() != np.prod(shape):
             raise UserError(f"the simulator 'warp' keeps the field '{field}' in another form")
@@ -165,7 +165,7 @@ class WarpSimulator(Backend):
             if np.size(getattr(data, field)):
                 value = self.bind(field)[world].cpu().numpy()
                 if field == "time":
-                    data.time = float(value[0])
+                    data.time = float(value)
                 else:
                     getattr(data, field)[...] = value
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -243,9 +243,11 @@ class WarpSimulator(Backend):
         """Record the work of a step as a CUDA graph, without doing it."""
         self._wp.synchronize_device(self._place)
         # torch's default stream cannot be captured, so Warp's own one records
-        with self._wp.ScopedStream(self._wp.Stream(self._place)):
-            with self._wp.ScopedCapture(self._place, force_module_load=False) as capture:
-                self._advance(frame_skip)
+        with (
+            self._wp.ScopedStream(self._wp.Stream(self._place)),
+            self._wp.ScopedCapture(self._place, force_module_load=False) as capture,
+        ):
+            self._advance(frame_skip)
         return capture.graph
 
     def _advance(self, frame_skip: int) -> None:

@@ -23,11 +23,10 @@ POSITION, VELOCITY, ACCELERATION, CONTROL = 0, 1, 2, 3
 @wp.func
 def _first_bad(values: wp.array2d[float], world: int, count: int) -> int:
     """The first number that is not finite or too large, -1 if there is none."""
-    found = int(-1)
+    found = int(-1)  # noqa: RUF046  (a variable for Warp, not a constant)
     for j in range(count):
-        if not (wp.abs(values[world, j]) < LIMIT):  # a NaN is not less than anything
-            if found < 0:
-                found = j
+        if found < 0 and not (wp.abs(values[world, j]) < LIMIT):  # a NaN is less than nothing
+            found = j
     return found
 
 
@@ -44,12 +43,12 @@ def look(
     act: wp.array2d[float], warmstart: wp.array2d[float],
     bad: wp.array[bool], counts: wp.array2d[int], first: wp.array2d[int],
     spilled: wp.array[int],
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Look at one world a thread: see the module."""
     world = wp.tid()
     if begins:
         bad[world] = False
-    kind = int(-1)
+    kind = int(-1)  # noqa: RUF046
     at = _first_bad(qpos, world, nq)
     if at >= 0:
         kind = wp.static(POSITION)
@@ -96,16 +95,16 @@ def look(
 class Watch:
     """The flags and counts of B worlds."""
 
-    def __init__(self, nq: int, nv: int, nu: int, na: int, num_worlds: int, serious: int) -> None:
+    def __init__(self, sizes: tuple[int, int, int, int], num_worlds: int, serious: int) -> None:
         """Allocate them on Warp's current device.
 
         Args:
-            nq, nv, nu, na: sizes of the model.
+            sizes: nq, nv, nu and na of the model.
             num_worlds: B.
             serious: the bits of `OverflowType` that mean that something was dropped.
         """
-        self.sizes, self.serious, self.num_worlds = (nq, nv, nu, na), serious, num_worlds
-        width = max(nq, nv, nu, 1)
+        self.sizes, self.serious, self.num_worlds = sizes, serious, num_worlds
+        width = max(*sizes, 1)
         self.bad = wp.zeros(num_worlds, dtype=bool)
         """(B,), whether a world diverged since the last look that begins a step."""
         self.counts = wp.zeros((4, width), dtype=int)
