@@ -27,9 +27,10 @@ from metarl.worlds.task_worlds import TaskWorlds
 
 STEPS = 25
 """Environment steps that are compared, of four tasks: 100 in all."""
-TYPICAL, WORST = 1e-3, 2e-2
-"""What half of the steps, and every step, may differ by: of an observation x, in parts of 1 + |x|.
-float32 has seven digits, of which solving for contacts leaves about five."""
+TOLERANCE, MOST = 1e-3, 0.95
+"""How far observations and rewards x may be apart, in parts of 1 + |x|, and in what share of the
+steps at least. float32 has seven digits, of which solving for contacts leaves about five; in a few
+steps a foot lands, or slips, a physics step earlier or later, and those are as far apart as any."""
 _STATE = (
     "qpos", "qvel", "act", "ctrl", "time", "history", "qacc_warmstart", "mocap_pos",
     "mocap_quat", "userdata",
@@ -54,6 +55,10 @@ class Parity(NamedTuple):
     def worst(self) -> float:
         """Return the largest difference of an observation or reward."""
         return float(torch.maximum(self.obs, self.reward).max())
+
+    def within(self, tolerance: float = TOLERANCE) -> float:
+        """Return the share of steps whose observation and reward are no farther apart."""
+        return float((torch.maximum(self.obs, self.reward) <= tolerance).double().mean())
 
 
 def parity(
@@ -119,18 +124,19 @@ def check_runs(family: TaskFamily) -> None:
 
 def check_parity(family: TaskFamily) -> None:
     """Single steps are those of native MuJoCo, but for rounding."""
-    backend = with_round_friction(backend_of(family, Physics("warp")))
+    backend = with_round_friction(_made(family))
     got = parity(family, backend, native=with_round_friction(Simulator))
     start = float(got.start.max())
     demand(
-        start <= TYPICAL,
+        start <= TOLERANCE,
         f"observe() differs by {start:.1e} at the same state: make every tensor of the family "
         "on sim.device and of sim.dtype",
     )
     demand(
-        got.median() <= TYPICAL and got.worst() <= WORST,
-        f"steps differ by {got.median():.1e} in the middle and {got.worst():.1e} at most, with "
-        "round friction cones; contacts of meshes and boxes may be other ones on Warp",
+        got.within() >= MOST,
+        f"only {got.within():.0%} of the steps are within {TOLERANCE:g}, with round friction "
+        f"cones; the middle is {got.median():.1e}, the worst {got.worst():.1e}: contacts of "
+        "meshes and boxes may be other ones on Warp",
     )
 
 
@@ -173,12 +179,12 @@ CHECKS = (*GATES, check_parity, check_devices, check_repeats, check_divergence)
 
 
 @functools.lru_cache(maxsize=2)
-def _made(family: TaskFamily, count: int) -> MakeBackend:
+def _made(family: TaskFamily) -> MakeBackend:
     return backend_of(family, Physics("warp"))
 
 
 def _worlds(family: TaskFamily, tasks: Tasks) -> TaskWorlds:
-    worlds = TaskWorlds(family, len(tasks), 1, backend=_made(family, len(tasks)))
+    worlds = TaskWorlds(family, len(tasks), 1, backend=_made(family))
     worlds.set_tasks(tasks, 1)
     worlds.seed(KEY)
     worlds.reset()

@@ -23,7 +23,7 @@ POSITION, VELOCITY, ACCELERATION, CONTROL = 0, 1, 2, 3
 @wp.func
 def _first_bad(values: wp.array2d[float], world: int, count: int) -> int:
     """The first number that is not finite or too large, -1 if there is none."""
-    found = int(-1)  # noqa: RUF046  (a variable for Warp, not a constant)
+    found = int(-1)  # noqa: RUF046, UP018  (a variable for Warp, not a constant)
     for j in range(count):
         if found < 0 and not (wp.abs(values[world, j]) < LIMIT):  # a NaN is less than nothing
             found = j
@@ -48,7 +48,7 @@ def look(
     world = wp.tid()
     if begins:
         bad[world] = False
-    kind = int(-1)  # noqa: RUF046
+    kind = int(-1)  # noqa: RUF046, UP018
     at = _first_bad(qpos, world, nq)
     if at >= 0:
         kind = wp.static(POSITION)
