@@ -60,7 +60,8 @@ def test_steps_are_those_of_native_mujoco(name: str, warp) -> None:
 
     Of every family but the ant's, whose upright capsules Warp gives other friction pyramids, all
     steps are within a few ten-thousandths. With round cones the ant's are, too, but for steps in
-    which a foot lands a physics step earlier or later.
+    which a foot lands a physics step earlier or later; and of rough ground under an ant, some ten
+    steps of a hundred are others, for contacts with height fields are computed in another way.
     """
     family = find_family(name)
     ant = name.startswith("ant")
@@ -69,7 +70,8 @@ def test_steps_are_those_of_native_mujoco(name: str, warp) -> None:
     assert float(got.start.max()) < 1e-5
     assert got.ends <= ant
     assert got.median() < 1e-4
-    assert got.within(1e-3) >= (0.95 if ant else 1.0), (got.median(), got.worst())
+    least = 0.85 if ant and "terrain" in name else 0.95 if ant else 1.0
+    assert got.within(1e-3) >= least, (got.median(), got.worst())
 
 
 @pytest.mark.slow
@@ -227,23 +229,10 @@ def test_a_whole_training_and_what_becomes_of_it(name: str, tmp_path, capsys, mo
     monkeypatch.setattr(PointGoal, "horizon", 6)
     small = ["--hidden", "8"] if name == "maml-trpo" else ["--units", "8", "--hidden", "8"]
     run = str(tmp_path / "run")
-    words = [
-        "--simulator",
-        "warp",
-        "--device",
-        "cpu",
-        "--iterations",
-        "2",
-        "--tasks-per-iteration",
-        "2",
-        "--rollouts-per-task",
-        "2",
-        "--evaluate-tasks",
-        "2",
-        "--evaluate-episodes",
-        "1",
-        "--out",
-    ]
+    sizes = {"iterations": 2, "tasks-per-iteration": 2, "rollouts-per-task": 2}
+    sizes |= {"evaluate-tasks": 2, "evaluate-episodes": 1}
+    words = [word for size, n in sizes.items() for word in (f"--{size}", str(n))]
+    words += ["--simulator", "warp", "--device", "cpu", "--out"]
     assert main(["train", "point-goal", name, *small, *words, run]) == 0
     assert "physics by warp" in capsys.readouterr().out
     look = ["--tasks", "4", "--episodes", "1", "--device", "cpu"]

@@ -7,7 +7,10 @@ by what was wrong, and the world goes on from the model's default state until th
 It also notes contacts and constraints for which there was no room.
 """
 
-# Warp reads the annotations of kernels as they are: no `from __future__ import annotations` here.
+# pyright: reportIndexIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportOperatorIssue=false
+# The types of kernels are Warp's, not Python's, and Warp reads their annotations as they are: so no
+# `from __future__ import annotations` here.
 from typing import Any
 
 import warp as wp
@@ -30,15 +33,55 @@ def _first_bad(values: wp.array2d[float], world: int, count: int) -> int:
     return found
 
 
+@wp.func
+def _begin_anew(
+    world: int, nq: int, nv: int, nu: int, na: int,
+    qpos0: wp.array2d[float], qpos: wp.array2d[float], qvel: wp.array2d[float],
+    ctrl: wp.array2d[float], act: wp.array2d[float], warmstart: wp.array2d[float],
+) -> None:  # fmt: skip
+    """Let a world go on from the model's default state, as MuJoCo does."""
+    for j in range(nq):
+        qpos[world, j] = qpos0[world % qpos0.shape[0], j]
+    for j in range(nv):
+        qvel[world, j] = 0.0
+        warmstart[world, j] = 0.0
+    for j in range(nu):
+        ctrl[world, j] = 0.0
+    for j in range(na):
+        act[world, j] = 0.0
+
+
+@wp.func
+def _wrong(
+    begins: bool, world: int, nq: int, nv: int, nu: int, na: int,
+    qpos: wp.array2d[float], qvel: wp.array2d[float], qacc: wp.array2d[float],
+    ctrl: wp.array2d[float], act: wp.array2d[float],
+) -> wp.vec2i:  # fmt: skip
+    """What is wrong with a world first, and where; (-1, -1) if nothing is."""
+    at = _first_bad(qpos, world, nq)
+    if at >= 0:
+        return wp.vec2i(wp.static(POSITION), at)
+    at = _first_bad(qvel, world, nv)
+    if at >= 0:
+        return wp.vec2i(wp.static(VELOCITY), at)
+    if not begins:
+        at = _first_bad(qacc, world, nv)
+        if at >= 0:
+            return wp.vec2i(wp.static(ACCELERATION), at)
+    at = _first_bad(ctrl, world, nu)
+    if at >= 0:
+        return wp.vec2i(wp.static(CONTROL), at)
+    if _first_bad(act, world, na) >= 0:
+        return wp.vec2i(wp.static(CONTROL), 0)
+    return wp.vec2i(-1, -1)
+
+
 @wp.kernel
 def look(
-    begins: bool,
-    nq: int, nv: int, nu: int, na: int,
-    qpos0: wp.array2d[float],
-    qacc: wp.array2d[float],
-    nefc: wp.array[int], njmax: int,
-    nacon: wp.array[int], ncollision: wp.array[int], naconmax: int,
-    overflow: wp.array[int], serious: int,
+    begins: bool, nq: int, nv: int, nu: int, na: int,
+    qpos0: wp.array2d[float], qacc: wp.array2d[float],
+    nefc: wp.array[int], njmax: int, nacon: wp.array[int], ncollision: wp.array[int],
+    naconmax: int, overflow: wp.array[int], serious: int,
     qpos: wp.array2d[float], qvel: wp.array2d[float], ctrl: wp.array2d[float],
     act: wp.array2d[float], warmstart: wp.array2d[float],
     bad: wp.array[bool], counts: wp.array2d[int], first: wp.array2d[int],
@@ -48,41 +91,13 @@ def look(
     world = wp.tid()
     if begins:
         bad[world] = False
-    kind = int(-1)  # noqa: RUF046, UP018
-    at = _first_bad(qpos, world, nq)
-    if at >= 0:
-        kind = wp.static(POSITION)
-    if kind < 0:
-        at = _first_bad(qvel, world, nv)
-        if at >= 0:
-            kind = wp.static(VELOCITY)
-    if kind < 0 and not begins:
-        at = _first_bad(qacc, world, nv)
-        if at >= 0:
-            kind = wp.static(ACCELERATION)
-    if kind < 0:
-        at = _first_bad(ctrl, world, nu)
-        if at >= 0:
-            kind = wp.static(CONTROL)
-    if kind < 0:
-        at = _first_bad(act, world, na)
-        if at >= 0:
-            kind = wp.static(ACCELERATION)
-            at = 0
-    if kind >= 0:
+    wrong = _wrong(begins, world, nq, nv, nu, na, qpos, qvel, qacc, ctrl, act)
+    if wrong[0] >= 0:
         if not bad[world]:
             bad[world] = True
-            wp.atomic_add(counts, kind, at, 1)
-            wp.atomic_min(first, kind, at, world)
-        for j in range(nq):
-            qpos[world, j] = qpos0[world % qpos0.shape[0], j]
-        for j in range(nv):
-            qvel[world, j] = 0.0
-            warmstart[world, j] = 0.0
-        for j in range(nu):
-            ctrl[world, j] = 0.0
-        for j in range(na):
-            act[world, j] = 0.0
+            wp.atomic_add(counts, wrong[0], wrong[1], 1)
+            wp.atomic_min(first, wrong[0], wrong[1], world)
+        _begin_anew(world, nq, nv, nu, na, qpos0, qpos, qvel, ctrl, act, warmstart)
     over = overflow[world] & serious
     if nefc[world] > njmax:
         over = over | 1
