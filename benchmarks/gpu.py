@@ -52,12 +52,15 @@ def synchronised(device: str) -> float:
     return time.perf_counter()
 
 
-def make(name: str, count: int, device: str, simulator: str = "warp") -> Any:
+def make(
+    name: str, count: int, device: str, simulator: str = "warp", horizon: int | None = None
+) -> Any:
     """Return worlds of a family with as many training tasks as there may be, up to 64."""
     from metarl import TaskDistribution, find_family, make_worlds
     from metarl.simulation.warp.choice import Physics
 
     family = find_family(name)
+    family.horizon = horizon or family.horizon
     physics = Physics(simulator, room=3.0, device=device)
     worlds = make_worlds(family, count, None, physics)
     tasks = min(count, 64)
@@ -123,9 +126,8 @@ def iterations(args: argparse.Namespace, ends: float) -> dict[str, Any]:
         for simulator in ("mujoco", "warp"):
             if time.monotonic() > ends - 60 and found:
                 return found
-            worlds = make("half-cheetah-dynamics", tasks * each, args.device, simulator)
-            if args.tiny:
-                worlds.family.horizon = 10
+            horizon = 10 if args.tiny else None
+            worlds = make("half-cheetah-dynamics", tasks * each, args.device, simulator, horizon)
             speed = steps_per_second(worlds, args.device, 0.5 if args.tiny else 5.0)
             learner = cls(worlds.spec, cls.Config(), seed=0, device=args.device)
             drawn = worlds.family.distribution.split("train", tasks)
@@ -147,7 +149,8 @@ def iterations(args: argparse.Namespace, ends: float) -> dict[str, Any]:
 def pearl(args: argparse.Namespace, ends: float) -> dict[str, Any]:
     """Train PEARL on Warp until the held-out return is reached, or time is up; it goes on later."""
     run = Path(args.out)
-    words = ["half-cheetah-vel", "pearl", "--simulator", "warp", "--device", args.device]
+    family = "point-goal" if args.tiny else "half-cheetah-vel"
+    words = [family, "pearl", "--simulator", "warp", "--device", args.device]
     words += ["--simulator-room", "3", "--evaluate-every", "5", "--out", str(run)]
     if args.tiny:
         words += ["--iterations", "1", "--train-tasks", "2", "--rollouts-per-task", "1",
