@@ -245,7 +245,43 @@ def _ranks(by_ranks: list[list[dict[str, Any]]]) -> list[str]:
 FROM_TWO = (2, 4, 8, 16, 32, 64)
 
 
+def gpu() -> str:
+    """What was measured on a GPU, for docs/gpu.md; that nothing was, until there is a file."""
+    path = RESULTS / "gpu.json"
+    got = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    where = {piece["environment"]["gpu"] for piece in got.values()} - {None}
+    parts = [f"Measured on {' and '.join(sorted(where))}."] if where else []
+    if speeds := got.get("throughput"):
+        counts = sorted({int(n) for by in speeds.values() for n in by if n.isdigit()})
+        rows = [("env steps/s", *(f"{n} worlds" for n in counts))]
+        for name, by in speeds.items():
+            if name != "environment":
+                cells = (by.get(str(n)) for n in counts)
+                rows.append((name, *("" if x is None else f"{x:,.0f}" for x in cells)))
+        parts.append(table(rows))
+    if update := got.get("pearl-update"):
+        ratio = update["speedup"]["eager"]
+        parts.append(f"PEARL's captured gradient step is {ratio:.1f} times the plain eager one.")
+    for name, by in got.get("iterations", {}).items():
+        if name != "environment":
+            words = (f"{one['share']:.0%} with physics by {sim}" for sim, one in by.items())
+            parts.append(f"A whole {name} iteration keeps {' and '.join(words)} of the speed of "
+                         "the simulation alone.")  # fmt: skip
+    if pearl := got.get("pearl"):
+        reached = pearl["seconds"]
+        parts.append(
+            f"PEARL on half-cheetah-vel reached {pearl['wanted']:g} after {reached / 60:.1f} "
+            "minutes." if reached else f"PEARL on half-cheetah-vel did not reach "
+            f"{pearl['wanted']:g}: its best held-out return was {pearl['best']:.0f}."
+        )  # fmt: skip
+    missing = [n for n in ("throughput", "pearl-update", "iterations", "pearl") if n not in got]
+    if missing:
+        parts.append(f"Not run: {', '.join(missing)}.")
+    return "\n\n".join(parts)
+
+
 BLOCKS = {
+    "gpu": ("docs/gpu.md", gpu),
     "growth": ("docs/cluster.md", growth),
     "beside-sb3": ("docs/algorithms/ppo.md", beside_sb3),
     "speed": ("README.md", speed),

@@ -12,7 +12,14 @@ from metarl.base.threads import using
 from metarl.evaluation import protocol
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.agents import find_run
-from metarl.run import load_run, resolve_device, start_run, worlds_for, worlds_per_task
+from metarl.run import (
+    load_run,
+    physics_for,
+    resolve_device,
+    start_run,
+    worlds_for,
+    worlds_per_task,
+)
 from metarl.runs.presets import plain, say_tuned, start_from, with_settings
 from metarl.worlds.policy import as_policy
 from metarl.worlds.vector import VecWorlds
@@ -114,7 +121,8 @@ def evaluate(
             checkpoint, family, learner = load_run(str(path), "auto", threads)
             chosen = family.distribution.split(split, tasks) if isinstance(tasks, int) else tasks
             each = worlds_per_task(checkpoint, rollouts_per_task, len(chosen))
-            worlds = worlds_for(family, learner, len(chosen) * each, threads)
+            physics = physics_for(checkpoint, None, "auto")
+            worlds = worlds_for(family, learner, len(chosen) * each, threads, physics)
             return protocol.evaluate(
                 learner, worlds, chosen, episodes=episodes, seed=seed, split=split,
                 progress=progress,

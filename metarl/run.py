@@ -21,6 +21,7 @@ from metarl.learning.registry import find_learner
 from metarl.runs.config import MAX_WORLDS, TrainConfig, default_out, finished
 from metarl.runs.run_folder import has_trained
 from metarl.runs.runner import IterationFunction, meta_train
+from metarl.simulation.warp.choice import NATIVE, Physics
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 MAY_CHANGE = frozenset(
     {
         "iterations", "env_steps", "checkpoint_every", "keep_checkpoints", "device", "threads",
-        "out", "print_every", "progress", "video_every", "track", "evaluate_ood",
+        "out", "print_every", "progress", "video_every", "track", "evaluate_ood", "simulator_room",
     }
 )  # fmt: skip
 """Train settings that a resumed run may change; any other would make it a different run."""
@@ -76,6 +77,7 @@ def start_run(
     """
     with _sharing(train) as (ranks, train):
         cls, found = find_learner(algorithm), find_family(family)
+        physics_of(train)
         refuse_inert(found)
         worlds, device = _worlds(found, train), _device_of_rank(train.device)
         learner = cls(worlds.spec, learner_config, seed=train.seed, device=device)
@@ -237,10 +239,11 @@ def load_run(
 
 
 def worlds_for(
-    family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None
-) -> VecWorlds:
+    family: TaskFamily, learner: Learner, num_worlds: int, threads: int | None,
+    physics: Physics = NATIVE,
+) -> VecWorlds:  # fmt: skip
     """Make worlds that fit a loaded learner. Raises UserError if the family has changed."""
-    worlds = make_worlds(family, num_worlds, threads)
+    worlds = make_worlds(family, num_worlds, threads, physics)
     check_spec(learner, worlds)
     return worlds
 
@@ -284,7 +287,27 @@ def _plain(value: object) -> object:
 
 def _worlds(family: TaskFamily, train: TrainConfig) -> VecWorlds:
     count = train.tasks_per_iteration * train.rollouts_per_task // (train.task_shards or 1)
-    return make_worlds(family, count, train.threads)
+    return make_worlds(family, count, train.threads, physics_of(train))
+
+
+def physics_of(train: TrainConfig) -> Physics:
+    """Return what computes the physics of a run, on the learner's device."""
+    return Physics(train.simulator, train.simulator_room, _device_of_rank(train.device)).require()
+
+
+def physics_for(checkpoint: Checkpoint, simulator: str | None, device: str) -> Physics:
+    """Return what computes the physics for an agent: as in its training if `simulator` is None.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    trained = train_config(checkpoint)
+    chosen = Physics(simulator or trained.simulator, trained.simulator_room, resolve_device(device))
+    try:
+        return chosen.require()
+    except UserError as error:
+        other = "" if simulator else "; or --simulator mujoco, though it was trained on warp"
+        raise UserError(f"{error}{other}") from None
 
 
 def check_spec(learner: Learner, worlds: VecWorlds) -> None:

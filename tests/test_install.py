@@ -21,7 +21,8 @@ os.chdir(sys.argv[1])
 print(getattr(build_meta, sys.argv[2])(sys.argv[3]))
 """
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-INSIDE = {"imageio-ffmpeg": "imageio_ffmpeg", "pillow": "PIL", "scikit-learn": "sklearn",
+INSIDE = {"imageio-ffmpeg": "imageio_ffmpeg", "mujoco-warp": "mujoco_warp", "pillow": "PIL",
+          "scikit-learn": "sklearn", "warp-lang": "warp",
           "stable-baselines3": "stable_baselines3"}  # fmt: skip
 """What is imported of a distribution that goes by another name."""
 

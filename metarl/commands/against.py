@@ -23,7 +23,7 @@ def evaluate_others(args: Evaluate, report: Report) -> list[Report]:
         UserError: a run's tasks are not those of the report.
     """
     from metarl.evaluation.protocol import evaluate
-    from metarl.run import load_run, worlds_for, worlds_per_task
+    from metarl.run import load_run, physics_for, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
 
     others = []
@@ -36,7 +36,8 @@ def evaluate_others(args: Evaluate, report: Report) -> list[Report]:
                 f"'{run}' was trained on {family.name}, whose {args.split} tasks are not those of "
                 f"{report.family}: only runs on the same tasks can be compared"
             )
-        worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
+        physics = physics_for(checkpoint, args.simulator, args.device)
+        worlds = worlds_for(family, learner, len(tasks) * count, args.threads, physics)
         how: dict[str, Any] = {"seed": args.seed, "split": args.split}
         with bar(f"evaluating {run}") as show:
             others.append(

@@ -16,6 +16,7 @@ from metarl.base.plugins import first_line
 from metarl.base.text import counted, shown
 from metarl.commands.arguments import Said, check_counts, parse
 from metarl.runs.progress import bar, say, under_way
+from metarl.simulation.warp.choice import SimulatorName
 
 if TYPE_CHECKING:  # torch is imported when there is something to compute, not for --help
     from metarl.learning.learner import Learner
@@ -46,7 +47,9 @@ class OnRun(Said):
     seed: int = 0
     """Of initial states and exploration."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the learner computes."""
+    """Where the learner computes, and the simulator warp."""
+    simulator: SimulatorName | None = None
+    """What computes the physics: mujoco or warp; the default is what the run was trained on."""
     threads: int | None = None
     """CPU threads; the default is every core."""
     setting: Annotated[
@@ -112,6 +115,8 @@ class Check:
 
     family: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FAMILY")]
     """A registered name, a product such as half-cheetah-vel+dynamics, or file.py:Class."""
+    simulator: SimulatorName = "mujoco"
+    """With warp: whether the family runs on MuJoCo Warp as it does on native MuJoCo."""
 
 
 # --- algorithms and check -----------------------------------------------------------------------
@@ -150,6 +155,14 @@ def check(argv: Sequence[str]) -> int:
         from metarl.check import gymnasium_suite
 
         suite = {"checks": gymnasium_suite.CHECKS, "gates": gymnasium_suite.GATES}
+    if args.simulator == "warp":
+        from metarl.check import warp_suite
+        from metarl.simulation.warp.install import require_warp
+
+        require_warp()
+        if not family.has_model:
+            raise UserError(f"'{args.family}' steps itself: it has no --simulator warp")
+        suite = {"checks": warp_suite.CHECKS, "gates": warp_suite.GATES}
     with under_way() as (report, begin):
         return 1 if check_family(family, report, **suite, begin=begin) else 0
 
@@ -160,14 +173,16 @@ def check(argv: Sequence[str]) -> int:
 def evaluate(argv: Sequence[str]) -> int:
     """Evaluate a run."""
     args = parse(Evaluate, argv, prog="metarl evaluate")
+    from metarl.commands.simulators import across_simulators
     from metarl.evaluation.protocol import evaluate as evaluate_learner
-    from metarl.run import load_run, worlds_for, worlds_per_task
+    from metarl.run import load_run, physics_for, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
 
     checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
     count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
     tasks = TaskDistribution(family).split(args.split, args.tasks)
-    worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
+    physics = physics_for(checkpoint, args.simulator, args.device)
+    worlds = worlds_for(family, learner, len(tasks) * count, args.threads, physics)
     if args.json != "-":
         words = f"{tasks.counted(f'{args.split} task')}, {counted(count, 'world')} each"
         say(f"{checkpoint.path}: {words}")
@@ -178,6 +193,8 @@ def evaluate(argv: Sequence[str]) -> int:
             progress=show,
         )  # fmt: skip
     lines = report.summary()
+    told, compared = across_simulators(args, checkpoint, learner, report, physics)
+    lines, more = [*lines, *told], more | compared
     if args.against:
         from metarl.commands.against import comparison, evaluate_others
 
@@ -200,12 +217,13 @@ def adapt(argv: Sequence[str]) -> int:
     """Adapt to one task."""
     args = parse(Adapt, argv, prog="metarl adapt")
     from metarl.learning.adaptation import adapt_to, best_round, save_adapted
-    from metarl.run import load_run, worlds_for, worlds_per_task
+    from metarl.run import load_run, physics_for, worlds_for, worlds_per_task
 
     checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
     task = parse_task(family, args.set)
     count = worlds_per_task(checkpoint, args.rollouts_per_task, 1)
-    worlds = worlds_for(family, learner, count, args.threads)
+    physics = physics_for(checkpoint, args.simulator, args.device)
+    worlds = worlds_for(family, learner, count, args.threads, physics)
     say(f"{checkpoint.path}: adapting to {task.label(0) or 'the one task of ' + family.name}")
     for param in family.params:
         for name in param.names:

@@ -15,7 +15,7 @@ import tyro
 
 GROUPS = {
     "run": "resume preset config tasks_per_iteration rollouts_per_task num_train_tasks iterations "
-    "env_steps seed device threads family algorithm trust_code",
+    "env_steps seed device simulator simulator_room threads family algorithm trust_code",
     "evaluation": "split tasks episodes set evaluate evaluate_every evaluate_tasks "
     "evaluate_episodes evaluate_ood test_tasks test_episodes test_seed result",
     "output": "out json results checkpoint_every keep_checkpoints video_every print_every progress "

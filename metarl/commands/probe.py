@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from metarl.evaluation.probe import Probe
     from metarl.learning.learner import Learner
     from metarl.tasks.distribution import TaskDistribution, Tasks
+    from metarl.worlds.vector import VecWorlds
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,15 @@ def probe(argv: Sequence[str]) -> int:
     from metarl.base.files import file_errors, finite, write_json
     from metarl.evaluation.probe import probe as probe_policy
     from metarl.report.run_summary import probe_path, read_run
-    from metarl.run import load_run, worlds_for, worlds_per_task
+    from metarl.run import load_run, physics_for, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
 
     checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
     count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
     distribution = TaskDistribution(family)
     tasks, swept = distribution.split(args.split, args.tasks), to_sweep(args, distribution)
-    worlds = worlds_for(family, learner, len(tasks) * count, args.threads)
+    physics = physics_for(checkpoint, args.simulator, args.device)
+    worlds = worlds_for(family, learner, len(tasks) * count, args.threads, physics)
     if args.json != "-":
         words = f"{tasks.counted(f'{args.split} task')}, {counted(args.episodes, 'round')}"
         say(f"{checkpoint.path}: {words}, {counted(count, 'world')} each")
@@ -74,7 +76,10 @@ def probe(argv: Sequence[str]) -> int:
         found = probe_policy(
             learner, worlds, tasks, episodes=args.episodes, seed=args.seed, progress=show
         )
-    sweeps = swept_returns(args, learner, distribution, swept, count)
+    sweeps = swept_returns(
+        args, learner, distribution, swept,
+        lambda tasks: worlds_for(family, learner, tasks * count, args.threads, physics),
+    )  # fmt: skip
     names = {"family": family.name, "algorithm": learner.name, "split": args.split}
     how = {"step": checkpoint.step, "seed": args.seed, "episodes": args.episodes}
     about = finite({**names, **how, **to_json(found), "sweeps": sweeps})
@@ -104,23 +109,20 @@ def to_sweep(args: ProbeRun, distribution: TaskDistribution) -> dict[str, Tasks]
 
 def swept_returns(
     args: ProbeRun, learner: Learner, distribution: TaskDistribution, swept: Mapping[str, Tasks],
-    worlds_per_task: int,
+    worlds_of: Callable[[int], VecWorlds],
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the sweeps as a JSON object, by parameter."""
+    """Return the sweeps as a JSON object, by parameter, given what makes worlds for M tasks."""
     from metarl.evaluation.sweep import sweep
-    from metarl.run import worlds_for
 
     found: dict[str, Any] = {}
     if not swept:
         return found
     with bar("sweeping") as show:
         for name, tasks in swept.items():
-            worlds = worlds_for(
-                distribution.family, learner, len(tasks) * worlds_per_task, args.threads
-            )
             one = sweep(
-                learner, worlds, distribution, name, tasks, episodes=args.episodes, seed=args.seed
-            )
+                learner, worlds_of(len(tasks)), distribution, name, tasks, episodes=args.episodes,
+                seed=args.seed,
+            )  # fmt: skip
             found[name] = one._asdict()
             show(len(found), len(swept))
     return found

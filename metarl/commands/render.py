@@ -75,7 +75,7 @@ class Render(OnRun):
 def render(argv: Sequence[str]) -> int:
     """Render a run."""
     args = parse(Render, argv, prog="metarl render")
-    from metarl.run import check_spec, load_run, worlds_per_task
+    from metarl.run import load_run, physics_for, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
     from metarl.video import encode as video
     from metarl.video.opengl import make_context
@@ -98,8 +98,9 @@ def render(argv: Sequence[str]) -> int:
     if not args.live:
         make_context(8, 8).free()  # what is missing is better said before the work than after it
     count = worlds_per_task(checkpoint, args.rollouts_per_task, len(tasks))
-    worlds = TaskWorlds(family, len(tasks) * count, args.threads)
-    check_spec(learner, worlds)
+    physics = physics_for(checkpoint, args.simulator, args.device)
+    worlds = worlds_for(family, learner, len(tasks) * count, args.threads, physics)
+    assert isinstance(worlds, TaskWorlds)
     with bar("playing") as show:
         recording = record(
             learner, worlds, tasks, episodes=args.episodes, seed=args.seed, split=split,

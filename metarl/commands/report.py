@@ -113,7 +113,7 @@ def add_reports(
     """
     from metarl.base.trust import CodeError
     from metarl.evaluation.protocol import evaluate
-    from metarl.run import load_run, worlds_for, worlds_per_task
+    from metarl.run import load_run, physics_for, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
 
     if not (wanted := _missing(run, test)):
@@ -121,7 +121,8 @@ def add_reports(
     try:
         checkpoint, family, learner = load_run(str(source), test.device, test.threads, **said)
         count = worlds_per_task(checkpoint, test.rollouts_per_task, test.tasks)
-        worlds = worlds_for(family, learner, test.tasks * count, test.threads)
+        physics = physics_for(checkpoint, None, test.device)
+        worlds = worlds_for(family, learner, test.tasks * count, test.threads, physics)
     except CodeError:
         raise
     except UserError as error:

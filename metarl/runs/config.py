@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from metarl.base.errors import UserError, did_you_mean
+from metarl.simulation.warp.choice import Physics, SimulatorName
 from metarl.worlds import MAX_EPISODES, MAX_WORLDS
 
 if TYPE_CHECKING:
@@ -66,7 +67,12 @@ class TrainConfig:
     seed: int = 0
     """Of everything random: weights, tasks, initial states, actions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the learner computes; auto is cuda where there is one. The physics is on the CPU."""
+    """Where the learner computes; auto is cuda where there is one. So does the simulator warp;
+    the physics of mujoco is on the CPU."""
+    simulator: SimulatorName = "mujoco"
+    """What computes the physics: native MuJoCo, or MuJoCo Warp, which runs on a GPU."""
+    simulator_room: float = 1.5
+    """With --simulator warp: for how many times the contacts of random actions there is room."""
     threads: int | None = None
     """CPU threads of the physics and of torch; default: every core, or a resumed run's own."""
     out: str | None = None
@@ -102,6 +108,7 @@ class TrainConfig:
                 f"evaluate_episodes must be at most {MAX_EPISODES}, not {self.evaluate_episodes}"
             )
         self._check_curriculum()
+        Physics(self.simulator, self.simulator_room)
         for name, allowed in (("device", ("auto", "cpu", "cuda")), ("track", get_args(Track))):
             if (value := getattr(self, name)) not in allowed:
                 *some, last = allowed

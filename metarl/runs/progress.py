@@ -168,10 +168,11 @@ def opening_line(run: Run, resumed_at: int | None) -> str:
     worlds = config.tasks_per_iteration * config.rollouts_per_task
     shared = f"  {ranks.shards} task shards" * (ranks.shards > 1)
     shared += f"  {ranks.size} ranks of" * (ranks.size > 1)
+    warp = "" if config.simulator == "mujoco" else f"  physics by {config.simulator}"
     return (
         f"{run.family.name}  {run.learner.name}  seed {config.seed}  "
         f"{counted(worlds, 'world')}{shared}  {counted(run.threads, 'thread')}  "
-        f"{run.learner.device}  → {run.folder.path}"
+        f"{run.learner.device}{warp}  → {run.folder.path}"
         + ("" if resumed_at is None else f", from iteration {resumed_at}")
     )
 

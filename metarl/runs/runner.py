@@ -133,7 +133,9 @@ class Runner:
             print_every=config.print_every, show=config.progress,
         )  # fmt: skip
         self.eval_tasks = distribution.split("heldout", config.evaluate_tasks)
-        self.eval_worlds = SizedWorlds(self.family, config.rollouts_per_task, config.threads)
+        self.eval_worlds = SizedWorlds(
+            self.family, config.rollouts_per_task, config.threads, worlds.physics
+        )
         self._snapshot: dict[str, Tensor] | None = None
 
     def learn(self) -> Path:

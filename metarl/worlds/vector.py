@@ -17,6 +17,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.keys import as_key
+from metarl.simulation.warp.choice import NATIVE, Physics
 from metarl.worlds import MAX_WORLDS
 
 if TYPE_CHECKING:
@@ -139,6 +140,8 @@ class VecWorlds(ABC):
     returns: dict[int, Tensor] | None = None
     """Where `collect` notes the (M,) returns of its tasks' last episodes, by the index of the first
     task; None for nowhere. Later rollouts of the same tasks replace earlier ones."""
+    physics: Physics = NATIVE
+    """What `make_worlds` was told of it"""
     large_reward: str = ""
     """What `collect` says of the first reward that is too large for a learner."""
 

@@ -25,7 +25,7 @@ from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
 from metarl.commands.arguments import check_counts, parse, take_option
 from metarl.evaluation.protocol import evaluate
-from metarl.run import load_run, train_or_resume, worlds_for
+from metarl.run import load_run, physics_for, train_or_resume, worlds_for
 from metarl.runs.config import TrainConfig, default_out, with_target
 from metarl.runs.presets import MEASURED, Preset, presets_of
 from metarl.runs.presets import presets as all_presets
@@ -162,7 +162,8 @@ def measure(run: Path, how: Measure, train: TrainConfig) -> dict[str, Any]:
     def report(split: str) -> dict[str, Any]:
         tasks = distribution.split(split, how.test_tasks)
         count = len(tasks) * (how.test_rollouts or train.rollouts_per_task)
-        worlds = worlds_for(family, learner, count, train.threads)
+        physics = physics_for(checkpoint, None, train.device)
+        worlds = worlds_for(family, learner, count, train.threads, physics)
         got = evaluate(
             learner, worlds, tasks, episodes=how.test_episodes, seed=how.test_seed, split=split
         )

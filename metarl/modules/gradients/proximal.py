@@ -41,13 +41,9 @@ policies of every phase; with old policies they can be differentiated by the cop
 
 @torch.enable_grad()
 def proximal_update(
-    learned: FlatAdam,
-    kl_weight: float | Tensor,
-    data: Phases,
-    policies: MetaPolicies,
-    config: ProximalSettings,
-    sum_tasks: Callable[[Tensor], Tensor],
-) -> tuple[dict[str, float], Tensor]:
+    learned: FlatAdam, kl_weight: float | Tensor, data: Phases, policies: MetaPolicies,
+    config: ProximalSettings, sum_tasks: Callable[[Tensor], Tensor],
+) -> tuple[dict[str, float], Tensor]:  # fmt: skip
     """Make steps of Adam on the clipped surrogate of the policies after adaptation, in place.
 
         J = mean_m[−E[min(r A, clip(r, 1 ± ε) A)] + η mean_k KL(π_old,k ‖ π_k)],  r = π_K / π_old,K

@@ -1,0 +1,78 @@
+"""The optional packages of the extra `gpu-sim`, and models that they cannot run, in one line."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from metarl.base.errors import UserError
+
+HINT = "pip install 'metarl-toolkit[gpu-sim]'"
+
+
+def require_warp() -> None:
+    """Raise UserError if a package is missing; neither is imported, which takes a second."""
+    for module in ("warp", "mujoco_warp"):
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"the simulator 'warp' needs MuJoCo Warp: {HINT}")
+
+
+@functools.cache
+def load() -> tuple[Any, Any]:
+    """Return the modules warp and mujoco_warp, which say nothing of themselves as they start.
+
+    Raises:
+        UserError: one of them is missing, or does not start.
+    """
+    require_warp()
+    import warp
+
+    # else a banner, a line for each kernel that is loaded, and a warning that there is no GPU
+    warp.config.log_level = warp.LOG_ERROR
+    warp.init()
+    try:
+        import mujoco_warp
+    except (ImportError, AttributeError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"the simulator 'warp' does not start: {text}; {HINT}") from None
+    missing = [
+        name for name in ("put_model", "make_data", "set_const", "reset_data", "SetConstGroup",
+                          "OverflowType", "DeterminismType")
+        if not hasattr(mujoco_warp, name)
+    ]  # fmt: skip
+    if missing:
+        raise UserError(
+            f"the simulator 'warp' needs a newer MuJoCo Warp than {mujoco_warp.__version__}, "
+            f"which has no {missing[0]}: pip install --upgrade 'metarl-toolkit[gpu-sim]'"
+        )
+    return warp, mujoco_warp
+
+
+def default_device() -> str:
+    """Return where worlds go if nobody says: "cuda" if there is a GPU, or else "cpu"."""
+    wp: ModuleType = load()[0]
+    return "cuda" if wp.is_cuda_available() else "cpu"
+
+
+def refuse(model: mujoco.MjModel) -> None:
+    """Raise UserError for what would be left out in silence; `put_model` refuses the rest."""
+    enabled = model.opt.enableflags
+    what = {
+        "plugins": model.nplugin > 0,
+        "sensors with a delay or an interval": bool(
+            np.any(model.sensor_delay) or np.any(model.sensor_interval[:, 0])
+        ),
+        "sleeping bodies": bool(enabled & int(mujoco.mjtEnableBit.mjENBL_SLEEP)),
+        "soft bodies (flex)": model.nflex > 0,
+    }
+    found = [name for name, there in what.items() if there]
+    if found:
+        raise UserError(
+            f"the simulator 'warp' does not run models with {' or '.join(found)}: use the "
+            "simulator 'mujoco'"
+        )

@@ -1,0 +1,212 @@
+"""Model fields that differ between the worlds of MuJoCo Warp, and what MuJoCo derives from them.
+
+The host keeps what each world was given, in float64; the device has it in float32, in arrays that
+stay where they are, for a captured step keeps their addresses. A field that becomes one of each
+world's own for the first time needs new arrays, and so a new capture: `set` says when.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.base.errors import UserError
+from metarl.simulation.edits import nominal_value
+from metarl.simulation.warp.install import load
+
+_DERIVED = (
+    "body_subtreemass", "body_invweight0", "dof_invweight0", "tendon_invweight0",
+    "tendon_length0", "actuator_acc0", "geom_aabb", "geom_rbound", "geom_size", "eq_data",
+)  # fmt: skip
+"""What set_const computes. Each world needs its own as soon as any input differs."""
+_INPUTS = frozenset(
+    {
+        "qpos0", "body_mass", "body_inertia", "body_ipos", "body_iquat", "body_pos", "body_quat",
+        "dof_armature", "tendon_armature", "actuator_armature", "actuator_gear", "eq_data",
+        "geom_size", "geom_dataid", "tendon_stiffness", "tendon_damping", "jnt_pos", "jnt_axis",
+        "site_pos", "site_quat", "actuator_cranklength", "body_gravcomp",
+    }
+)  # fmt: skip
+"""Fields from which set_const derives others; friction, damping, gravity and the like need none."""
+_ELSEWHERE = {"opt.impratio": "impratio_invsqrt"}
+"""Options that Warp keeps in another form."""
+_TRIED = 8  # worlds of an edit that MuJoCo itself is asked about
+
+
+def runnable(model: mujoco.MjModel) -> mujoco.MjModel:
+    """Return the model with a solver that Warp has: Newton's solves PGS's convex problem, too."""
+    if model.opt.solver == int(mujoco.mjtSolver.mjSOL_PGS):
+        model = copy.copy(model)
+        model.opt.solver = int(mujoco.mjtSolver.mjSOL_NEWTON)
+    return model
+
+
+class WorldModels:
+    """The model of B worlds on the device, with fields that differ between them."""
+
+    def __init__(self, model: mujoco.MjModel, num_worlds: int) -> None:
+        """Put the nominal model on Warp's current device.
+
+        Raises:
+            UserError: Warp does not run it.
+        """
+        self.nominal, self.num_worlds = model, num_worlds
+        self.values: dict[str, np.ndarray] = {}
+        """(B, …) float64, what each world was given."""
+        self.mjw_model = self._put({})
+        self._live: dict[str, Tensor] = {}
+
+    def set(self, fields: Mapping[str, np.ndarray], ids: Tensor | None) -> bool:
+        """Give worlds values of fields; those set before and not named go back.
+
+        Args:
+            fields: name -> (n, …).
+            ids: (n,) the worlds, on any device; None is all.
+
+        Returns:
+            Whether the arrays on the device are new ones.
+
+        Raises:
+            UserError: Warp or MuJoCo cannot have such a field in each world.
+        """
+        self._try(fields)
+        grown = [name for name in fields if name not in self.values]
+        for name in grown:
+            nominal = nominal_value(self.nominal, name)
+            self.values[name] = np.repeat(nominal[None], self.num_worlds, 0)
+        which = slice(None) if ids is None else ids.cpu().numpy()
+        for name, kept in self.values.items():
+            kept[which] = fields.get(name, nominal_value(self.nominal, name))
+        if grown:
+            self._grow()
+        for name in self.values:
+            self._write(name, None if grown else ids)
+        return bool(grown)
+
+    def derive(self, d: Any) -> None:
+        """Bring what MuJoCo derives from the fields up to date, in every world."""
+        if _INPUTS & self.values.keys():
+            load()[1].set_const(self.mjw_model, d)
+
+    def live(self, field: str) -> Tensor:
+        """Return the (B, …) values of a field on the device: to read, not to write."""
+        if field not in self._live:
+            array = self._array(field)
+            nominal = nominal_value(self.nominal, field)
+            if array is None or field in _ELSEWHERE or field not in self.values:
+                values = self.values.get(field, nominal[None])
+                tensor = torch.from_numpy(np.ascontiguousarray(values))
+                tensor = tensor.float() if tensor.is_floating_point() else tensor
+                tensor = tensor.to(self._device())
+            else:
+                tensor = load()[0].to_torch(array)
+                tensor = tensor.reshape(len(tensor), *nominal.shape[:1], -1)
+                tensor = tensor[..., : nominal.shape[-1] if nominal.ndim > 1 else None]
+                tensor = tensor.reshape(len(tensor), *nominal.shape)
+            self._live[field] = tensor.expand(self.num_worlds, *nominal.shape)
+        return self._live[field]
+
+    def of(self, world: int) -> mujoco.MjModel:
+        """Return a copy of one world's model on the host."""
+        model = copy.copy(self.nominal)
+        for name, values in self.values.items():
+            _assign(model, name, values[world])
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+        return model
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _device(self) -> torch.device:
+        return load()[0].to_torch(self.mjw_model.qpos0).device
+
+    def _put(self, sizes: dict[str, int]) -> Any:
+        mjw = load()[1]
+        try:
+            made = mjw.put_model(runnable(self.nominal), sizes or None)
+        except (NotImplementedError, ValueError) as error:
+            text = " ".join(str(error).split())
+            raise UserError(
+                f"the simulator 'warp' does not run this model: {text} Use the simulator 'mujoco'"
+            ) from None
+        made.opt.warn_overflow = 0  # `watch` finds it, and it is an error
+        made.opt.deterministic = int(mjw.DeterminismType.ALL)
+        return made
+
+    def _try(self, fields: Mapping[str, np.ndarray]) -> None:
+        """Raise UserError for edits that Warp has no field for, or that MuJoCo refuses."""
+        for name in fields:
+            if self._array(name) is None or (name == "qpos_spring" and self.nominal.ntendon):
+                raise UserError(
+                    f"the simulator 'warp' cannot give each world a {name} of its own: use the "
+                    "simulator 'mujoco'"
+                )
+        if not _INPUTS & fields.keys():
+            return
+        count = len(next(iter(fields.values())))
+        model = copy.copy(self.nominal)
+        data = mujoco.MjData(model)
+        for row in np.unique(np.linspace(0, count - 1, _TRIED).astype(int)):
+            for name, values in fields.items():
+                _assign(model, name, values[row])
+            try:
+                mujoco.mj_setConst(model, data)
+            except (mujoco.FatalError, ValueError) as error:
+                why = " ".join(str(error).split())
+                raise UserError(f"MuJoCo refuses an edit of {', '.join(fields)}: {why}") from None
+
+    def _grow(self) -> None:
+        """Make new arrays, in which every field that was ever set has a row for each world."""
+        names: Iterable[str] = self.values
+        own = {name for name in names if not name.startswith("opt.")}
+        if _INPUTS & own:
+            own |= set(_DERIVED)
+        made = self._put(dict.fromkeys(own, self.num_worlds))
+        wp = load()[0]
+        for name in self.values:
+            if name.startswith("opt."):
+                inside = _ELSEWHERE.get(name, name.removeprefix("opt."))
+                old = getattr(made.opt, inside)
+                rows = np.repeat(old.numpy(), self.num_worlds, 0)
+                setattr(made.opt, inside, wp.array(rows, dtype=old.dtype))
+                getattr(made.opt, inside)._is_batched = True  # as put_model marks its own
+        self.mjw_model = made
+        self._live.clear()
+
+    def _array(self, field: str) -> Any:
+        """The array of a field on the device that may have a row for each world, or None."""
+        owner = self.mjw_model.opt if field.startswith("opt.") else self.mjw_model
+        array = getattr(owner, _ELSEWHERE.get(field, field.removeprefix("opt.")), None)
+        return array if getattr(array, "_is_batched", False) else None
+
+    def _write(self, name: str, ids: Tensor | None) -> None:
+        array = self._array(name)
+        target = load()[0].to_torch(array)
+        which = slice(None) if ids is None else ids.cpu().numpy()
+        values = self.values[name][which]
+        if name == "opt.impratio":
+            values = 1.0 / np.sqrt(np.maximum(values, mujoco.mjMINVAL))
+        rows = torch.from_numpy(np.ascontiguousarray(values)).to(target.device, target.dtype)
+        if target.ndim > 1 and target[0].numel() == rows[0].numel():
+            rows = rows.reshape(len(rows), *target.shape[1:])
+        width = rows.shape[-1] if rows.ndim > 2 else None  # Warp's eq_data has a column more
+        part = target[..., :width] if width else target
+        part[slice(None) if ids is None else ids.to(target.device)] = rows
+        if name not in self._live or self._live[name].dtype != target.dtype:
+            self._live.pop(name, None)
+        if name in _ELSEWHERE:
+            self._live.pop(name, None)
+
+
+def _assign(model: mujoco.MjModel, field: str, value: np.ndarray) -> None:
+    owner: Any = model.opt if field.startswith("opt.") else model
+    name = field.removeprefix("opt.")
+    if np.ndim(getattr(owner, name)):
+        getattr(owner, name)[:] = value
+    else:
+        setattr(owner, name, float(value))
