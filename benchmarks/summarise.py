@@ -60,7 +60,7 @@ def table(rows: list[tuple[str, ...]]) -> str:
 
 
 def speed() -> str:
-    """The speed of simulation and of meta-training, for the README."""
+    """The speed of simulation and of meta-training."""
     simulation, families = load("simulation"), load("families")["results"]
     rows = [
         (CONTENDERS[row["name"]].format(row["stepped_at_once"]),
@@ -284,7 +284,7 @@ BLOCKS = {
     "gpu": ("docs/gpu.md", gpu),
     "growth": ("docs/cluster.md", growth),
     "beside-sb3": ("docs/algorithms/ppo.md", beside_sb3),
-    "speed": ("README.md", speed),
+    "speed": ("docs/speed.md", speed),
     "rendering": ("docs/videos.md", rendering),
     "pearl-update": ("docs/algorithms/pearl.md", pearl_update),
 }
