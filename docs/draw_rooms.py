@@ -90,8 +90,8 @@ READING = {
         "worlds/rollout",
     ),
     "varibad": (
-        "algorithms/varibad", "networks/belief", "modules/trials", "modules/batched_ppo",
-        "networks/memories/recurrent", "worlds/rollout",
+        "algorithms/varibad", "networks/belief", "modules/trials", "modules/trial_replay",
+        "modules/batched_ppo", "worlds/rollout",
     ),
     "diayn": (
         "algorithms/diayn", "tasks/variations/skills", "modules/batched_ppo", "modules/ppo",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from metarl.base.errors import UserError
 from metarl.cli import guarded
-from metarl.commands.render import render
+from metarl.commands.viewing.render import render
 from metarl.evaluation.protocol import Report, evaluate
 from metarl.report.charts import plot_adaptation
 from metarl.report.text import first_column

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from ladder import load as load_ladder
+from result_files import load as load_results
 from run_queue import RESULTS as LADDER
-from summarise import load as load_results
 
 from metarl import find_family
 from metarl.base.text import counted, si

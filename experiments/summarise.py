@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from ladder import load as load_ladder
 from ladder import score
+from result_files import Results, load
 from run_queue import RESULTS as LADDER
 
 from metarl.base.text import ALL_DIVERGED, counted, si
@@ -54,8 +55,6 @@ TITLES = {"ppo": "blind policy", "oracle": "oracle"}
 """What the two lines are that a score needs."""
 read_ladder = cache(load_ladder)
 
-Results = dict[tuple[str, str], list[dict[str, Any]]]
-
 
 def main(argv: list[str]) -> int:
     """Print the table, or write docs/results.md, the plots and the model cards."""
@@ -91,16 +90,6 @@ def card(agent: Path) -> str:
     note = "The weights are rounded to half precision." if half else ""
     result = json.loads((agent / "result.json").read_text())
     return model_card(result, agent.relative_to(ROOT).as_posix(), note, score_sentences(result))
-
-
-def load(folder: Path) -> Results:
-    """Return the result files by family and algorithm."""
-    found = defaultdict(list)
-    for path in sorted(folder.glob("*-seed*.json")):
-        result = json.loads(path.read_text())
-        name = result.get("settings", result["algorithm"])
-        found[result["family"], name].append(result)
-    return dict(found)
 
 
 def families(results: Results) -> dict[str, dict[str, list[dict[str, Any]]]]:

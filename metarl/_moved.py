@@ -31,7 +31,7 @@ _MOVED = {
     "modules.memory": "networks.memories.choice", "modules.mlp": "networks.relu_mlp",
     "modules.networks": "networks.task_mlp", "modules.normalise": "networks.normalise",
     "networks.memory": "networks.memories.choice", "learning.evaluation": "evaluation.protocol",
-    "experiment": "commands.training.experiment",
+    "experiment": "commands.training.experiment", "commands.render": "commands.viewing.render",
 }  # fmt: skip
 _MOVED |= {name: f"{room}.{name}" for room, names in _ROOMS.items() for name in names.split()}
 _INTO = {
@@ -39,6 +39,7 @@ _INTO = {
     "networks": ("networks.memories", "attention backbone recurrent scan"),
     "modules": ("modules.gradients", "inner_loop trust_region"),
     "commands": ("commands.training", "experiment sweep train"),
+    "report": ("report.sections", "adapting terms"),
 }
 for _old, (_new, _names) in _INTO.items():
     _MOVED |= {f"{_old}.{name}": f"{_new}.{name}" for name in _names.split()}

@@ -48,8 +48,11 @@ COMMANDS = {
     "stream": ("commands.stream", "show how a run fares where tasks change without notice"),
     "adapt": ("commands.evaluate", "adapt a trained policy to one task, and save it"),
     "demos": ("commands.demos", "record what an agent does, for others to imitate"),
-    "render": ("commands.render", "show a trained policy adapt: a video of before and after"),
-    "play": ("commands.play", "let it act in MuJoCo's viewer, with sliders for its task"),
+    "render": (
+        "commands.viewing.render",
+        "show a trained policy adapt: a video of before and after",
+    ),
+    "play": ("commands.viewing.play", "let it act in MuJoCo's viewer, with sliders for its task"),
     "report": ("commands.report", "write one HTML page: curves, tasks, videos; runs compared"),
     "export": ("commands.export", "make an agent folder to share: weights, settings, a model card"),
     "agents": ("commands.hub.agents", "list the trained agents, with their scores and videos"),

@@ -301,7 +301,8 @@ def physics_for(checkpoint: Checkpoint, simulator: str | None, device: str) -> P
     Raises:
         UserError: it is not installed.
     """
-    trained = train_config(checkpoint)
+    # one that was saved from Python has no settings of a training
+    trained = train_config(checkpoint) if checkpoint.meta.get("train") else TrainConfig()
     chosen = Physics(simulator or trained.simulator, trained.simulator_room, resolve_device(device))
     try:
         return chosen.require()

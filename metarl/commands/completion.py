@@ -19,9 +19,11 @@ CLASSES = {
     "families": "families:Families", "algorithms": "evaluate:Algorithms",
     "presets": "training.experiment:Presets", "tune": "tuning.tune:Tune",
     "evaluate": "evaluate:Evaluate", "probe": "probe:ProbeRun", "adapt": "evaluate:Adapt",
-    "render": "render:Render", "play": "play:Play", "report": "report:Report",
+    "render": "viewing.render:Render", "play": "viewing.play:Play", "report": "report:Report",
     "export": "export:Export", "agents": "hub.agents:Agents", "push": "hub.push:Push",
-    "pull": "hub.pull:Pull", "check": "evaluate:Check", "completion": "completion:Completion",
+    "skills": "training.skills:FindSkills", "overfitting": "training.overfitting:Overfitting",
+    "stream": "stream:StreamRun", "demos": "demos:Demos", "pull": "hub.pull:Pull",
+    "check": "evaluate:Check", "completion": "completion:Completion",
 }  # fmt: skip
 """Command -> the dataclass of its arguments; those of `metarl train` are put together anew."""
 _RUNS = "_metarl_runs"

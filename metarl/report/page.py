@@ -21,7 +21,6 @@ from metarl.base.files import file_errors, write_bytes
 from metarl.base.text import counted, si
 from metarl.evaluation.probe import WINDOW
 from metarl.evaluation.protocol import Report
-from metarl.report.adapting import draw_first_episode, draw_sweep, probe_tables, score_tables
 from metarl.report.charts import (
     RUN_COLOURS,
     SPLITS,
@@ -31,9 +30,16 @@ from metarl.report.charts import (
     draw_learning,
     panel,
 )
-from metarl.report.overfitting import overfitting_panels
 from metarl.report.run_summary import RunSummary
-from metarl.report.streaming import stream_panels, stream_tables
+from metarl.report.sections.adapting import (
+    draw_first_episode,
+    draw_sweep,
+    probe_tables,
+    score_tables,
+)
+from metarl.report.sections.overfitting import overfitting_panels
+from metarl.report.sections.streaming import stream_panels, stream_tables
+from metarl.report.sections.terms import draw_terms
 from metarl.report.tasks import (
     MOST_CHARTS,
     best_and_worst,
@@ -44,7 +50,6 @@ from metarl.report.tasks import (
     task_words,
     verdict,
 )
-from metarl.report.terms import draw_terms
 from metarl.report.text import duration, first_column, first_round, number, param_units
 
 LARGEST_VIDEO = 16 * 2**20

@@ -7,7 +7,7 @@ from test_varibad import SMALL, vae_weights
 from envs.point import PointGoal
 from metarl import Choices, Param, TaskDistribution, TaskWorlds, UserError, evaluate
 from metarl.algorithms.rl2 import Rl2, Rl2Config
-from metarl.algorithms.varibad import Varibad, VaribadConfig, _packed
+from metarl.algorithms.varibad import Varibad, VaribadConfig
 from metarl.base.keys import Key
 
 TASKS = 6
@@ -47,7 +47,7 @@ def test_the_replay_holds_the_bare_rewards() -> None:
     agent.update([trial], Key(3))
     assert torch.equal(trial.rollout.reward, bare)
     assert torch.equal(trial.seen.reward, bare)
-    assert torch.equal(agent._memory().data[0][:TASKS], _packed(trial.rollout))
+    assert torch.equal(agent.replay.ring.data[0][:TASKS], agent.replay.packed(trial.rollout))
 
 
 def test_novelty_is_of_where_a_step_led_and_of_what_is_believed_there() -> None:
@@ -69,7 +69,7 @@ def test_errors_are_those_of_the_decoders_by_a_plain_loop() -> None:
     agent, worlds = varibad(decode_state=True)
     agent.meta_step(worlds, worlds.tasks, Key(1))
     data = agent.collect(worlds, worlds.tasks, Key(2)).rollout
-    trials = agent._trials(_packed(data).unflatten(1, (len(data.obs), -1)).transpose(0, 1))
+    trials = agent._trials(agent.replay.unpacked(agent.replay.packed(data)))
     belief = data.extras["belief"]
     found = agent.vae.step_error(trials, belief, torch.Generator().manual_seed(4))
     draws = torch.Generator().manual_seed(4)

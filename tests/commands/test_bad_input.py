@@ -87,7 +87,11 @@ WORDS = [
     (["families", "half-cheetah-vel", "extra"], "extra"),
     (["families", "half-cheetah-vel+dynamcs"], "no variation 'dynamcs'", "did you mean 'dynamics'"),
     (["families", "missing.py:Robot"], "missing.py"),
-    (["check", "half-cheetah-vel+payload"], "no variation 'payload'", "it takes dynamics, terrain"),
+    (
+        ["check", "half-cheetah-vel+payload"],
+        "no variation 'payload'",
+        "takes dynamics, crippled",
+    ),
     (["train", "point-goal+latency+latency", "maml-trpo"], "named twice"),
     (["train", "half-cheetah-dynamics+dynamics", "maml-trpo"], "parameter 'mass' already"),
     (["algorithms", "--verbose"], "--verbose"),

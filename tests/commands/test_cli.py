@@ -91,8 +91,7 @@ def test_families(capsys):
     ]  # fmt: skip
     assert "+dynamics +crippled" in out
     assert (
-        "Each also takes +latency, +sensor-bias, +skills=FILE and +told; +command, +dynamics,"
-        in out
+        "Each also takes +latency, +sensor-bias, +skills=FILE, +varying-latency and +told;" in out
     )
 
 
@@ -150,8 +149,8 @@ def test_families_as_json(capsys):
     assert (vel["robot"], vel["gymnasium_id"]) == ("cheetah", "metarl/HalfCheetahVel-v0")
     assert vel["splits"] == ["train", "heldout", "ood"]
     assert list(vel["variations"]) == [
-        "dynamics", "terrain", "terrain-scan", "command", "history", "latency", "noise", "push",
-        "sensor-bias", "switch", "told",
+        "dynamics", "crippled", "terrain", "terrain-scan", "command", "history", "latency", "noise",
+        "push", "sensor-bias", "switch", "varying-latency", "told",
     ]  # fmt: skip
     assert vel["variations"]["dynamics"]["params"][0]["name"] == "mass"
     assert "dynamics" not in rows["half-cheetah-dynamics"]["variations"]  # it has that already

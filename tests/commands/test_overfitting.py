@@ -10,8 +10,8 @@ from metarl.cli import main
 from metarl.commands.training.overfitting import _planned, _taken, table
 from metarl.curriculum import make_sampler
 from metarl.evaluation.shift import distance, task_sets
-from metarl.report.overfitting import overfitting_panels
 from metarl.report.run_summary import read_run
+from metarl.report.sections.overfitting import overfitting_panels
 from metarl.run import load_run, worlds_for
 from metarl.runs.config import TrainConfig
 from metarl.tasks.registry import find_family

@@ -90,7 +90,7 @@ def test_bad_input_is_one_line(run, flags, words, capsys, tmp_path, monkeypatch)
 
 
 def test_live_needs_a_display(run, capsys, monkeypatch):
-    monkeypatch.setattr("metarl.commands.render.platform.system", lambda: "Linux")
+    monkeypatch.setattr("metarl.commands.viewing.render.platform.system", lambda: "Linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     one_line(capsys, ["render", run, "--live"], "display", "DISPLAY")
@@ -123,7 +123,7 @@ def test_live_plays_before_and_after(run, capsys, monkeypatch):
         def sync(self):
             shown.append(self.data.qpos.copy())
 
-    monkeypatch.setattr("metarl.commands.render.check_display", lambda *_: None)
+    monkeypatch.setattr("metarl.commands.viewing.render.check_display", lambda *_: None)
     monkeypatch.setattr(mujoco.viewer, "launch_passive", Viewer)
     assert (
         main(["render", run, "--live", "--episodes", "1", "--speed", "100", "--threads", "1"]) == 0
@@ -137,7 +137,7 @@ def test_live_plays_before_and_after(run, capsys, monkeypatch):
 
 def test_live_on_a_display_that_is_not_there(run, capsys, monkeypatch):
     """MuJoCo's viewer would end the process."""
-    monkeypatch.setattr("metarl.commands.render.platform.system", lambda: "Linux")
+    monkeypatch.setattr("metarl.commands.viewing.render.platform.system", lambda: "Linux")
     monkeypatch.setenv("DISPLAY", ":9999")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     one_line(capsys, ["render", run, "--live"], "--live", "no window", ":9999", "libgl1")

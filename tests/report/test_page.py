@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from metarl import UserError
 from metarl.evaluation.protocol import Report, gain_interval
-from metarl.report.adapting import draw_sweep
 from metarl.report.page import render
 from metarl.report.run_summary import probe_path, read_run, stream_path
+from metarl.report.sections.adapting import draw_sweep
 from metarl.report.tasks import common_rows, per_task_scores, rank_correlation, task_words
 
 # --- one run -----------------------------------------------------------------------------------

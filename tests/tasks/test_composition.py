@@ -337,8 +337,8 @@ def test_a_family_of_a_file_takes_variations(tmp_path: Path) -> None:
     [
         (lambda: find_family("half-cheetah-vel+dynamcs"),
          "'half-cheetah-vel' has no variation 'dynamcs' (did you mean 'dynamics'?); it takes "
-         "dynamics, terrain, terrain-scan, command, history, latency, noise, push, sensor-bias, "
-         "skills, switch, varying-latency, told"),
+         "dynamics, crippled, terrain, terrain-scan, command, history, latency, noise, push, "
+         "sensor-bias, skills, switch, varying-latency, told"),
         (lambda: find_family("half-cheetah-vell+dynamics"), "did you mean 'half-cheetah-vel'"),
         (lambda: find_family("half-cheetah-vel+"), "no variation ''"),
         (lambda: find_family("point-goal+latency+latency"), "named twice (latency+latency)"),

@@ -224,14 +224,14 @@ def test_the_viewers_own_meaning_of_the_keys_is_undone():
     ],
 )
 def test_bad_words_are_one_line(words, said, capsys, monkeypatch):
-    monkeypatch.setattr("metarl.commands.play.check_display", lambda *_: None)
+    monkeypatch.setattr("metarl.commands.viewing.play.check_display", lambda *_: None)
     assert cli.main(["play", "half-cheetah-vel-rl2", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
 
 
 def test_without_a_display_one_line_says_so(capsys, monkeypatch):
-    monkeypatch.setattr("metarl.commands.render.platform.system", lambda: "Linux")
+    monkeypatch.setattr("metarl.commands.viewing.render.platform.system", lambda: "Linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     assert cli.main(["play", "half-cheetah-vel-rl2"]) == 2

@@ -13,6 +13,7 @@ from metarl.base.keys import Key
 from metarl.learning.registry import list_learners
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.policy import ZeroPolicy
+from tests.helpers.demonstrations import demonstrations_file
 from tests.helpers.small_learners import small
 from tests.helpers.teacher import teacher
 
@@ -124,6 +125,8 @@ def test_a_task_scores_alone_what_it_scores_among_others(name: str) -> None:
 
 def needed(name: str) -> dict[str, str]:
     """Settings without which a learner cannot be trained."""
+    if find_learner(name).adapts_to_demonstrations:
+        return {"demos": demonstrations_file("train", TASKS, 3)}
     return {"teacher": teacher()} if name == "distil" else {}
 
 

@@ -154,9 +154,9 @@ def _report(
     args: Overfitting, runs: Sequence[OneRun], numbers: dict[Path, int | None], folder: Path
 ) -> None:
     """Test what has not been tested; print and write the table and the page."""
-    from metarl.report.overfitting import FILE
     from metarl.report.page import write_page
     from metarl.report.run_summary import read_run
+    from metarl.report.sections.overfitting import FILE
 
     tested: dict[int | None, list[tuple[int, dict[str, Report]]]] = {}
     with bar("testing") as show:

@@ -97,7 +97,9 @@ class Attention(nn.Module):
         keys = self.history.add(state[:count], position, key[:, :, 0])
         values = self.history.add(state[count:], position, value)
         seen = self.history.upto(keys, position)
-        scores = torch.cat([query @ block.mT for block in seen], -1) / math.sqrt(self.size)
+        scores = torch.cat([query @ block.transpose(-2, -1) for block in seen], -1) / math.sqrt(
+            self.size
+        )
         weights = torch.softmax(scores, -1).split([block.shape[2] for block in seen], -1)
         blocks = self.history.upto(values, position)
         read = sum(w @ block for w, block in zip(weights, blocks, strict=True))

@@ -11,7 +11,7 @@ import tyro
 from metarl.base.errors import UserError
 from metarl.commands.arguments import Said, check_counts, parse
 from metarl.commands.evaluate import parse_task
-from metarl.commands.render import check_display, no_thread_left
+from metarl.commands.viewing.render import check_display, no_thread_left
 from metarl.runs.progress import say
 
 if TYPE_CHECKING:

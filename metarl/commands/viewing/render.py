@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from metarl.tasks.distribution import Tasks
     from metarl.tasks.family import TaskFamily
     from metarl.tasks.gymnasium_family import GymnasiumFamily
+    from metarl.video.encode import VideoConfig
     from metarl.video.recording import Recording
 
 MOST_TASKS = 16
@@ -112,7 +113,14 @@ def render(argv: Sequence[str]) -> int:
         with no_thread_left():
             play_live(recording, config.speed or 1.0)
         return 0
-    out = Path(args.out) if args.out else default_out(checkpoint, split, args.set)
+    _draw(args, recording, config, Path(args.out or default_out(checkpoint, split, args.set)))
+    return 0
+
+
+def _draw(args: Render, recording: Recording, config: VideoConfig, out: Path) -> None:
+    """Write the video, and say what it is."""
+    from metarl.video import encode as video
+
     started = time.perf_counter()
     with bar("drawing") as show:
         film = video.render(recording, out, config, threads=args.threads, progress=show)
@@ -122,7 +130,6 @@ def render(argv: Sequence[str]) -> int:
         f"{out.stat().st_size / 2**20:.1f} MiB, in {took:.1f} s "
         f"({film.frames * film.pictures / took:.0f} pictures/s)"
     )
-    return 0
 
 
 def _render_pictures(
