@@ -60,8 +60,9 @@ def test_steps_are_those_of_native_mujoco(name: str, warp) -> None:
 
     Of every family but the ant's, whose upright capsules Warp gives other friction pyramids, all
     steps are within a few ten-thousandths, but for one of quadruped-vel at a thousandth. With round
-    cones the ant's are, too, but for steps in which a foot lands a physics step earlier or later; and of rough ground under an ant, some ten
-    steps of a hundred are others, for contacts with height fields are computed in another way.
+    cones the ant's are, too, but for steps in which a foot lands a physics step earlier or later;
+    and of rough ground under an ant, some ten steps of a hundred are others, for contacts with
+    height fields are computed in another way.
     """
     family = find_family(name)
     ant = name.startswith("ant")
