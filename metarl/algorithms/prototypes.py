@@ -40,6 +40,7 @@ from metarl.modules.replay import TaskReplay
 from metarl.modules.settings import Count, NonNegative, Positive
 from metarl.modules.trial_replay import TrialReplay
 from metarl.modules.trials import SeenTrial, ending, seen_trial, with_ending
+from metarl.networks.belief import spread
 from metarl.networks.memories.choice import MemoryState, make_memory
 from metarl.networks.normalise import RunningMoments
 from metarl.networks.prototypes import EmbeddedTrials, Places, PrototypeEncoder
@@ -270,8 +271,7 @@ class Prototypes(Learner):
         rows = self.replay.sample(count, draws).to(self.device)
         total = len(rows.obs)
         most = min(self.config.encoder_steps, total)
-        unit = torch.rand(most, generator=draws)
-        steps = ((torch.arange(most) + unit) * (total / most)).long().clamp(max=total - 1)
+        steps = spread(most, total, draws)
         inputs = self._inputs(rows.step)
         keys = self.encoder(inputs)[-1]
         return EmbeddedTrials(inputs, rows.task, rows.valid, keys), steps.to(self.device)

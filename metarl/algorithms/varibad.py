@@ -32,7 +32,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
-from metarl.learning.learner import Learner, load_tensors, refuse_misfit
+from metarl.learning.learner import Learner, load_parts, load_tensors, refuse_misfit, state_of
 from metarl.modules import ppo
 from metarl.modules.batched_ppo import Adam, BatchedPpo, FeedForwardSettings
 from metarl.modules.novelty import Bonus, BonusSettings, Visits
@@ -357,11 +357,7 @@ class Varibad(Learner):
         return {"params": self.params, "lr": self.lr, **adam}
 
     def _weights(self) -> dict[str, Tensor]:
-        return self._policy() | {
-            f"{part}.{name}": tensor.detach()
-            for part, holder in self._parts.items()
-            for name, tensor in holder.state_dict().items()
-        }
+        return self._policy() | state_of(self._parts)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return networks, optimisers, running statistics and, if to be saved, the replay."""
@@ -379,11 +375,7 @@ class Varibad(Learner):
         """Take over what `state_dict` returned; without a replay in it, the replay is empty."""
         weights, (replay,) = TaskReplay.split_state(tensors, ("replay",))
         refuse_misfit(self._weights(), weights, self.name)
-        for part, holder in self._parts.items():
-            prefix = f"{part}."
-            holder.load_state_dict(
-                {k.removeprefix(prefix): t for k, t in weights.items() if k.startswith(prefix)}
-            )
+        load_parts(self._parts, weights)
         own = self._policy()
         load_tensors(own, {name: weights[name] for name in own}, self.name)
         self.replay.load_state_dict(replay)
