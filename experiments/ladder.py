@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from ladder_profiles import PICTURE, draw, profiles
-from run_queue import LINES, MILLIONS, RESULTS, ROOT
+from run_queue import LINES, MILLIONS, RESULTS, ROOT, lines_of
 
 from metarl.base.keys import Key
 from metarl.cli import guarded
@@ -98,7 +98,7 @@ def rows(results: Results) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     for family in MILLIONS:
-        for line in LINES:
+        for line in lines_of(family):
             found = results.get(family, {}).get(line, [])
             if not found:
                 table.append(f"| {family} | {line} | | | | | not trained |")
@@ -130,7 +130,7 @@ def costs(results: Results) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     for family in MILLIONS:
-        for line in LINES:
+        for line in lines_of(family):
             found = results.get(family, {}).get(line, [])
             if not found:
                 continue

@@ -11,8 +11,9 @@ A *line* of the ladder is a learner, and the family that it learns on:
     finetune  the policy of `ppo`, trained on in each held-out task
     rl2, varibad, maml-trpo, pearl, rma, prototypes
 
-After them come the legs: RMA, and RL² with a privileged critic, on the quadrupeds, for many more
-steps; their results go to ``experiments/results/legs/`` and into no table.
+Other learners, memories and objectives (`FEW`) are trained on two to four families. At the end
+come the legs: RMA, and RL² with a privileged critic, on the quadrupeds, for many more steps; their
+results go to ``experiments/results/legs/`` and into no table.
 
 Each result is written to ``experiments/results/ladder/`` as soon as it is there; what is in that
 folder is not trained again. Ctrl-C or SIGTERM stops at the next iteration, and the same command
@@ -59,10 +60,24 @@ MILLIONS = {
 """Environment steps of training, in millions, the same for ppo, oracle, finetune and rl2."""
 LONG = {"quadruped-terrain": 20, "quadruped-vel": 20}
 """Environment steps of the legs, in millions: some ten hours of a thread of a machine at work."""
-SHORT = {"pearl": 0.1}
-"""Share of those steps that a line gets: PEARL's gradient steps take ten times as long."""
+GRADIENTS = ("maml-trpo", "meta-sgd", "promp", "cavia", "reptile", "learned-optimizer", "es-maml")
+SHORT = {"pearl": 0.1, "amago": 1 / 3, **dict.fromkeys(GRADIENTS, 2.0)}
+"""Share of those steps that a line gets: PEARL's gradient steps take ten times as long, and one
+update of those that adapt by gradients needs the rollouts of whole batches."""
 FOUR = ("half-cheetah-vel", "half-cheetah-dynamics", "half-cheetah-dir", "walker2d-params")
 """Where three seeds matter most."""
+TWO = ("half-cheetah-vel", "half-cheetah-dynamics")
+FEW = {
+    "mingru": FOUR, "s5": FOUR, "promp": TWO, "mann": TWO, "hyper": TWO, "e-rl2": TWO,
+    "mixture": TWO, "contrastive": TWO, "meta-sgd": TWO, "cavia": TWO, "reptile": TWO,
+    "learned-optimizer": TWO, "es-maml": ("half-cheetah-vel", "ant-crippled"), "amago": TWO,
+}  # fmt: skip
+"""Lines that are trained on these families alone."""
+
+
+def lines_of(family: str) -> list[str]:
+    """Return the lines that a family is to have, in the order of the presets."""
+    return [line for line in LINES if family in FEW.get(line, MILLIONS)]
 
 
 class Item(NamedTuple):
@@ -87,12 +102,14 @@ class Item(NamedTuple):
 
 def queue() -> list[Item]:
     """Return everything to do, in the order that adds most to the table."""
-    ladder, learners = ("ppo", "oracle", "rl2", "finetune"), ("varibad", "maml-trpo", "pearl")
+    ladder, learners = ("ppo", "oracle", "rl2"), ("varibad", "maml-trpo", "pearl")
     more = (*learners, "rma", "prototypes")
     order = [Item(family, line, 1) for family in MILLIONS for line in ladder]
     for seed in (2, 3):
-        order += [Item(family, line, seed) for family in FOUR for line in ladder]
+        order += [Item(family, line, seed) for family in FOUR for line in (*ladder, "finetune")]
+    order += [Item(family, "finetune", 1) for family in MILLIONS]
     order += [Item(family, line, 1) for line in more for family in MILLIONS]
+    order += [Item(family, line, 1) for line, families in FEW.items() for family in families]
     return order + [Item(family, line, 1) for line in LEGS for family in LONG]
 
 
