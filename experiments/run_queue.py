@@ -61,9 +61,13 @@ MILLIONS = {
 LONG = {"quadruped-terrain": 20, "quadruped-vel": 20}
 """Environment steps of the legs, in millions: some ten hours of a thread of a machine at work."""
 GRADIENTS = ("maml-trpo", "meta-sgd", "promp", "cavia", "reptile", "learned-optimizer", "es-maml")
-SHORT = {"pearl": 0.1, "amago": 1 / 3, **dict.fromkeys(GRADIENTS, 2.0)}
-"""Share of those steps that a line gets: PEARL's gradient steps take ten times as long, and one
-update of those that adapt by gradients needs the rollouts of whole batches."""
+VARIANTS = ("mann", "hyper", "e-rl2", "mixture", "contrastive")
+SHORT = {
+    "pearl": 0.1, "amago": 1 / 3, **dict.fromkeys(VARIANTS, 0.5), **dict.fromkeys(GRADIENTS, 2.0)
+}  # fmt: skip
+"""Share of those steps that a line gets: PEARL's gradient steps take ten times as long, variants of
+RL² and VariBAD are to show whether they learn, and one update of those that adapt by gradients
+needs the rollouts of whole batches."""
 FOUR = ("half-cheetah-vel", "half-cheetah-dynamics", "half-cheetah-dir", "walker2d-params")
 """Where three seeds matter most."""
 TWO = ("half-cheetah-vel", "half-cheetah-dynamics")
