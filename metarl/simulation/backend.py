@@ -57,6 +57,16 @@ class Backend(Protocol):
     calm: Tensor
     """(B,) bool, all False: `step` may return this very tensor where the host knows that no world
     diverged."""
+    on_device: bool = False
+    """Whether `reset` takes a (B,) bool mask, too, so that worlds can begin anew without a word
+    from the host; and `states` says what may be written."""
+
+    def states(self) -> list[Tensor]:
+        """Return the live (B, …) tensors of the state that anybody has asked for."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Raise UserError for what the host learns late; the caller has waited for the device."""
 
     @property
     def sensordata(self) -> Tensor:
@@ -117,7 +127,11 @@ class Backend(Protocol):
         ...
 
     def reset(self, ids: Tensor | None) -> None:
-        """Reset worlds to the model's defaults; write their state, then call `refresh`."""
+        """Reset worlds to the model's defaults; write their state, then call `refresh`.
+
+        Args:
+            ids: (n,) int64, or (B,) bool where the back end is `on_device`.
+        """
         ...
 
     def refresh(self, ids: Tensor | None) -> None:
