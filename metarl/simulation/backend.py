@@ -92,6 +92,19 @@ class Backend(Protocol):
             views[name] = self.sensordata[:, where].unflatten(1, shape)
         return views[name]
 
+    def constant(self, value: Tensor | np.ndarray | Sequence[float] | float) -> Tensor:
+        """Return numbers of a family's on the device, real ones of `dtype`: they go there once.
+
+        Args:
+            value: the same object at each call, as an attribute is; it is not changed.
+        """
+        known = vars(self).setdefault("_constants", {})
+        if id(value) not in known:
+            tensor = torch.as_tensor(value)
+            real = tensor.is_floating_point()
+            known[id(value)] = value, tensor.to(self.device, self.dtype if real else tensor.dtype)
+        return known[id(value)][1]
+
     def bind(self, field: str) -> Tensor:
         """Return a live (B, …) tensor over a field of MjData, current after steps and `refresh`.
 

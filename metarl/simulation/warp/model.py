@@ -8,6 +8,7 @@ world's own for the first time needs new arrays, and so a new capture: `set` say
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -59,6 +60,8 @@ class WorldModels:
         self.nominal, self.num_worlds = model, num_worlds
         self.values: dict[str, np.ndarray] = {}
         """(B, …) float64, what each world was given."""
+        self.varied: frozenset[str] = frozenset()
+        """Of which the device alone has what `vary` wrote."""
         self.mjw_model = self._put({})
         self._live: dict[str, Tensor] = {}
 
@@ -76,6 +79,8 @@ class WorldModels:
             UserError: Warp or MuJoCo cannot have such a field in each world.
         """
         self._try(fields)
+        if ids is None:
+            self.varied = frozenset()
         grown = [name for name in fields if name not in self.values]
         for name in grown:
             nominal = nominal_value(self.nominal, name)
@@ -88,6 +93,27 @@ class WorldModels:
         for name in self.values:
             self._write(name, None if grown else ids)
         return bool(grown)
+
+    def vary(self, field: str, values: Tensor) -> bool:
+        """Write (B, …) values of a field, of which nothing is derived, on the device.
+
+        Returns:
+            Whether the arrays there are new ones.
+
+        Raises:
+            UserError: as `set` does.
+        """
+        grown = field not in self.values
+        if grown:
+            nominal = nominal_value(self.nominal, field)
+            self._try({field: nominal[None]})
+            self.values[field] = np.repeat(nominal[None], self.num_worlds, 0)
+            self._grow()
+            for name in self.values:
+                self._write(name, None)
+        self.varied |= {field}
+        self._rows(field).copy_(values)
+        return grown
 
     def derive(self, d: Any) -> None:
         """Bring what MuJoCo derives from the fields up to date, in every world."""
@@ -116,7 +142,8 @@ class WorldModels:
         """Return a copy of one world's model on the host."""
         model = copy.copy(self.nominal)
         for name, values in self.values.items():
-            _assign(model, name, values[world])
+            now = self.live(name)[world].cpu().numpy() if name in self.varied else values[world]
+            _assign(model, name, now)
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
 
@@ -184,21 +211,22 @@ class WorldModels:
         array = getattr(owner, _ELSEWHERE.get(field, field.removeprefix("opt.")), None)
         return array if getattr(array, "_is_batched", False) else None
 
+    def _rows(self, name: str) -> Tensor:
+        """The (B, …) values of a field on the device, shaped as MuJoCo has them."""
+        target = load()[0].to_torch(self._array(name))
+        shape = nominal_value(self.nominal, name).shape
+        if target[0].numel() == math.prod(shape):
+            return target.view(len(target), *shape)
+        return target[..., : shape[-1]]  # Warp's eq_data has a column more
+
     def _write(self, name: str, ids: Tensor | None) -> None:
-        array = self._array(name)
-        target = load()[0].to_torch(array)
+        target = self._rows(name)
         which = slice(None) if ids is None else ids.cpu().numpy()
         values = self.values[name][which]
         if name == "opt.impratio":
             values = 1.0 / np.sqrt(np.maximum(values, mujoco.mjMINVAL))
         rows = torch.from_numpy(np.ascontiguousarray(values)).to(target.device, target.dtype)
-        if target.ndim > 1 and target[0].numel() == rows[0].numel():
-            rows = rows.reshape(len(rows), *target.shape[1:])
-        width = rows.shape[-1] if rows.ndim > 2 else None  # Warp's eq_data has a column more
-        part = target[..., :width] if width else target
-        part[slice(None) if ids is None else ids.to(target.device)] = rows
-        if name not in self._live or self._live[name].dtype != target.dtype:
-            self._live.pop(name, None)
+        target[slice(None) if ids is None else ids.to(target.device)] = rows
         if name in _ELSEWHERE:
             self._live.pop(name, None)
 
