@@ -235,7 +235,7 @@ class VecWorlds(ABC):
         """What there is to say of the first reward that is too large for a learner."""
         return self._large_reward
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027  (most worlds have nothing to wait for)
         """Raise UserError for what worlds on a device learn late; for which they wait for it."""
 
     def noise(self, key: Key, steps: int, device: torch.device) -> Sequence[Tensor]:

@@ -1,9 +1,9 @@
 """WarpSimulator: B worlds of one MuJoCo model on a GPU, or on Warp's CPU device for tests.
 
-State tensors are Warp's own memory, (B, …) float32. A step is a graph, captured once for each number
-of physics steps, and so are a reset by a mask and a refresh: nothing in them comes from the host,
-and the host waits for nothing. On a GPU they are CUDA graphs; Warp's CPU device records its kernels
-and runs them again, ten times as fast as it launches them one by one from Python.
+State tensors are Warp's own memory, (B, …) float32. A step is a graph, captured once for each
+number of physics steps, and so are a reset by a mask and a refresh: nothing in them comes from the
+host, and the host waits for nothing. On a GPU they are CUDA graphs; Warp's CPU device records its
+kernels and runs them again, ten times as fast as it launches them one by one from Python.
 Derived fields are computed after a step only if somebody has asked for one, as by `Simulator`.
 """
 

@@ -146,9 +146,7 @@ class DeviceWorlds(TaskWorlds):
                 rng = self._device_draws("event", name)
                 self._ask("event", name, self.simulator, self._every, self.task, rng)
         if self._remembers:
-            self._ask(
-                "remember", self.simulator, action, self.task, self._device_draws("remember")
-            )
+            self._ask("remember", self.simulator, action, self.task, self._device_draws("remember"))
 
     def _begin_where(self, which: Tensor) -> None:
         """Begin an episode in the worlds of a mask, (B,) bool."""
