@@ -34,7 +34,7 @@ class TaskWorlds(VecWorlds):
 
     simulator: Backend
     on_episode_end: Callable[[], object] = staticmethod(lambda: None)
-    """Called where episodes ended, before the next begin: `simulator` has the last states then."""
+    """Called before episodes begin within a step: `simulator` has the last states then."""
 
     def __init__(
         self, family: TaskFamily | str, num_worlds: int, threads: int | None = None, *,

@@ -153,3 +153,27 @@ def test_torch_sees_no_wait_on_a_gpu(name: str) -> None:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert np.isfinite(rollout.obs.cpu().numpy()).all()
+
+
+def test_the_commands_run_where_the_worlds_are(tmp_path, capsys, monkeypatch, crossings) -> None:
+    """As with --simulator warp on a GPU: what they read of the worlds, they fetch."""
+    from envs.point import PointGoal
+    from metarl.cli import main
+
+    monkeypatch.setattr(PointGoal, "horizon", 4)
+    monkeypatch.setattr("metarl.worlds.factory.backend_of", lambda *_: on_device)
+    monkeypatch.setattr(Physics, "require", lambda self: self)
+    run = str(tmp_path / "run")
+    sizes = {"iterations": 2, "tasks-per-iteration": 2, "rollouts-per-task": 2, "hidden": 4}
+    sizes |= {"evaluate-tasks": 2, "evaluate-episodes": 1, "cg-iterations": 2}
+    words = [word for size, n in sizes.items() for word in (f"--{size}", str(n))]
+    there = ["--simulator", "warp", "--device", "cuda"]
+    assert main(["train", "point-goal", "maml-trpo", *words, *there, "--out", run]) == 0
+    look = ["--episodes", "1", "--device", "cuda"]
+    assert main(["evaluate", run, "--tasks", "2", *look]) == 0
+    assert main(["evaluate", run, "--tasks", "2", *look, "--simulator", "mujoco"]) == 0
+    assert "on mujoco instead of warp" in capsys.readouterr().out
+    assert main(["adapt", run, "--set", "goal_x=0.5", *look, "--out", str(tmp_path / "to")]) == 0
+    assert main(["probe", run, "--tasks", "4", *look]) == 0
+    assert main(["stream", run, "--tasks", "2", *look]) == 0
+    assert main(["train", "--resume", run, "--iterations", "3"]) == 0

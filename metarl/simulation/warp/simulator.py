@@ -203,17 +203,14 @@ class WarpSimulator(Backend):
                 self._models.mjw_model.opt.run_rne_postconstraint = rne
                 self._graphs.clear()
             self._models.derive(self._data)
-
-    @property
-    def varied(self) -> frozenset[str]:
-        """The fields that `vary` has changed since all of them were last set."""
-        return self._models.varied
+        self.varied = self._models.varied
 
     def vary(self, field: str, values: Tensor) -> None:
         """Give a model field, of which nothing is derived, other values (B, …) until further."""
         with self._stream():
             if self._models.vary(field, values):
                 self._graphs.clear()
+        self.varied = self._models.varied
 
     def model_field(self, field: str) -> Tensor:
         """Return the (B, …) values that a model field has in each world: to read, not to write."""
