@@ -125,7 +125,11 @@ def adaptation_rounds(
         worlds.reset()
         on_step = None if watch is None else watch(phase, k)
         steps = worlds.spec.horizon
-        got = collect(worlds, policy, state, steps, name, explore=explore, on_step=on_step)
+        worlds.paired = True
+        try:
+            got = collect(worlds, policy, state, steps, name, explore=explore, on_step=on_step)
+        finally:
+            worlds.paired = False
         worlds.settle()
         return got
 

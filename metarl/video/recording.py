@@ -130,10 +130,10 @@ class _Recorder:
     def _positions(self) -> tuple[Tensor, Tensor]:
         """Return (M, nq) and (M, nmocap, 7) of the watched worlds."""
         sim, w = self.worlds.simulator, self.watched
-        qpos = sim.qpos[w].cpu()
+        qpos = sim.qpos[w].cpu().double()
         if not sim.model.nmocap:
             return qpos, torch.zeros(len(w), 0, 7, dtype=torch.float64)
-        parts = [sim.bind(name)[w].cpu() for name in ("mocap_pos", "mocap_quat")]
+        parts = [sim.bind(name)[w].cpu().double() for name in ("mocap_pos", "mocap_quat")]
         return qpos, torch.cat([p.reshape(len(w), sim.model.nmocap, -1) for p in parts], 2)
 
     def _note_models(self, segment: _Segment) -> None:

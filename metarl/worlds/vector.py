@@ -142,6 +142,9 @@ class VecWorlds(ABC):
     task; None for nowhere. Later rollouts of the same tasks replace earlier ones."""
     physics: Physics = NATIVE
     """What `make_worlds` was told of it"""
+    paired: bool = False
+    """Whether the noise of actions is that of native MuJoCo's worlds, wherever these worlds are: so
+    evaluations on two simulators differ by nothing else."""
     _large_reward: str = ""
 
     def __init__(self, family: TaskFamily, num_worlds: int) -> None:

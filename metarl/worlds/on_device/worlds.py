@@ -112,7 +112,12 @@ class DeviceWorlds(TaskWorlds):
         self.simulator.settle()
 
     def noise(self, key: Key, steps: int, device: torch.device) -> Sequence[Tensor]:
-        """Return T times (B, A) standard normal numbers, drawn on the simulator's device."""
+        """Return T times (B, A) standard normal numbers, drawn on the simulator's device.
+
+        Where they are to be `paired` they come from the host, all at once.
+        """
+        if self.paired:
+            return super().noise(key, steps, device)
         streams = DeviceRNG.streams(key, *self._places)
         return DeviceNoise(streams, steps, self.spec.action_size, device)
 
