@@ -5,8 +5,8 @@ The first run compiles Warp's kernels, some 20 s for each robot, into Warp's cac
 
 from __future__ import annotations
 
+import copy
 import functools
-import shutil
 import sys
 
 import mujoco
@@ -61,9 +61,9 @@ def test_steps_are_those_of_native_mujoco(name: str, warp) -> None:
 
     Of every family but the ant's, whose upright capsules Warp gives other friction pyramids, all
     steps are within a few ten-thousandths, but for one of quadruped-vel at a thousandth. With round
-    cones the ant's are, too, but for steps in which a foot lands a physics step earlier or later;
-    and of rough ground under an ant, some ten steps of a hundred are others, for contacts with
-    height fields are computed in another way.
+    cones the ant's are, too, but for steps in which a foot lands a physics step earlier or later.
+    Of rough ground under an ant more steps are others: Warp counts the margin of its geoms into the
+    depth of contacts with a height field.
     """
     family = find_family(name)
     ant = name.startswith("ant")
@@ -72,7 +72,7 @@ def test_steps_are_those_of_native_mujoco(name: str, warp) -> None:
     assert float(got.start.max()) < 1e-5
     assert got.ends <= ant
     assert got.median() < 1e-4
-    least = 0.85 if ant and "terrain" in name else 0.95 if ant else 0.98
+    least = 0.93 if ant and "terrain" in name else 0.95 if ant else 0.98
     assert got.within(1e-3) >= least, (got.median(), got.worst())
 
 
@@ -94,6 +94,43 @@ def test_a_free_trajectory_stays_near_for_a_hundred_physics_steps(warp) -> None:
         got, expected = worlds.step(action), native.step(action)
         bound = 1e-3 if t < 4 else 0.05 if t < 8 else 1.0
         assert float((got.next_obs - expected.next_obs).abs().max()) < bound, t
+
+
+def without_margin(backend):
+    """Return a back end whose geoms have no margin, and round friction cones."""
+
+    def made(model, num_worlds, threads):
+        model = copy.copy(model)
+        model.geom_margin[:] = 0.0
+        return backend(model, num_worlds, threads)
+
+    return with_round_friction(made)
+
+
+@pytest.mark.slow
+def test_without_a_margin_rough_ground_is_that_of_native_mujoco(warp) -> None:
+    family = find_family("ant-terrain")
+    got = parity(family, without_margin(warp), native=without_margin(Simulator))
+    assert got.within(1e-3) >= 0.98, (got.median(), got.worst())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ant-terrain", "half-cheetah-terrain"])
+def test_the_ground_is_where_its_task_puts_it(name: str, warp) -> None:
+    """Warp computes once where geoms are that hang on the world; tasks put them elsewhere."""
+    worlds = common.ready(name, warp)
+    places, turns = (worlds.simulator.bind(part) for part in ("geom_xpos", "geom_xmat"))
+    heights = set()
+    for world in range(common.WORLDS):
+        model = worlds.simulator.world_model(world)
+        data = mujoco.MjData(model)
+        mujoco.mj_kinematics(model, data)
+        ground = np.flatnonzero(model.body_weldid[model.geom_bodyid] == 0)
+        np.testing.assert_allclose(places[world][ground], data.geom_xpos[ground], atol=1e-6)
+        turned = turns[world][ground].reshape(len(ground), 9)
+        np.testing.assert_allclose(turned, data.geom_xmat[ground], atol=1e-6)
+        heights |= set(data.geom_xpos[ground, 2].round(3).tolist())
+    assert len(heights) > 1
 
 
 # --- what every back end must do -----------------------------------------------------------------
@@ -315,87 +352,3 @@ def test_worlds_of_others_have_no_warp() -> None:
     worlds = make_worlds("point-goal", 2, 1, Physics("warp", device="cpu"))
     assert isinstance(worlds, TaskWorlds)
     assert worlds.physics.simulator == "warp"
-
-
-# --- what becomes of it elsewhere ----------------------------------------------------------------
-
-
-@pytest.fixture
-def small_room(monkeypatch):
-    """Room for small robots, in place of a measurement of a second or two."""
-    from helpers.warp import on_warp
-
-    monkeypatch.setattr("metarl.worlds.factory.backend_of", lambda *_: on_warp)
-    monkeypatch.setattr("metarl.adapters.gymnasium_env.backend_of", lambda *_: on_warp)
-
-
-@pytest.mark.slow
-def test_the_views_step_warp(small_room) -> None:
-    """gymnasium's, its vector's and that of SB3: numbers near native MuJoCo's, and the same ends."""
-    from metarl.adapters import GymEnv, GymVectorEnv, SB3VecEnv
-
-    options = {"max_episode_steps": 3}
-    for view in (GymEnv, functools.partial(GymVectorEnv, num_envs=3)):
-        pair = [view("hopper-params", simulator=name, **options) for name in ("warp", "mujoco")]
-        assert pair[0].worlds.simulator.dtype is torch.float32
-        first, native = (env.reset(seed=1)[0] for env in pair)
-        np.testing.assert_allclose(first, native, atol=1e-5)
-        for _ in range(7):
-            action = np.full(pair[0].action_space.shape, 0.1, np.float32)
-            got, expected = (env.step(action) for env in pair)
-            np.testing.assert_allclose(got[0], expected[0], atol=1e-2)
-            assert np.array_equal(got[3], expected[3])
-            if isinstance(pair[0], GymEnv) and got[3]:
-                assert [env.reset()[0].shape for env in pair] == [(11,)] * 2
-    view = SB3VecEnv("hopper-params", 2, simulator="warp", **options)
-    view.reset()
-    dones = [view.step(np.zeros((2, 3), np.float32))[2].tolist() for _ in range(3)]
-    assert dones == [[False] * 2] * 2 + [[True] * 2]
-    with pytest.raises(UserError, match="did you mean 'warp'"):
-        GymVectorEnv("hopper-params", 2, simulator="wrap")
-
-
-@pytest.mark.slow
-def test_an_agent_of_native_mujoco_is_looked_at_on_warp(
-    trained_run, small_room, capsys, _gl, tmp_path
-) -> None:
-    """Evaluated with the difference, adapted, probed, filmed and played with."""
-    import json
-
-    from metarl.cli import main
-    from metarl.commands.viewing.play import Play, make_player
-
-    common = ["--episodes", "1", "--device", "cpu", "--simulator", "warp", "--threads", "1"]
-    run, out = str(shutil.copytree(trained_run, tmp_path / "run")), tmp_path / "report.json"
-    assert main(["evaluate", run, "--tasks", "10", *common, "--json", str(out)]) == 0
-    assert "on warp instead of mujoco" in capsys.readouterr().out
-    report = json.loads(out.read_text())
-    assert (report["simulator"], report["trained_on"]) == ("warp", "mujoco")
-    for round_, (middle, low, high) in enumerate(report["difference"]):
-        assert low <= middle <= high
-        paired = report["mean"][round_] - report["trained_on_mean"][round_]
-        assert abs(paired) < 1e-3
-        assert abs(middle) < 1e-3
-    assert main(["adapt", run, "--set", "goal_x=0.5", *common]) == 0
-    assert main(["probe", run, "--tasks", "4", *common]) == 0
-    film = str(tmp_path / "film.gif")
-    words = ["--tasks", "1", "--size", "160", "--out", film]
-    assert main(["render", run, *words, *common]) == 0
-    player = make_player(Play(run, device="cpu", threads=1, simulator="warp"))
-    assert player.worlds.simulator.dtype is torch.float32
-    assert player.worlds.physics.simulator == "warp"
-
-
-@pytest.mark.slow
-def test_pictures_of_a_world_on_warp(small_room, _gl) -> None:
-    from metarl.adapters import GymVectorEnv
-
-    options = {"render_mode": "rgb_array", "width": 64, "height": 64}
-    pictures = []
-    for name in ("warp", "mujoco"):
-        env = GymVectorEnv("half-cheetah-dynamics", 1, simulator=name, **options)
-        env.reset(seed=3)
-        (picture,) = env.render() or ()
-        pictures.append(picture.astype(int))
-        env.close()
-    assert np.abs(pictures[0] - pictures[1]).mean() < 2.0

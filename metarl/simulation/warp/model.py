@@ -35,6 +35,8 @@ _INPUTS = frozenset(
     }
 )  # fmt: skip
 """Fields from which set_const derives others; friction, damping, gravity and the like need none."""
+_PLACES = frozenset({"geom_pos", "geom_quat", "body_pos", "body_quat"})
+"""Fields that say where geoms are that hang on the world."""
 _ELSEWHERE = {"opt.impratio": "impratio_invsqrt"}
 """Options that Warp keeps in another form."""
 _TRIED = 8  # worlds of an edit that MuJoCo itself is asked about
@@ -62,6 +64,8 @@ class WorldModels:
         """(B, …) float64, what each world was given."""
         self.varied: frozenset[str] = frozenset()
         """Of which the device alone has what `vary` wrote."""
+        moved = model.body_mocapid[model.body_rootid] >= 0
+        self._fixed = np.flatnonzero(((model.body_weldid == 0) & ~moved)[model.geom_bodyid])
         self.mjw_model = self._put({})
         self._live: dict[str, Tensor] = {}
 
@@ -119,6 +123,24 @@ class WorldModels:
         """Bring what MuJoCo derives from the fields up to date, in every world."""
         if _INPUTS & self.values.keys():
             load()[1].set_const(self.mjw_model, d)
+        if _PLACES & self.values.keys() and len(self._fixed):
+            self._place_fixed(d)
+
+    def _place_fixed(self, d: Any) -> None:
+        """Put geoms that hang on the world where they are in each world.
+
+        Warp does that once, when the data are made, and its kinematics leave them there: the ground
+        under a robot, above all, whose height is of its task.
+        """
+        wp, mjw = load()
+        mjw.kinematics(self.mjw_model, d)
+        geoms = torch.from_numpy(self._fixed).to(self._device())
+        bodies = torch.from_numpy(self.nominal.geom_bodyid[self._fixed]).to(geoms).long()
+        turn, at = (wp.to_torch(part)[:, bodies] for part in (d.xquat, d.xpos))
+        pos, quat = (self.live(field)[:, geoms] for field in ("geom_pos", "geom_quat"))
+        wp.to_torch(d.geom_xpos)[:, geoms] = at + _turned(pos, turn)
+        own = [_turned(_turned(axis.expand_as(pos), quat), turn) for axis in torch.eye(3).to(pos)]
+        wp.to_torch(d.geom_xmat)[:, geoms] = torch.stack(own, -1)
 
     def live(self, field: str) -> Tensor:
         """Return the (B, …) values of a field on the device: to read, not to write."""
@@ -229,6 +251,13 @@ class WorldModels:
         target[slice(None) if ids is None else ids.to(target.device)] = rows
         if name in _ELSEWHERE:
             self._live.pop(name, None)
+
+
+def _turned(vector: Tensor, quaternion: Tensor) -> Tensor:
+    """Turn vectors (…, 3) by quaternions (…, 4)."""
+    w, u = quaternion[..., :1], quaternion[..., 1:]
+    twice = 2.0 * torch.linalg.cross(u, vector)
+    return vector + w * twice + torch.linalg.cross(u, twice)
 
 
 def _assign(model: mujoco.MjModel, field: str, value: np.ndarray) -> None:
