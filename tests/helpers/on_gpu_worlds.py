@@ -7,7 +7,7 @@ watches MuJoCo Warp's worlds, which are compiled for it first.
 import functools
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -17,7 +17,14 @@ from simulation.test_backend import EACH, TASKS, moves
 from helpers import fake_cuda
 from helpers.float32_backend import Float32Backend
 from helpers.small_learners import small
-from metarl import TaskDistribution, collect, find_family, find_learner, make_worlds
+from metarl import (
+    TaskDistribution,
+    UserError,
+    collect,
+    find_family,
+    find_learner,
+    make_worlds,
+)
 from metarl.base.keys import Key
 from metarl.learning.registry import list_learners
 from metarl.simulation.warp.choice import Physics
@@ -177,3 +184,35 @@ def test_the_commands_run_where_the_worlds_are(tmp_path, capsys, monkeypatch, cr
     assert main(["probe", run, "--tasks", "4", *look]) == 0
     assert main(["stream", run, "--tasks", "2", *look]) == 0
     assert main(["train", "--resume", run, "--iterations", "3"]) == 0
+
+
+@pytest.mark.parametrize("name", ["hopper-params+varying-latency", "ant-terrain", "quadruped-vel"])
+def test_nor_does_a_step_of_warp(name: str, crossings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warp's memory on its CPU device, of which torch is told that it is a GPU's."""
+    warp = pytest.importorskip("warp")
+    pytest.importorskip("mujoco_warp")
+    from helpers.warp import on_warp
+
+    reference, to_torch = ready(name, on_warp), warp.to_torch
+    actions, expected = moves(reference, 8), []
+    for t, action in enumerate(actions):
+        if t == 3:
+            reference.simulator.qvel[2, -1] = torch.nan
+        expected.append(reference.step(action))
+    monkeypatch.setattr(warp, "to_torch", lambda array: fake_cuda.OnGpu(to_torch(array)))
+    worlds = ready(name, on_warp)
+    assert worlds.device.type == fake_cuda.GPU.type
+    for t, action in enumerate(actions):
+        if t == 3:
+            worlds.simulator.qvel[2, -1] = torch.nan
+        on_gpu = fake_cuda.OnGpu(action)
+        with crossings.watched() if t else nullcontext():  # constants go there in the first
+            got = worlds.step(on_gpu)
+        assert not crossings.found, t
+        for mine, theirs in zip(got, expected[t], strict=True):
+            assert torch.equal(mine.numbers, theirs), t
+    worlds.settle()
+    worlds.simulator._watch.spilled.fill_(2)
+    worlds.step(on_gpu)
+    with pytest.raises(UserError, match="no room for all contacts"):
+        worlds.settle()
