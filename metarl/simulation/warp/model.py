@@ -175,7 +175,7 @@ class WorldModels:
         return load()[0].to_torch(self.mjw_model.qpos0).device
 
     def _put(self, sizes: dict[str, int]) -> Any:
-        mjw = load()[1]
+        wp, mjw = load()
         try:
             made = mjw.put_model(runnable(self.nominal), sizes or None)
         except (NotImplementedError, ValueError) as error:
@@ -185,6 +185,8 @@ class WorldModels:
             ) from None
         made.opt.warn_overflow = 0  # `watch` finds it, and it is an error
         made.opt.deterministic = int(mjw.DeterminismType.ALL)
+        if wp.get_device().is_cuda:  # before CUDA 12.4, graphs make all iterations of the solver
+            made.opt.graph_conditional = wp.is_conditional_graph_supported()
         return made
 
     def _try(self, fields: Mapping[str, np.ndarray]) -> None:

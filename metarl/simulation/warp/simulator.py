@@ -10,7 +10,7 @@ Derived fields are computed after a step only if somebody has asked for one, as 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mujoco
@@ -23,7 +23,7 @@ from metarl.simulation.backend import Backend, State
 from metarl.simulation.model_faults import BADQVEL, explain
 from metarl.simulation.simulator import _ACC, _BY_VELOCITY, _NONE, _STATE, _VEL
 from metarl.simulation.warp.buffers import ROOM, Buffers
-from metarl.simulation.warp.install import default_device, load, refuse
+from metarl.simulation.warp.install import default_device, load, on, refuse
 from metarl.simulation.warp.model import WorldModels, runnable
 
 _BLAME = (
@@ -62,7 +62,7 @@ class WarpSimulator(Backend):
         self._wp, self._mjw = load()
         self.model, self.num_worlds, self._room = model, num_worlds, room
         self._place = device or default_device()
-        with self._wp.ScopedDevice(self._place):
+        with on(self._place):
             self._make(buffers)
         self._bound: dict[str, Tensor] = {}
         self._stage = _NONE
@@ -97,7 +97,7 @@ class WarpSimulator(Backend):
 
     def _warm_up(self) -> None:
         """Load every kernel, which older drivers cannot while they capture; nothing is kept."""
-        with self._stream():
+        with on(self._place):
             self._advance(1)
             self._derive(_ACC)
             self._mask.fill_(True)
@@ -105,17 +105,6 @@ class WarpSimulator(Backend):
             self._watch.forget()  # of a pose that no episode begins in
             self._watch.spilled.zero_()
         self._wp.synchronize_device(self._place)
-
-    @contextlib.contextmanager
-    def _stream(self) -> Iterator[None]:
-        """Let Warp's work follow torch's, in torch's own order."""
-        with self._wp.ScopedDevice(self._place):
-            if self.device.type != "cuda":
-                yield
-                return
-            stream = self._wp.stream_from_torch(torch.cuda.current_stream(self.device))
-            with self._wp.ScopedStream(stream, sync_enter=False):
-                yield
 
     # --- the state -------------------------------------------------------------------------------
 
@@ -152,7 +141,7 @@ class WarpSimulator(Backend):
             self._models.mjw_model.opt.run_rne_postconstraint = True
         self._stage = max(self._stage, stage)
         self._graphs.clear()
-        with self._stream():
+        with on(self._place):
             self._derive(self._stage)
 
     def states(self) -> list[Tensor]:
@@ -195,7 +184,7 @@ class WarpSimulator(Backend):
         Raises:
             UserError: Warp has no such field of each world, or MuJoCo refuses the edit.
         """
-        with self._stream():
+        with on(self._place):
             if ids is None:
                 self._watch.forget()
             rne = self._models.mjw_model.opt.run_rne_postconstraint
@@ -207,14 +196,14 @@ class WarpSimulator(Backend):
 
     def vary(self, field: str, values: Tensor) -> None:
         """Give a model field, of which nothing is derived, other values (B, …) until further."""
-        with self._stream():
+        with on(self._place):
             if self._models.vary(field, values):
                 self._graphs.clear()
         self.varied = self._models.varied
 
     def model_field(self, field: str) -> Tensor:
         """Return the (B, …) values that a model field has in each world: to read, not to write."""
-        with self._wp.ScopedDevice(self._place):
+        with on(self._place):
             return self._models.live(field)
 
     # --- what time does --------------------------------------------------------------------------
@@ -228,13 +217,13 @@ class WarpSimulator(Backend):
         else:
             self._to_reset.fill_(False)
             self._to_reset[ids] = True
-        with self._stream():
+        with on(self._place):
             self._run("reset", 0, self._clear)
 
     def refresh(self, ids: Tensor | None) -> None:
         """Bring derived fields up to date; those of other worlds are computed again, and equal."""
         if self._stage != _NONE:
-            with self._stream():
+            with on(self._place):
                 self._run("refresh", 0, lambda: self._derive(self._stage))
 
     def step(self, frame_skip: int) -> Tensor:
@@ -249,7 +238,7 @@ class WarpSimulator(Backend):
         """
         if self._on_gpu:
             self._refuse_spill()
-        with self._stream():
+        with on(self._place):
             self._run("step", frame_skip, lambda: self._advance(frame_skip))
             if self._on_gpu:
                 self._heard.copy_(self._spilled, non_blocking=True)
@@ -271,9 +260,9 @@ class WarpSimulator(Backend):
         """Record work, without doing it."""
         self._wp.synchronize_device(self._place)
         with contextlib.ExitStack() as stack:
-            if self.device.type == "cuda":  # torch's default stream cannot be captured
+            if self._wp.get_device().is_cuda:  # torch's default stream cannot be captured
                 stack.enter_context(self._wp.ScopedStream(self._wp.Stream(self._place)))
-            capture = self._wp.ScopedCapture(self._place, force_module_load=False)
+            capture = self._wp.ScopedCapture(self._place)
             stack.enter_context(capture)
             work()
         return capture.graph
@@ -315,11 +304,12 @@ class WarpSimulator(Backend):
 
     def most_blamed(self) -> tuple[int | None, str]:
         """Return a world that diverged for the reason that most did, and the reason in words."""
-        counts = self._watch.counts.numpy()
+        with on(self._place):
+            counts, first = self._watch.counts.numpy(), self._watch.first.numpy()
         if not counts.any():
             return None, "an action, observe() or reward() was not finite"
         kind, at = np.unravel_index(int(counts.argmax()), counts.shape)
-        world = int(self._watch.first.numpy()[kind, at])
+        world = int(first[kind, at])
         return world, explain(self.world_model(world), _BLAME[int(kind)], int(at))
 
 
