@@ -100,7 +100,7 @@ class Backend(Protocol):
         """
         known = vars(self).setdefault("_constants", {})
         if id(value) not in known:
-            tensor = torch.as_tensor(value)
+            tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
             real = tensor.is_floating_point()
             known[id(value)] = value, tensor.to(self.device, self.dtype if real else tensor.dtype)
         return known[id(value)][1]
