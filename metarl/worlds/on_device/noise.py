@@ -44,6 +44,8 @@ class DeviceNoise(Sequence[Tensor]):
         """Return the numbers of a step."""
         if isinstance(t, slice):
             return [self[k] for k in range(*t.indices(self._steps))]
+        if not 0 <= t < self._steps:
+            raise IndexError(f"the noise has {self._steps} steps, and none of number {t}")
         if not 0 <= t - self._first < len(self._drawn):
             self._first = t - t % TOGETHER
             index = torch.arange(self._first, self._first + TOGETHER, device=self._streams.device)
