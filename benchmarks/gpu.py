@@ -4,8 +4,9 @@
     python benchmarks/gpu.py --piece throughput    or one of them, each at most nine minutes
     python benchmarks/gpu.py --device cpu --tiny   whether it runs at all, in a few minutes
 
-Each piece adds what it measured to the JSON, so a machine that is lent for minutes at a time can go
-on later; `python benchmarks/summarise.py --write` makes docs/gpu.md from it.
+Each piece adds what it measured to the JSON at once, and leaves out what is there of the same GPU:
+so a machine that is lent for minutes at a time can go on later. `python benchmarks/summarise.py
+--write` makes docs/gpu.md of it.
 
 throughput: env steps a second on MuJoCo Warp by number of worlds, with dynamics of each world's
 own, random actions, observations and rewards included.  pearl-update: PEARL's captured gradient
@@ -17,20 +18,24 @@ half-cheetah-vel until a held-out return of −45; call it again, and it goes on
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from common import environment, write_json
+
+from metarl.base.errors import UserError
 
 HERE = Path(__file__).parent
 FAMILIES = {
@@ -41,6 +46,39 @@ LIMIT = 9 * 60
 """Seconds of a piece."""
 WANTED = -45.0
 """PEARL's held-out return on half-cheetah-vel."""
+
+
+class Piece:
+    """What one piece has measured, also earlier on the same GPU."""
+
+    def __init__(self, name: str, path: Path, where: dict[str, Any]) -> None:
+        """Read what is there."""
+        self.name, self.path, self.where = name, path, where
+        self.ends = time.monotonic() + LIMIT
+        known = self._all().get(name, {})
+        same = known.get("environment", {}).get("gpu") == where["gpu"]
+        self.found: dict[str, Any] = known if same else {}
+
+    def save(self) -> None:
+        """Write all that was found."""
+        write_json(self.path, self._all() | {self.name: self.found | {"environment": self.where}})
+
+    def late(self) -> bool:
+        """Whether another measurement might not end in time: a new robot compiles for minutes."""
+        return time.monotonic() > self.ends - 150
+
+    @contextlib.contextmanager
+    def going_on_without(self, what: str) -> Iterator[None]:
+        """Say in a line that something does not run, such as for want of memory, and go on."""
+        try:
+            yield
+        except (RuntimeError, MemoryError, UserError) as error:
+            print(f"{what}: {' '.join(str(error).split())[:200]}", file=sys.stderr, flush=True)
+
+    def _all(self) -> dict[str, Any]:
+        if not self.path.is_file():
+            return {}
+        return json.loads(self.path.read_text(encoding="utf-8"))
 
 
 def synchronised(device: str) -> float:
@@ -85,50 +123,54 @@ def steps_per_second(worlds: Any, device: str, seconds: float) -> float:
     return count * worlds.num_worlds / (now - begun)
 
 
-def throughput(args: argparse.Namespace, ends: float) -> dict[str, Any]:
+def throughput(args: argparse.Namespace, piece: Piece) -> None:
     """Env steps a second by family and number of worlds."""
-    found: dict[str, Any] = {}
-    counts = (4, 16) if args.tiny else (1024, 4096, 16384, 65536)
-    names = ("half-cheetah",) if args.tiny else FAMILIES
-    for name in names:
-        for count in counts:
-            if time.monotonic() > ends - 60 and found:
-                return found
-            worlds = make(FAMILIES[name], count, args.device)
-            speed = steps_per_second(worlds, args.device, 1.0 if args.tiny else 5.0)
-            found.setdefault(name, {})[str(count)] = speed
-            print(f"{name:<14}{count:>7} worlds {speed:>14,.0f} env steps/s", flush=True)
-            del worlds
-    return found
+    counts = (4, 16) if args.tiny else (4096, 16384, 1024, 65536)
+    families = {"point-goal": "point-goal"} if args.tiny else FAMILIES
+    for count in counts:
+        for name, family in families.items():
+            if str(count) in piece.found.get(name, {}):
+                continue
+            if piece.late():
+                return
+            with piece.going_on_without(f"{name} in {count} worlds"):
+                worlds = make(family, count, args.device)
+                speed = steps_per_second(worlds, args.device, 0.2 if args.tiny else 5.0)
+                piece.found.setdefault(name, {})[str(count)] = speed
+                piece.save()
+                print(f"{name:<14}{count:>7} worlds {speed:>14,.0f} env steps/s", flush=True)
+                del worlds
 
 
-def pearl_update(args: argparse.Namespace, ends: float) -> dict[str, Any]:
+def pearl_update(args: argparse.Namespace, piece: Piece) -> None:
     """PEARL's gradient step, captured where there is a GPU, against the plain eager one."""
     out = Path(args.json).with_suffix(".pearl.tmp")
     words = ["--rounds", "2", "--steps", "2", "--hidden", "32", "--batch", "32", "--tasks", "4"]
     words = words if args.tiny else ["--rounds", "7", "--steps", "50"]
     command = [sys.executable, HERE / "pearl_update.py", "--device", args.device, *words]
-    subprocess.run([*command, "--json", out], check=True, timeout=ends - time.monotonic())
+    subprocess.run([*command, "--json", out], check=True, timeout=piece.ends - time.monotonic())
     got = json.loads(out.read_text(encoding="utf-8"))
     out.unlink()
-    return {name: got[name] for name in ("steps_per_second", "speedup", "tasks", "batch")}
+    piece.found |= {name: got[name] for name in ("steps_per_second", "speedup", "tasks", "batch")}
 
 
-def iterations(args: argparse.Namespace, ends: float) -> dict[str, Any]:
+def iterations(args: argparse.Namespace, piece: Piece) -> None:
     """Meta-iterations with the physics on the CPU and on Warp."""
     from metarl import find_learner
     from metarl.base.keys import Key
 
-    found: dict[str, Any] = {}
+    family = "point-goal" if args.tiny else "half-cheetah-dynamics"
     for name, tasks, each in (("rl2", 4096, 1), ("maml-trpo", 40, 100)):
         tasks, each = (4, 1 if name == "rl2" else 2) if args.tiny else (tasks, each)
         cls = find_learner(name)
-        for simulator in ("mujoco", "warp"):
-            if time.monotonic() > ends - 60 and found:
-                return found
+        for simulator in ("warp", "mujoco"):
+            if simulator in piece.found.get(name, {}):
+                continue
+            if piece.late():
+                return
             horizon = 10 if args.tiny else None
-            worlds = make("half-cheetah-dynamics", tasks * each, args.device, simulator, horizon)
-            speed = steps_per_second(worlds, args.device, 0.5 if args.tiny else 5.0)
+            worlds = make(family, tasks * each, args.device, simulator, horizon)
+            speed = steps_per_second(worlds, args.device, 0.2 if args.tiny else 5.0)
             learner = cls(worlds.spec, cls.Config(), seed=0, device=args.device)
             drawn = worlds.family.distribution.split("train", tasks)
             took = []
@@ -137,48 +179,49 @@ def iterations(args: argparse.Namespace, ends: float) -> dict[str, Any]:
                 learner.meta_step(worlds, drawn, Key(0, k))
                 took.append(synchronised(args.device) - begun)
             rate = (worlds.env_steps - before) / statistics.median(took[1:])
-            found.setdefault(name, {})[simulator] = {
+            piece.found.setdefault(name, {})[simulator] = {
                 "seconds": statistics.median(took[1:]), "env_steps_per_second": rate,
                 "simulation_alone": speed, "share": rate / speed, "worlds": tasks * each,
             }  # fmt: skip
+            piece.save()
             print(f"{name:<10} physics by {simulator}: {rate:,.0f} env steps/s, "
                   f"{rate / speed:.0%} of the simulation alone", flush=True)  # fmt: skip
-    return found
 
 
-def pearl(args: argparse.Namespace, ends: float) -> dict[str, Any]:
+def pearl(args: argparse.Namespace, piece: Piece) -> None:
     """Train PEARL on Warp until the held-out return is reached, or time is up; it goes on later."""
-    run = Path(args.out)
+    run, wanted = Path(args.out), math.inf if args.tiny else WANTED
     family = "point-goal" if args.tiny else "half-cheetah-vel"
     words = [family, "pearl", "--simulator", "warp", "--device", args.device]
     words += ["--simulator-room", "3", "--evaluate-every", "5", "--out", str(run)]
     if args.tiny:
         words += ["--iterations", "1", "--train-tasks", "2", "--rollouts-per-task", "1",
                   "--tasks-per-iteration", "2", "--evaluate-tasks", "1", "--gradient-steps", "2",
-                  "--initial-episodes", "1", "--meta-batch", "2"]  # fmt: skip
+                  "--initial-episodes", "1", "--meta-batch", "2", "--hidden", "8",
+                  "--evaluate-episodes", "1", "--preset", "none"]  # fmt: skip
     if (run / "checkpoints").is_dir():
         words = ["--resume", str(run)]
     training = subprocess.Popen([sys.executable, "-m", "metarl", "train", *words])
     curve: list[dict[str, Any]] = []
-    while training.poll() is None and time.monotonic() < ends - 30:
+    while training.poll() is None and time.monotonic() < piece.ends - 30:
         time.sleep(2)
         if (run / "curve.json").is_file():
             curve = json.loads((run / "curve.json").read_text(encoding="utf-8"))
-            if any(entry["after"] >= WANTED for entry in curve):
+            if any(entry["after"] >= wanted for entry in curve):
                 break
     if training.poll() is None:
         training.send_signal(signal.SIGTERM)  # it saves, and can go on
     training.wait(60)
     curve = json.loads((run / "curve.json").read_text(encoding="utf-8"))
-    there = [entry for entry in curve if entry["after"] >= WANTED]
-    return {
+    there = [entry for entry in curve if entry["after"] >= wanted]
+    piece.found |= {
         "wanted": WANTED, "seconds": there[0]["seconds"] if there else None,
         "best": max(entry["after"] for entry in curve),
         "curve": [[entry["seconds"], entry["env_steps"], entry["after"]] for entry in curve],
     }  # fmt: skip
 
 
-PIECES: dict[str, Callable[[argparse.Namespace, float], dict[str, Any]]] = {
+PIECES: dict[str, Callable[[argparse.Namespace, Piece], None]] = {
     "throughput": throughput, "pearl-update": pearl_update, "iterations": iterations,
     "pearl": pearl,
 }  # fmt: skip
@@ -202,11 +245,10 @@ def main() -> int:
         return 2
     for name in args.piece or PIECES:
         begun = time.monotonic()
-        got = PIECES[name](args, begun + LIMIT)
-        known = json.loads(args.json.read_text(encoding="utf-8")) if args.json.is_file() else {}
         gpu = torch.cuda.get_device_name() if args.device == "cuda" else None
-        where = environment(torch.get_num_threads()) | {"gpu": gpu}
-        write_json(args.json, known | {name: got | {"environment": where}})
+        piece = Piece(name, args.json, environment(torch.get_num_threads()) | {"gpu": gpu})
+        PIECES[name](args, piece)
+        piece.save()
         print(f"{name}: {time.monotonic() - begun:.0f} s, in {args.json}", flush=True)
     return 0
 

@@ -66,8 +66,9 @@ class Quadruped(TaskFamily):
 
     def torques(self, sim: Backend, strength: Tensor) -> Tensor:
         """Return (B, 12) the motors' torques in N·m, as the controller computes them."""
+        limits = sim.constant(self._limits)
         wanted = KP * (sim.ctrl - sim.qpos[:, 7:]) - KD * sim.qvel[:, 6:]
-        return strength[:, None] * wanted.clamp(-self._limits, self._limits)
+        return strength[:, None] * wanted.clamp(-limits, limits)
 
 
 class QuadrupedTerrain(OnTerrain, Quadruped):
@@ -99,7 +100,8 @@ class QuadrupedTerrain(OnTerrain, Quadruped):
         last action (12); then 39 heights of the ground relative to the trunk (m).
         """
         command = torch.stack((task["command_x"], task["command_y"], task["command_yaw"]), dim=1)
-        joints, action = sim.qpos[:, 7:] - self._stance, (sim.ctrl - self._stance) / self._half
+        stance, half = sim.constant(self._stance), sim.constant(self._half)
+        joints, action = sim.qpos[:, 7:] - stance, (sim.ctrl - stance) / half
         rates, down = self.root.angular_velocity(sim), self.root.gravity(sim)
         blind = torch.cat((rates, down, command, joints, 0.1 * sim.qvel[:, 6:], action), dim=1)
         return self.with_scan(sim, blind)
@@ -120,7 +122,7 @@ class QuadrupedTerrain(OnTerrain, Quadruped):
         linear = (velocity[:, :2] - command).square().sum(1)
         turning = (rates[:, 2] - task["command_yaw"]).square()
         posture = 0.5 * velocity[:, 2].square() + 0.02 * rates[:, :2].square().sum(1)
-        change = (sim.ctrl - before.kept["ctrl"]) / self._half
+        change = (sim.ctrl - before.kept["ctrl"]) / sim.constant(self._half)
         return {
             "velocity": (-linear / TRACKING_WIDTH).exp(),
             "turning": (-turning / TRACKING_WIDTH).exp(),

@@ -100,7 +100,8 @@ class QuadrupedVel(Quadruped):
     def act(self, sim: Backend, action: Tensor, task: Mapping[str, Tensor]) -> None:
         """Add the strides to the targets that the action stands for."""
         super().act(sim, action, task)
-        sim.ctrl.copy_((sim.ctrl + self.strides(sim)).clamp(*self._range))
+        low, high = map(sim.constant, self._range)
+        sim.ctrl.copy_((sim.ctrl + self.strides(sim)).clamp(low, high))
 
     def strides(self, sim: Backend) -> Tensor:
         """Return (B, 12) angles from the stance (rad) that step as the command asks, open-loop.
@@ -108,8 +109,8 @@ class QuadrupedVel(Quadruped):
         A foot in the air comes forward, one on the ground is pressed down and goes back as fast as
         the ground under it should.
         """
-        at, wave = (sim.memory["phase"] + TROT.to(sim.device)) % 1.0, self.wave(sim)
-        command, (ahead, left) = sim.memory["command"][:, :, None], HIPS.to(sim.device)
+        at, wave = (sim.memory["phase"] + sim.constant(TROT)) % 1.0, self.wave(sim)
+        command, (ahead, left) = sim.memory["command"][:, :, None], sim.constant(HIPS)
         half = STRIDE * (0.25 / CADENCE) * torch.where(at < 0.5, 4 * at - 1, 3 - 4 * at)
         x = half * (command[:, 0] - command[:, 2] * left)
         y = half * (command[:, 1] + command[:, 2] * ahead)
@@ -139,7 +140,8 @@ class QuadrupedVel(Quadruped):
         last action (12), sine and cosine of the clock (2, both 0 where it is to stand).
         """
         rates, down = self.root.angular_velocity(sim), self.root.gravity(sim)
-        joints, speeds = sim.qpos[:, 7:] - self._stance, 0.1 * sim.qvel[:, 6:]
+        joints = sim.qpos[:, 7:] - sim.constant(self._stance)
+        speeds = 0.1 * sim.qvel[:, 6:]
         clock = 2 * torch.pi * sim.memory["phase"]
         clock = torch.cat((clock.sin(), clock.cos()), 1) * self.moving(sim)[:, None]
         memory = sim.memory["command"], sim.memory["action"]
@@ -163,7 +165,7 @@ class QuadrupedVel(Quadruped):
 
     def wave(self, sim: Backend) -> Tensor:
         """Return (B, 4) a sine for each foot, which is positive while it should be in the air."""
-        return (2 * torch.pi * (sim.memory["phase"] + TROT.to(sim.device))).sin()
+        return (2 * torch.pi * (sim.memory["phase"] + sim.constant(TROT))).sin()
 
     # --- what it is paid for -------------------------------------------------------------------
 
@@ -188,7 +190,7 @@ class QuadrupedVel(Quadruped):
             "turning": (-turning / WIDTHS[1]).exp(),
             "gait": off.abs().sum(1) / LIFT,
             "posture": posture + 0.5 * down[:, :2].square().sum(1),
-            "pose": (sim.qpos[:, 7:] - self._stance).square().sum(1),
+            "pose": (sim.qpos[:, 7:] - sim.constant(self._stance)).square().sum(1),
             "effort": self.torques(sim, task["strength"]).square().sum(1),
             "action_rate": (action - sim.memory["action"]).square().sum(1),
             "velocity_error": linear.sqrt(),

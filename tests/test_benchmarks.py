@@ -189,3 +189,32 @@ def test_the_model_of_many_ranks_is_that_of_its_page(benchmark, monkeypatch, tmp
     assert summarise.growth(result | {"ranks": []}).endswith("By ranks: not measured yet.")
     monkeypatch.setattr(summarise, "RESULTS", tmp_path)
     assert summarise.growth().startswith("Not measured yet")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["throughput", "pearl-update", "iterations", "pearl"])
+def test_what_waits_for_a_gpu_runs_without_one(
+    name: str, benchmark, tmp_path, monkeypatch, capsys
+) -> None:
+    """Its least sizes, on Warp's CPU device; a second time it has nothing left to measure."""
+    pytest.importorskip("mujoco_warp")
+    gpu = benchmark("gpu")
+    monkeypatch.chdir(tmp_path)
+    argv = ["gpu.py", "--device", "cpu", "--tiny", "--piece", name]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert gpu.main() == 0
+    (got,) = json.loads(Path("gpu-tiny.json").read_text()).values()
+    assert got["environment"]["gpu"] is None
+    found = {
+        "throughput": lambda: got["point-goal"].keys() == {"4", "16"},
+        "pearl-update": lambda: got["speedup"],
+        "iterations": lambda: {len(row) for row in (got["rl2"], got["maml-trpo"])} == {2},
+        "pearl": lambda: got["seconds"] is None and len(got["curve"]) == 2,
+    }
+    assert found[name]()
+    if name in ("throughput", "iterations"):
+        capsys.readouterr()
+        assert gpu.main() == 0
+        assert len(capsys.readouterr().out.splitlines()) == 1
+        (again,) = json.loads(Path("gpu-tiny.json").read_text()).values()
+        assert again | {"environment": 0} == got | {"environment": 0}

@@ -28,9 +28,12 @@ from metarl.base.errors import UserError, check_kinds
 from metarl.base.keys import Key
 from metarl.base.plugins import reference
 from metarl.simulation.backend import Backend
+from metarl.simulation.warp.choice import NATIVE, Physics
 from metarl.tasks.distribution import Tasks
 from metarl.tasks.family import TaskFamily, replace_attributes, without_termination
 from metarl.tasks.registry import family_class, find_family
+from metarl.worlds.factory import backend_of
+from metarl.worlds.on_device.worlds import worlds_on
 from metarl.worlds.task_worlds import TaskWorlds
 
 
@@ -48,6 +51,27 @@ def family_for_view(family: TaskFamily | str, max_episode_steps: int | None) -> 
     if not (isinstance(max_episode_steps, int) and max_episode_steps > 0):
         raise UserError(f"max_episode_steps must be at least 1, not {max_episode_steps!r}")
     return replace_attributes(found, horizon=max_episode_steps)
+
+
+def worlds_for_view(
+    family: TaskFamily, shown: TaskFamily, num_envs: int, threads: int | None, simulator: str
+) -> TaskWorlds:
+    """Return the worlds of a view.
+
+    Args:
+        family: what MuJoCo Warp's room is measured for.
+        shown: the same, or one with other attributes: what the worlds run.
+        num_envs: B.
+        threads: physics threads.
+        simulator: mujoco or warp; warp is on a GPU if there is one.
+
+    Raises:
+        UserError: the simulator is none, is not installed, or does not run the family.
+    """
+    physics = Physics(simulator).require()
+    if physics == NATIVE:
+        return TaskWorlds(shown, num_envs, threads)
+    return worlds_on(shown, num_envs, threads, backend_of(family, physics))
 
 
 def name_for_copies(family: TaskFamily) -> str:
@@ -92,6 +116,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         task: Task = None,
         *,
         max_episode_steps: int | None = None,
+        simulator: str = "mujoco",
         **options: Any,
     ) -> None:
         """Make the world.
@@ -100,15 +125,17 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             family: a family, its name, or ``file.py:Class``.
             task: the one task of all episodes; None draws tasks.
             max_episode_steps: instead of the family's horizon.
+            simulator: mujoco, or warp, which is on a GPU if there is one.
             options: fields of `TaskOptions`.
         """
         self.family = family_for_view(family, max_episode_steps)
         self.horizon = self.family.horizon
-        self._arguments = {"task": task, **options}
+        self._arguments = {"task": task, "simulator": simulator, **options}
         self.options = task_options(options)
         # The worlds would begin the next episode at once; here the last step is to be looked at.
         free = without_termination(self.family)
-        self.worlds = TaskWorlds(replace_attributes(free, terminated=self._note_failure), 1, 1)
+        free = replace_attributes(free, terminated=self._note_failure)
+        self.worlds = worlds_for_view(self.family, free, 1, 1, simulator)
         self.observation_space, self.action_space = spaces_of(self.worlds)
         self.metadata = {**self.metadata, "render_fps": round(1 / self.family.dt)}
         self.render_mode = self.options.render_mode
@@ -162,18 +189,19 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._episodes, self._steps = self._episodes + 1, 0
         if self.spec is not None:
             self.horizon = _steps_of_time_limit(self) or self.family.horizon
-        return self.worlds.reset()[0].numpy(), {"task": self.task}
+        return self.worlds.reset()[0].cpu().numpy(), {"task": self.task}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one step. Actions are clipped to [-1, 1]."""
         refuse_unreset(self._seeded)
-        got = self.worlds.step(action_tensor(action)[None])
+        got = self.worlds.step(action_tensor(action)[None].to(self.worlds.device))
+        self.worlds.settle()
         self._steps += 1
         diverged = bool(got.diverged[0])
         terminated = not diverged and bool(self._failed[0])
         truncated = diverged or (not terminated and self._steps >= self.horizon)
         info = {"diverged": diverged}
-        return got.next_obs[0].numpy(), float(got.reward[0]), terminated, truncated, info
+        return got.next_obs[0].cpu().numpy(), float(got.reward[0]), terminated, truncated, info
 
     def _note_failure(self, sim: Backend) -> Tensor:
         """Ask the family before it remembers the step, and let the world go on."""

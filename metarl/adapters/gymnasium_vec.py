@@ -18,6 +18,7 @@ from metarl.adapters.gymnasium_env import (
     refuse_unreset,
     reset_options,
     spaces_of,
+    worlds_for_view,
 )
 from metarl.adapters.offscreen_renderer import OffscreenRenderer
 from metarl.adapters.task_sampler import Task, TaskSampler, task_options
@@ -25,7 +26,7 @@ from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.tasks.distribution import Tasks
 from metarl.tasks.family import TaskFamily
-from metarl.worlds.task_worlds import TaskWorlds
+from metarl.worlds.vector import Transition
 
 
 def _autoreset_mode(name: AutoresetMode | str) -> AutoresetMode:
@@ -53,6 +54,7 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         max_episode_steps: int | None = None,
         threads: int | None = None,
+        simulator: str = "mujoco",
         **options: Any,
     ) -> None:
         """Make the worlds.
@@ -64,16 +66,18 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             autoreset_mode: gymnasium's: SAME_STEP, NEXT_STEP, or DISABLED.
             max_episode_steps: instead of the family's horizon.
             threads: physics threads; None takes the process's setting.
+            simulator: mujoco, or warp, which is on a GPU if there is one.
             options: fields of `TaskOptions`.
         """
         self.family = family_for_view(family, max_episode_steps)
         self.mode = _autoreset_mode(autoreset_mode)
         self._arguments = {
             "num_envs": num_envs, "task": task, "autoreset_mode": self.mode,
-            "max_episode_steps": max_episode_steps, "threads": threads, **options,
+            "max_episode_steps": max_episode_steps, "threads": threads, "simulator": simulator,
+            **options,
         }  # fmt: skip
         self.options = task_options(options)
-        self.worlds = TaskWorlds(self.family, num_envs, threads)
+        self.worlds = worlds_for_view(self.family, self.family, num_envs, threads, simulator)
         self.num_envs = num_envs
         self.single_observation_space, self.single_action_space = spaces_of(self.worlds)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -150,8 +154,8 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Take one step in every world; what happens at an episode's end is `autoreset_mode`'s."""
         refuse_unreset(self._seeded)
-        got = self.worlds.step(action_tensor(actions))
-        over = self.worlds.current.first
+        got = self._fetched(self.worlds.step(self._there(action_tensor(actions))))
+        over = self.worlds.current.first.cpu()
         again_due = self.mode is AutoresetMode.NEXT_STEP and self._ended.any()
         if not (again_due or over.any()):  # as in most steps
             self._ended = over
@@ -215,10 +219,22 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._ended = self._ended & ~which
         if len(changed):
             tasks = Tasks(self.family.name, self.worlds.tasks.names, values[changed])
-            self.worlds.change_tasks(torch.from_numpy(changed), tasks)
+            self.worlds.change_tasks(self._there(torch.from_numpy(changed)), tasks)
         if begun is None:
-            return self.worlds.reset(which)
-        return self.worlds.reset(torch.from_numpy(changed)) if len(changed) else begun
+            return self.worlds.reset(self._there(which)).cpu()
+        if not len(changed):
+            return begun
+        return self.worlds.reset(self._there(torch.from_numpy(changed))).cpu()
+
+    def _there(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.worlds.device)
+
+    def _fetched(self, got: Transition) -> Transition:
+        """Return a transition on the host, once the worlds have said what is wrong with it."""
+        if self.worlds.device.type == "cpu" and not self.worlds.simulator.on_device:
+            return got
+        self.worlds.settle()
+        return Transition(*(part.cpu() for part in got))
 
     def _task_info(self, which: np.ndarray) -> dict[str, Any]:
         """The tasks of the worlds that began an episode, as gymnasium lays out nested infos."""

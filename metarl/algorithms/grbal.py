@@ -21,6 +21,7 @@ from metarl.modules.model_based.adaptive_model import AdaptiveModel, AdaptiveMod
 from metarl.modules.model_based.planning import (
     PlannerSettings,
     begun_worlds,
+    one_step_on,
     plan,
     world_draws,
 )
@@ -107,13 +108,14 @@ class Grbal(Learner):
         action = chosen[:, 0]
         if explore and noise is not None:
             action = action + self.config.explore_std * noise
-        world = state.world + torch.tensor([0, 0, 1], device=self.device)
+        world = one_step_on(state.world)
         return action, State(window, chosen, world, state.seed)
 
     def adapted_params(self, window: Window) -> Tensor:
         """Return (n, D) the models of n worlds: adapted where the window is full."""
         prior = self.model.theta.expand(len(window.rows), -1)
-        if self.config.adapt == "none" or not bool(window.full.any()):
+        on_host = window.full.device.type == "cpu"  # elsewhere to look would be to wait
+        if self.config.adapt == "none" or (on_host and not bool(window.full.any())):
             return prior
         ones = window.rows.new_ones(window.rows.shape[:2])
         return torch.where(

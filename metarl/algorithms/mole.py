@@ -26,7 +26,13 @@ from torch import Tensor
 from metarl.base.keys import Key
 from metarl.learning.learner import Learner, load_parts, load_tensors, refuse_misfit, state_of
 from metarl.modules.model_based.adaptive_model import AdaptiveModel, AdaptiveModelSettings
-from metarl.modules.model_based.planning import PlannerSettings, begun_worlds, plan, world_draws
+from metarl.modules.model_based.planning import (
+    PlannerSettings,
+    begun_worlds,
+    one_step_on,
+    plan,
+    world_draws,
+)
 from metarl.modules.model_based.transitions import (
     Transitions,
     TransitionSettings,
@@ -135,7 +141,7 @@ class Mole(Learner):
         action = chosen[:, 0]
         if explore and noise is not None:
             action = action + self.config.explore_std * noise
-        world = state.world + torch.tensor([0, 0, 1], device=self.device)
+        world = one_step_on(state.world)
         joined = Mixture(*(torch.cat(tensors) for tensors in zip(*mixtures, strict=True)))
         return action, State(joined, window, chosen, world, state.seed)
 
@@ -154,7 +160,7 @@ class Mole(Learner):
             new: (n,) bool, whether it has a transition that was not in it before.
         """
         news = window.full & new
-        if not bool(news.any()):
+        if news.device.type == "cpu" and not bool(news.any()):  # elsewhere to look is to wait
             return mixture
         posterior = self.posterior(mixture, window)  # (n, K + 1)
         best = posterior.argmax(1)

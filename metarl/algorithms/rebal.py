@@ -22,7 +22,13 @@ from torch import Tensor, nn
 
 from metarl.base.keys import BatchedRNG, Key
 from metarl.learning.learner import Learner, load_parts, load_tensors, refuse_misfit, state_of
-from metarl.modules.model_based.planning import PlannerSettings, begun_worlds, plan, world_draws
+from metarl.modules.model_based.planning import (
+    PlannerSettings,
+    begun_worlds,
+    one_step_on,
+    plan,
+    world_draws,
+)
 from metarl.modules.model_based.transitions import (
     Transitions,
     TransitionSettings,
@@ -147,7 +153,7 @@ class Rebal(Learner):
             action = action + self.config.explore_std * noise
         x = torch.cat((self.data.inputs(step.obs, action.clamp(-1, 1)), reward), -1)
         _, memory = self.net.step(x, state.memory)
-        world = state.world + torch.tensor([0, 0, 1], device=self.device)
+        world = one_step_on(state.world)
         return action, State(memory, chosen, world, state.seed)
 
     def _plan(

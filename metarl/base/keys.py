@@ -17,6 +17,7 @@ from torch import Tensor
 from metarl.base.errors import UserError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 @dataclass(frozen=True, init=False)
@@ -132,6 +133,78 @@ class BatchedRNG:
 
 def _mix(x: np.ndarray) -> np.ndarray:
     """The SplitMix64 finaliser, element by element, modulo 2^64."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = (x ^ (x >> np.uint64(30))) * _FACTORS[0]
+    x = (x ^ (x >> np.uint64(27))) * _FACTORS[1]
     return x ^ (x >> np.uint64(31))
+
+
+class DeviceRNG(BatchedRNG):
+    """The streams of `BatchedRNG`, drawn where a tensor lies: nothing of it comes from the host.
+
+    Its bits are the same, and so are draws of `uniform`. Those of `normal` may differ in the last
+    bit of float64, since every device has a logarithm and a cosine of its own.
+    """
+
+    def __init__(self, streams: Tensor, *parts: Tensor | int, dtype: torch.dtype) -> None:
+        """Start a stream for each element of what broadcasts to one shape (…).
+
+        Args:
+            streams: (…) int64, as `streams` returns them.
+            parts: int64 numbers that tell streams apart further, such as the episode and the step.
+            dtype: of the draws.
+        """
+        for part in parts:
+            if isinstance(part, int):
+                mixed = _signed(_mix(np.array([part], np.uint64) + _GOLDEN)[0])
+            else:
+                mixed = _mixed(part + _signed(_GOLDEN))
+            streams = _mixed(streams ^ mixed)
+        self._streams, self._dtype = streams, dtype
+        self._drawn = 0
+
+    @staticmethod
+    def streams(key: Key, *parts: Tensor) -> Tensor:
+        """Return (…) int64 that stand for a key and numbers, such as a task's and a world's."""
+        state = torch.full_like(parts[0], _signed(key.uint64()))
+        return DeviceRNG(state, *parts, dtype=torch.float32)._streams
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def uniform(self, low: float, high: float, size: int) -> Tensor:
+        """Return (…, size) draws from U[low, high), but for the rounding to the type."""
+        return low + (high - low) * self.share(size).to(self._dtype)
+
+    def normal(self, size: int) -> Tensor:
+        """Return (…, size) standard normal draws (Box and Muller 1958)."""
+        u, v = self.share(size), self.share(size)
+        radius = torch.sqrt(-2.0 * torch.log1p(-u))
+        return (radius * torch.cos(2.0 * np.pi * v)).to(self._dtype)
+
+    def share(self, size: int) -> Tensor:
+        """Return (…, size) draws from U[0, 1) on the device, float64."""
+        first, self._drawn = self._drawn + 1, self._drawn + size
+        counter = torch.arange(first, first + size, device=self._streams.device)
+        bits = _mixed(self._streams[..., None] + counter * _signed(_GOLDEN))
+        return _shifted(bits, 11).double() * 2.0**-53
+
+    def unit(self, size: int) -> np.ndarray:
+        """Return what `share` does, on the host: which waits for the device."""
+        return self.share(size).cpu().numpy()
+
+
+def _signed(x: np.uint64 | int) -> int:
+    """The int64 with the bits of a uint64: torch has no arithmetic for those."""
+    return int(x) - (int(x) >> 63 << 64)
+
+
+def _shifted(x: Tensor, by: int) -> Tensor:
+    """Shift int64 to the right as if they were unsigned."""
+    return (x >> by) & ((1 << 64 - by) - 1)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """What `_mix` does, of int64, whose products wrap around."""
+    x = (x ^ _shifted(x, 30)) * _signed(_FACTORS[0])
+    x = (x ^ _shifted(x, 27)) * _signed(_FACTORS[1])
+    return x ^ _shifted(x, 31)

@@ -67,12 +67,14 @@ def _stand_still(worlds: VecWorlds, tasks: Tasks, seed: int) -> torch.Tensor:
     worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
     worlds.seed(Key(seed, "stand still"))
     worlds.reset()
-    action = torch.zeros(worlds.num_worlds, worlds.spec.action_size)
-    total = torch.zeros(worlds.num_worlds, dtype=torch.float64)
-    running = torch.ones(worlds.num_worlds, dtype=torch.bool)
+    count, there = worlds.num_worlds, worlds.device
+    action = torch.zeros(count, worlds.spec.action_size, device=there)
+    total = torch.zeros(count, dtype=torch.float64, device=there)
+    running = torch.ones(count, dtype=torch.bool, device=there)
     for _ in range(worlds.spec.horizon):
         got = worlds.step(action)
         total += got.reward * running
-        total[got.diverged & running] = torch.nan
+        total.masked_fill_(got.diverged & running, torch.nan)
         running &= ~(got.terminated | got.truncated | got.diverged)
-    return total.reshape(len(tasks), -1)
+    worlds.settle()
+    return total.cpu().reshape(len(tasks), -1)

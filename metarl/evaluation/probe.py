@@ -183,7 +183,9 @@ def _score(policy: Policy, worlds: VecWorlds, state: Any, tasks: Tasks, key: Key
     worlds.seed(key)
     worlds.reset()
     steps = worlds.spec.horizon
-    return collect(worlds, policy, state, steps, key, explore=False)[0].return_by_task()
+    rollout, _ = collect(worlds, policy, state, steps, key, explore=False)
+    worlds.settle()
+    return rollout.return_by_task()
 
 
 def identified(first: list[float], last: list[float]) -> int | None:

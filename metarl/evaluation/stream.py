@@ -306,6 +306,7 @@ def _round(
         worlds, policy, state, worlds.spec.horizon, name,
         explore=policy.adapts_on_exploration, on_step=lambda _: change.step(),
     )  # fmt: skip
+    worlds.settle()
     data = data._replace(tasks=worlds.num_worlds // change.each)
     return data, policy.adapt(after, data)
 

@@ -125,7 +125,13 @@ def adaptation_rounds(
         worlds.reset()
         on_step = None if watch is None else watch(phase, k)
         steps = worlds.spec.horizon
-        return collect(worlds, policy, state, steps, name, explore=explore, on_step=on_step)
+        worlds.paired = True
+        try:
+            got = collect(worlds, policy, state, steps, name, explore=explore, on_step=on_step)
+        finally:
+            worlds.paired = False
+        worlds.settle()
+        return got
 
     for k in range(episodes + 1):
         data, after = play("score", k, explore=False)

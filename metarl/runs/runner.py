@@ -247,6 +247,7 @@ class Runner:
         self.worlds.term_sums.clear()
         with self.interruptible(), _global_draws(key.fold("global", number), self.learner.device):
             metrics = self.learner.meta_step(self.worlds, tasks, key.fold("meta", number))
+            self.worlds.settle()
         seconds, steps = time.monotonic() - began, self.worlds.env_steps - steps
         refuse_nonfinite(self.learner, self.worlds, number + 1, self.folder.checkpoints)
         metrics |= (terms := mean_terms(self.worlds, self.learner))

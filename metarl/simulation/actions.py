@@ -332,6 +332,11 @@ class Controller:
         if what.declared and sim.model.nhistory:
             self._history = _history_at(what.rest, sim.model).to(sim.device, sim.dtype)
 
+    @property
+    def remembered(self) -> list[Tensor]:
+        """What worlds remember of the commands before, (B, A) each."""
+        return self._held
+
     def reset(self, ids: Tensor | None) -> None:
         """Go back to rest in the worlds `ids`, (n,) int64, or in all, which were just reset."""
         if not self._what.declared:

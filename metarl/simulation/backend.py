@@ -57,6 +57,16 @@ class Backend(Protocol):
     calm: Tensor
     """(B,) bool, all False: `step` may return this very tensor where the host knows that no world
     diverged."""
+    on_device: bool = False
+    """Whether `reset` takes a (B,) bool mask, too, so that worlds can begin anew without a word
+    from the host; and `states` says what may be written."""
+
+    def states(self) -> list[Tensor]:
+        """Return the live (B, …) tensors of the state that anybody has asked for."""
+        return []
+
+    def settle(self) -> None:
+        """Raise UserError for what the host learns late; the caller has waited for the device."""
 
     @property
     def sensordata(self) -> Tensor:
@@ -81,6 +91,19 @@ class Backend(Protocol):
             where, shape = sensor_place(self.model, name)
             views[name] = self.sensordata[:, where].unflatten(1, shape)
         return views[name]
+
+    def constant(self, value: Tensor | np.ndarray | Sequence[float] | float) -> Tensor:
+        """Return numbers of a family's on the device, real ones of `dtype`: they go there once.
+
+        Args:
+            value: the same object at each call, as an attribute is; it is not changed.
+        """
+        known = vars(self).setdefault("_constants", {})
+        if id(value) not in known:
+            tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
+            real = tensor.is_floating_point()
+            known[id(value)] = value, tensor.to(self.device, self.dtype if real else tensor.dtype)
+        return known[id(value)][1]
 
     def bind(self, field: str) -> Tensor:
         """Return a live (B, …) tensor over a field of MjData, current after steps and `refresh`.
@@ -117,7 +140,11 @@ class Backend(Protocol):
         ...
 
     def reset(self, ids: Tensor | None) -> None:
-        """Reset worlds to the model's defaults; write their state, then call `refresh`."""
+        """Reset worlds to the model's defaults; write their state, then call `refresh`.
+
+        Args:
+            ids: (n,) int64, or (B,) bool where the back end is `on_device`.
+        """
         ...
 
     def refresh(self, ids: Tensor | None) -> None:

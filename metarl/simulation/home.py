@@ -142,8 +142,8 @@ def begin_at(
         if getattr(home, field).size:
             live[field] = sim.bind(field)
     for field, tensor in live.items():
-        tensor[ids] = torch.as_tensor(getattr(home, field), dtype=sim.dtype, device=sim.device)
-    columns = [torch.from_numpy(c).to(sim.device) for c in home[-4:]]
+        tensor[ids] = sim.constant(getattr(home, field))
+    columns = [sim.constant(places) for places in home[-4:]]
     for tensor, places, noise in (
         (sim.qpos, columns[0], joint and rng.uniform(-joint, joint, len(columns[0]))),
         (sim.qvel, columns[1], speed and speed * rng.normal(len(columns[1]))),

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from metarl.base.errors import UserError
 from metarl.base.files import file_errors
 from metarl.runs.callback import Callback
+from metarl.simulation.warp.choice import Physics
 from metarl.video.encode import VideoConfig, render
 from metarl.video.recording import record
+from metarl.worlds.factory import make_worlds
 from metarl.worlds.task_worlds import TaskWorlds
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ class VideoCallback(Callback):
 
     def _film(self, run: Run) -> None:
         config, at = run.config, run.position
-        worlds = TaskWorlds(run.family, config.rollouts_per_task, config.threads)
+        size = run.family, config.rollouts_per_task, config.threads
+        worlds = TaskWorlds(*size) if config.simulator == "mujoco" else _on_another(run)
         path = run.folder.path / "videos" / f"step_{at.iteration:08d}.gif"
         with run.interruptible():
             recording = record(
@@ -43,3 +46,12 @@ class VideoCallback(Callback):
             render(recording, path, VideoConfig(size=240, fps=10), threads=run.threads)
         with file_errors(run.folder.path):
             run.folder.log_gif("heldout/video", path, at.env_steps)
+
+
+def _on_another(run: Run) -> TaskWorlds:
+    """Return worlds on the simulator of a run, where its learner is."""
+    config = run.config
+    physics = Physics(config.simulator, config.simulator_room, str(run.learner.device))
+    worlds = make_worlds(run.family, config.rollouts_per_task, config.threads, physics)
+    assert isinstance(worlds, TaskWorlds)
+    return worlds

@@ -117,9 +117,9 @@ class _Recorder:
         def on_step(got: Transition) -> None:
             self._add(segment, self._last or self._positions())
             self._last = None
-            segment.steps.append(Transition(*(part[self.watched].clone() for part in got)))
+            segment.steps.append(Transition(*(part[self.watched].cpu() for part in got)))
             terms = self.worlds.reward_terms.items()
-            segment.terms.append({name: term[self.watched] for name, term in terms})
+            segment.terms.append({name: term[self.watched].cpu() for name, term in terms})
             self._note_models(segment)
 
         return on_step
@@ -130,16 +130,17 @@ class _Recorder:
     def _positions(self) -> tuple[Tensor, Tensor]:
         """Return (M, nq) and (M, nmocap, 7) of the watched worlds."""
         sim, w = self.worlds.simulator, self.watched
+        qpos = sim.qpos[w].cpu().double()
         if not sim.model.nmocap:
-            return sim.qpos[w], torch.zeros(len(w), 0, 7, dtype=torch.float64)
-        parts = [sim.bind(name)[w] for name in ("mocap_pos", "mocap_quat")]
-        return sim.qpos[w], torch.cat([p.reshape(len(w), sim.model.nmocap, -1) for p in parts], 2)
+            return qpos, torch.zeros(len(w), 0, 7, dtype=torch.float64)
+        parts = [sim.bind(name)[w].cpu().double() for name in ("mocap_pos", "mocap_quat")]
+        return qpos, torch.cat([p.reshape(len(w), sim.model.nmocap, -1) for p in parts], 2)
 
     def _note_models(self, segment: _Segment) -> None:
         """Keep the models of worlds whose task is another one than a step before."""
         if not self.worlds.switches:
             return
-        tasks = self.worlds.task_vector()[self.watched]
+        tasks = self.worlds.task_vector()[self.watched].cpu()
         new = range(len(tasks))
         if self._tasks is not None:
             new = (tasks != self._tasks).any(1).nonzero()[:, 0].tolist()

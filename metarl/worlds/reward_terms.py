@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor
@@ -82,16 +82,22 @@ class RewardTerms:
             f"{'the first step had' if self.names else 'reward_weights has'} {', '.join(names)}"
         )
 
-    def refuse_nonfinite(self, obs: Tensor, label: str) -> None:
+    def finite(self, obs: Tensor) -> Tensor:
+        """Return (1 + K,) bool, whether an observation (B, O), and each last term, is finite."""
+        parts = [torch.isfinite(part).all() for part in (obs, *self.last.values())]
+        return torch.stack(parts)
+
+    def refuse_nonfinite(self, finite: Tensor, label: str) -> NoReturn:
         """Raise UserError where no world gave finite numbers, although the physics is sane.
 
         Args:
-            obs: (B, O) the last observation.
+            finite: what the method of that name returned.
             label: a task, in words.
         """
-        bad = [name for name, term in self.last.items() if not torch.isfinite(term).all()]
+        seen, *terms = finite.tolist()
+        bad = [name for name, sane in zip(self.names, terms, strict=False) if not sane]
         what = f"term '{bad[0]}' of reward()" if bad else "reward()"
-        what = what if torch.isfinite(obs).all() else "observe()"
+        what = what if seen else "observe()"
         raise UserError(
             f"{self._family}: {what} is not finite in any world, such as that of task {label}: "
             f"guard its arithmetic"
@@ -174,7 +180,7 @@ def kept_terms(
     stacked = torch.stack([torch.stack([step[name] for step in terms]) for name in names])
     stacked = stacked.to(device).masked_fill(rollout.diverged, 0.0)  # (K, T, B)
     both = torch.cat((stacked.double(), rollout.valid[None].double()))
-    sums = torch.stack([rollout.per_task(row).sum((1, 2)) for row in both], 1).cpu()  # (M, K + 1)
+    sums = torch.stack([rollout.per_task(row).sum((1, 2)) for row in both], 1)  # (M, K + 1)
     place = worlds.tasks.first, len(worlds.tasks)
     worlds.term_sums[place] = worlds.term_sums.get(place, 0.0) + sums
     return {PREFIX + name: part.float() for name, part in zip(names, stacked, strict=True)}
@@ -188,7 +194,7 @@ def mean_terms(worlds: VecWorlds, learner: Learner) -> dict[str, float]:
     """
     if not worlds.term_sums:
         return {}
-    rows = torch.cat([rows for _, rows in sorted(worlds.term_sums.items())])
+    rows = torch.cat([rows for _, rows in sorted(worlds.term_sums.items())]).cpu()
     *sums, count = learner.sum_tasks(rows).tolist()
     names = worlds.reward_terms
     return {

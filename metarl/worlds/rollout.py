@@ -175,7 +175,9 @@ def mean_of_finished(returns: Tensor) -> Tensor:
 
     NaN where all of them are. Without any, the bits are those of `Tensor.mean`.
     """
-    return returns.nanmean(-1) if returns.isnan().any() else returns.mean(-1)
+    if returns.device.type == "cpu":
+        return returns.nanmean(-1) if returns.isnan().any() else returns.mean(-1)
+    return torch.where(returns.isnan().any(), returns.nanmean(-1), returns.mean(-1))
 
 
 def mean_over_tasks(returns: Tensor, sum_tasks: Callable[[Tensor], Tensor] = torch.sum) -> float:
@@ -195,12 +197,6 @@ def _stacked(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return name -> (T, B, …) for the extras of T steps, name -> (B, …) each."""
     names = steps[0] if steps else ()
     return {name: torch.stack([step[name] for step in steps]) for name in names}
-
-
-def _noise(worlds: VecWorlds, steps: int, key: Key) -> Tensor:
-    """Return (T, B, A) standard normal numbers, those of a task by the key and its index."""
-    sizes = len(worlds.tasks), steps, worlds.worlds_per_task, worlds.spec.action_size
-    return key.normal(*sizes, worlds.tasks.first)
 
 
 def _checked(
@@ -250,7 +246,7 @@ def collect(
     """
     device = (policy := _checked(worlds, policy, state, steps, key, on_step)).device
     out = _empty(steps, worlds.num_worlds, worlds.spec, len(worlds.tasks), device)
-    noise = _noise(worlds, steps, key).to(device) if explore else [None] * steps
+    noise = worlds.noise(key, steps, device) if explore else [None] * steps
     here, task, recorded, recent, own, terms = device == worlds.device, None, [], [], [], []
     with threads.sampling():
         for t in range(steps):

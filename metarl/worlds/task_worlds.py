@@ -1,13 +1,10 @@
-"""TaskWorlds: B worlds of a family, each running its own task. Everything else adapts this.
-
-Worlds are task-major: world i runs task ``i // worlds_per_task``. `step` resets worlds whose
-episode ended, so `obs` is what to act on next, and `next_obs` is always the true successor.
-"""
+"""TaskWorlds: B worlds of a family, each running its own task. Everything else adapts this."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -37,7 +34,7 @@ class TaskWorlds(VecWorlds):
 
     simulator: Backend
     on_episode_end: Callable[[], object] = staticmethod(lambda: None)
-    """Called where episodes ended, before the next begin: `simulator` has the last states then."""
+    """Called before episodes begin within a step: `simulator` has the last states then."""
 
     def __init__(
         self, family: TaskFamily | str, num_worlds: int, threads: int | None = None, *,
@@ -70,15 +67,12 @@ class TaskWorlds(VecWorlds):
         self._control = Controller(self.family.command_map, self.simulator)
         self._acts, self._remembers = acts(self.family), acts(self.family, "remember")
         give_memory(self.family, self.simulator)
-        self._schedule = Schedule(self.family, num_worlds)
         self._terms = RewardTerms(self.family, self.simulator)
         self._clock = 0  # steps taken, of all worlds at once
-        self._began = np.zeros(num_worlds, np.int64)
-        """The clock when each world's episode began."""
-        self._obs_shape: tuple[int, ...] = ()
-        """(B, O), once the family has observed."""
+        self._obs_shape: tuple[int, ...] = ()  # (B, O), once the family has observed
         self._unchecked: Tensor | None = None
         """(B, O) observations of which some begin an episode, until they are known to be finite."""
+        self._count_episodes()
         self.seed(Key(0))
         self.set_tasks(self.family.distribution.nominal(), num_worlds)
         obs = self.reset()
@@ -89,6 +83,10 @@ class TaskWorlds(VecWorlds):
         shown = check_privileged(self.family, shown, num_worlds)
         self.spec = Spec(*sizes, (), self.family.distribution.task_size, shown)
         self.privileged = self._privileged()
+
+    def _count_episodes(self) -> None:
+        self._schedule = Schedule(self.family, self.num_worlds)
+        self._began = np.zeros(self.num_worlds, np.int64)  # the clock when episodes began
 
     def seed(self, key: Key) -> None:
         """Start the randomness of resets anew: the next reset of world i is its episode 0."""
@@ -267,7 +265,7 @@ class TaskWorlds(VecWorlds):
         if over.all():
             self._check_start()
             if not (finite.any() or failed.any()):
-                self._terms.refuse_nonfinite(obs, self.tasks.label(0))
+                self._terms.refuse_nonfinite(self._terms.finite(obs), self.tasks.label(0))
             over = (terminated | diverged).cpu()
         self._unchecked = None
         late = torch.from_numpy(self._clock - self._began >= self.family.horizon)
@@ -344,7 +342,9 @@ class TaskWorlds(VecWorlds):
         obs, self._unchecked = self._unchecked, None
         if obs is None or math.isfinite(obs.sum().item()) or torch.isfinite(obs).all():
             return
-        world = int((~torch.isfinite(obs).all(1)).nonzero()[0])
+        self._refuse_start(int((~torch.isfinite(obs).all(1)).nonzero()[0]))
+
+    def _refuse_start(self, world: int) -> NoReturn:
         label = self.tasks.label(int(self._task_index[world]))
         raise UserError(
             f"family '{self.family.name}': observe() is not finite at the start of an episode "

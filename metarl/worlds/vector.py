@@ -7,9 +7,9 @@ episode ended, so `obs` is what to act on next, and `next_obs` is always the tru
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -142,8 +142,10 @@ class VecWorlds(ABC):
     task; None for nowhere. Later rollouts of the same tasks replace earlier ones."""
     physics: Physics = NATIVE
     """What `make_worlds` was told of it"""
-    large_reward: str = ""
-    """What `collect` says of the first reward that is too large for a learner."""
+    paired: bool = False
+    """Whether the noise of actions is that of native MuJoCo's worlds, wherever these worlds are: so
+    evaluations on two simulators differ by nothing else."""
+    _large_reward: str = ""
 
     def __init__(self, family: TaskFamily, num_worlds: int) -> None:
         """Name the family. Raises UserError if it is none, or for a count that cannot be."""
@@ -218,12 +220,37 @@ class VecWorlds(ABC):
         """Keep the returns of a rollout's tasks, if wanted, and in words the first huge reward."""
         if self.returns is not None:
             self.returns[self.tasks.first] = rollout.last_return_by_task()
+        self._note_large(rollout)
+
+    def _note_large(self, rollout: Rollout) -> None:
         large = rollout.reward.abs() >= LARGE_REWARD
-        if not self.large_reward and large.any():
+        if not self._large_reward and large.any():
             t, world = large.nonzero()[0].tolist()
-            label = self.tasks.label(world // self.worlds_per_task)
-            where = f" in task {label}" if label else ""
-            self.large_reward = f"reward() returned {rollout.reward[t, world]:.3g}{where}"
+            self._say_large(float(rollout.reward[t, world]), world)
+
+    def _say_large(self, reward: float, world: int) -> None:
+        label = self.tasks.label(world // self.worlds_per_task)
+        where = f" in task {label}" if label else ""
+        self._large_reward = f"reward() returned {reward:.3g}{where}"
+
+    @property
+    def large_reward(self) -> str:
+        """What there is to say of the first reward that is too large for a learner."""
+        return self._large_reward
+
+    def settle(self) -> None:  # noqa: B027  (most worlds have nothing to wait for)
+        """Raise UserError for what worlds on a device learn late; for which they wait for it."""
+
+    def noise(self, key: Key, steps: int, device: torch.device) -> Sequence[Tensor]:
+        """Return T times (B, A) standard normal numbers, those of a task by the key and its index.
+
+        Args:
+            key: names them.
+            steps: T.
+            device: where they are needed.
+        """
+        sizes = len(self.tasks), steps, self.worlds_per_task, self.spec.action_size
+        return cast("Sequence[Tensor]", key.normal(*sizes, self.tasks.first).to(device))
 
     def _take_tasks(self, tasks: Tasks, worlds_per_task: int) -> None:
         """Check that tasks fill the worlds, and take them over."""

@@ -22,6 +22,7 @@ def host(tensor: Tensor | None) -> Tensor | None:
 
 class Float32Backend(Backend):
     dtype = torch.float32
+    on_device = True
 
     def __init__(
         self, model, num_worlds: int, threads: int | None = None, *,
@@ -63,9 +64,19 @@ class Float32Backend(Backend):
     def model_field(self, field: str) -> Tensor:
         return self.place(self.engine.model_field(field).float())
 
+    def states(self) -> list[Tensor]:
+        return [live for field, live in self.live.items() if field in _STATE]
+
+    def settle(self) -> None:
+        pass
+
     def reset(self, ids: Tensor | None) -> None:
-        self.engine.reset(host(ids))
-        self._pull(_STATE, host(ids))
+        ids = host(ids)
+        if ids is not None and ids.dtype is torch.bool:
+            ids = ids.nonzero()[:, 0]
+        if ids is None or len(ids):
+            self.engine.reset(ids)
+            self._pull(_STATE, ids)
 
     def refresh(self, ids: Tensor | None) -> None:
         self._push()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import tyro
 
@@ -13,9 +13,11 @@ from metarl.commands.arguments import Said, check_counts, parse
 from metarl.commands.evaluate import parse_task
 from metarl.commands.viewing.render import check_display, no_thread_left
 from metarl.runs.progress import say
+from metarl.simulation.warp.choice import SimulatorName
 
 if TYPE_CHECKING:
     from metarl.video.play import Player
+    from metarl.worlds.task_worlds import TaskWorlds
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class Play(Said):
     seed: int = 0
     """Of initial states, exploration and the tasks that N draws."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the learner computes."""
+    """Where the learner computes, and the simulator warp."""
+    simulator: SimulatorName | None = None
+    """What computes the physics: mujoco or warp; the default is what the run was trained on."""
     threads: int | None = None
     """CPU threads; the default is every core."""
 
@@ -87,10 +91,9 @@ def open_window(player: Player) -> None:
 
 def make_player(args: Play) -> Player:
     """Load the agent, and give it worlds and a first task."""
-    from metarl.run import check_spec, load_run, worlds_per_task
+    from metarl.run import load_run, physics_for, worlds_for, worlds_per_task
     from metarl.tasks.distribution import TaskDistribution
     from metarl.video.play import Player
-    from metarl.worlds.task_worlds import TaskWorlds
 
     checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
     if not family.has_model:
@@ -103,9 +106,10 @@ def make_player(args: Play) -> Player:
     wanted = args.rollouts_per_task
     if wanted is None and not learner.adapts_per_task:
         wanted = 1
-    worlds = TaskWorlds(family, worlds_per_task(checkpoint, wanted, 1), args.threads)
-    check_spec(learner, worlds)
-    return Player(learner, worlds, task, args.seed, args.speed, say)
+    physics = physics_for(checkpoint, args.simulator, args.device)
+    count = worlds_per_task(checkpoint, wanted, 1)
+    worlds = worlds_for(family, learner, count, args.threads, physics)
+    return Player(learner, cast("TaskWorlds", worlds), task, args.seed, args.speed, say)
 
 
 __all__ = ["play"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metarl.base.errors import UserError
-from metarl.base.keys import BatchedRNG, Key
+from metarl.base.keys import BatchedRNG, DeviceRNG, Key
 from metarl.modules.settings import Count, Positive, Settings
 
 _ROWS = 1 << 16
@@ -57,9 +57,18 @@ def begun_worlds(tasks: int, worlds: int, first_task: int, device: torch.device)
     return torch.stack((first_task + index // worlds, index % worlds, 0 * index), 1).to(device)
 
 
+def one_step_on(world: Tensor) -> Tensor:
+    """Return (n, 3) worlds a step later; see `begun_worlds`."""
+    return torch.cat((world[:, :2], world[:, 2:] + 1), 1)
+
+
 def world_draws(seed: int, world: Tensor) -> BatchedRNG:
     """Return the draws of (n, 3) worlds at their steps; see `begun_worlds`."""
-    named = world.cpu().numpy().T
+    if world.device.type != "cpu":
+        task, index, step = world.unbind(1)
+        streams = DeviceRNG.streams(Key("plan", seed), task)
+        return DeviceRNG(streams, index, step, dtype=torch.float32)
+    named = world.numpy().T
     return BatchedRNG(Key("plan", seed), *named, device=world.device, dtype=torch.float32)
 
 

@@ -64,6 +64,25 @@ class History:
         return parts
 
 
+def _clock(worlds: int, device: torch.device) -> Tensor:
+    clock = torch.zeros(worlds, dtype=torch.int64, device=device)
+    vars(clock)["position"] = 0
+    return clock
+
+
+def _ticked(clock: Tensor) -> tuple[int, Tensor]:
+    """Return the step that a clock (B,) is at, and the clock one step later.
+
+    The host remembers what it knows of a clock with the tensor itself, for to read it is to wait
+    for a device. A copy, such as one that was moved or loaded, is read once.
+    """
+    known = vars(clock).get("position")
+    position = int(clock[0]) if known is None else known
+    later = clock + 1
+    vars(later)["position"] = position + 1
+    return position, later
+
+
 class Attention(nn.Module):
     """Causal attention of several heads to the last `context` steps (Vaswani et al. 2017)."""
 
@@ -91,7 +110,7 @@ class Attention(nn.Module):
     def step(self, x: Tensor, state: MemoryState, position: int) -> tuple[Tensor, MemoryState]:
         """Return (B, units) read at step `position`, given (B, inputs), and the new state."""
         query, key, value = self.project(x).unflatten(-1, (3, self.heads, self.size)).unbind(1)
-        at = torch.tensor([position], device=x.device)
+        at = torch.full((1,), position, device=x.device)
         query, key = (self._rotate(part[:, :, None], at) for part in (query, key))
         count = self.history.count
         keys = self.history.add(state[:count], position, key[:, :, 0])
@@ -158,19 +177,21 @@ class Transformer(Memory):
     def begin(self, worlds: int) -> MemoryState:
         """Return the number of steps seen, (B,) int64, and the empty blocks of every layer."""
         blocks = [attend.begin(worlds) for attend in self._attentions()]
-        clock = torch.zeros(worlds, dtype=torch.int64, device=blocks[0][0].device)
-        return (clock, *(block for layer in blocks for block in layer))
+        return (
+            _clock(worlds, blocks[0][0].device),
+            *(block for layer in blocks for block in layer),
+        )
 
     def step(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         """Return (B, units) and the new state."""
-        position, new, x = int(state[0][0]), [], self.enter(x)
+        (position, clock), new, x = _ticked(state[0]), [], self.enter(x)
         for i, attend in enumerate(self._attentions()):
             size = 2 * attend.history.count
             blocks = state[1 + i * size : 1 + (i + 1) * size]
             read, blocks = attend.step(self.norms[2 * i](x), blocks, position)
             new += blocks
             x = self._add(i, x, read)
-        return self.norms[-1](x), (state[0] + 1, *new)
+        return self.norms[-1](x), (clock, *new)
 
     def unroll(self, x: Tensor, begins: Tensor | None = None) -> Tensor:
         """Return (T, B, units)."""
@@ -243,14 +264,15 @@ class Snail(Memory):
     def begin(self, worlds: int) -> MemoryState:
         """Return the number of steps seen, (B,) int64, and the empty blocks of every layer."""
         weight = self.leave.weight.detach()
-        state: MemoryState = (torch.zeros(worlds, dtype=torch.int64, device=weight.device),)
+        state: MemoryState = (_clock(worlds, weight.device),)
         for convolution, attend in self._pairs():
             state += convolution.history.begin(weight, worlds) + attend.begin(worlds)
         return state
 
     def step(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         """Return (B, units) and the new state."""
-        position, rest, new = int(state[0][0]), state[1:], (state[0] + 1,)
+        position, clock = _ticked(state[0])
+        rest, new = state[1:], (clock,)
         for convolution, attend in self._pairs():
             sizes = convolution.history.count, 2 * attend.history.count
             past, cache, rest = rest[: sizes[0]], rest[sizes[0] : sum(sizes)], rest[sum(sizes) :]

@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 import torch
 
-from metarl.simulation.warp.install import default_device, load
+from metarl.simulation.warp.install import default_device, load, on
 from metarl.simulation.warp.model import WorldModels, runnable
 
 ROOM = 1.5
@@ -47,7 +47,7 @@ def measure(
     """
     wp, mjw = load()
     count, contacts, rows = len(qpos), 64, 256
-    with wp.ScopedDevice(device or default_device()):
+    with on(device or default_device()):
         worlds = WorldModels(model, count)
         worlds.set(fields, None)
         while True:

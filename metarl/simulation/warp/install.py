@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import mujoco
 import numpy as np
+import torch
 
 from metarl.base.errors import UserError
 
@@ -51,6 +54,34 @@ def load() -> tuple[Any, Any]:
             f"which has no {missing[0]}: pip install --upgrade 'metarl-toolkit[gpu-sim]'"
         )
     return warp, mujoco_warp
+
+
+@contextlib.contextmanager
+def on(place: str) -> Iterator[None]:
+    """Let Warp work on a device, and on a GPU in the order of torch's own work there.
+
+    Both then use torch's current stream, so that each sees what the other wrote before.
+    """
+    wp = load()[0]
+    with wp.ScopedDevice(place) as device:
+        if not device.is_cuda:
+            yield
+            return
+        with wp.ScopedStream(_stream_of_torch(device), sync_enter=False):
+            yield
+
+
+def _stream_of_torch(device: Any) -> Any:
+    """Warp's name for torch's current stream on a GPU; made once for each."""
+    wp = load()[0]
+    stream = torch.cuda.current_stream(wp.device_to_torch(device))
+    key = device.alias, stream.cuda_stream
+    if key not in _STREAMS:
+        _STREAMS[key] = wp.stream_from_torch(stream)
+    return _STREAMS[key]
+
+
+_STREAMS: dict[tuple[str, int], Any] = {}
 
 
 def default_device() -> str:

@@ -8,6 +8,7 @@ world's own for the first time needs new arrays, and so a new capture: `set` say
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -34,6 +35,8 @@ _INPUTS = frozenset(
     }
 )  # fmt: skip
 """Fields from which set_const derives others; friction, damping, gravity and the like need none."""
+_PLACES = frozenset({"geom_pos", "geom_quat", "body_pos", "body_quat"})
+"""Fields that say where geoms are that hang on the world."""
 _ELSEWHERE = {"opt.impratio": "impratio_invsqrt"}
 """Options that Warp keeps in another form."""
 _TRIED = 8  # worlds of an edit that MuJoCo itself is asked about
@@ -59,6 +62,10 @@ class WorldModels:
         self.nominal, self.num_worlds = model, num_worlds
         self.values: dict[str, np.ndarray] = {}
         """(B, …) float64, what each world was given."""
+        self.varied: frozenset[str] = frozenset()
+        """Of which the device alone has what `vary` wrote."""
+        moved = model.body_mocapid[model.body_rootid] >= 0
+        self._fixed = np.flatnonzero(((model.body_weldid == 0) & ~moved)[model.geom_bodyid])
         self.mjw_model = self._put({})
         self._live: dict[str, Tensor] = {}
 
@@ -76,6 +83,8 @@ class WorldModels:
             UserError: Warp or MuJoCo cannot have such a field in each world.
         """
         self._try(fields)
+        if ids is None:
+            self.varied = frozenset()
         grown = [name for name in fields if name not in self.values]
         for name in grown:
             nominal = nominal_value(self.nominal, name)
@@ -89,10 +98,49 @@ class WorldModels:
             self._write(name, None if grown else ids)
         return bool(grown)
 
+    def vary(self, field: str, values: Tensor) -> bool:
+        """Write (B, …) values of a field, of which nothing is derived, on the device.
+
+        Returns:
+            Whether the arrays there are new ones.
+
+        Raises:
+            UserError: as `set` does.
+        """
+        grown = field not in self.values
+        if grown:
+            nominal = nominal_value(self.nominal, field)
+            self._try({field: nominal[None]})
+            self.values[field] = np.repeat(nominal[None], self.num_worlds, 0)
+            self._grow()
+            for name in self.values:
+                self._write(name, None)
+        self.varied |= {field}
+        self._rows(field).copy_(values)
+        return grown
+
     def derive(self, d: Any) -> None:
         """Bring what MuJoCo derives from the fields up to date, in every world."""
         if _INPUTS & self.values.keys():
             load()[1].set_const(self.mjw_model, d)
+        if _PLACES & self.values.keys() and len(self._fixed):
+            self._place_fixed(d)
+
+    def _place_fixed(self, d: Any) -> None:
+        """Put geoms that hang on the world where they are in each world.
+
+        Warp does that once, when the data are made, and its kinematics leave them there: the ground
+        under a robot, above all, whose height is of its task.
+        """
+        wp, mjw = load()
+        mjw.kinematics(self.mjw_model, d)
+        geoms = torch.from_numpy(self._fixed).to(self._device())
+        bodies = torch.from_numpy(self.nominal.geom_bodyid[self._fixed]).to(geoms).long()
+        turn, at = (wp.to_torch(part)[:, bodies] for part in (d.xquat, d.xpos))
+        pos, quat = (self.live(field)[:, geoms] for field in ("geom_pos", "geom_quat"))
+        wp.to_torch(d.geom_xpos)[:, geoms] = at + _turned(pos, turn)
+        own = [_turned(_turned(axis.expand_as(pos), quat), turn) for axis in torch.eye(3).to(pos)]
+        wp.to_torch(d.geom_xmat)[:, geoms] = torch.stack(own, -1)
 
     def live(self, field: str) -> Tensor:
         """Return the (B, …) values of a field on the device: to read, not to write."""
@@ -116,7 +164,8 @@ class WorldModels:
         """Return a copy of one world's model on the host."""
         model = copy.copy(self.nominal)
         for name, values in self.values.items():
-            _assign(model, name, values[world])
+            now = self.live(name)[world].cpu().numpy() if name in self.varied else values[world]
+            _assign(model, name, now)
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
 
@@ -126,7 +175,7 @@ class WorldModels:
         return load()[0].to_torch(self.mjw_model.qpos0).device
 
     def _put(self, sizes: dict[str, int]) -> Any:
-        mjw = load()[1]
+        wp, mjw = load()
         try:
             made = mjw.put_model(runnable(self.nominal), sizes or None)
         except (NotImplementedError, ValueError) as error:
@@ -136,6 +185,8 @@ class WorldModels:
             ) from None
         made.opt.warn_overflow = 0  # `watch` finds it, and it is an error
         made.opt.deterministic = int(mjw.DeterminismType.ALL)
+        if wp.get_device().is_cuda:  # before CUDA 12.4, graphs make all iterations of the solver
+            made.opt.graph_conditional = wp.is_conditional_graph_supported()
         return made
 
     def _try(self, fields: Mapping[str, np.ndarray]) -> None:
@@ -184,23 +235,31 @@ class WorldModels:
         array = getattr(owner, _ELSEWHERE.get(field, field.removeprefix("opt.")), None)
         return array if getattr(array, "_is_batched", False) else None
 
+    def _rows(self, name: str) -> Tensor:
+        """The (B, …) values of a field on the device, shaped as MuJoCo has them."""
+        target = load()[0].to_torch(self._array(name))
+        shape = nominal_value(self.nominal, name).shape
+        if target[0].numel() == math.prod(shape):
+            return target.view(len(target), *shape)
+        return target[..., : shape[-1]]  # Warp's eq_data has a column more
+
     def _write(self, name: str, ids: Tensor | None) -> None:
-        array = self._array(name)
-        target = load()[0].to_torch(array)
+        target = self._rows(name)
         which = slice(None) if ids is None else ids.cpu().numpy()
         values = self.values[name][which]
         if name == "opt.impratio":
             values = 1.0 / np.sqrt(np.maximum(values, mujoco.mjMINVAL))
         rows = torch.from_numpy(np.ascontiguousarray(values)).to(target.device, target.dtype)
-        if target.ndim > 1 and target[0].numel() == rows[0].numel():
-            rows = rows.reshape(len(rows), *target.shape[1:])
-        width = rows.shape[-1] if rows.ndim > 2 else None  # Warp's eq_data has a column more
-        part = target[..., :width] if width else target
-        part[slice(None) if ids is None else ids.to(target.device)] = rows
-        if name not in self._live or self._live[name].dtype != target.dtype:
-            self._live.pop(name, None)
+        target[slice(None) if ids is None else ids.to(target.device)] = rows
         if name in _ELSEWHERE:
             self._live.pop(name, None)
+
+
+def _turned(vector: Tensor, quaternion: Tensor) -> Tensor:
+    """Turn vectors (…, 3) by quaternions (…, 4)."""
+    w, u = quaternion[..., :1], quaternion[..., 1:]
+    twice = 2.0 * torch.linalg.cross(u, vector)
+    return vector + w * twice + torch.linalg.cross(u, twice)
 
 
 def _assign(model: mujoco.MjModel, field: str, value: np.ndarray) -> None:

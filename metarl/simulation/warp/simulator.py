@@ -1,14 +1,16 @@
 """WarpSimulator: B worlds of one MuJoCo model on a GPU, or on Warp's CPU device for tests.
 
-State tensors are Warp's own memory, (B, …) float32. On a GPU a step is a CUDA graph, captured once
-for each number of physics steps: nothing in it comes from the host, and the host waits for nothing.
+State tensors are Warp's own memory, (B, …) float32. A step is a graph, captured once for each
+number of physics steps, and so are a reset by a mask and a refresh: nothing in them comes from the
+host, and the host waits for nothing. On a GPU they are CUDA graphs; Warp's CPU device records its
+kernels and runs them again, ten times as fast as it launches them one by one from Python.
 Derived fields are computed after a step only if somebody has asked for one, as by `Simulator`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mujoco
@@ -21,7 +23,7 @@ from metarl.simulation.backend import Backend, State
 from metarl.simulation.model_faults import BADQVEL, explain
 from metarl.simulation.simulator import _ACC, _BY_VELOCITY, _NONE, _STATE, _VEL
 from metarl.simulation.warp.buffers import ROOM, Buffers
-from metarl.simulation.warp.install import default_device, load, refuse
+from metarl.simulation.warp.install import default_device, load, on, refuse
 from metarl.simulation.warp.model import WorldModels, runnable
 
 _BLAME = (
@@ -36,6 +38,7 @@ class WarpSimulator(Backend):
     """MuJoCo Warp: B worlds of one model, stepped together on a device."""
 
     dtype = torch.float32
+    on_device = True
 
     def __init__(
         self, model: mujoco.MjModel, num_worlds: int, threads: int | None = None, *,
@@ -59,24 +62,24 @@ class WarpSimulator(Backend):
         self._wp, self._mjw = load()
         self.model, self.num_worlds, self._room = model, num_worlds, room
         self._place = device or default_device()
-        with self._wp.ScopedDevice(self._place):
+        with on(self._place):
             self._make(buffers)
         self._bound: dict[str, Tensor] = {}
         self._stage = _NONE
-        self._graphs: dict[int, Any] = {}
+        self._graphs: dict[tuple[str, int], Any] = {}
         self.qpos = self.bind("qpos")
         self.qvel = self.bind("qvel")
         self.ctrl = self.bind("ctrl")
         self.time = self.bind("time")
         self.device = self.qpos.device
-        self._on_gpu = self.device.type == "cuda"
+        self._on_gpu = self.device.type != "cpu"
         self.calm = torch.zeros(num_worlds, dtype=torch.bool, device=self.device)
         self._bad = self._wp.to_torch(self._watch.bad)
         self._spilled = self._wp.to_torch(self._watch.spilled)
         self._heard = self._spilled
-        if self._on_gpu:  # read a step later, when the host has waited for other reasons
+        if self._on_gpu:  # copied by every step, and read whenever the copy is there
             self._heard = torch.zeros(1, dtype=self._spilled.dtype, pin_memory=True)
-            self._warm_up()
+        self._warm_up()
 
     def _make(self, buffers: Buffers | None) -> None:
         """Put the model and the worlds on the device."""
@@ -93,23 +96,15 @@ class WarpSimulator(Backend):
         self._to_reset = self._wp.to_torch(self._mask)
 
     def _warm_up(self) -> None:
-        """Load every kernel, which cannot be done while a step is captured; nothing is kept."""
-        with self._stream():
+        """Load every kernel, which older drivers cannot while they capture; nothing is kept."""
+        with on(self._place):
             self._advance(1)
             self._derive(_ACC)
-        self.reset(None)
+            self._mask.fill_(True)
+            self._clear()
+            self._watch.forget()  # of a pose that no episode begins in
+            self._watch.spilled.zero_()
         self._wp.synchronize_device(self._place)
-
-    @contextlib.contextmanager
-    def _stream(self) -> Iterator[None]:
-        """Let Warp's work follow torch's, in torch's own order."""
-        with self._wp.ScopedDevice(self._place):
-            if not self._on_gpu:
-                yield
-                return
-            stream = self._wp.stream_from_torch(torch.cuda.current_stream(self.device))
-            with self._wp.ScopedStream(stream, sync_enter=False):
-                yield
 
     # --- the state -------------------------------------------------------------------------------
 
@@ -146,8 +141,12 @@ class WarpSimulator(Backend):
             self._models.mjw_model.opt.run_rne_postconstraint = True
         self._stage = max(self._stage, stage)
         self._graphs.clear()
-        with self._stream():
+        with on(self._place):
             self._derive(self._stage)
+
+    def states(self) -> list[Tensor]:
+        """Return the live (B, …) tensors of the state that anybody has asked for."""
+        return [tensor for field, tensor in self._bound.items() if field in _STATE]
 
     def snapshot(self, keep: Sequence[str] = ()) -> State:
         """Return a copy of qpos, qvel and the fields of MjData in `keep`."""
@@ -185,7 +184,7 @@ class WarpSimulator(Backend):
         Raises:
             UserError: Warp has no such field of each world, or MuJoCo refuses the edit.
         """
-        with self._stream():
+        with on(self._place):
             if ids is None:
                 self._watch.forget()
             rne = self._models.mjw_model.opt.run_rne_postconstraint
@@ -193,10 +192,18 @@ class WarpSimulator(Backend):
                 self._models.mjw_model.opt.run_rne_postconstraint = rne
                 self._graphs.clear()
             self._models.derive(self._data)
+        self.varied = self._models.varied
+
+    def vary(self, field: str, values: Tensor) -> None:
+        """Give a model field, of which nothing is derived, other values (B, …) until further."""
+        with on(self._place):
+            if self._models.vary(field, values):
+                self._graphs.clear()
+        self.varied = self._models.varied
 
     def model_field(self, field: str) -> Tensor:
         """Return the (B, …) values that a model field has in each world: to read, not to write."""
-        with self._wp.ScopedDevice(self._place):
+        with on(self._place):
             return self._models.live(field)
 
     # --- what time does --------------------------------------------------------------------------
@@ -205,17 +212,19 @@ class WarpSimulator(Backend):
         """Reset worlds to the model's defaults; write their state, then call `refresh`."""
         if ids is None:
             self._to_reset.fill_(True)
+        elif ids.dtype is torch.bool:
+            self._to_reset.copy_(ids)
         else:
             self._to_reset.fill_(False)
             self._to_reset[ids] = True
-        with self._stream():
-            self._mjw.reset_data(self._models.mjw_model, self._data, self._mask)
+        with on(self._place):
+            self._run("reset", 0, self._clear)
 
     def refresh(self, ids: Tensor | None) -> None:
         """Bring derived fields up to date; those of other worlds are computed again, and equal."""
         if self._stage != _NONE:
-            with self._stream():
-                self._derive(self._stage)
+            with on(self._place):
+                self._run("refresh", 0, lambda: self._derive(self._stage))
 
     def step(self, frame_skip: int) -> Tensor:
         """Advance every world by `frame_skip` physics steps.
@@ -224,31 +233,42 @@ class WarpSimulator(Backend):
             (B,) bool, the worlds that diverged: see `watch`. The other worlds are untouched.
 
         Raises:
-            UserError: in this step or, on a GPU, in the one before it, contacts or constraints
-                were dropped, for there was no room.
+            UserError: in this step or, on a GPU, in one before it, contacts or constraints were
+                dropped, for there was no room.
         """
-        with self._stream():
+        if self._on_gpu:
+            self._refuse_spill()
+        with on(self._place):
+            self._run("step", frame_skip, lambda: self._advance(frame_skip))
             if self._on_gpu:
-                self._refuse_spill()
-                if frame_skip not in self._graphs:
-                    self._graphs[frame_skip] = self._captured(frame_skip)
-                self._wp.capture_launch(self._graphs[frame_skip])
                 self._heard.copy_(self._spilled, non_blocking=True)
                 return self._bad.clone()
-            self._advance(frame_skip)
         self._refuse_spill()
         return self._bad.clone() if self._bad.any() else self.calm
 
-    def _captured(self, frame_skip: int) -> Any:
-        """Record the work of a step as a CUDA graph, without doing it."""
+    def settle(self) -> None:
+        """Raise UserError for contacts that were dropped; the caller has waited for the device."""
+        self._refuse_spill()
+
+    def _run(self, name: str, count: int, work: Callable[[], None]) -> None:
+        """Do work as a graph, recorded when it is first asked for; `_graphs` is keyed by it."""
+        if (name, count) not in self._graphs:
+            self._graphs[name, count] = self._captured(work)
+        self._wp.capture_launch(self._graphs[name, count])
+
+    def _captured(self, work: Callable[[], None]) -> Any:
+        """Record work, without doing it."""
         self._wp.synchronize_device(self._place)
-        # torch's default stream cannot be captured, so Warp's own one records
-        with (
-            self._wp.ScopedStream(self._wp.Stream(self._place)),
-            self._wp.ScopedCapture(self._place, force_module_load=False) as capture,
-        ):
-            self._advance(frame_skip)
+        with contextlib.ExitStack() as stack:
+            if self._wp.get_device().is_cuda:  # torch's default stream cannot be captured
+                stack.enter_context(self._wp.ScopedStream(self._wp.Stream(self._place)))
+            capture = self._wp.ScopedCapture(self._place)
+            stack.enter_context(capture)
+            work()
         return capture.graph
+
+    def _clear(self) -> None:
+        self._mjw.reset_data(self._models.mjw_model, self._data, self._mask)
 
     def _advance(self, frame_skip: int) -> None:
         m, d, watch = self._models.mjw_model, self._data, self._watch
@@ -284,11 +304,12 @@ class WarpSimulator(Backend):
 
     def most_blamed(self) -> tuple[int | None, str]:
         """Return a world that diverged for the reason that most did, and the reason in words."""
-        counts = self._watch.counts.numpy()
+        with on(self._place):
+            counts, first = self._watch.counts.numpy(), self._watch.first.numpy()
         if not counts.any():
             return None, "an action, observe() or reward() was not finite"
         kind, at = np.unravel_index(int(counts.argmax()), counts.shape)
-        world = int(self._watch.first.numpy()[kind, at])
+        world = int(first[kind, at])
         return world, explain(self.world_model(world), _BLAME[int(kind)], int(at))
 
 

@@ -98,4 +98,4 @@ class VaryingLatency(Latency):
         """Let the motors obey as late as was drawn."""
         super().act(sim, action, task)
         varied = task["latency"] + task["latency_jitter"] * sim.memory["delay"][:, 0]
-        sim.vary("actuator_delay", self._own_delay.to(varied) + varied[:, None])
+        sim.vary("actuator_delay", sim.constant(self._own_delay) + varied[:, None])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,7 @@ class SensorBias(TaskFamily):
     def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, O) what the family observes, plus the bias in units of `observation_scale`."""
         obs = super().observe(sim, task)
-        return obs + task["sensor_bias"].reshape(obs.shape) * _scale(self, obs)
+        return obs + task["sensor_bias"].reshape(obs.shape) * _scale(self, sim, obs)
 
 
 class Noise(TaskFamily):
@@ -52,7 +53,7 @@ class Noise(TaskFamily):
     def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, O) what the family observes, with noise in units of `observation_scale`."""
         obs = super().observe(sim, task)
-        return obs + sim.memory["noise"] * task["noise"][:, None] * _scale(self, obs)
+        return obs + sim.memory["noise"] * task["noise"][:, None] * _scale(self, sim, obs)
 
 
 class History(TaskFamily):
@@ -108,14 +109,15 @@ def observed_size(family: TaskFamily, observe: Callable[..., Tensor]) -> int:
         return observe(sim, task).shape[1]
 
 
-def _scale(family: TaskFamily, obs: Tensor) -> Tensor:
+def _scale(family: TaskFamily, sim: Backend, obs: Tensor) -> Tensor:
     """The typical size of an observation (B, O), or of each of its numbers."""
-    scale = torch.as_tensor(family.observation_scale, dtype=obs.dtype, device=obs.device)
+    sizes = np.asarray(family.observation_scale, np.float64)
+    scale = sim.constant(family.observation_scale).to(obs.dtype)
     if scale.ndim and scale.shape != obs.shape[1:]:
         raise UserError(
             f"family '{family.name}': observation_scale has {len(scale)} numbers, and the "
             f"observation {obs.shape[1]}"
         )
-    if not (torch.isfinite(scale) & (scale > 0)).all():
+    if not (np.isfinite(sizes) & (sizes > 0)).all():
         raise UserError(f"family '{family.name}': observation_scale must be positive numbers")
     return scale

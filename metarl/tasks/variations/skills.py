@@ -18,7 +18,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,13 +67,18 @@ class Skills:
         """K."""
         return len(self.layers[-1][1])
 
+    def on(self, device: torch.device) -> Skills:
+        """Return the same, on a device."""
+        layers = tuple((weight.to(device), bias.to(device)) for weight, bias in self.layers)
+        return replace(self, mean=self.mean.to(device), std=self.std.to(device), layers=layers)
+
     def log_q(self, obs: Tensor) -> Tensor:
         """Return log q(z | s), (B, K) in nats, for observations (B, O).
 
         A row has the same bits whatever the others are: products and sums of single numbers, in one
         order, as no matrix product promises them.
         """
-        x = obs[:, list(self.columns)].to(self.mean)
+        x = torch.stack([obs[:, column] for column in self.columns], 1).to(self.mean)
         x = ((x - self.mean) / self.std).clamp(-CLIP, CLIP)
         for k, (weight, bias) in enumerate(self.layers):
             x = x.clamp(min=0.0) if k else x
@@ -204,6 +209,8 @@ class SkillReward(TaskFamily):
         self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor:
         """Return (B,) log q(z | s') + log K, in nats."""
+        if self._skills.mean.device != sim.device:
+            self._skills = self._skills.on(sim.device)
         log_q = self._skills.log_q(self._robot.observe(self, sim, task))
         of_task = log_q.gather(1, task["skill"].long()[:, None])[:, 0]
         return (of_task + math.log(self._skills.count)).to(sim.dtype)

@@ -1,0 +1,61 @@
+"""When events are due in B worlds, known to the device alone: as `metarl.worlds.events` has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.base.keys import DeviceRNG
+from metarl.tasks.distribution import Tasks
+from metarl.tasks.events import times
+from metarl.tasks.family import TaskFamily
+
+Draws = Callable[..., DeviceRNG]
+"""Words for what -> other draws of all worlds at each step of each episode."""
+
+
+class DeviceSchedule:
+    """The steps at which events are due in each world, by a clock that only the device reads."""
+
+    def __init__(self, family: TaskFamily, num_worlds: int, device: torch.device) -> None:
+        """Read what the family declares."""
+        self._family, self._kinds = family, dict(family.events)
+        size = len(self._kinds), num_worlds
+        self._seconds = torch.zeros(size, dtype=torch.float64, device=device)
+        self._due = torch.zeros(size, dtype=torch.int64, device=device)
+
+    def check(self, tasks: Tasks) -> None:
+        """Raise UserError for tasks with a time that is not positive."""
+        for kind in self._kinds.values():
+            times(self._family, kind.seconds, tasks.values)
+
+    def set_tasks(self, values: np.ndarray, ids: slice | np.ndarray) -> None:
+        """Take the tasks (n, P) of the worlds `ids`, whose episodes begin next."""
+        which = torch.from_numpy(ids).to(self._due.device) if isinstance(ids, np.ndarray) else ids
+        for row, kind in zip(self._seconds, self._kinds.values(), strict=True):
+            seconds = np.array(times(self._family, kind.seconds, values), np.float64)
+            row[which] = torch.from_numpy(seconds).to(row.device)
+
+    def begin(self, which: Tensor, clock: int, draws: Draws) -> None:
+        """Begin an episode in worlds, (B,) bool: what is due waits for its first interval."""
+        for k in range(len(self._kinds)):
+            self._plan(k, which, clock, draws)
+
+    def due(self, clock: int, draws: Draws) -> Iterator[tuple[str, Tensor]]:
+        """Yield each event, and (B,) bool, where it happens now; plan when it will again."""
+        for k, name in enumerate(self._kinds):
+            now = self._due[k] <= clock
+            yield name, now
+            self._plan(k, now, clock, draws)
+
+    def _plan(self, k: int, which: Tensor, clock: int, draws: Draws) -> None:
+        name, jitter = list(self._kinds)[k], list(self._kinds.values())[k].jitter
+        gap = self._seconds[k]
+        if jitter:
+            u = draws("interval", name).share(1)[:, 0]
+            gap = gap * (1.0 + jitter * (2.0 * u - 1.0))
+        steps = torch.round(gap / self._family.dt).clamp(1, 2**40).long()
+        self._due[k] = torch.where(which, clock + steps, self._due[k])
