@@ -18,6 +18,8 @@ WANTED = (
 )  # fmt: skip
 MANY = 6
 """Columns of a table that is too wide for a phone."""
+FEW, WORDY = 4, 100
+"""Or so many columns, with more than so many letters in a row."""
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -45,14 +47,22 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def _stacked(table: str) -> str:
-    heads = [
-        re.sub(r"<[^>]+>", "", head) for head in re.findall(r"<th[^>]*>(.*?)</th>", table, re.S)
-    ]
-    if len(heads) < MANY:
+    heads = [_words(head) for head in re.findall(r"<th[^>]*>(.*?)</th>", table, re.S)]
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", table, re.S)
+    wordy = len(heads) >= FEW and sum(len(_words(cell)) for cell in cells) * len(heads) > (
+        WORDY * len(cells)
+    )
+    if len(heads) < MANY and not wordy:
         return table
-    columns = iter(range(table.count("<td")))
+    columns = iter(range(len(cells)))
 
     def named(cell: re.Match[str]) -> str:
-        return f'<td data-of="{heads[next(columns) % len(heads)]}"{cell[1]}>'
+        name, inside = heads[next(columns) % len(heads)], cell[2]
+        return f'<td data-of="{name}"{cell[1]}>{inside and f"<span>{inside}</span>"}</td>'
 
-    return re.sub(r"<td([^>]*)>", named, table).replace("<table>", "<table data-stack>", 1)
+    table = re.sub(r"<td([^>]*)>(.*?)</td>", named, table, flags=re.S)
+    return table.replace("<table>", "<table data-stack>", 1)
+
+
+def _words(html: str) -> str:
+    return re.sub(r"<[^>]+>", "", html).replace('"', "&quot;")
