@@ -67,9 +67,11 @@ def test_the_setting_of_a_critic_warns(learner):
 
 
 def test_a_deprecated_flag_of_a_command_says_so_in_a_line(capsys, tmp_path):
-    (tmp_path / "here.txt").write_text("a folder that is not empty is refused")
-    words = ["train", "point-goal", "ppo", "--privileged-critic", "--device", "cpu"]
-    assert cli.main([*words, "--out", str(tmp_path)]) == 2
+    words = (
+        "train point-goal ppo --privileged-critic --preset none --device cpu --hidden 8 --threads 1"
+        " --iterations 1 --tasks-per-iteration 1 --rollouts-per-task 2 --evaluate-tasks 1"
+    )
+    assert cli.main([*words.split(), "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().err
     assert "metarl: warning: --privileged-critic is --critic privileged now" in said
     assert "Traceback" not in said
