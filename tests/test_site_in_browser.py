@@ -12,7 +12,7 @@ import pytest
 from helpers.browser import browser, measured
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = 8
+PARTS = 24
 """In which the pages are opened, so that none takes long."""
 
 pytestmark = [
