@@ -1,8 +1,8 @@
-"""Make tutorial.ipynb from tutorial.md and execute it: ``python docs/make_notebook.py``.
+"""Make the notebooks from their pages and execute them: ``python docs/make_notebook.py [PAGE …]``.
 
 The page is the source: its Python blocks become code cells, the text between them Markdown, and a
-comment ``<!-- notebook: Image("x.png") -->`` a cell that shows a picture. The notebook begins at
-the heading "The same as a library".
+comment ``<!-- notebook: Image("x.png") -->`` a cell that shows a picture. A notebook begins at a
+heading of its page: tutorial.md at "The same as a library", colab.md at "Install".
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE / "tutorial.ipynb"
-START = "## The same as a library"
-TITLE = """\
+TUTORIAL = """\
 # metarl in a notebook
 
 From task distribution to an adapted policy on `point-goal`, a point robot that must find a goal it
@@ -24,15 +22,27 @@ cannot see. It trains in seconds on a laptop's CPU. Install with `make install`,
 `pip install -e .` in an environment of your own. The page that this is made from, with the command
 line, is [tutorial.md](tutorial.md).
 """
+COLAB = """\
+# metarl, from nothing
+
+Installs metarl, shows a trained agent adapt to a task that nobody tells it, and trains one in about
+two minutes. Made from the page colab.md of the documentation.
+"""
+PAGES = {
+    "tutorial": ("## The same as a library", TUTORIAL), "colab": ("## Install", COLAB),
+}  # fmt: skip
+"""A page and its notebook, without suffix -> the heading before the first cell, and the title."""
 PIECE = re.compile(
     r"^```python\n(?P<code>.*?)^```\n|^<!-- notebook: (?P<show>.*?) -->\n", re.M | re.S
 )
 
 
-def cells(markdown: str) -> list[tuple[str, str]]:
-    """Return (kind, source) of the notebook's cells, kind being code or markdown."""
-    body = markdown[markdown.index(START) :].partition("\n")[2]
-    found: list[tuple[str, str]] = [("markdown", TITLE.strip())]
+def cells(page: str) -> list[tuple[str, str]]:
+    """Return (kind, source) of a page's notebook's cells, kind being code or markdown."""
+    start, title = PAGES[page]
+    markdown = (HERE / f"{page}.md").read_text(encoding="utf-8")
+    body = markdown[markdown.index(start) :].partition("\n")[2]
+    found: list[tuple[str, str]] = [("markdown", title.strip())]
     at = 0
     for piece in PIECE.finditer(body):
         found.append(("markdown", body[at : piece.start()].strip()))
@@ -61,26 +71,27 @@ def execute(made: Any, folder: Path) -> Any:
     from nbclient import NotebookClient
 
     client = NotebookClient(
-        made, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
+        made, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
         record_timing=False, coalesce_streams=True,
     )  # fmt: skip
     return client.execute()
 
 
-def main() -> int:
-    """Write the notebook with the output of this machine."""
+def main(argv: list[str]) -> int:
+    """Write the notebooks with the output of this machine."""
     import nbformat
 
-    made = notebook(cells((HERE / "tutorial.md").read_text(encoding="utf-8")))
-    with tempfile.TemporaryDirectory() as folder:
-        execute(made, Path(folder))
-    for key in [key for key in made.metadata if key != "language_info"]:
-        del made.metadata[key]
-    made.metadata["language_info"] = {"name": "python"}
-    nbformat.validate(made)
-    NOTEBOOK.write_text(nbformat.writes(made) + "\n", encoding="utf-8")
+    for page in argv or PAGES:
+        made = notebook(cells(page))
+        with tempfile.TemporaryDirectory() as folder:
+            execute(made, Path(folder))
+        for key in [key for key in made.metadata if key != "language_info"]:
+            del made.metadata[key]
+        made.metadata["language_info"] = {"name": "python"}
+        nbformat.validate(made)
+        (HERE / f"{page}.ipynb").write_text(nbformat.writes(made) + "\n", encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

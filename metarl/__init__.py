@@ -37,7 +37,7 @@ if _TYPE_CHECKING:
     from metarl.worlds.task_worlds import TaskWorlds
     from metarl.worlds.vector import Spec, Step
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 set_threads = _threads.set_threads
 _registration.register()
 _moved.install()

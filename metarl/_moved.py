@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -27,7 +26,7 @@ _MOVED = {
     "training": "runs.runner", "interrupt": "runs.signals", "trace": "check.trajectory",
     "scene": "video.scene", "report.plots": "report.charts",
     "adapters.gymnasium_family": "tasks.gymnasium_family",
-    "modules.actor_critic": "networks.actor_critic", "modules.context": "networks.context",
+    "modules.actor_critic": "networks.actor_critic",
     "modules.memory": "networks.memories.choice", "modules.mlp": "networks.relu_mlp",
     "modules.networks": "networks.task_mlp", "modules.normalise": "networks.normalise",
     "networks.memory": "networks.memories.choice", "learning.evaluation": "evaluation.protocol",
@@ -58,8 +57,10 @@ class _Moved(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Import the module by its new name."""
+        from metarl.base import versions
+
         new = f"metarl.{_MOVED[spec.name.partition('.')[2]]}"
-        warnings.warn(f"{spec.name} is {new} now", DeprecationWarning, stacklevel=2)
+        versions.deprecated(spec.name, new)
         return importlib.import_module(new)
 
     def exec_module(self, module: ModuleType) -> None:

@@ -103,7 +103,7 @@ def guarded(command: Callable[[list[str]], int], argv: list[str], *, unheard: bo
     out, err = Output(sys.stdout), Output(sys.stderr)
 
     def say(message: Warning | str, category: type[Warning], *where: Any) -> None:
-        if issubclass(category, UserWarning):
+        if issubclass(category, (UserWarning, FutureWarning)):
             _say(f"metarl: warning: {message}")
         else:
             _say(f"{category.__name__}: {message}")

@@ -217,6 +217,38 @@ def test_the_chooser_has_what_was_measured():
     assert chooser.filled(page.replace("| point-goal | ", "| nowhere | ")) == page
 
 
+def test_every_learner_is_in_the_table_with_its_results_or_without():
+    """`python docs/algorithm_table.py` would change nothing."""
+    table = script("algorithm_table")
+    assert table.main(["--check"]) == 0, "run `python docs/algorithm_table.py`"
+    assert table.CHOOSE.keys() == entry_points("learners").keys()
+    page = (ROOT / "docs" / "algorithms" / "index.md").read_text(encoding="utf-8")
+    for name in table.CHOOSE:
+        assert f"| [{name}]({name}.md) |" in page
+        assert f"\n| {name} | " in page
+
+
+def test_the_best_learner_of_a_family_and_the_cheapest_that_comes_near():
+    """From −10 to 0, nine tenths is −1: pearl is short of it, and rl2 took the fewest steps."""
+    row = {"still": -10.0, "mark": "", "first": -5.0}
+    rows = {
+        "rl2": {"toy": row | {"last": -1.0, "steps": 1_000_000}},
+        "varibad": {"toy": row | {"last": 0.0, "steps": 3_000_000, "first": -6.0}},
+        "pearl": {"toy": row | {"last": -1.5, "steps": 10}, "alone": row},
+        "mil": {"toy": row | {"last": 5.0, "steps": 10}},
+    }
+    assert script("algorithm_table").ranked(rows)[2:] == ["| toy | rl2 | varibad | rl2, 1 M |"]
+
+
+def test_the_comparison_says_what_this_version_needs():
+    page = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    rows = {row[1]: row[2] for row in re.finditer(r"^\| ([^|]+) \| ([^|]+) \|", page, re.M)}
+    assert rows["Python"].replace("≥ ", ">=") == project["requires-python"]
+    assert "torch" + rows["torch"].replace("≥ ", ">=") in project["dependencies"]
+    assert rows["last release"] == project["version"]
+
+
 @pytest.mark.parametrize("learner", sorted(entry_points("learners")))
 def test_algorithm_page_has_the_settings_of_the_code(learner):
     page = (ROOT / "docs/algorithms" / f"{learner}.md").read_text(encoding="utf-8")

@@ -104,7 +104,7 @@ def test_a_moved_module_is_found_by_its_old_name(after_torch):
         "for name in m._MOVED: importlib.import_module('metarl.' + name)"
     )
     assert after_torch(code).splitlines() == [
-        "metarl.training is metarl.runs.runner now", "True",
+        "metarl.training is metarl.runs.runner now; the old name goes in 0.4.0", "True",
     ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
 
-from metarl import TaskDistribution, Tasks
+from metarl import TaskDistribution, Tasks, TaskWorlds
 from metarl.base.errors import UserError
 from metarl.base.files import read_json
 from metarl.cli import guarded
@@ -33,7 +33,7 @@ from metarl.report.run_summary import RESULT
 from metarl.run import load_run, worlds_per_task
 from metarl.tasks.registry import find_family
 from metarl.video.encode import VideoConfig, render
-from metarl.video.recording import Recording, RecordingWorlds, record
+from metarl.video.recording import Recording, record
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -135,7 +135,7 @@ def play(agent: Path) -> Recording:
     checkpoint, family, learner = load_run(str(agent), "cpu", None)
     if not median:
         tasks, at = tasks[at], 0
-    worlds = RecordingWorlds(family, len(tasks) * worlds_per_task(checkpoint, None, len(tasks)))
+    worlds = TaskWorlds(family, len(tasks) * worlds_per_task(checkpoint, None, len(tasks)))
     recording = record(
         learner, worlds, tasks, episodes=rounds(checkpoint.algorithm), seed=0,
         split=shot_of(agent.name).split,

@@ -1,10 +1,11 @@
-"""What a result was made with: versions of the software, the hardware in words, and its memory."""
+"""Versions of the software and the machine, in words and numbers; and which version ends a name."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,26 @@ from metarl.base.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+ENDS = "0.4.0"
+"""The version that no longer knows what was deprecated in 0.2.0: see docs/deprecations.md."""
 PACKAGES = ("metarl-toolkit", "torch", "mujoco", "gymnasium", "numpy")
+
+
+def deprecated(
+    old: str, new: str, kind: type[Warning] = DeprecationWarning, *, stacklevel: int = 2
+) -> None:
+    """Warn that a name is another one now, and which version ends it.
+
+    Args:
+        old: the name that was used.
+        new: what to use instead.
+        kind: DeprecationWarning for what stands in code, which Python shows to those who test it;
+            FutureWarning for a flag, which is shown to everybody.
+        stacklevel: as of `warnings.warn`; 2 is the caller's caller.
+    """
+    warnings.warn(
+        f"{old} is {new} now; the old name goes in {ENDS}", kind, stacklevel=stacklevel + 1
+    )
 
 
 def versions(*extra: str) -> dict[str, str]:

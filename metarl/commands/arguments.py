@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from decimal import Decimal, InvalidOperation
@@ -78,10 +79,16 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str) -> T:
         raise SystemExit(0)
     words = _checked(argv, flags, prog)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return tyro.cli(cls, prog=prog, args=words)
+        with (
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(record=True) as warned,
+        ):
+            found = tyro.cli(cls, prog=prog, args=words)
     except SystemExit as stop:
         raise UserError(_cause(stop) or f"invalid arguments; see {prog} --help") from None
+    for one in warned:  # what is deprecated, to the stream that is the standard error again
+        warnings.warn(one.message, stacklevel=2)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

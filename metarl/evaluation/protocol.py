@@ -50,6 +50,12 @@ HARDLY = 0.05
 """A lead over standing still that is surely below this share of what that scores is hardly one."""
 
 
+WITHIN = (
+    "note: what it gains within its first episode is in every round: `metarl probe` shows it, and "
+    "`metarl evaluate --against` measures it"
+)
+
+
 @dataclass(frozen=True)
 class Report:
     """An adaptation curve on M tasks, K rounds. The fields are the keys of the JSON."""
@@ -236,7 +242,9 @@ class Report:
             known = f"{centre:+.{digits}f} {interval}"
             lines.append(f"{words}: {known if math.isfinite(centre) else ALL_DIVERGED}")
         lines += measured_in_words(self.diagnostics, range(len(self.experience)))
-        lines.append(f"verdict: {self.verdict()}")
+        lines.append(f"verdict: {(said := self.verdict())}")
+        if self.adapts_within and "no gain" in said:
+            lines.append(WITHIN)
         if tail := statistics.worst_tail(self.returns):
             lines.append(f"worst 5 % of tasks: {' → '.join(shown(x, digits) for x in tail)}")
         if self.diverged:

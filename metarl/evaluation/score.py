@@ -19,7 +19,7 @@ from metarl.base.keys import Key
 from metarl.evaluation.statistics import RESAMPLES, levels, resampled_rows
 
 if TYPE_CHECKING:
-    from metarl.evaluation.protocol import Report
+    pass
 
 Lines = Sequence[np.ndarray]
 Tasks = np.ndarray | Sequence[Sequence[float]]
@@ -44,8 +44,8 @@ def is_oracle(report: OfRun) -> bool:
     return report.algorithm == "ppo" and "+told" in report.family
 
 
-def is_blind(report: Report) -> bool:
-    """Whether a report is of PPO over the task distribution."""
+def is_blind(report: OfRun) -> bool:
+    """Whether a report, or a run, is of PPO over the task distribution."""
     return report.algorithm == "ppo" and "+told" not in report.family
 
 

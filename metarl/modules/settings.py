@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from metarl.base.errors import UserError, did_you_mean
+from metarl.base.versions import deprecated
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,13 @@ class CriticSettings(Settings):
     """What the critic sees in training: what the policy does, or also, and it alone, the task, the
     time left and the family's `privileged()`."""
     privileged_critic: bool = False
-    """Deprecated: the same as --critic privileged."""
+    """Deprecated, and goes in 0.4.0: the same as --critic privileged."""
 
     def __post_init__(self) -> None:
         """Take what was said in the old way for the new one."""
         super().__post_init__()
         if self.privileged_critic:
+            deprecated("--privileged-critic", "--critic privileged", FutureWarning, stacklevel=3)
             object.__setattr__(self, "critic", "privileged")
             object.__setattr__(self, "privileged_critic", False)
 

@@ -16,6 +16,7 @@ from metarl.base.text import counted, si
 from metarl.evaluation.protocol import Report
 from metarl.learning.registry import find_learner
 from metarl.report.page import TEMPLATES
+from metarl.report.sections.measures import measured
 from metarl.report.tasks import (
     RANKED,
     per_task_scores,
@@ -50,7 +51,7 @@ def model_card(
     what = first_line(type(family))
     return TEMPLATES.get_template("card.md").render(
         heldout=reports["heldout"], reports=reports, family=family, folder=quoted(folder),
-        algorithm=first_line(find_learner(result["algorithm"])),
+        algorithm=first_line(find_learner(result["algorithm"])).rstrip("."),
         what=what[:1].lower() + what[1:], setting=_setting(family),
         split="ood" if any(param.ood for param in family.params) else "heldout",
         training=_training(result), command=result["command"], gains=[*_gains(reports), *scores],
@@ -97,6 +98,11 @@ def _gains(reports: dict[str, Report]) -> list[str]:
             f"{_over(report)}: {number(gain, True)} (interquartile mean, 95 % interval "
             f"{number(low, True)} to {number(high, True)}). {verdict(report)}"
         )
+    for split, report in reports.items():
+        lines += [
+            f"On {split} tasks, {name}: {number(values[0])} → {number(values[-1])}."
+            for name, values in measured(report).items()
+        ]
     if reports["heldout"].train_is_heldout:
         lines.append("The held-out tasks of this family are its training tasks.")
     return lines

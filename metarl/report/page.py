@@ -37,6 +37,7 @@ from metarl.report.sections.adapting import (
     probe_tables,
     score_tables,
 )
+from metarl.report.sections.measures import measure_tables
 from metarl.report.sections.overfitting import overfitting_panels
 from metarl.report.sections.streaming import stream_panels, stream_tables
 from metarl.report.sections.terms import draw_terms
@@ -106,7 +107,8 @@ def render(runs: Sequence[RunSummary], *, live: bool = False, running: bool = Fa
         title=f"{runs[0].family}: {', '.join(dict.fromkeys(run.algorithm for run in runs))}",
         cost=_cost(runs[0]), notes=_notes(runs, live), cards=_cards(runs[0]) if one else [],
         comparisons=compare(runs), scored=score_tables(runs), probed=probe_tables(runs),
-        curves=_curves(runs), streamed=stream_tables(runs), stream_charts=stream_panels(runs),
+        measures=measure_tables(runs), curves=_curves(runs), streamed=stream_tables(runs),
+        stream_charts=stream_panels(runs),
         words=adaptation_words(runs[0]) if one else [], task_charts=task_charts(runs, found),
         most=MOST_CHARTS, parameters=parameters, ranked=ranked, videos=_videos(runs, live),
         tables=_settings(runs),
@@ -182,6 +184,7 @@ def _curves(runs: Sequence[RunSummary]) -> list[Panel]:
         draw = partial(draw_terms, terms={name: points}, ylabel=name)
         note = "Of each iteration; of a parameter, the mean over the training tasks drawn."
         panels.append(panel(f"Curriculum: {name}", draw, note))
+    panels += _checks(runs)
     for split, title in (
         ("heldout", "Adaptation to held-out tasks"),
         ("ood", "Adaptation outside the box (ood)"),
@@ -202,6 +205,17 @@ def _curves(runs: Sequence[RunSummary]) -> list[Panel]:
         draw = partial(draw_first_episode, runs=runs)
         panels.append(panel("Within the first episode", draw, note))
     return panels + _sweeps(runs)
+
+
+def _checks(runs: Sequence[RunSummary]) -> list[Panel]:
+    """Return whether inner gradients point anywhere, where a learner logs it."""
+    terms = {run.label: points for run in runs if (points := run.checks.get("inner_agreement"))}
+    note = (
+        "Cosine between the inner gradients of two halves of a task's rollouts, with the prior: "
+        "near 0 an inner step follows noise, and more rollouts of a task help."
+    )
+    draw = partial(draw_terms, terms=terms, ylabel="inner_agreement")
+    return [panel("Agreement of inner gradients", draw, note)] if terms else []
 
 
 def _sweeps(runs: Sequence[RunSummary]) -> list[Panel]:

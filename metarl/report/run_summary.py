@@ -24,6 +24,8 @@ from metarl.runs.config import Position, TrainConfig, goal
 from metarl.worlds.reward_terms import PREFIX
 
 SPLITS = ("heldout", "ood")
+CHECKS = ("inner_agreement",)
+"""Columns of metrics.csv that tell whether a training is sound, and that the report draws."""
 RESULT = "result.json"
 """In an exported agent's folder: its result, as `experiment.measure` returned it."""
 
@@ -63,6 +65,8 @@ class RunSummary:
     """The reward's terms: name -> (env steps, mean in a step) of each iteration."""
     curriculum: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """What a curriculum logs, such as the mean of a parameter in the tasks drawn, likewise."""
+    checks: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """Those of `CHECKS` that the learner logs, likewise."""
 
     def note(self, text: str, split: str = "") -> None:
         """Add a line, once; paths in it are relative to the run."""
@@ -96,7 +100,7 @@ def read_run(path: Path | str, position: dict[str, Any] | None = None) -> RunSum
         _read_result(run)
     else:
         _read_curve(run, _table(header, "meta").get("curve"))
-        run.terms, run.curriculum = _read_series(run.path / "metrics.csv")
+        run.terms, run.curriculum, run.checks = _read_series(run.path / "metrics.csv")
         for split in SPLITS:
             _read_report(run, split)
         _read_probe(run)
@@ -209,28 +213,29 @@ def curve_entries(found: object) -> list[dict[str, Any]]:
 
 
 def _read_series(path: Path) -> tuple[dict[str, list[tuple[float, float]]], ...]:
-    """Return the terms of the reward, and what a curriculum logged, in a metrics.csv.
+    """Return the terms of the reward, what a curriculum logged, and `CHECKS`, of a metrics.csv.
 
-    Both are name -> (env steps, value) of each iteration. A file or a row that cannot be read gives
+    All are name -> (env steps, value) of each iteration. A file or a row that cannot be read gives
     nothing, and a number that is not finite is left out.
     """
-    found: dict[str, dict[str, list[tuple[float, float]]]] = {PREFIX: {}, CURRICULUM: {}}
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {PREFIX: {}, CURRICULUM: {}, "": {}}
     try:
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, csv.Error):
-        return {}, {}
+        return {}, {}, {}
     for row in rows:
         for column, text in row.items():
             kind, slash, name = str(column).partition("/")
-            if kind + slash not in found:
+            kind, name = (kind + slash, name) if slash else ("", kind)
+            if kind not in found or not (kind or name in CHECKS):
                 continue
             try:
                 point = float(row["env_steps"]), float(text)
             except (KeyError, TypeError, ValueError):
                 continue
             if all(map(math.isfinite, point)):
-                found[kind + slash].setdefault(name, []).append(point)
+                found[kind].setdefault(name, []).append(point)
     return tuple(found.values())
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.base.versions import deprecated
 from metarl.evaluation.protocol import Report, evaluate
 from metarl.worlds.rollout import OnStep
 from metarl.worlds.task_worlds import TaskWorlds
@@ -210,5 +211,9 @@ def _episode(segment: _Segment, m: int) -> Episode:
     return Episode(qpos, mocap, reward, ended, terms, models)
 
 
-RecordingWorlds = TaskWorlds
-"""Deprecated: `record` takes any worlds of a family."""
+def __getattr__(name: str) -> Any:
+    """Return `TaskWorlds` by the name that it had here: `record` takes any worlds of a family."""
+    if name == "RecordingWorlds":
+        deprecated(f"{__name__}.{name}", "metarl.TaskWorlds")
+        return TaskWorlds
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

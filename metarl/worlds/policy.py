@@ -6,7 +6,6 @@ constant controller are policies too, so one `collect` and one `evaluate` serve 
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metarl.base.errors import UserError
+from metarl.base.versions import deprecated
 
 if TYPE_CHECKING:
     from metarl.worlds.rollout import Rollout
@@ -51,8 +51,7 @@ class Policy(ABC):
         super().__init_subclass__(**kwargs)
         for old, new in _OLD_FLAGS.items():
             if old in vars(cls):
-                message = f"{cls.__name__}.{old} is called {new} now"
-                warnings.warn(message, DeprecationWarning, stacklevel=2)
+                deprecated(f"{cls.__name__}.{old}", new)
                 setattr(cls, new, vars(cls)[old])
 
     def begin(self, tasks: int, worlds: int) -> Any:

@@ -12,7 +12,7 @@ from envs.point import PointGoal
 from metarl import Choices, Param, TaskDistribution, TaskWorlds, evaluate
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.base.errors import UserError
-from metarl.evaluation.protocol import Report, stand_still
+from metarl.evaluation.protocol import WITHIN, Report, stand_still
 from metarl.learning.adaptation import adapt_to
 
 
@@ -288,6 +288,9 @@ def test_the_verdict_against_standing_still(before: float, after: float, words: 
     )  # fmt: skip
     assert one.verdict() == words
     assert f"verdict: {words}" in one.summary()
+    within = replace(one, adapts_within=True).summary()
+    assert (WITHIN in within) == ("no gain" in words)
+    assert WITHIN not in replace(one, adapts_within=False).summary()
     assert "adaptation" not in replace(one, experience=[0]).verdict()
 
 

@@ -14,6 +14,39 @@ from metarl.report.run_summary import RunSummary
 VOID = {"meta", "img", "br"}
 
 
+PROBE = {
+    "step": 0, "first": [0.0] * 10 + [1.0] * 10, "last": [1.0] * 20, "identified": 18,
+    "effects": {
+        "as it is": {"returns": [3.0, None, 5.0], "change": [0.0, 0.0, 0.0]},
+        "reward hidden": {"returns": [1.0, 2.0, 3.0], "change": [-2.0, -3.0, -1.0]},
+    },
+    "readable": {"x": 0.75, "<y>": None},
+    "sweeps": {
+        "<y>": {
+            "values": [0.0, 1.0, 2.0], "trained": [True, True, False], "first": [0.0, None, 1.0],
+            "last": [1.0, 1.0, 2.0],
+        },
+    },
+}  # fmt: skip
+"""What `metarl probe` keeps."""
+STREAM = {
+    "step": 0, "every": 50.0, "window": 20, "lags": 20, "streams": 3, "episodes": 2,
+    "horizon": 20, "drift": False, "reference": "oracle",
+    "runs": [
+        {"algorithm": "rl2", "family": "toy", "reference": False,
+         "windows": {"mean": [1.0, 3.0], "iqm": [1.0, 3.0], "ci95": [[0.0, 2.0], [2.0, 4.0]]},
+         "regret": {"mean": [2.0, 5.0], "iqm": [2.0, 5.0], "ci95": [[1.0, 3.0], [4.0, 6.0]]},
+         "recovery": {"switches": 7, "drop": 0.5, "lasting": 0.1, "steps": 12, "low": 9,
+                      "high": 15}},
+        {"algorithm": "ppo", "family": "toy+told", "reference": True,
+         "windows": {"mean": [3.0, 5.5], "iqm": [3.0, 5.5], "ci95": [[3.0, 3.0], [5.0, 6.0]]},
+         "regret": {"mean": [0.0, 0.0], "iqm": [0.0, 0.0], "ci95": [[0.0, 0.0], [0.0, 0.0]]},
+         "recovery": None},
+    ],
+}  # fmt: skip
+"""What `metarl stream` keeps."""
+
+
 def made(returns, tasks=None, split: str = "heldout", experience=(0, 20), names=("x",)) -> Report:
     table = np.asarray(returns, float)
     tasks = tasks or [[float(n)] for n in range(len(table))]

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.html import Structure, check, made, summary, words
+from helpers.html import PROBE, STREAM, Structure, check, made, summary, words
 from matplotlib.figure import Figure
 
 from metarl import UserError
 from metarl.evaluation.protocol import Report, gain_interval
 from metarl.report.page import render
 from metarl.report.run_summary import probe_path, read_run, stream_path
-from metarl.report.sections.adapting import draw_sweep
+from metarl.report.sections.adapting import draw_first_episode, draw_sweep
 from metarl.report.tasks import common_rows, per_task_scores, rank_correlation, task_words
 
 # --- one run -----------------------------------------------------------------------------------
@@ -140,22 +140,6 @@ def test_words():
     )
 
 
-PROBE = {
-    "step": 0, "first": [0.0] * 10 + [1.0] * 10, "last": [1.0] * 20, "identified": 18,
-    "effects": {
-        "as it is": {"returns": [3.0, None, 5.0], "change": [0.0, 0.0, 0.0]},
-        "reward hidden": {"returns": [1.0, 2.0, 3.0], "change": [-2.0, -3.0, -1.0]},
-    },
-    "readable": {"x": 0.75, "<y>": None},
-    "sweeps": {
-        "<y>": {
-            "values": [0.0, 1.0, 2.0], "trained": [True, True, False], "first": [0.0, None, 1.0],
-            "last": [1.0, 1.0, 2.0],
-        },
-    },
-}  # fmt: skip
-
-
 def test_a_probe_is_in_the_page_for_all_runs():
     """The mean leaves out the task on which every world diverged."""
     a, b, c = (summary(name, made([[-1.0, 2.0]])) for name in "abc")
@@ -202,23 +186,6 @@ def test_a_probe_is_read_if_it_is_whole(tmp_path, change, note):
     assert bool(run.probe) == (note != "cannot be read")
     assert len(said) == (note is not None)
     assert all(note in text for text in said)
-
-
-STREAM = {
-    "step": 0, "every": 50.0, "window": 20, "lags": 20, "streams": 3, "episodes": 2,
-    "horizon": 20, "drift": False, "reference": "oracle",
-    "runs": [
-        {"algorithm": "rl2", "family": "toy", "reference": False,
-         "windows": {"mean": [1.0, 3.0], "iqm": [1.0, 3.0], "ci95": [[0.0, 2.0], [2.0, 4.0]]},
-         "regret": {"mean": [2.0, 5.0], "iqm": [2.0, 5.0], "ci95": [[1.0, 3.0], [4.0, 6.0]]},
-         "recovery": {"switches": 7, "drop": 0.5, "lasting": 0.1, "steps": 12, "low": 9,
-                      "high": 15}},
-        {"algorithm": "ppo", "family": "toy+told", "reference": True,
-         "windows": {"mean": [3.0, 5.5], "iqm": [3.0, 5.5], "ci95": [[3.0, 3.0], [5.0, 6.0]]},
-         "regret": {"mean": [0.0, 0.0], "iqm": [0.0, 0.0], "ci95": [[0.0, 0.0], [0.0, 0.0]]},
-         "recovery": None},
-    ],
-}  # fmt: skip
 
 
 def test_a_stream_is_in_the_page_with_its_regret():
@@ -276,3 +243,52 @@ def test_the_score_stands_between_a_blind_policy_and_an_oracle():
     assert "Does adapting pay?" not in words(render([learner, blind]))
     poor = summary("oracle", line("ppo", "toy+told", -10.0))
     assert "no score: the oracle is not shown" in words(render([learner, blind, poor]))
+
+
+# --- what the mean does not say ----------------------------------------------------------------
+
+
+def test_the_worst_tail_and_what_is_measured_are_in_the_page():
+    """Of 200 tasks with returns 0 to 199 the worst ten have a mean of 4.5, then of 9."""
+    returns = [[float(n), 2.0 * n] for n in range(200)]
+    said = {"measured/slip_speed": [[1.0, np.nan], [3.0, np.nan]], "std": [[1.0]]}
+    many = replace(made(returns), diagnostics=said)
+    page = render([summary("a", many)])
+    check(page)
+    text = words(page)
+    assert "What the mean return does not say" in text
+    assert "mean return of the worst 5 % of tasks 4.5 9" in text
+    assert "slip speed 1 3" in text
+    few = render([summary("a", made(returns[:199]))])
+    assert "What the mean return does not say" not in words(few)
+
+
+def test_the_agreement_of_inner_gradients_is_read_and_drawn(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "metrics.csv").write_text(
+        "env_steps,inner_agreement,kl,reward/run\n10,0.5,1,2\n20,nan,1,2\n30,0.7,1,3\n"
+    )
+    run = read_run(tmp_path)
+    assert run.checks == {"inner_agreement": [(10.0, 0.5), (30.0, 0.7)]}
+    assert run.terms == {"run": [(10.0, 2.0), (20.0, 2.0), (30.0, 3.0)]}
+    other = summary("b", made([[-1.0, 2.0]]))
+    page = render([other])
+    assert "Agreement of inner gradients" not in page
+    other.checks = run.checks
+    check(page := render([other]))
+    assert "Agreement of inner gradients" in page
+
+
+def test_blind_and_oracle_are_dashed_beside_a_learner_that_was_probed():
+    runs = [summary(name) for name in ("learner", "blind", "oracle")]
+    for run, algorithm, family in zip(
+        runs, ("rl2", "ppo", "ppo"), ("toy", "toy", "toy+told"), strict=True
+    ):
+        run.algorithm, run.family, run.probe = algorithm, family, PROBE
+    axes = Figure().add_subplot()
+    draw_first_episode(axes, runs)
+    curves = [line for line in axes.get_lines() if line.get_label()[0] != "_"]
+    assert [(line.get_label(), line.get_linestyle()) for line in curves] == [
+        ("learner", "-"), ("blind, blind", "--"), ("oracle, oracle", "--"),
+    ]  # fmt: skip
+    assert len(axes.get_lines()) == 4  # the learner's time of identification

@@ -1,90 +1,85 @@
-"""The report in Chromium: no errors, nothing clipped, nothing that scrolls sideways."""
+"""The report in Chromium: nothing clipped, faint or wider than the window, no errors."""
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-import re
-import shutil
-import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.html import made, summary
+from helpers.browser import browser, measured
+from helpers.html import PROBE, STREAM, made, summary
 
 from metarl.report.page import write_page
+from metarl.report.run_summary import RunSummary
+
+pytestmark = pytest.mark.skipif(
+    browser() is None, reason="no Chromium here; METARL_BROWSER names one"
+)
+
+LABEL = "half-cheetah-with-a-long-name-maml-trpo-seed{}"
 
 
-def browser() -> str | None:
-    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
-    return os.environ.get("METARL_BROWSER") or next(filter(None, map(shutil.which, names)), None)
-
-
-MEASURE = """<script>
-const faults = [], near = 1.5;
-document.querySelectorAll('details').forEach(d => d.open = true);
-for (const svg of document.querySelectorAll('svg.chart')) {
-  const frame = svg.getBoundingClientRect();
-  const words = [...svg.querySelectorAll('text')].map(t => [t, t.getBoundingClientRect()]);
-  words.forEach(([t, a], i) => {
-    if (a.left < frame.left - near || a.right > frame.right + near ||
-        a.top < frame.top - near || a.bottom > frame.bottom + near)
-      faults.push('clipped: ' + t.textContent);
-    if (a.height < 8 && a.width < 8) faults.push('tiny: ' + t.textContent);
-    words.slice(i + 1).forEach(([u, b]) => {
-      if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > near &&
-          Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2 * near)
-        faults.push('overlap: ' + t.textContent + ' / ' + u.textContent);
-    });
-  });
-}
-const page = document.documentElement;
-parent.postMessage(JSON.stringify({wide: page.scrollWidth, visible: page.clientWidth,
-  charts: document.querySelectorAll('svg.chart').length, faults}), '*');
-</script></body>"""
-FRAME = """<!doctype html><body style="margin:0">
-<script>onmessage = got => document.title = btoa(unescape(encodeURIComponent(got.data)));</script>
-<iframe src="asked.html" style="border:0;width:{width}px;height:900px"></iframe>"""
-
-
-def opened(path, profile) -> tuple[str, str]:
-    """Open a file in the browser. Returns the document that became of it, and the log."""
-    command = [
-        str(browser()), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-        "--no-first-run", "--disable-background-networking", "--disable-component-update",
-        "--disable-sync", "--enable-logging=stderr", f"--user-data-dir={profile}",
-        "--window-size=1400,900", "--virtual-time-budget=3000", "--dump-dom", f"file://{path}",
-    ]  # fmt: skip
-    got = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    return got.stdout, got.stderr
-
-
-@pytest.mark.skipif(browser() is None, reason="no Chromium here; METARL_BROWSER names one")
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("count", [1, 3])
-def test_nothing_is_clipped_overlaps_or_scrolls_sideways(tmp_path, width, count):
-    """The page is in a frame of that width: a window of Chromium's is never under 500 pixels."""
+def runs_of(kind: str, folder: Path) -> list[RunSummary]:
+    """Return runs for a page of a kind: one, compared, probed, streamed, overfitting."""
     rng = np.random.default_rng(0)
-    tasks = rng.uniform(0, 1, (30, 2)).tolist()
-    runs = [
-        summary(
-            f"half-cheetah-with-a-long-name-maml-trpo-seed{n}",
-            made(rng.normal(-1e4, 3e3, (30, 2)), tasks, names=("goal_velocity", "strength")),
-        )
-        for n in range(count)
-    ]
-    page = write_page(runs, tmp_path / "page.html").read_text()
-    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
-    (tmp_path / "asked.html").write_text(page.replace("</body>", MEASURE))
-    (tmp_path / "frame.html").write_text(FRAME.format(width=width))
-    seen, said = opened(tmp_path / "frame.html", tmp_path / "profile")
-    title = re.search(r"<title>([^<]+)</title>", seen)
-    assert title, said
-    got = json.loads(base64.b64decode(title[1]))
-    assert got["faults"] == []
-    assert got["wide"] <= got["visible"]
-    assert width - 30 < got["visible"] <= width
-    assert got["charts"] >= 4
-    _, plain = opened(tmp_path / "page.html", tmp_path / "profile")
-    assert "CONSOLE" not in plain + said
+    tasks = rng.uniform(0, 1, (200, 2)).tolist()
+    names = ("goal_velocity", "strength")
+    runs = []
+    for n in range(1 if kind == "one" else 3):
+        report = made(rng.normal(-1e4, 3e3, (200, 2)), tasks, names=names)
+        run = summary(LABEL.format(n), replace(report, algorithm=("rl2", "ppo", "ppo")[n]))
+        runs.append(run)
+    runs[0].checks = {"inner_agreement": [(1.0, 0.5), (2.0, 0.25)]}
+    if kind == "compared":
+        runs[2].family += "+told"
+        runs[2].reports["heldout"] = replace(runs[2].reports["heldout"], family="toy+told")
+    if kind == "probed":
+        for run in runs:
+            run.probe = PROBE
+    if kind == "streamed":
+        runs[0].stream = STREAM
+    if kind == "overfitting":
+        one = {"iqm": -1e4, "ci95": [-1.2e4, -9e3], "mean": [-1e4], "tasks": 30}
+        rows = [
+            {"num_tasks": count, "sets": dict.fromkeys(("train", "heldout", "far ood"), one)}
+            for count in (8, 32, 128, None)
+        ]
+        (folder / "overfitting.json").write_text(json.dumps({"rows": rows}))
+        for run in runs:
+            run.path = folder / run.label
+    return runs
+
+
+WORDS = {
+    "one": "Agreement of inner gradients", "compared": "Does adapting pay?",
+    "probed": "Sweep of", "streamed": "Regret against the oracle",
+    "overfitting": "Overfitting and shift",
+}  # fmt: skip
+"""What is on the page of each kind, and on no other that lacks its data."""
+
+
+def seen(folder: Path, kinds: list[str], dark: bool) -> None:
+    """Pages of some kinds fit, can be read, and say nothing in the log."""
+    pages = [f"{kind}.html" for kind in kinds]
+    rows, said = measured(folder, pages, folder / f"profile-{dark}", dark=dark)
+    assert [row for row in rows if row["faults"]] == []
+    assert len(rows) == 3 * len(pages)  # two widths, one scheme
+    assert all(row["charts"] >= 4 for row in rows if "charts" in row)
+    assert said == []
+
+
+@pytest.mark.slow
+def test_pages_of_each_kind_fit_and_can_be_read(tmp_path):
+    """On a phone and on a desk, in light and in dark."""
+    for kind, said in WORDS.items():
+        page = write_page(runs_of(kind, tmp_path), tmp_path / f"{kind}.html").read_text()
+        assert said in page
+    for dark in (False, True):
+        seen(tmp_path, list(WORDS), dark)
+
+
+def test_a_page_fits_and_can_be_read(tmp_path):
+    write_page(runs_of("streamed", tmp_path), tmp_path / "streamed.html")
+    seen(tmp_path, ["streamed"], dark=False)

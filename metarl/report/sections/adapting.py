@@ -137,14 +137,21 @@ def _outside(values: np.ndarray, trained: Sequence[bool]) -> list[tuple[float, f
 
 
 def draw_first_episode(axes: Axes, runs: Sequence[RunSummary]) -> None:
-    """Draw the reward over the first episode of each run that was probed, and when it knows."""
+    """Draw the reward over the first episode of each run that was probed, and when it knows.
+
+    Blind policies and oracles are dashed: a learner that adapts goes from the one to the other.
+    """
     probed = [(n, run) for n, run in enumerate(runs) if run.probe]
     for n, run in probed:
         first = np.array(run.probe["first"], float)
         window = min(WINDOW, len(first))
         smooth = np.convolve(first, np.ones(window) / window, "valid")
         colour, steps = PALETTE[RUN_COLOURS[n]], run.probe["identified"]
-        axes.plot(np.arange(len(smooth)) + window, smooth, color=colour, label=run.label)
-        if steps is not None:
+        kind = ", oracle" if is_oracle(run) else ", blind" if is_blind(run) else ""
+        axes.plot(
+            np.arange(len(smooth)) + window, smooth, color=colour, label=run.label + kind,
+            ls="--" if kind and len(probed) > 1 else "-",
+        )  # fmt: skip
+        if steps is not None and not kind:
             axes.axvline(steps + 1, color=colour, ls=":", lw=1.2)
     axes.set(xlabel="step of the first episode", ylabel="reward in a step")
