@@ -17,14 +17,13 @@ from PIL import Image
 
 from metarl.base.errors import STOPS, UserError, one_line
 from metarl.report.text import first_name
+from metarl.video.ground import Course, write_labels
 from metarl.video.overlay import COLOURS, DARK, Header, Panel, PanelOverlay, Strip, gauge_spans
 from metarl.video.renderer import (
     Marks,
     Renderer,
-    View,
     brighten,
     extend_ground,
-    needs_ticks,
     trail_of,
 )
 from metarl.video.scene import (
@@ -33,6 +32,7 @@ from metarl.video.scene import (
     Reading,
     Root,
     Shot,
+    View,
     body_path,
     find_root,
     markers_of,
@@ -94,6 +94,7 @@ class _Clip:
     shot: Shot
     overlay: PanelOverlay
     marks: Marks
+    course: Course
 
 
 @dataclass
@@ -166,7 +167,8 @@ class Film:
             chosen, overlays, paths, speeds, shots, strict=True
         ):
             marks = _marks(model, root, markers, shot, speeds, overlay.panel.phase)
-            clips.append(_Clip(episode, model, root, path, speed, shot, overlay, marks))
+            course = Course(model, root, shot.distance, aspect)
+            clips.append(_Clip(episode, model, root, path, speed, shot, overlay, marks, course))
         width = len(clips) * self.panel
         words = described(family, task)
         header = Header(family.name, words, width, self.head)
@@ -211,10 +213,13 @@ class Film:
             position=position,
             velocity=clip.velocity[low],
             trail=trail_of(clip.path, step, clip.root),
+            ground=clip.course.near(position),
         )
         view = View(lookat, *clip.shot[1:])
         model = clip.episode.model(low, clip.model)
-        return renderer.draw(model, qpos, clip.episode.mocap[low], view, marks)
+        image = renderer.draw(model, qpos, clip.episode.mocap[low], view, marks)
+        return write_labels(image, marks.ground, view, float(model.vis.global_.fovy),
+                            clip.overlay.letters)
 
 
 def asked(family: TaskFamily, what: str, question: Callable[[], T]) -> T:
@@ -272,7 +277,7 @@ def _marks(
     return Marks(
         markers, np.zeros(3), np.zeros(3), np.zeros((0, 3)),
         radius=max(size, 0.045 * shot.distance), above=up + 0.35 * wide,
-        ticks=needs_ticks(model, root), scale=size / max(fastest, *asked, 1e-6),
+        ground=(), scale=size / max(fastest, *asked, 1e-6),
         colour=(red, green, blue),
     )  # fmt: skip
 

@@ -22,6 +22,8 @@ COLOURS = {"before": (150, 156, 166), "during": (236, 168, 52), "after": (52, 14
 GREEN = (64, 208, 104)
 """Of what the task asks for."""
 WHITE, DIM, DARK = (255, 255, 255), (196, 202, 210), (18, 22, 28)
+ROOMY = 360
+"""Pixels of a panel that has room for the terms of the reward."""
 LEAST_TEXT = 12
 """Pixels; smaller letters cannot be read in a video."""
 
@@ -100,6 +102,11 @@ class PanelOverlay:
         pen.text((size - self._px(12), middle), title, font=small, fill=DARK, anchor="rm")
 
     @property
+    def letters(self) -> int:
+        """Size of what is written into the picture, in pixels."""
+        return max(LEAST_TEXT, self._px(16))
+
+    @property
     def picture(self) -> tuple[int, int]:
         """Width and height of the picture that has room in the panel."""
         return self.size - 2 * self.edge, self.lower - self.top
@@ -127,7 +134,12 @@ class PanelOverlay:
         return image
 
     def _list_terms(self, pen: ImageDraw.ImageDraw, at: int, x: int) -> None:
-        """Write what each term of the reward paid in the last step over the picture's corner."""
+        """Write what each term of the reward paid in the last step over the picture's corner.
+
+        A small panel has no room for it beside the robot.
+        """
+        if self.size < ROOMY:
+            return
         small, rows = font(self._px(14)), list(self.panel.terms.items())
         line = round(1.3 * small.size)
         room = max(1, self.picture[1] // 2 // line)

@@ -8,26 +8,20 @@ from typing import Any, NamedTuple
 import mujoco
 import numpy as np
 
+from metarl.video.ground import LINE, START, TILE, Mark, floor_pixels, lay_floor
 from metarl.video.opengl import OffscreenBuffer
-from metarl.video.scene import Marker, Root, robot_geoms
+from metarl.video.scene import Marker, Root, View, find_root, robot_geoms, robot_size
 
 SHADOW_SIZE, SAMPLES = 1024, 4
 """Resolution of shadows (MuJoCo's 4096 takes a CPU twice the time), and samples in a pixel."""
+SHADED = 12.0
+"""How far around the robot shadows are, in reaches of the robot; at that edge they have specks."""
 SUN = (0.30, 0.25, -0.92)
 """Where directional lights shine: from behind the camera's left, so that shadows can be seen."""
 TARGET = (0.20, 0.80, 0.35)
 """Colour of what the task asks for: the goal, and the arrow of a velocity or direction."""
 SKY = ((0.62, 0.70, 0.80), (0.90, 0.93, 0.96))
-"""Colours of the background, top and bottom, where a model has no sky of its own."""
-
-
-class View(NamedTuple):
-    """A camera at one moment."""
-
-    lookat: np.ndarray
-    distance: float
-    azimuth: float
-    elevation: float
+"""Colours of the background, top and bottom."""
 
 
 class Marks(NamedTuple):
@@ -44,8 +38,8 @@ class Marks(NamedTuple):
     """Of the robot, or larger where the camera is far: the measure of everything drawn, m"""
     above: float
     """How high over the root the arrows are, m"""
-    ticks: bool
-    """Whether to draw a line on the ground every metre along x"""
+    ground: Sequence[Mark]
+    """Lines on the ground: the start, and each so many metres from it"""
     scale: float
     """Length of an arrow, in m, for 1 m/s"""
     colour: tuple[float, float, float]
@@ -64,12 +58,16 @@ class Renderer:
         model = _light_copy(models)
         model.vis.quality.shadowsize = min(SHADOW_SIZE, model.vis.quality.shadowsize)
         model.vis.quality.offsamples = min(SAMPLES, model.vis.quality.offsamples)
+        reach = SHADED * robot_size(model, find_root(model))[0]
+        model.vis.map.shadowclip = reach / max(float(model.stat.extent), 1e-6)
         self._buffer = OffscreenBuffer(model, width, height)
         self._scene = mujoco.MjvScene(model, 2000 + 2 * model.ngeom)
-        self._scene.flags[int(mujoco.mjtRndFlag.mjRND_REFLECTION)] = False
+        for off in (mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX):
+            self._scene.flags[int(off)] = False
         self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
         self._data = mujoco.MjData(model)
-        self._depth = None if _has_sky(model) else np.empty((height, width), np.float32)
+        self._depth = np.empty((height, width), np.float32)
+        self._floor = self._buffer.add_material(floor_pixels(), 1 / (2 * TILE))
         self._mine = robot_geoms(model)
 
     def close(self) -> None:
@@ -101,20 +99,29 @@ class Renderer:
         mujoco.mjv_updateScene(
             model, data, self._option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene
         )
+        lay_floor(scene, model, self._floor)
         self._light(view)
         self._tint(marks.colour)
         for mark in drawn(marks):
             add_mark(scene, *mark)
-        image = self._buffer.draw(scene, self._depth)
-        return image if self._depth is None else _with_sky(image, self._depth)
+        return _with_sky(self._buffer.draw(scene, self._depth), self._depth)
 
     def _light(self, view: View) -> None:
-        """Let a sun shine on where the robot is: what is far from it would have no shadow."""
-        for light in self._scene.lights[: self._scene.nlight]:
-            if light.type == int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL):
-                light.dir[:] = SUN
-                light.pos[:] = view.lookat - view.distance * np.array(SUN)
-                light.castshadow &= view.elevation > -75  # seen from above they tell nothing
+        """Light every family alike: one sun, which shines on where the robot is, and the camera's.
+
+        What is far from a light of MuJoCo has no shadow.
+        """
+        scene = self._scene
+        scene.nlight = 2
+        for light, is_sun in zip(scene.lights[:2], (False, True), strict=True):
+            light.type = int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
+            light.headlight, light.texid = not is_sun, -1
+            light.dir[:] = SUN if is_sun else view.ahead()
+            light.pos[:] = view.lookat - view.distance * light.dir
+            light.ambient[:], light.diffuse[:] = (0.0, 0.55) if is_sun else (0.38, 0.42)
+            light.specular[:] = 0.1
+            # Seen from above, shadows tell nothing.
+            light.castshadow = is_sun and view.elevation > -75
 
     def _tint(self, colour: tuple[float, float, float], much: float = 0.7) -> None:
         """Give the robot some of the colour that its episode has throughout the video."""
@@ -126,13 +133,23 @@ class Renderer:
 
 
 def add_mark(scene: mujoco.MjvScene, kind: int, size: Any, start: Any, end: Any, rgba: Any) -> None:
-    """Add a sphere or cylinder at `start`, or a connector from `start` to `end`, to a scene."""
+    """Add a sphere or cylinder at `start`, or a connector from `start` to `end`, to a scene.
+
+    A box is a connector that lies flat.
+    """
     if scene.ngeom >= scene.maxgeom:
         return
     geom = scene.geoms[scene.ngeom]
     upright = np.eye(3).ravel()
     mujoco.mjv_initGeom(geom, kind, np.array(size), np.array(start), upright, _rgba(rgba))
-    if end is not None:
+    if kind == int(mujoco.mjtGeom.mjGEOM_BOX):
+        along = np.subtract(end, start)
+        half = np.linalg.norm(along) / 2
+        along /= 2 * half
+        aside = np.cross([0.0, 0.0, 1.0], along) / max(np.hypot(*along[:2]), 1e-9)
+        geom.pos[:], geom.size[:] = np.add(start, end) / 2, (half, size[0], size[1])
+        geom.mat[:] = np.stack([along, aside, np.cross(along, aside)], 1)
+    elif end is not None:
         mujoco.mjv_connector(geom, kind, size[0], np.array(start), np.array(end))
     geom.category = int(mujoco.mjtCatBit.mjCAT_DECOR)
     scene.ngeom += 1
@@ -145,10 +162,11 @@ def drawn(marks: Marks) -> list[tuple[Any, ...]]:
     for one, two in zip(marks.trail[:-1], marks.trail[1:], strict=True):
         size = (0.07 * r, 0.0, 0.0)
         out.append((int(kinds.mjGEOM_CAPSULE), size, one, two, (*marks.colour, 0.9)))
-    if marks.ticks:
-        for metre in range(round(marks.position[0]) - 12, round(marks.position[0]) + 13):
-            ends = np.array([[metre, -1.0, 0.0], [metre, 1.0, 0.0]])
-            out.append((int(kinds.mjGEOM_CAPSULE), (0.012, 0.0, 0.0), *ends, (0.1, 0.1, 0.1, 1.0)))
+    for _, points, start in marks.ground:
+        wide = 0.04 if not start else 0.07 if len(points) > 2 else 0.12
+        size, rgba = (wide * r, 0.01 * r, 0.0), START if start else LINE
+        for one, two in zip(points[:-1], points[1:], strict=True):
+            out.append((int(kinds.mjGEOM_BOX), size, one, two, rgba))
     above = marks.position + np.array([0.0, 0.0, marks.above])
     for kind, vector in marks.markers:
         goal = np.asarray(vector, np.float64)
@@ -204,13 +222,6 @@ def extend_ground(model: mujoco.MjModel) -> None:
             model.geom_size[plane, :2] = 500.0
 
 
-def needs_ticks(model: mujoco.MjModel, root: Root) -> bool:
-    """Whether nothing on the ground would tell how fast a planar robot moves."""
-    planes = np.flatnonzero(model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE))
-    painted = [m for m in model.geom_matid[planes] if m >= 0 and (model.mat_texid[m] >= 0).any()]
-    return root.x and not root.y and not model.nhfield and len(planes) > 0 and not painted
-
-
 def _light_copy(models: Sequence[mujoco.MjModel]) -> mujoco.MjModel:
     """Return a copy of the first model, for a context of OpenGL.
 
@@ -225,12 +236,8 @@ def _light_copy(models: Sequence[mujoco.MjModel]) -> mujoco.MjModel:
     return model
 
 
-def _has_sky(model: mujoco.MjModel) -> bool:
-    return bool((model.tex_type == int(mujoco.mjtTexture.mjTEXTURE_SKYBOX)).any())
-
-
 def _with_sky(image: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Fill what lies at infinity with a plain gradient, which MuJoCo would leave black."""
+    """Fill what lies at infinity with a plain gradient."""
     top, bottom = (np.array(c) * 255 for c in SKY)
     part = np.linspace(0.0, 1.0, len(image))[:, None]
     sky = (top + (bottom - top) * part).astype(np.uint8)[:, None]

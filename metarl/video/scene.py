@@ -24,13 +24,31 @@ if TYPE_CHECKING:
     from metarl.tasks.family import TaskFamily
 
 SMOOTH = 0.4
-"""Seconds over which the velocity on show, and the camera's path, are averaged."""
+"""Seconds over which the velocity on show is averaged."""
+STEADY = 1.2
+"""Seconds over which the camera's path is averaged: gaits, and falls, do not shake it."""
 MARGIN = 1.2
 """How much more than what must be in view the camera sees."""
 ARROWS = 0.5
 """Height left free for arrows over a robot, by the robot's reach to its sides."""
 FARTHEST = 6.0
 """Half the width of a scene, in m, beyond which the camera follows instead of showing all of it."""
+
+
+class View(NamedTuple):
+    """A camera at one moment."""
+
+    lookat: np.ndarray
+    distance: float
+    azimuth: float
+    elevation: float
+
+    def ahead(self) -> np.ndarray:
+        """Return (3,) the direction in which it looks."""
+        az, el = math.radians(self.azimuth), math.radians(self.elevation)
+        return np.array(
+            [math.cos(el) * math.cos(az), math.cos(el) * math.sin(az), math.sin(el)]
+        )
 
 
 class Camera(NamedTuple):
@@ -320,6 +338,29 @@ def tracking_camera(model: mujoco.MjModel, camera: Camera | None = None) -> mujo
     return view
 
 
+def project(
+    points: np.ndarray, view: View, fovy: float, width: int, height: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return where a camera sees places: pixels (2, n), right and down, and how far ahead (n,), m.
+
+    Args:
+        points: (n, 3), m.
+        view: the camera.
+        fovy: its vertical field of view, in degrees.
+        width: of the picture, in pixels.
+        height: likewise.
+    """
+    az, forward = math.radians(view.azimuth), view.ahead()
+    right = np.array([math.sin(az), -math.cos(az), 0.0])
+    offset = points - (view.lookat - view.distance * forward)
+    ahead = offset @ forward
+    scale = height / 2 / math.tan(math.radians(fovy) / 2) / np.maximum(ahead, 1e-9)
+    x, y = width / 2 + scale * (offset @ right), height / 2 - scale * (
+        offset @ np.cross(right, forward)
+    )
+    return np.stack([x, y]), ahead
+
+
 def plan_shots(
     family: TaskFamily, model: mujoco.MjModel, paths: Sequence[np.ndarray],
     markers: Sequence[Marker], aspect: float,
@@ -351,8 +392,7 @@ def plan_shots(
             elevation = min(elevation, -60.0)
     shots = []
     for path in paths:
-        follow = smooth(path, max(1, round(SMOOTH / family.dt)))
-        follow[:, 2] = smooth(path[:, 2], max(1, round(4 * SMOOTH / family.dt)))
+        follow = smooth(path, max(1, round(STEADY / family.dt)))
         follow[:, 2] += raised
         shots.append(
             Shot(
