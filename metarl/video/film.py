@@ -1,15 +1,16 @@
-"""A film: what every frame of an adaptation video shows, drawn when it is asked for.
+"""A film: what every frame of a video shows, drawn when it is asked for.
 
-The same task before adaptation, during and after it, side by side: a picture of each under a title,
-its gauges and its return below it, and the curves of the returns at the foot.
+Episodes of the same task side by side: a picture of each under a title, its gauges and its return
+below it, and the curves of the returns at the foot. An adaptation is shown before, during and after
+it; `metarl.video.versus` shows several policies.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import mujoco
 import numpy as np
@@ -68,6 +69,8 @@ class VideoConfig:
     """Frames in a second."""
     speed: float | None = None
     """1 is real time; None: real time, or slower if an episode would last less than 5 s."""
+    seconds: float | None = None
+    """Of an episode that are shown at most; None: all of it"""
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises UserError."""
@@ -77,9 +80,27 @@ class VideoConfig:
             raise UserError(f"fps must be from 1 to 120, not {self.fps}")
         if self.speed is not None and not 0.01 <= self.speed <= 100:
             raise UserError(f"speed must be from 0.01 to 100, not {self.speed}")
+        if self.seconds is not None and not 0.1 <= self.seconds <= 1e6:
+            raise UserError(f"seconds must be at least 0.1, not {self.seconds}")
 
 
 # --- a film: what there is to draw -------------------------------------------------------------
+
+
+class Column(NamedTuple):
+    """What one panel is to show."""
+
+    phase: str
+    """Which chooses the colour: a key of `COLOURS`"""
+    name: str
+    """What the panel is called"""
+    title: str
+    """What the policy knows of the task by then"""
+    episode: Episode
+    model: mujoco.MjModel
+    """Of the world of the episode"""
+    mean: float | None = None
+    """The return of this round that the evaluation reports, if it is to be said"""
 
 
 @dataclass
@@ -118,82 +139,98 @@ class Film:
         """
         self.recording, self.config = recording, config
         count, dt = len(recording.tasks), recording.family.dt
+        columns = [self.shown(m) for m in range(count)]
         self.panel = config.size if count == 1 else max(SMALLEST, round(config.size * 0.6) // 2 * 2)
         self.head = max(24, round(44 * self.panel / 480)) // 2 * 2
         self.foot = max(44, round(96 * self.panel / 480)) // 2 * 2 if count == 1 else 0
-        longest = max(len(e.reward) for row in recording.episodes.values() for e in row)
-        self.speed = config.speed or min(1.0, max(SLOWEST, longest * dt / SHORTEST))
+        self.steps = max(len(one.episode.reward) for row in columns for one in row)
+        """Of the longest episode, as much of it as is shown"""
+        self.speed = config.speed or min(1.0, max(SLOWEST, self.steps * dt / SHORTEST))
+        if config.seconds is not None:
+            self.steps = min(self.steps, max(1, round(config.seconds / dt)))
+            columns = [[cut(one, self.steps) for one in row] for row in columns]
         self.columns = 1 if count < 4 else 2 if count < 9 else 3
-        episodes = [episode for row in recording.episodes.values() for episode in row]
+        episodes = [one.episode for row in columns for one in row]
         switched = [model for episode in episodes for _, model in episode.models]
-        for model in (*recording.models, *switched):
+        self.models = [one.model for row in columns for one in row]
+        for model in (*self.models, *switched):
             brighten(model)
             extend_ground(model)
-        self.blocks = [self._block(m) for m in range(count)]
+        self.blocks = [self._block(m, row) for m, row in enumerate(columns)]
         panels = max(len(block.clips) for block in self.blocks)
         self.gap = 0 if count == 1 else 6
         self.block_size = (panels * self.panel, self.head + self.panel + self.foot)
         rows = math.ceil(count / self.columns)
         self.width = _even(self.columns * (self.block_size[0] + self.gap) - self.gap)
         self.height = _even(rows * (self.block_size[1] + self.gap) - self.gap)
-        self.frames = math.ceil(longest * dt / self.speed * config.fps) + 1
+        self.frames = math.ceil(self.steps * dt / self.speed * config.fps) + 1
         self.frames += round(HOLD * config.fps)
         self.pictures = sum(len(block.clips) for block in self.blocks)
         """Panels in one frame."""
 
-    def _block(self, m: int) -> _Block:
+    def shown(self, m: int) -> list[Column]:
+        """Return the columns of a task: before, during and after adaptation."""
+        recording = self.recording
+        first = first_name(recording.report.adapts_within)
+        return [
+            Column(phase, first if phase == "before" else phase, title, row[m],
+                   recording.models[m], mean)
+            for phase, title, row, mean in _phases(recording, m)
+        ]  # fmt: skip
+
+    def _block(self, m: int, columns: Sequence[Column]) -> _Block:
         recording, family = self.recording, self.recording.family
-        task, model, dt = recording.task(m), recording.models[m], family.dt
-        chosen = [(phase, title, row[m], mean) for phase, title, row, mean in _phases(recording, m)]
+        task, model, dt = recording.task(m), columns[0].model, family.dt
         root = asked(family, "camera", lambda: find_root(model, (family.camera or Camera()).body))
-        paths = [body_path(model, episode.qpos, root.body) for _, _, episode, _ in chosen]
+        paths = [body_path(one.model, one.episode.qpos, root.body) for one in columns]
         speeds = [velocity_of(path, dt) for path in paths]
         markers = _listed(family, "markers()", lambda: markers_of(family, task), Marker)
         worlds = recording.report.rollouts_per_task
         panels = []
-        first = first_name(recording.report.adapts_within)
-        for (phase, title, episode, mean), path, speed in zip(chosen, paths, speeds, strict=True):
+        for one, path, speed in zip(columns, paths, speeds, strict=True):
             readings = _readings(family, path, speed, task)
-            name = first if phase == "before" else phase
-            told = readings, episode.ended, mean, worlds, episode.terms
-            panels.append(Panel(phase, name, title, episode.running, *told))
+            told = readings, one.episode.ended, one.mean, worlds, one.episode.terms
+            panels.append(Panel(one.phase, one.name, one.title, one.episode.running, *told))
         spans = gauge_spans(panels)
         overlays = [PanelOverlay(panel, self.panel, spans, dt) for panel in panels]
         self.picture = overlays[0].picture
         aspect = self.picture[0] / self.picture[1]
         shots = plan_shots(family, model, paths, markers, aspect)
         clips = []
-        for (_, _, episode, _), overlay, path, speed, shot in zip(
-            chosen, overlays, paths, speeds, shots, strict=True
+        for one, overlay, path, speed, shot in zip(
+            columns, overlays, paths, speeds, shots, strict=True
         ):
             marks = _marks(model, root, markers, shot, speeds, overlay.panel.phase)
-            course = Course(model, root, shot.distance, aspect)
-            clips.append(_Clip(episode, model, root, path, speed, shot, overlay, marks, course))
+            course = Course(one.model, root, shot.distance, aspect)
+            clips.append(
+                _Clip(one.episode, one.model, root, path, speed, shot, overlay, marks, course)
+            )
         width = len(clips) * self.panel
-        words = described(family, task)
-        header = Header(family.name, words, width, self.head)
+        header = Header(family.name, described(family, task), width, self.head, self.clock(0))
         return _Block(header, clips, Strip(panels, width, self.foot, dt) if self.foot else None)
+
+    def clock(self, step: float) -> str:
+        """Return what the header says of the time at a step of the episode."""
+        slow = "" if self.speed == 1 else f"  ×{self.speed:.2g} speed"
+        return f"{step * self.recording.family.dt:.1f} s{slow}"
 
     def step(self, number: int) -> float:
         """Return the step of the episode, maybe a fraction, that a frame shows."""
-        config, dt = self.config, self.recording.family.dt
-        steps = max(len(c.episode.reward) for block in self.blocks for c in block.clips)
-        step = number / config.fps * self.speed / dt
-        return min(round(step, 6), float(steps))
+        step = number / self.config.fps * self.speed / self.recording.family.dt
+        return min(round(step, 6), float(self.steps))
 
     def renderer(self) -> Renderer:
         """Return a renderer of the panels, for the calling thread."""
-        return Renderer(self.recording.models, *self.picture)
+        return Renderer(self.models, *self.picture)
 
     def frame(self, number: int, renderer: Renderer) -> np.ndarray:
         """Return frame `number`, (height, width, 3) uint8."""
         step = self.step(number)
-        seconds = step * self.recording.family.dt
         sheet = Image.new("RGB", (self.width, self.height), DARK)
         for m, block in enumerate(self.blocks):
             left = m % self.columns * (self.block_size[0] + self.gap)
             top = m // self.columns * (self.block_size[1] + self.gap)
-            sheet.paste(block.header(seconds, self.speed), (left, top))
+            sheet.paste(block.header(self.clock(step)), (left, top))
             for k, clip in enumerate(block.clips):
                 picture = clip.overlay(self._draw(clip, step, renderer), step)
                 sheet.paste(picture, (left + k * self.panel, top + self.head))
@@ -303,6 +340,21 @@ def _phases(recording: Recording, m: int) -> list[tuple[str, str, list[Episode],
     elif middle < last:
         out.append(scored("during", middle))
     return [*out, scored("after", last)] if last > 0 else out
+
+
+def cut(column: Column, steps: int) -> Column:
+    """Return a column of the first steps of its episode."""
+    episode = column.episode
+    if len(episode.reward) <= steps:
+        return column
+    return column._replace(
+        mean=None,  # it is of the whole
+        episode=replace(
+            episode, qpos=episode.qpos[: steps + 1], mocap=episode.mocap[: steps + 1],
+            reward=episode.reward[:steps], ended="time limit",
+            terms={name: term[:steps] for name, term in episode.terms.items()},
+        ),
+    )  # fmt: skip
 
 
 def experience(episodes: int) -> str:

@@ -17,8 +17,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from metarl.video.scene import Reading
 
-COLOURS = {"before": (150, 156, 166), "during": (236, 168, 52), "after": (52, 146, 232)}
-"""Of the episodes before, during and after adaptation."""
+COLOURS = {"before": (150, 156, 166), "during": (236, 168, 52), "after": (52, 146, 232),
+           "other": (176, 122, 230), "another": (54, 190, 178)}  # fmt: skip
+"""Of the episodes before, during and after adaptation; of several policies, before is blind, during
+is told the task, after is the one that the film is of, and the last two are further ones."""
 GREEN = (64, 208, 104)
 """Of what the task asks for."""
 WHITE, DIM, DARK = (255, 255, 255), (196, 202, 210), (18, 22, 28)
@@ -212,23 +214,25 @@ def gauge_spans(panels: Sequence[Panel]) -> list[tuple[float, float]]:
 class Header:
     """The line over a task's panels: the family, the task's parameters, and the time."""
 
-    def __init__(self, family: str, words: Sequence[str], width: int, height: int) -> None:
+    def __init__(
+        self, family: str, words: Sequence[str], width: int, height: int, clock: str
+    ) -> None:
+        """Draw what does not change; `clock` is what is said of the time at the start."""
         self.image = Image.new("RGB", (width, height), DARK)
         pen, size = ImageDraw.Draw(self.image), round(height * 0.46)
         self._clock = font(size)
         x, y = round(height * 0.3), round(height * 0.24)
-        room = width - x - pen.textlength("00.0 s  ×0.25 speed  ", self._clock)
+        room = width - x - pen.textlength(f"00{clock}  ", self._clock)
         pen.text((x, y), family, font=font(size), fill=DIM)
         x += pen.textlength(family + "   ", font(size))
         pen.text((x, y), fitted(words, font(size, bold=True), room - x), fill=GREEN,
                  font=font(size, bold=True))  # fmt: skip
         self._y = y
 
-    def __call__(self, seconds: float, speed: float) -> Image.Image:
+    def __call__(self, clock: str) -> Image.Image:
         """Return the line at a time of the episode."""
         image = self.image.copy()
         pen = ImageDraw.Draw(image)
-        clock = f"{seconds:.1f} s" + ("" if speed == 1 else f"  ×{speed:.2g} speed")
         length = pen.textlength(clock, self._clock)
         pen.text((image.width - length - self._y, self._y), clock, font=self._clock, fill=WHITE)
         return image

@@ -173,6 +173,15 @@ def smooth(values: np.ndarray, width: int) -> np.ndarray:
     return (total[high] - total[low]) / count
 
 
+def steady(path: np.ndarray, width: int) -> np.ndarray:
+    """Return a path averaged as by `smooth`, that goes on at both ends as it went before them."""
+    half = min(width // 2, len(path) - 1)
+    before = 2 * path[:1] - path[half:0:-1]
+    after = 2 * path[-1:] - path[-2 : -half - 2 : -1]
+    longer = np.concatenate([before, path, after]) if half else path
+    return smooth(longer, 2 * half + 1)[half : half + len(path)]
+
+
 def velocity_of(path: np.ndarray, dt: float) -> np.ndarray:
     """Return (T+1, 3) the velocity in m/s along a path (T+1, 3), averaged over `SMOOTH` s."""
     if len(path) < 2:
@@ -392,7 +401,7 @@ def plan_shots(
             elevation = min(elevation, -60.0)
     shots = []
     for path in paths:
-        follow = smooth(path, max(1, round(STEADY / family.dt)))
+        follow = steady(path, max(1, round(STEADY / family.dt)))
         follow[:, 2] += raised
         shots.append(
             Shot(

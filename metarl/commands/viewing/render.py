@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from metarl.tasks.distribution import Tasks
     from metarl.tasks.family import TaskFamily
     from metarl.tasks.gymnasium_family import GymnasiumFamily
-    from metarl.video.encode import VideoConfig
+    from metarl.video.film import Film
     from metarl.video.recording import Recording
+    from metarl.video.versus import Reel
 
 MOST_TASKS = 16
 """Beyond this the pictures of a grid are too small, or the video too large for a decoder."""
@@ -36,7 +37,19 @@ MOST_TASKS = 16
 
 @dataclass(frozen=True)
 class Render(OnRun):
-    """Show a trained policy adapt: the same task before, during and after, side by side."""
+    """Show a trained policy adapt: the same task before, during and after, side by side.
+
+    With --against, several policies on the same task from the same state, in step.
+    """
+
+    episodes: int | None = None
+    """Adaptation rounds K; the default is 3, and 0 with --against: the first episode on the task.
+    With --against all K + 1 episodes are shown, one after the other."""
+    against: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN")] = ()
+    """One to three other runs to show beside it, such as one of ppo on the family, which is blind to
+    the task, and one of ppo on the family with +told, the oracle."""
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD")] = ()
+    """What to call RUN and each run of --against in the video."""
 
     set: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
@@ -55,6 +68,8 @@ class Render(OnRun):
     """Frames in a second."""
     speed: float | None = None
     """1 is real time; the default slows episodes of less than 5 s down."""
+    seconds: float | None = None
+    """Show no more than so many of an episode."""
     live: bool = False
     """Play it in MuJoCo's viewer instead, which needs a display."""
 
@@ -69,8 +84,34 @@ class Render(OnRun):
             raise UserError("--set names one task: leave out --tasks")
         if self.set and self.split != "heldout":
             raise UserError("--set names the task: leave out --split")
+        _check_against(self)
         if self.live and self.out is not None:
             raise UserError("--live writes no file: leave out --out")
+
+
+    @property
+    def rounds(self) -> int:
+        """K."""
+        return self.episodes if self.episodes is not None else 0 if self.against else 3
+
+
+def _check_against(args: Render) -> None:
+    """Check the settings of a split screen. Raises UserError."""
+    if args.against and (args.tasks != 1 or args.live):
+        raise UserError(f"--against shows one task in a file: leave out --{_refused(args)}")
+    if len(args.against) > 3:
+        raise UserError(f"--against takes one to three runs, not {len(args.against)}")
+    if args.labels and len(args.labels) != 1 + len(args.against):
+        raise UserError(
+            f"--labels names RUN and each run of --against: {1 + len(args.against)} words, "
+            f"not {len(args.labels)}"
+        )
+    if args.labels and not args.against:
+        raise UserError("--labels names the runs of --against: give some")
+
+
+def _refused(args: Render) -> str:
+    return "live" if args.live else "tasks"
 
 
 def render(argv: Sequence[str]) -> int:
@@ -83,11 +124,15 @@ def render(argv: Sequence[str]) -> int:
     from metarl.video.recording import record
     from metarl.worlds.task_worlds import TaskWorlds
 
-    config = video.VideoConfig(size=args.size, fps=args.fps, speed=args.speed)
+    config = video.VideoConfig(size=args.size, fps=args.fps, speed=args.speed, seconds=args.seconds)
     if args.out is not None:
         video.check_out(args.out)
     if args.live:
         check_display("--live", "leave out --live to write a video")
+    if args.against:
+        from metarl.commands.viewing.versus import render_against
+
+        return render_against(args, config)
     checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
     split, tasks = "the task", parse_task(family, args.set) if args.set else None
     if tasks is None:
@@ -104,7 +149,7 @@ def render(argv: Sequence[str]) -> int:
     assert isinstance(worlds, TaskWorlds)
     with bar("playing") as show:
         recording = record(
-            learner, worlds, tasks, episodes=args.episodes, seed=args.seed, split=split,
+            learner, worlds, tasks, episodes=args.rounds, seed=args.seed, split=split,
             progress=show,
         )  # fmt: skip
     for line in returns_of(recording):
@@ -113,20 +158,22 @@ def render(argv: Sequence[str]) -> int:
         with no_thread_left():
             play_live(recording, config.speed or 1.0)
         return 0
-    _draw(args, recording, config, Path(args.out or default_out(checkpoint, split, args.set)))
+    from metarl.video.film import Film
+
+    draw(args, Film(recording, config), Path(args.out or default_out(checkpoint, split, args.set)))
     return 0
 
 
-def _draw(args: Render, recording: Recording, config: VideoConfig, out: Path) -> None:
-    """Write the video, and say what it is."""
+def draw(args: Render, film: Film | Reel, out: Path) -> None:
+    """Write a video, and say what it is."""
     from metarl.video import encode as video
 
     started = time.perf_counter()
     with bar("drawing") as show:
-        film = video.render(recording, out, config, threads=args.threads, progress=show)
+        video.write(film, out, threads=args.threads, progress=show)
     took = time.perf_counter() - started
     say(
-        f"wrote {out}: {film.width} × {film.height}, {film.frames / config.fps:.1f} s, "
+        f"wrote {out}: {film.width} × {film.height}, {film.frames / film.config.fps:.1f} s, "
         f"{out.stat().st_size / 2**20:.1f} MiB, in {took:.1f} s "
         f"({film.frames * film.pictures / took:.0f} pictures/s)"
     )
@@ -145,7 +192,7 @@ def _render_pictures(
         film = PictureFilm(
             learner, cast("GymnasiumFamily", family), tasks,
             video.VideoConfig(size=args.size, fps=args.fps), worlds_per_task=count,
-            episodes=args.episodes, seed=args.seed, progress=show,
+            episodes=args.rounds, seed=args.seed, progress=show,
         )  # fmt: skip
     for m, row in enumerate(film.returns):
         print(f"{tasks.label(m)}: return " + " → ".join(shown(value, 1) for value in row))
