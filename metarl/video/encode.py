@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Film", "VideoConfig", "check_out", "draw_frames", "render"]
 
 FORMATS = (".mp4", ".gif")
-GIF_WIDTH, GIF_FPS = 800, 12.5
+GIF_WIDTH, GIF_FPS = 960, 12.5
 """Most that a GIF has, by column of tasks: it is for a README, and has no motion compensation."""
 
 # --- drawing in parallel -----------------------------------------------------------------------

@@ -18,7 +18,7 @@ from PIL import Image
 
 from metarl.base.errors import STOPS, UserError, one_line
 from metarl.report.text import first_name
-from metarl.video.ground import Course, write_labels
+from metarl.video.ground import Course, View, write_labels
 from metarl.video.overlay import COLOURS, DARK, Header, Panel, PanelOverlay, Strip, gauge_spans
 from metarl.video.renderer import (
     Marks,
@@ -33,7 +33,6 @@ from metarl.video.scene import (
     Reading,
     Root,
     Shot,
-    View,
     body_path,
     find_root,
     markers_of,
@@ -255,8 +254,9 @@ class Film:
         view = View(lookat, *clip.shot[1:])
         model = clip.episode.model(low, clip.model)
         image = renderer.draw(model, qpos, clip.episode.mocap[low], view, marks)
-        return write_labels(image, marks.ground, view, float(model.vis.global_.fovy),
-                            clip.overlay.letters)
+        return write_labels(
+            image, marks.ground, view, float(model.vis.global_.fovy), clip.overlay.letters
+        )
 
 
 def asked(family: TaskFamily, what: str, question: Callable[[], T]) -> T:

@@ -16,19 +16,60 @@ from PIL import Image, ImageDraw
 
 from metarl.video.opengl import Material
 from metarl.video.overlay import DARK, WHITE, font
-from metarl.video.scene import Root, View, project
+from metarl.video.scene import Root
 
 TILE = 1.0
 """Length of a tile of the floor's checker, in m."""
 TONES = (96, 109, 124), (108, 122, 137)
 """Colours of its tiles."""
 UNEVEN = (1.0, 0.90, 0.74)
-"""What the tiles of a terrain are tinted with, so that the flat and the uneven can be told apart."""
+"""What the tiles of a terrain are tinted with: the uneven can be told from the flat."""
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 """Metres between two marks: the first with at most `MOST` of them in the width of a picture."""
 MOST = 4
 LINE, START = (0.86, 0.89, 0.92, 1.0), (1.0, 1.0, 1.0, 1.0)
 """Colours of the marks and of the start."""
+
+
+# --- a camera ----------------------------------------------------------------------------------
+
+
+class View(NamedTuple):
+    """A camera at one moment."""
+
+    lookat: np.ndarray
+    distance: float
+    azimuth: float
+    elevation: float
+
+    def ahead(self) -> np.ndarray:
+        """Return (3,) the direction in which it looks."""
+        az, el = math.radians(self.azimuth), math.radians(self.elevation)
+        return np.array([math.cos(el) * math.cos(az), math.cos(el) * math.sin(az), math.sin(el)])
+
+
+def project(
+    points: np.ndarray, view: View, fovy: float, width: int, height: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return where a camera sees places: pixels (2, n), right and down, and how far ahead (n,), m.
+
+    Args:
+        points: (n, 3), m.
+        view: the camera.
+        fovy: its vertical field of view, in degrees.
+        width: of the picture, in pixels.
+        height: likewise.
+    """
+    az, forward = math.radians(view.azimuth), view.ahead()
+    right = np.array([math.sin(az), -math.cos(az), 0.0])
+    offset = points - (view.lookat - view.distance * forward)
+    ahead = offset @ forward
+    scale = height / 2 / math.tan(math.radians(fovy) / 2) / np.maximum(ahead, 1e-9)
+    x, y = (
+        width / 2 + scale * (offset @ right),
+        height / 2 - scale * (offset @ np.cross(right, forward)),
+    )
+    return np.stack([x, y]), ahead
 
 
 # --- the floor ---------------------------------------------------------------------------------
@@ -74,7 +115,7 @@ class Mark(NamedTuple):
 
 
 class Course:
-    """The marks of one world: lines across the way of a planar robot, rings around another's start."""
+    """The marks of a world: lines across the way of a planar robot, else rings around the start."""
 
     def __init__(self, model: mujoco.MjModel, root: Root, distance: float, aspect: float) -> None:
         """Measure the ground.
@@ -88,13 +129,14 @@ class Course:
         self._model, self._data = model, mujoco.MjData(model)
         mujoco.mj_kinematics(model, self._data)
         self._root, self.start = root, self._data.xpos[root.body].copy()
-        kinds, still = model.geom_type, model.geom_bodyid == 0
+        kinds, still = model.geom_type, model.body_weldid[model.geom_bodyid] == 0
         self._planes = np.flatnonzero(still & (kinds == int(mujoco.mjtGeom.mjGEOM_PLANE)))
         self._fields = np.flatnonzero(still & (kinds == int(mujoco.mjtGeom.mjGEOM_HFIELD)))
         wide = 2 * distance * aspect * math.tan(math.radians(float(model.vis.global_.fovy)) / 2)
         self.reach = 1.5 * wide
         """How far from the robot marks are drawn, in m."""
         self.step = next((s for s in STEPS if wide / s <= MOST), STEPS[-1])
+        self._across: dict[int, np.ndarray] = {}
         self.has_marks = root.x and bool(len(self._planes) or len(self._fields))
 
     def height(self, x: float, y: float) -> float:
@@ -122,15 +164,20 @@ class Course:
         low, high = (from_start + side * self.reach for side in (-1, 1))
         marks = []
         for n in range(math.ceil(low / self.step), math.floor(high / self.step) + 1):
-            x = float(self.start[0]) + n * self.step
-            height = self._along(x, 0.0) if len(self._fields) else self.height(x, 0.0)
-            ends = [[x, self.start[1] + side * self.reach, height] for side in (-1.0, 1.0)]
-            marks.append(Mark(_label(n * self.step), np.array(ends), n == 0))
+            if n not in self._across:
+                self._across[n] = self._line(float(self.start[0]) + n * self.step)
+            marks.append(Mark(_label(n * self.step), self._across[n], n == 0))
         return marks
+
+    def _line(self, x: float) -> np.ndarray:
+        """Return (n, 3) points across the way, on the ground."""
+        y = self.start[1] + self.reach * np.linspace(-1.0, 1.0, 31 if len(self._fields) else 2)
+        return np.array([[x, place, self._along(x, place)] for place in y.tolist()])
 
     def _along(self, x: float, y: float, half: float = 0.03) -> float:
         """Return the height of the ground, or of an edge within a few centimetres, in m."""
-        return max(self.height(x + dx, y) for dx in (-half, 0.0, half))
+        around = (-half, 0.0, half) if len(self._fields) else (0.0,)
+        return max(self.height(x + dx, y) for dx in around)
 
     def _rings(self, position: np.ndarray) -> list[Mark]:
         """Arcs around the start, as much of them as is near the robot."""
@@ -143,8 +190,7 @@ class Course:
             half = math.pi if far <= self.reach else min(math.pi, self.reach / radius)
             angles = bearing + np.linspace(-half, half, 8 + 4 * math.ceil(16 * half / math.pi))
             xy = self.start[:2] + radius * np.stack([np.cos(angles), np.sin(angles)], 1)
-            z = np.array([self._along(x, y) for x, y in xy.tolist()] if len(self._fields)
-                         else np.full(len(xy), self.height(0.0, 0.0)))  # fmt: skip
+            z = [self._along(x, y) for x, y in xy.tolist()]
             marks.append(Mark(_label(n * self.step), np.column_stack([xy, z]), n == 0))
         return marks
 

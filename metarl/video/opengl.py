@@ -113,7 +113,7 @@ class Material(NamedTuple):
     """Of the material, beyond those of the model"""
     texture: int
     repeat: float
-    """How often it is there in a metre"""
+    """How often it is there in two metres"""
 
     def put_on(self, geom: mujoco.MjvGeom) -> None:
         """Let a geom of a scene be drawn with it."""
@@ -151,7 +151,7 @@ class OffscreenBuffer:
 
         Args:
             pixels: (height, width, 3) uint8
-            repeat: how often it is there in a metre.
+            repeat: how often it is there in two metres, as MuJoCo counts on planes and fields.
         """
         context, at = self._context, self._context.ntexture
         height, width = pixels.shape[:2]

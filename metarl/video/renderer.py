@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
 
-from metarl.video.ground import LINE, START, TILE, Mark, floor_pixels, lay_floor
+from metarl.video.ground import LINE, START, TILE, Mark, View, floor_pixels, lay_floor
 from metarl.video.opengl import OffscreenBuffer
-from metarl.video.scene import Marker, Root, View, find_root, robot_geoms, robot_size
+from metarl.video.scene import Marker, Root, find_root, robot_geoms, robot_size
 
 SHADOW_SIZE, SAMPLES = 1024, 4
 """Resolution of shadows (MuJoCo's 4096 takes a CPU twice the time), and samples in a pixel."""
@@ -67,7 +68,7 @@ class Renderer:
         self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
         self._data = mujoco.MjData(model)
         self._depth = np.empty((height, width), np.float32)
-        self._floor = self._buffer.add_material(floor_pixels(), 1 / (2 * TILE))
+        self._floor = self._buffer.add_material(floor_pixels(), 1 / TILE)
         self._mine = robot_geoms(model)
 
     def close(self) -> None:
@@ -165,7 +166,7 @@ def drawn(marks: Marks) -> list[tuple[Any, ...]]:
     for _, points, start in marks.ground:
         wide = 0.04 if not start else 0.07 if len(points) > 2 else 0.12
         size, rgba = (wide * r, 0.01 * r, 0.0), START if start else LINE
-        for one, two in zip(points[:-1], points[1:], strict=True):
+        for one, two in itertools.pairwise(points):
             out.append((int(kinds.mjGEOM_BOX), size, one, two, rgba))
     above = marks.position + np.array([0.0, 0.0, marks.above])
     for kind, vector in marks.markers:

@@ -35,22 +35,6 @@ FARTHEST = 6.0
 """Half the width of a scene, in m, beyond which the camera follows instead of showing all of it."""
 
 
-class View(NamedTuple):
-    """A camera at one moment."""
-
-    lookat: np.ndarray
-    distance: float
-    azimuth: float
-    elevation: float
-
-    def ahead(self) -> np.ndarray:
-        """Return (3,) the direction in which it looks."""
-        az, el = math.radians(self.azimuth), math.radians(self.elevation)
-        return np.array(
-            [math.cos(el) * math.cos(az), math.cos(el) * math.sin(az), math.sin(el)]
-        )
-
-
 class Camera(NamedTuple):
     """From where to look; what is None is found from the model and the motion."""
 
@@ -345,29 +329,6 @@ def tracking_camera(model: mujoco.MjModel, camera: Camera | None = None) -> mujo
     else:
         view.lookat[:] = camera.lookat
     return view
-
-
-def project(
-    points: np.ndarray, view: View, fovy: float, width: int, height: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return where a camera sees places: pixels (2, n), right and down, and how far ahead (n,), m.
-
-    Args:
-        points: (n, 3), m.
-        view: the camera.
-        fovy: its vertical field of view, in degrees.
-        width: of the picture, in pixels.
-        height: likewise.
-    """
-    az, forward = math.radians(view.azimuth), view.ahead()
-    right = np.array([math.sin(az), -math.cos(az), 0.0])
-    offset = points - (view.lookat - view.distance * forward)
-    ahead = offset @ forward
-    scale = height / 2 / math.tan(math.radians(fovy) / 2) / np.maximum(ahead, 1e-9)
-    x, y = width / 2 + scale * (offset @ right), height / 2 - scale * (
-        offset @ np.cross(right, forward)
-    )
-    return np.stack([x, y]), ahead
 
 
 def plan_shots(

@@ -42,12 +42,12 @@ class Render(OnRun):
     With --against, several policies on the same task from the same state, in step.
     """
 
-    episodes: int | None = None
+    episodes: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     """Adaptation rounds K; the default is 3, and 0 with --against: the first episode on the task.
     With --against all K + 1 episodes are shown, one after the other."""
     against: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN")] = ()
-    """One to three other runs to show beside it, such as one of ppo on the family, which is blind to
-    the task, and one of ppo on the family with +told, the oracle."""
+    """One to three other runs to show beside it, such as one of ppo on the family, which is blind
+    to the task, and one of ppo on the family with +told, the oracle."""
     labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD")] = ()
     """What to call RUN and each run of --against in the video."""
 
@@ -87,7 +87,6 @@ class Render(OnRun):
         _check_against(self)
         if self.live and self.out is not None:
             raise UserError("--live writes no file: leave out --out")
-
 
     @property
     def rounds(self) -> int:

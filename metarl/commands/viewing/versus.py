@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-
 from metarl.base.errors import UserError
 from metarl.base.text import shown
 from metarl.commands.evaluate import parse_task
