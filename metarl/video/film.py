@@ -17,9 +17,11 @@ import numpy as np
 from PIL import Image
 
 from metarl.base.errors import STOPS, UserError, one_line
+from metarl.evaluation.score import is_blind, is_oracle
 from metarl.report.text import first_name
 from metarl.video.ground import Course, View, write_labels
 from metarl.video.overlay import COLOURS, DARK, Header, Panel, PanelOverlay, Strip, gauge_spans
+from metarl.video.recording import between
 from metarl.video.renderer import (
     Marks,
     Renderer,
@@ -43,6 +45,7 @@ from metarl.video.scene import (
 )
 
 if TYPE_CHECKING:
+    from metarl.evaluation.protocol import Report
     from metarl.tasks.family import TaskFamily
     from metarl.video.recording import Episode, Recording
 
@@ -54,6 +57,8 @@ SMALLEST = 160
 """Pixels; a smaller panel has no room for a picture beside the words."""
 SLOWEST = 0.2
 """The slowest motion for that."""
+WIDEST = 4
+"""Pictures in a row, each of a task, at most."""
 HOLD = 1.0
 """Seconds for which the last state stays on screen."""
 
@@ -139,7 +144,10 @@ class Film:
         self.recording, self.config = recording, config
         count, dt = len(recording.tasks), recording.family.dt
         columns = [self.shown(m) for m in range(count)]
-        self.panel = config.size if count == 1 else max(SMALLEST, round(config.size * 0.6) // 2 * 2)
+        # Of a policy that does not adapt there is one picture of each task: they stand in a row.
+        in_a_row = count <= WIDEST and max(map(len, columns)) == 1
+        whole = count == 1 or in_a_row
+        self.panel = config.size if whole else max(SMALLEST, round(config.size * 0.6) // 2 * 2)
         self.head = max(24, round(44 * self.panel / 480)) // 2 * 2
         self.foot = max(44, round(96 * self.panel / 480)) // 2 * 2 if count == 1 else 0
         self.steps = max(len(one.episode.reward) for row in columns for one in row)
@@ -148,7 +156,7 @@ class Film:
         if config.seconds is not None:
             self.steps = min(self.steps, max(1, round(config.seconds / dt)))
             columns = [[cut(one, self.steps) for one in row] for row in columns]
-        self.columns = 1 if count < 4 else 2 if count < 9 else 3
+        self.columns = count if in_a_row else 1 if count < 4 else 2 if count < 9 else 3
         episodes = [one.episode for row in columns for one in row]
         switched = [model for episode in episodes for _, model in episode.models]
         self.models = [one.model for row in columns for one in row]
@@ -170,11 +178,14 @@ class Film:
     def shown(self, m: int) -> list[Column]:
         """Return the columns of a task: before, during and after adaptation."""
         recording = self.recording
-        first = first_name(recording.report.adapts_within)
+        report, phases = recording.report, _phases(recording, m)
+        first = first_name(report.adapts_within)
+        if len(phases) == 1:
+            phases = [("alone", knows(report, 0), *phases[0][2:])]
         return [
-            Column(phase, first if phase == "before" else phase, title, row[m],
+            Column(phase, first if phase in ("before", "alone") else phase, title, row[m],
                    recording.models[m], mean)
-            for phase, title, row, mean in _phases(recording, m)
+            for phase, title, row, mean in phases
         ]  # fmt: skip
 
     def _block(self, m: int, columns: Sequence[Column]) -> _Block:
@@ -330,8 +341,8 @@ def _phases(recording: Recording, m: int) -> list[tuple[str, str, list[Episode],
     middle = max(last // 2, 0 if recording.explores else 1)
 
     def scored(phase: str, k: int) -> tuple[str, str, list[Episode], float | None]:
-        title = "exploring, " * (k < report.exploring) + experience(seen[k])
-        return phase, title, episodes["score", k], report.returns[m][k]
+        words = "exploring, " * (k < report.exploring) + experience(seen[k])
+        return phase, words, episodes["score", k], report.returns[m][k]
 
     out = [scored("before", 0)]
     if recording.explores and last > 0:
@@ -357,21 +368,22 @@ def cut(column: Column, steps: int) -> Column:
     )  # fmt: skip
 
 
+def knows(report: Report, k: int) -> str:
+    """Return what a policy knows of the task in round k, in a few words."""
+    if is_blind(report):
+        return "does not adapt"
+    if is_oracle(report):
+        return "is told the task"
+    if k == 0 and report.adapts_within and not report.exploring:
+        return "adapts as it acts"
+    return "exploring, " * (k < report.exploring) + experience(report.experience[k])
+
+
 def experience(episodes: int) -> str:
     """Return how much of the task a learner has seen, in words."""
     if not episodes:
         return "no data yet"
     return f"after {episodes} episode{'s' if episodes > 1 else ''}"
-
-
-def between(model: mujoco.MjModel, low: np.ndarray, high: np.ndarray, part: float) -> np.ndarray:
-    """Return the position a part of the way from one to the next; quaternions turn."""
-    if part == 0:
-        return low
-    way, out = np.zeros(model.nv), low.copy()
-    mujoco.mj_differentiatePos(model, way, 1.0, low, high)
-    mujoco.mj_integratePos(model, out, way, part)
-    return out
 
 
 def _even(pixels: int) -> int:

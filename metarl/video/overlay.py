@@ -18,9 +18,11 @@ from PIL import Image, ImageDraw, ImageFont
 from metarl.video.scene import Reading
 
 COLOURS = {"before": (150, 156, 166), "during": (236, 168, 52), "after": (52, 146, 232),
+           "alone": (52, 146, 232),
            "other": (176, 122, 230), "another": (54, 190, 178)}  # fmt: skip
-"""Of the episodes before, during and after adaptation; of several policies, before is blind, during
-is told the task, after is the one that the film is of, and the last two are further ones."""
+"""Of the episodes before, during and after adaptation, or of one alone; of several policies, before
+is blind, during is told the task, after is the one that the film is of, and the last two are
+further ones."""
 GREEN = (64, 208, 104)
 """Of what the task asks for."""
 WHITE, DIM, DARK = (255, 255, 255), (196, 202, 210), (18, 22, 28)

@@ -21,6 +21,8 @@ SUN = (0.30, 0.25, -0.92)
 """Where directional lights shine: from behind the camera's left, so that shadows can be seen."""
 TARGET = (0.20, 0.80, 0.35)
 """Colour of what the task asks for: the goal, and the arrow of a velocity or direction."""
+DEAD = (0.90, 0.10, 0.12)
+"""Colour of limbs whose motors give no torque."""
 SKY = ((0.62, 0.70, 0.80), (0.90, 0.93, 0.96))
 """Colours of the background, top and bottom."""
 
@@ -102,7 +104,7 @@ class Renderer:
         )
         lay_floor(scene, model, self._floor)
         self._light(view)
-        self._tint(marks.colour)
+        self._tint(marks.colour, dead_limbs(model))
         for mark in drawn(marks):
             add_mark(scene, *mark)
         return _with_sky(self._buffer.draw(scene, self._depth), self._depth)
@@ -124,13 +126,24 @@ class Renderer:
             # Seen from above, shadows tell nothing.
             light.castshadow = is_sun and view.elevation > -75
 
-    def _tint(self, colour: tuple[float, float, float], much: float = 0.7) -> None:
-        """Give the robot some of the colour that its episode has throughout the video."""
+    def _tint(
+        self, colour: tuple[float, float, float], dead: np.ndarray, much: float = 0.7
+    ) -> None:
+        """Give the robot some of its episode's colour, and limbs without a motor their own."""
         geom_type = int(mujoco.mjtObj.mjOBJ_GEOM)
         for geom in self._scene.geoms[: self._scene.ngeom]:
             if geom.objtype == geom_type and geom.objid >= 0 and self._mine[geom.objid]:
                 geom.matid = -1  # a texture would darken the colour
-                geom.rgba[:3] = (1 - much) * geom.rgba[:3] + much * np.array(colour)
+                paint = np.array(DEAD if dead[geom.objid] else colour)
+                geom.rgba[:3] = (1 - much) * geom.rgba[:3] + much * paint
+
+
+def dead_limbs(model: mujoco.MjModel) -> np.ndarray:
+    """Return (ngeom,) bool: the geoms of bodies whose joints' motors give no torque, as faults."""
+    at_joints = model.actuator_trntype == int(mujoco.mjtTrn.mjTRN_JOINT)
+    dead = at_joints & (model.actuator_gear == 0).all(1)
+    bodies = model.jnt_bodyid[model.actuator_trnid[dead, 0]]
+    return np.isin(model.geom_bodyid, bodies)
 
 
 def add_mark(scene: mujoco.MjvScene, kind: int, size: Any, start: Any, end: Any, rgba: Any) -> None:

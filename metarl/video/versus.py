@@ -12,7 +12,7 @@ import numpy as np
 
 from metarl.base.errors import UserError
 from metarl.evaluation.score import is_blind, is_oracle
-from metarl.video.film import Column, Film, VideoConfig, experience
+from metarl.video.film import Column, Film, VideoConfig, knows
 
 if TYPE_CHECKING:
     from metarl.evaluation.protocol import Report
@@ -56,7 +56,7 @@ class Versus(Film):
             place = 0 if is_blind(report) else 3 if is_oracle(report) else 1 if n == 0 else 2
             phase = ("before", "after", "", "during")[place] or next(spare, "another")
             k = min(self.k, len(report.experience) - 1)
-            column = Column(phase, label, _knows(report, k), one.episodes["score", k][m],
+            column = Column(phase, label, knows(report, k), one.episodes["score", k][m],
                             one.models[m])  # fmt: skip
             columns.append((place, column))
         return [column for _, column in sorted(columns, key=lambda pair: pair[0])]
@@ -107,14 +107,3 @@ def check_same(recordings: Sequence[Recording]) -> None:
 
 def _label(report: Report) -> str:
     return "blind" if is_blind(report) else "oracle" if is_oracle(report) else report.algorithm
-
-
-def _knows(report: Report, k: int) -> str:
-    """Return what a policy knows of the task in round k, in a few words."""
-    if is_blind(report):
-        return "does not adapt"
-    if is_oracle(report):
-        return "is told the task"
-    if k == 0 and report.adapts_within:
-        return "exploring" if report.exploring else "adapts as it acts"
-    return "exploring, " * (k < report.exploring) + experience(report.experience[k])

@@ -16,9 +16,9 @@ from metarl.tasks.composition import compose
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import find_family
 from metarl.video import renderer as renderers
-from metarl.video.film import Film, VideoConfig, between, experience
+from metarl.video.film import Film, VideoConfig, experience
 from metarl.video.overlay import first_that_fits, fitted, font, signed, spread
-from metarl.video.recording import record
+from metarl.video.recording import between, record
 from metarl.video.scene import (
     Marker,
     body_path,
@@ -224,7 +224,7 @@ def test_each_world_is_drawn_with_its_own_model(lift):
         for r, g in ((0.5, 0.0), (2.0, 0.0), (0.5, 1.0))
     )
     shot = renderers.View(np.array([0.0, 0.0, 1.0]), 4.0, 90.0, -20.0)
-    marks = Film(small, SMALL).blocks[0].clips[0].marks._replace(ground=())
+    marks = Film(small, SMALL).blocks[0].clips[0].marks._replace(ground=(), colour=(0.6, 0.6, 0.6))
     seen = []
     for got in (small, large, hill):
         drawing = renderers.Renderer(got.models, 120, 120)
@@ -310,7 +310,7 @@ def test_layout(count):
 
 
 @pytest.mark.parametrize(("episodes", "explores", "phases"), [
-    (0, True, ["before"]),
+    (0, True, ["alone"]),
     (1, True, ["before", "during", "after"]),
     (1, False, ["before", "after"]),
     (2, False, ["before", "during", "after"]),

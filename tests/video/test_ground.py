@@ -132,7 +132,7 @@ def test_labels_stand_where_a_line_leaves_the_picture():
     places = [foot_of(mark, image.shape, view, 45.0, 13) for mark in marks]
     for mark, (x, y) in zip(marks, places, strict=True):
         assert 100 < y <= 120 - 0.8 * 13
-        (px, py), _ = project(mark.points, view, 45.0, 200, 120)
+        (px, _), _ = project(mark.points, view, 45.0, 200, 120)
         assert min(px) <= x <= max(px)
     assert places[1][0] > places[0][0]
     written = write_labels(image, marks, view, 45.0)

@@ -19,17 +19,15 @@ from metarl.base.errors import UserError
 from metarl.base.text import shown
 from metarl.commands.arguments import parse
 from metarl.commands.evaluate import OnRun, parse_task
+from metarl.commands.viewing.output import default_out, draw
 from metarl.runs.progress import bar, say
 
 if TYPE_CHECKING:
-    from metarl.learning.checkpoint import Checkpoint
     from metarl.learning.learner import Learner
     from metarl.tasks.distribution import Tasks
     from metarl.tasks.family import TaskFamily
     from metarl.tasks.gymnasium_family import GymnasiumFamily
-    from metarl.video.film import Film
     from metarl.video.recording import Recording
-    from metarl.video.versus import Reel
 
 MOST_TASKS = 16
 """Beyond this the pictures of a grid are too small, or the video too large for a decoder."""
@@ -159,23 +157,9 @@ def render(argv: Sequence[str]) -> int:
         return 0
     from metarl.video.film import Film
 
-    draw(args, Film(recording, config), Path(args.out or default_out(checkpoint, split, args.set)))
+    out = Path(args.out or default_out(checkpoint, split, args.set))
+    draw(Film(recording, config), out, args.threads)
     return 0
-
-
-def draw(args: Render, film: Film | Reel, out: Path) -> None:
-    """Write a video, and say what it is."""
-    from metarl.video import encode as video
-
-    started = time.perf_counter()
-    with bar("drawing") as show:
-        video.write(film, out, threads=args.threads, progress=show)
-    took = time.perf_counter() - started
-    say(
-        f"wrote {out}: {film.width} × {film.height}, {film.frames / film.config.fps:.1f} s, "
-        f"{out.stat().st_size / 2**20:.1f} MiB, in {took:.1f} s "
-        f"({film.frames * film.pictures / took:.0f} pictures/s)"
-    )
 
 
 def _render_pictures(
@@ -198,15 +182,6 @@ def _render_pictures(
     video.write(cast("video.Film", film), out, threads=1)
     print(f"wrote {out}: {film.width} × {film.height}, {film.frames} frames, one a step")
     return 0
-
-
-def default_out(checkpoint: Checkpoint, split: str, settings: Sequence[str]) -> Path:
-    """Return where a video goes if nobody says: a name of its own for each task."""
-    name = "_".join(word.replace("/", "").strip() for word in settings) or split
-    if Path(checkpoint.path).parent.name == "checkpoints":
-        return Path(checkpoint.path).parent.parent / "videos" / f"{name}.mp4"
-    family = Path(checkpoint.family).name.replace(".py:", "-")
-    return Path(f"{family}-{Path(checkpoint.algorithm).name.replace('.py:', '-')}-{name}.mp4")
 
 
 def returns_of(recording: Recording) -> Iterator[str]:

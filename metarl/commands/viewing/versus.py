@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from metarl.base.errors import UserError
 from metarl.base.text import shown
 from metarl.commands.evaluate import parse_task
-from metarl.commands.viewing.render import default_out, draw
+from metarl.commands.viewing.output import default_out, draw
 from metarl.runs.progress import bar, say
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def render_against(args: Render, config: VideoConfig) -> int:
         returns = " → ".join(shown(value, 1) for value in one.report.returns[0])
         say(f"{run}: return {returns}")
     out = args.out or default_out(played[0][1], f"{name}-against", ())
-    draw(args, Reel(films), Path(out))
+    draw(Reel(films), Path(out), args.threads)
     return 0
 
 
