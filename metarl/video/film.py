@@ -69,7 +69,7 @@ class VideoConfig:
 
     size: int = 480
     """Height of the picture of one task, in pixels; several tasks have smaller ones."""
-    fps: int = 20
+    fps: float = 20
     """Frames in a second."""
     speed: float | None = None
     """1 is real time; None: real time, or slower if an episode would last less than 5 s."""
@@ -120,6 +120,8 @@ class _Clip:
     overlay: PanelOverlay
     marks: Marks
     course: Course
+    trail: np.ndarray
+    """(T+1, 3) the path on the ground, m"""
 
 
 @dataclass
@@ -181,6 +183,7 @@ class Film:
         report, phases = recording.report, _phases(recording, m)
         first = first_name(report.adapts_within)
         if len(phases) == 1:
+            first = "blind" if is_blind(report) else "oracle" if is_oracle(report) else first
             phases = [("alone", knows(report, 0), *phases[0][2:])]
         return [
             Column(phase, first if phase in ("before", "alone") else phase, title, row[m],
@@ -212,9 +215,8 @@ class Film:
         ):
             marks = _marks(model, root, markers, shot, speeds, overlay.panel.phase)
             course = Course(one.model, root, shot.distance, aspect)
-            clips.append(
-                _Clip(one.episode, one.model, root, path, speed, shot, overlay, marks, course)
-            )
+            told = one.episode, one.model, root, path, speed, shot, overlay
+            clips.append(_Clip(*told, marks, course, course.under(path)))
         width = len(clips) * self.panel
         header = Header(family.name, described(family, task), width, self.head, self.clock(0))
         return _Block(header, clips, Strip(panels, width, self.foot, dt) if self.foot else None)
@@ -259,7 +261,7 @@ class Film:
         marks = clip.marks._replace(
             position=position,
             velocity=clip.velocity[low],
-            trail=trail_of(clip.path, step, clip.root),
+            trail=trail_of(clip.trail, step, clip.root),
             ground=clip.course.near(position),
         )
         view = View(lookat, *clip.shot[1:])

@@ -148,6 +148,12 @@ class Course:
             heights += [1e3 - away] if away >= 0 else []
         return max(heights, default=0.0)
 
+    def under(self, path: np.ndarray) -> np.ndarray:
+        """Return (n, 3) the places on the ground under a path (n, 3)."""
+        if not self.has_marks:
+            return path
+        return np.array([[x, y, self.height(x, y)] for x, y, _ in path.tolist()])
+
     def near(self, position: np.ndarray) -> list[Mark]:
         """Return the marks around a robot.
 
@@ -238,8 +244,11 @@ def foot_of(
     whole = np.arange(len(mark.points))
     points = np.stack([np.interp(inner, whole, axis) for axis in mark.points.T], 1)
     (x, y), ahead = project(points, view, fovy, width, height)
-    seen = (ahead > 0.05) & (x >= 0) & (x < width) & (y >= 0) & (y <= height - 0.8 * size)
-    if not seen.any():
+    above = (ahead > 0.05) & (y <= height - 0.8 * size)
+    if not above.any():
         return None
-    lowest = np.flatnonzero(seen)[np.argmax(y[seen])]
-    return float(x[lowest]), float(y[lowest])
+    lowest = np.flatnonzero(above & (y > y[above].max() - 2.0))  # a ring has two such places
+    nearest = lowest[np.argmin(np.abs(x[lowest] - width / 2))]
+    if not (0 <= x[nearest] < width and y[nearest] >= 0):
+        return None  # it leaves the picture at a side
+    return float(x[nearest]), float(y[nearest])

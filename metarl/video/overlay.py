@@ -225,10 +225,14 @@ class Header:
         self._clock = font(size)
         x, y = round(height * 0.3), round(height * 0.24)
         room = width - x - pen.textlength(f"00{clock}  ", self._clock)
-        pen.text((x, y), family, font=font(size), fill=DIM)
-        x += pen.textlength(family + "   ", font(size))
-        pen.text((x, y), fitted(words, font(size, bold=True), room - x), fill=GREEN,
-                 font=font(size, bold=True))  # fmt: skip
+        bold, name = font(size, bold=True), pen.textlength(family + "   ", font(size))
+        text = fitted(words, bold, room - x - name)
+        if words and text == counted_words(words):  # the task is of more use than the family
+            text = fitted(words, bold, room - x)
+        else:
+            pen.text((x, y), family, font=font(size), fill=DIM)
+            x += name
+        pen.text((x, y), text, fill=GREEN, font=bold)
         self._y = y
 
     def __call__(self, clock: str) -> Image.Image:
@@ -252,6 +256,11 @@ def fitted(words: Sequence[str], face: ImageFont.FreeTypeFont, room: float) -> s
         text = "   ".join(words[:count]) + (f"   + {more} more" if more else "")
         if face.getlength(text) <= room:
             return text
+    return counted_words(words)
+
+
+def counted_words(words: Sequence[str]) -> str:
+    """Return what stands for words that have no room at all."""
     return f"{len(words)} parameters" if words else ""
 
 

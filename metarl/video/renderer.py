@@ -36,7 +36,7 @@ class Marks(NamedTuple):
     velocity: np.ndarray
     """(3,) of the robot's root, m/s"""
     trail: np.ndarray
-    """(n, 3) where the root has been; empty: no trail"""
+    """(n, 3) on the ground, where the root has been; empty: no trail"""
     radius: float
     """Of the robot, or larger where the camera is far: the measure of everything drawn, m"""
     above: float
@@ -173,9 +173,9 @@ def drawn(marks: Marks) -> list[tuple[Any, ...]]:
     """Return (geom type, size, start, end, rgba) of everything that is to be added."""
     kinds, r = mujoco.mjtGeom, marks.radius
     arrow, out = int(kinds.mjGEOM_ARROW), []
-    for one, two in zip(marks.trail[:-1], marks.trail[1:], strict=True):
-        size = (0.07 * r, 0.0, 0.0)
-        out.append((int(kinds.mjGEOM_CAPSULE), size, one, two, (*marks.colour, 0.9)))
+    for one, two in itertools.pairwise(marks.trail):
+        out.append((int(kinds.mjGEOM_BOX), (0.06 * r, 0.014 * r, 0.0), one, two,
+                    (*marks.colour, 1.0)))  # fmt: skip
     for _, points, start in marks.ground:
         wide = 0.04 if not start else 0.07 if len(points) > 2 else 0.12
         size, rgba = (wide * r, 0.01 * r, 0.0), START if start else LINE
@@ -209,7 +209,7 @@ def _rgba(values: Sequence[float]) -> np.ndarray:
 
 
 def trail_of(path: np.ndarray, upto: float, root: Root, segments: int = 120) -> np.ndarray:
-    """Return (n, 3) the path up to a step, for robots that move in the plane of the ground."""
+    """Return (n, 3) of a path up to a step, for robots that move in the plane of the ground."""
     if not (root.x and root.y):
         return np.zeros((0, 3))
     step = max(1, len(path) // segments)
