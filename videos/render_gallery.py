@@ -262,6 +262,7 @@ def make_gif(film: Film, gif: Path, most: int = GIF_BYTES) -> tuple[int, int]:
     frames = b"".join(frame.tobytes() for frame in draw_frames(film))
     command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
                "-s", f"{film.width}x{film.height}", "-r", str(FPS), "-i", "-"]  # fmt: skip
+    data = b""
     for colours in COLOURS:
         graph = (
             f"split[a][b];[a]palettegen=max_colors={colours}[p];"
@@ -292,7 +293,7 @@ def agents(folder: Path, only: Sequence[str]) -> list[Path]:
 
 def main(argv: list[str]) -> int:
     """Draw the gallery. Returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--agents", type=Path, default=AGENTS, help="folder of agents")
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME")
