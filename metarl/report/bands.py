@@ -1,7 +1,8 @@
 """Curves over several seeds: where all of them have data, the mean and its interval.
 
 What some seeds lack is not averaged over the others: such a point would be of other runs than its
-neighbours. It is drawn as a hollow point that no line leads to.
+neighbours. It is drawn as a hollow point that no line leads to. Nor does a line lead over episodes
+after which nothing was measured.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ Curve = Sequence[Mapping[str, Any]]
 
 
 class Band(NamedTuple):
-    """A curve over X places; NaN where there is nothing, which breaks the line."""
+    """A curve over X places, with NaN where there is nothing and the line is to break."""
 
     x: np.ndarray
-    """(X,), increasing"""
+    """(X,), increasing but for the breaks"""
     y: np.ndarray
     """(X,) the centre, where every seed has data"""
     low: np.ndarray
@@ -86,7 +87,13 @@ def adaptation_band(reports: Sequence[Report], *, centre: str = "iqm") -> Band:
             _, low[at], high[at] = centre_over_seeds(
                 returns, reports[0].tasks, rng, mean=centre == "mean"
             )
-    return Band(np.array(x, float), y, low, high, partial)
+    return _broken(Band(np.array(x, float), y, low, high, partial), 1.0)
+
+
+def _broken(band: Band, most: float) -> Band:
+    """Return a band with a break wherever two places are more than `most` apart."""
+    breaks = np.flatnonzero(np.diff(band.x) > most) + 1
+    return Band(*(np.insert(part, breaks, np.nan) for part in band))
 
 
 def _aligned(rows: Sequence[Mapping[Any, Any]], x: Sequence[Any]) -> np.ndarray:

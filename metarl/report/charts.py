@@ -176,10 +176,16 @@ def draw_map(
 
 
 def _line(axes: Axes, band: Band, colour: str, label: str) -> None:
-    """Draw a line through what has data side by side, its band, and hollow points beside it."""
+    """Draw a line through what has data side by side, with its band.
+
+    What stands alone is a point with its interval, and what only some seeds have a hollow point.
+    """
     paint = PALETTE[colour]
     axes.plot(band.x, band.y, "o-", ms=4.5, color=paint, label=label)
     axes.fill_between(band.x, band.low, band.high, color=paint, alpha=0.17, lw=0)
+    known = np.concatenate([[False], np.isfinite(band.y), [False]])
+    alone = known[1:-1] & ~known[:-2] & ~known[2:]
+    axes.vlines(band.x[alone], band.low[alone], band.high[alone], color=paint, alpha=0.5, lw=2)
     some = np.isfinite(band.partial)
     if some.any():
         axes.plot(band.x[some], band.partial[some], "o", ms=4.5, mfc="none", mec=paint)

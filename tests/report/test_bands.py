@@ -108,17 +108,34 @@ def test_a_learning_band_is_the_interval_over_seeds():
 
 def test_no_line_is_drawn_to_rounds_that_a_seed_lacks():
     """One seed was tested in four rounds, the other in two: the line ends with the second."""
-    long = report([[0, 4, 6, 8]] * 8, (0, 20, 40, 60))
-    short = report([[2, 6]] * 8, (0, 20))
+    long = report([[0, 4, 6, 8]] * 8, (0, 1, 2, 3))
+    short = report([[2, 6]] * 8, (0, 1))
     group = [Group("a", "after", [long, short])]
     drawn = Drawn(lambda axes: draw_adaptation(axes, group))
-    assert drawn.lines("after") == [[(0, 1), (20, 5)]]
+    assert drawn.lines("after") == [[(0, 1), (1, 5)]]
     band = adaptation_band([long, short])
     assert band.partial.tolist()[2:] == [6, 8]
     assert np.isnan(band.y[2:]).all()
     hollow = [line for line in drawn.axes.lines if line.get_markerfacecolor() == "none"]
-    assert [line.get_xdata().tolist() for line in hollow] == [[40, 60]]
+    assert [line.get_xdata().tolist() for line in hollow] == [[2, 3]]
     assert hollow[0].get_linestyle() == "None"
+
+
+def test_no_line_leads_over_episodes_after_which_nothing_was_measured():
+    """Rounds of 20 episodes are points with their intervals; those of one are a line."""
+    far = replace(report([[0, 4, 6]] * 8, (0, 20, 40)), ci95=[[-1, 2], [3, 5], [5.5, 6.5]])
+    near = report([[1, 2, 3]] * 8, (0, 1, 2))
+    groups = [Group("far", "after", [far]), Group("near", "ood", [near])]
+    drawn = Drawn(lambda axes: draw_adaptation(axes, groups))
+    assert drawn.lines("after") == []
+    assert drawn.lines("ood") == [[(0, 1), (1, 2), (2, 3)]]
+    whiskers = drawn.axes.collections[1].get_segments()
+    assert [w.tolist() for w in whiskers] == [
+        [[0, -1], [0, 2]], [[20, 3], [20, 5]], [[40, 5.5], [40, 6.5]]]  # fmt: skip
+    points = drawn.axes.lines[0].get_xydata()
+    assert points[np.isfinite(points[:, 1])].tolist() == [[0, 0], [20, 4], [40, 6]]
+    widths = [np.ptp([x for x, _ in stroke]) for stroke in drawn.bands()]
+    assert sorted(widths)[-2:] == [0, 2]
 
 
 def test_no_line_crosses_a_round_in_which_everything_diverged():
