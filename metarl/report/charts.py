@@ -181,11 +181,13 @@ def _line(axes: Axes, band: Band, colour: str, label: str) -> None:
     What stands alone is a point with its interval, and what only some seeds have a hollow point.
     """
     paint = PALETTE[colour]
-    axes.plot(band.x, band.y, "o-", ms=4.5, color=paint, label=label)
+    # Not clipped: on a logarithmic axis the first points stand on its edge.
+    axes.plot(band.x, band.y, "o-", ms=4.5, color=paint, label=label, clip_on=False)
     axes.fill_between(band.x, band.low, band.high, color=paint, alpha=0.17, lw=0)
     known = np.concatenate([[False], np.isfinite(band.y), [False]])
     alone = known[1:-1] & ~known[:-2] & ~known[2:]
-    axes.vlines(band.x[alone], band.low[alone], band.high[alone], color=paint, alpha=0.5, lw=2)
+    axes.vlines(band.x[alone], band.low[alone], band.high[alone], color=paint, alpha=0.5, lw=2,
+                clip_on=False)  # fmt: skip
     some = np.isfinite(band.partial)
     if some.any():
         axes.plot(band.x[some], band.partial[some], "o", ms=4.5, mfc="none", mec=paint)

@@ -103,28 +103,11 @@ class Renderer:
             model, data, self._option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene
         )
         lay_floor(scene, model, self._floor)
-        self._light(view)
+        light(scene, view)
         self._tint(marks.colour, dead_limbs(model))
         for mark in drawn(marks):
             add_mark(scene, *mark)
-        return _with_sky(self._buffer.draw(scene, self._depth), self._depth)
-
-    def _light(self, view: View) -> None:
-        """Light every family alike: one sun, which shines on where the robot is, and the camera's.
-
-        What is far from a light of MuJoCo has no shadow.
-        """
-        scene = self._scene
-        scene.nlight = 2
-        for light, is_sun in zip(scene.lights[:2], (False, True), strict=True):
-            light.type = int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
-            light.headlight, light.texid = not is_sun, -1
-            light.dir[:] = SUN if is_sun else view.ahead()
-            light.pos[:] = view.lookat - view.distance * light.dir
-            light.ambient[:], light.diffuse[:] = (0.0, 0.55) if is_sun else (0.38, 0.42)
-            light.specular[:] = 0.1
-            # Seen from above, shadows tell nothing.
-            light.castshadow = is_sun and view.elevation > -75
+        return with_sky(self._buffer.draw(scene, self._depth), self._depth)
 
     def _tint(
         self, colour: tuple[float, float, float], dead: np.ndarray, much: float = 0.7
@@ -136,6 +119,22 @@ class Renderer:
                 geom.matid = -1  # a texture would darken the colour
                 paint = np.array(DEAD if dead[geom.objid] else colour)
                 geom.rgba[:3] = (1 - much) * geom.rgba[:3] + much * paint
+
+
+def light(scene: mujoco.MjvScene, view: View) -> None:
+    """Light every family alike: by one sun, which shines on where the robot is, and the camera's.
+
+    What is far from a light of MuJoCo has no shadow.
+    """
+    scene.nlight = 2
+    for one, is_sun in zip(scene.lights[:2], (False, True), strict=True):
+        one.type = int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
+        one.headlight, one.texid = not is_sun, -1
+        one.dir[:] = SUN if is_sun else view.ahead()
+        one.pos[:] = view.lookat - view.distance * one.dir
+        one.ambient[:], one.diffuse[:] = (0.0, 0.55) if is_sun else (0.38, 0.42)
+        one.specular[:] = 0.1
+        one.castshadow = is_sun and view.elevation > -75  # from above, shadows tell nothing
 
 
 def dead_limbs(model: mujoco.MjModel) -> np.ndarray:
@@ -250,7 +249,7 @@ def _light_copy(models: Sequence[mujoco.MjModel]) -> mujoco.MjModel:
     return model
 
 
-def _with_sky(image: np.ndarray, depth: np.ndarray) -> np.ndarray:
+def with_sky(image: np.ndarray, depth: np.ndarray) -> np.ndarray:
     """Fill what lies at infinity with a plain gradient."""
     top, bottom = (np.array(c) * 255 for c in SKY)
     part = np.linspace(0.0, 1.0, len(image))[:, None]
