@@ -72,7 +72,7 @@ SHOTS = {
         says="RL² finds out within its first episode how fast to run",
         against=("half-cheetah-vel-ppo", "half-cheetah-vel+told-ppo"), seconds=6.0,
     ),
-    "quadruped-vel-ppo": Shot(says="A quadruped walks under payloads and on grounds that differ"),
+    "quadruped-vel-ppo": Shot(says="A quadruped walks with payloads and grip that differ"),
     "walker2d-params-rl2": Shot(
         says="RL² walks in a body that it has not been in before",
         against=("walker2d-params-ppo",), seconds=6.0,
@@ -80,7 +80,9 @@ SHOTS = {
     "half-cheetah-terrain-rl2": Shot(
         says="RL² on grounds that it was not trained on", seconds=6.0
     ),
-    "ant-crippled-rl2": Shot(says="RL² in ants of which a leg is dead or locked", seconds=6.0),
+    "ant-crippled-rl2": Shot(
+        says="RL² runs in ants of which a leg may be dead or locked", seconds=6.0
+    ),
 }  # fmt: skip
 """Agent -> what to show, in this order; of others, held-out tasks that their results choose."""
 NAMES = {"maml-trpo": "MAML-TRPO", "pearl": "PEARL", "rl2": "RL²", "ppo": "PPO"}
