@@ -27,7 +27,7 @@ from metarl.tasks.family import without_termination
 from metarl.tasks.registry import list_families
 from metarl.video.ground import TILE, View, floor_pixels, lay_floor
 from metarl.video.opengl import OffscreenBuffer
-from metarl.video.renderer import extend_ground, light, with_sky
+from metarl.video.renderer import extend_ground, light, shade, with_sky
 
 IMAGES = Path(__file__).parent / "images"
 WIDTH, HEIGHT = 440, 300
@@ -37,6 +37,7 @@ VIEWS = {
     "walker2d": (0.0, 0.75, 3.4, 90, -8),
     "hopper": (0.0, 0.7, 3.2, 90, -8),
     "humanoid": (0.0, 0.8, 4.6, 120, -14),
+    "ant-goal": (0.0, 0.0, 8.0, 90, -50),
     "ant": (0.0, 0.2, 4.2, 90, -32),
     "quadruped": (0.0, 0.2, 1.5, 125, -18),
     "point": (0.0, 0.0, 4.0, 90, -60),
@@ -120,6 +121,7 @@ def draw(worlds: TaskWorlds, i: int, seen: tuple[float, float, float, float, flo
     """Return a picture of world i."""
     model = worlds.simulator.world_model(i)
     extend_ground(model)
+    shade(model)
     show_faults(worlds, i, model)
     data = mujoco.MjData(model)
     data.qpos[:] = worlds.simulator.qpos[i]

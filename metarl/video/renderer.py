@@ -15,8 +15,8 @@ from metarl.video.scene import Marker, Root, find_root, robot_geoms, robot_size
 
 SHADOW_SIZE, SAMPLES = 1024, 4
 """Resolution of shadows (MuJoCo's 4096 takes a CPU twice the time), and samples in a pixel."""
-SHADED = 12.0
-"""How far around the robot shadows are, in reaches of the robot; at that edge they have specks."""
+SHADED, LEAST_SHADED = 12.0, 4.0
+"""How far around a robot shadows are, in its reaches, and in m at least: beyond are specks."""
 SUN = (0.30, 0.25, -0.92)
 """Where directional lights shine: from behind the camera's left, so that shadows can be seen."""
 TARGET = (0.20, 0.80, 0.35)
@@ -61,8 +61,7 @@ class Renderer:
         model = _light_copy(models)
         model.vis.quality.shadowsize = min(SHADOW_SIZE, model.vis.quality.shadowsize)
         model.vis.quality.offsamples = min(SAMPLES, model.vis.quality.offsamples)
-        reach = SHADED * robot_size(model, find_root(model))[0]
-        model.vis.map.shadowclip = reach / max(float(model.stat.extent), 1e-6)
+        shade(model)
         self._buffer = OffscreenBuffer(model, width, height)
         self._scene = mujoco.MjvScene(model, 2000 + 2 * model.ngeom)
         for off in (mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX):
@@ -119,6 +118,12 @@ class Renderer:
                 geom.matid = -1  # a texture would darken the colour
                 paint = np.array(DEAD if dead[geom.objid] else colour)
                 geom.rgba[:3] = (1 - much) * geom.rgba[:3] + much * paint
+
+
+def shade(model: mujoco.MjModel) -> None:
+    """Let shadows be as far around the robot as a picture shows; call it before the context."""
+    reach = max(SHADED * robot_size(model, find_root(model))[0], LEAST_SHADED)
+    model.vis.map.shadowclip = reach / max(float(model.stat.extent), 1e-6)
 
 
 def light(scene: mujoco.MjvScene, view: View) -> None:

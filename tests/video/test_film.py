@@ -309,6 +309,32 @@ def test_layout(count):
     assert film.width >= columns * 3 * film.panel
 
 
+@pytest.mark.parametrize("count", [3, 5])
+def test_tasks_with_one_picture_each_stand_in_a_row(count):
+    """Up to four, of full size; more of them make a grid."""
+    family = find_family("point-goal")
+    tasks = TaskDistribution(family).split("heldout", count)
+    film = Film(recorded(family, tasks, worlds_per_task=1, episodes=0), VideoConfig(size=200))
+    assert film.columns == {3: 3, 5: 2}[count]
+    assert film.panel == {3: 200, 5: 160}[count]
+    if count == 3:
+        assert film.width == 3 * 200 + 2 * film.gap
+        assert film.height == film.head + 200
+
+
+def test_limbs_without_a_motor_are_known():
+    """Of leg 2 of the ant, two links; of a sound ant, none."""
+    family = find_family("ant-crippled")
+    worlds = TaskWorlds(family, 2, 1)
+    tasks = TaskDistribution(family).make
+    for fault, bodies in ((2.0, {"aux_2", ""}), (0.0, set())):
+        worlds.set_tasks(tasks(fault=fault), 2)
+        model = worlds.simulator.world_model(0)
+        dead = renderers.dead_limbs(model)
+        assert {model.body(model.geom_bodyid[g]).name for g in np.flatnonzero(dead)} == bodies
+        assert dead.sum() == len(bodies)
+
+
 @pytest.mark.parametrize(("episodes", "explores", "phases"), [
     (0, True, ["alone"]),
     (1, True, ["before", "during", "after"]),
