@@ -11,12 +11,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.html import check, made, summary
 
 from metarl.base.keys import Key
 from metarl.evaluation.protocol import Report
 from metarl.evaluation.statistics import centre_over_seeds, iqm, mean_over_seeds
 from metarl.report.bands import adaptation_band, learning_band
 from metarl.report.charts import Group, draw_adaptation, draw_learning, panel
+from metarl.report.page import render
+from metarl.report.sections.seeds import by_experiment, seed_panels
 
 NAN = float("nan")
 
@@ -206,3 +209,30 @@ def test_tasks_that_diverged_for_a_seed_are_left_out():
     assert centre_over_seeds(values, tasks, Key("t").numpy(), mean=True)[0] == 2
     nothing = centre_over_seeds(values * NAN, tasks, Key("t").numpy())
     assert np.isnan(nothing).all()
+
+
+# --- runs of a report --------------------------------------------------------------------------
+
+
+def test_a_report_of_several_seeds_has_a_line_for_all_of_them():
+    """Runs that differ in their seed alone are one line; another setting is another line."""
+    runs = []
+    for n, (label, seed, lr) in enumerate([("a", 1, 0.1), ("b", 2, 0.1), ("c", 1, 0.2)]):
+        run = summary(label, made([[-10.0 + n, -4.0 + n], [-20.0, -5.0]]))
+        run.seed, run.learner = seed, {"lr": lr}
+        run.train = {"iterations": 10, "seed": seed, "out": f"runs/{label}"}
+        runs.append(run)
+    groups = by_experiment(runs)
+    assert {name: [run.label for run in group] for name, group in groups.items()} == {
+        "maml-trpo, 2 seeds": ["a", "b"], "c": ["c"]}  # fmt: skip
+    page = check(render(runs))
+    assert page.tags.count("svg") == check(render([runs[0], runs[2]])).tags.count("svg") + 2
+    charts = {chart.title: chart for chart in seed_panels(runs)}
+    labels = [label for _, label in charts["Adaptation to held-out tasks, over seeds"].legend]
+    assert labels == ["maml-trpo, 2 seeds", "c", "standing still"]
+    assert seed_panels([runs[0], runs[2]]) == []
+
+
+def test_the_same_seed_twice_is_not_two_seeds():
+    runs = [summary(label, made([[-1.0, 2.0]])) for label in "ab"]
+    assert [len(group) for group in by_experiment(runs).values()] == [1, 1]
