@@ -27,6 +27,8 @@ UNEVEN = (1.0, 0.90, 0.74)
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 """Metres between two marks: the first with at most `MOST` of them in the width of a picture."""
 MOST = 4
+PIECE = 0.17
+"""Radians of a ring that are drawn straight."""
 LINE, START = (0.86, 0.89, 0.92, 1.0), (1.0, 1.0, 1.0, 1.0)
 """Colours of the marks and of the start."""
 
@@ -189,12 +191,13 @@ class Course:
         """Arcs around the start, as much of them as is near the robot."""
         away = position[:2] - self.start[:2]
         far, bearing = float(np.hypot(*away)), math.atan2(away[1], away[0])
-        low, high = max(far - self.reach, 0.0), far + self.reach
+        reach = self.reach / 1.5  # rings are of many pieces, each of which takes its time
         marks = []
-        for n in range(math.ceil(low / self.step), math.floor(high / self.step) + 1):
+        for n in range(math.ceil(max(far - reach, 0.0) / self.step),
+                       math.floor((far + reach) / self.step) + 1):  # fmt: skip
             radius = n * self.step or 0.2 * self.step
-            half = math.pi if far <= self.reach else min(math.pi, self.reach / radius)
-            angles = bearing + np.linspace(-half, half, 8 + 4 * math.ceil(16 * half / math.pi))
+            half = math.pi if far <= reach else min(math.pi, reach / radius)
+            angles = bearing + np.linspace(-half, half, 2 + math.ceil(2 * half / PIECE))
             xy = self.start[:2] + radius * np.stack([np.cos(angles), np.sin(angles)], 1)
             z = [self._along(x, y) for x, y in xy.tolist()]
             marks.append(Mark(_label(n * self.step), np.column_stack([xy, z]), n == 0))

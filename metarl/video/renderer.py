@@ -212,7 +212,7 @@ def _rgba(values: Sequence[float]) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-def trail_of(path: np.ndarray, upto: float, root: Root, segments: int = 120) -> np.ndarray:
+def trail_of(path: np.ndarray, upto: float, root: Root, segments: int = 60) -> np.ndarray:
     """Return (n, 3) of a path up to a step, for robots that move in the plane of the ground."""
     if not (root.x and root.y):
         return np.zeros((0, 3))
