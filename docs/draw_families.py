@@ -25,7 +25,9 @@ from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, find_family
 from metarl.base.keys import Key
 from metarl.tasks.family import without_termination
 from metarl.tasks.registry import list_families
+from metarl.video.ground import TILE, View, floor_pixels, lay_floor
 from metarl.video.opengl import OffscreenBuffer
+from metarl.video.renderer import extend_ground, light, shade, with_sky
 
 IMAGES = Path(__file__).parent / "images"
 WIDTH, HEIGHT = 440, 300
@@ -35,6 +37,7 @@ VIEWS = {
     "walker2d": (0.0, 0.75, 3.4, 90, -8),
     "hopper": (0.0, 0.7, 3.2, 90, -8),
     "humanoid": (0.0, 0.8, 4.6, 120, -14),
+    "ant-goal": (0.0, 0.0, 8.0, 90, -50),
     "ant": (0.0, 0.2, 4.2, 90, -32),
     "quadruped": (0.0, 0.2, 1.5, 125, -18),
     "point": (0.0, 0.0, 4.0, 90, -60),
@@ -50,8 +53,6 @@ AHEAD = {"ant": 3.0, "quadruped": 1.9}
 """Where on its terrain a robot is shown, in m ahead of the start."""
 MOVED = {"half-cheetah": 0.5, "ant": 0.5, "hopper": 0.4, "walker2d": 0.3}
 """Seconds of the same actions, after which bodies that look alike stand apart."""
-SUN = (0.30, 0.35, -0.89)
-"""Where the light shines: aslant, so that steps have shades."""
 TARGET = np.array([0.85, 0.10, 0.15, 1.0])
 """Colour of what the reward asks for."""
 
@@ -119,13 +120,8 @@ def view(name: str) -> tuple[float, float, float, float, float]:
 def draw(worlds: TaskWorlds, i: int, seen: tuple[float, float, float, float, float]) -> np.ndarray:
     """Return a picture of world i."""
     model = worlds.simulator.world_model(i)
-    model.vis.headlight.ambient[:] = 0.35
-    model.vis.headlight.diffuse[:] = 0.45
-    model.vis.headlight.specular[:] = 0.1
-    model.light_dir[:], model.light_diffuse[:], model.light_ambient[:] = SUN, 0.6, 0.0
-    if seen[-1] < -45:  # seen from above a shadow tells little, and has specks
-        model.light_castshadow[:] = False
-    mute_floor(model)
+    extend_ground(model)
+    shade(model)
     show_faults(worlds, i, model)
     data = mujoco.MjData(model)
     data.qpos[:] = worlds.simulator.qpos[i]
@@ -135,30 +131,19 @@ def draw(worlds: TaskWorlds, i: int, seen: tuple[float, float, float, float, flo
     x, z, camera.distance, camera.azimuth, camera.elevation = seen
     camera.lookat[:] = (root[0] + x, root[1], z)
     buffer, scene = OffscreenBuffer(model, WIDTH, HEIGHT), mujoco.MjvScene(model, 10_000)
+    scene.flags[int(mujoco.mjtRndFlag.mjRND_SKYBOX)] = False
+    scene.flags[int(mujoco.mjtRndFlag.mjRND_REFLECTION)] = False
     everything = mujoco.mjtCatBit.mjCAT_ALL
     mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, camera, everything, scene)
+    lay_floor(scene, model, buffer.add_material(floor_pixels(), 1 / TILE))
+    light(scene, View(camera.lookat.copy(), *seen[2:]))
     task = {key: float(value[i]) for key, value in worlds.task.items() if value.ndim == 1}
     for kind, at, size in markers(task, root):
         add(scene, kind, at, size)
-    image = buffer.draw(scene)
+    depth = np.empty((HEIGHT, WIDTH), np.float32)
+    image = with_sky(buffer.draw(scene, depth), depth)
     buffer.close()
     return image
-
-
-def mute_floor(model: mujoco.MjModel) -> None:
-    """Give a checkered plane two muted colours, and no mirror image of the robot."""
-    model.mat_reflectance[:] = 0.0
-    for plane in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE):
-        material = int(model.geom_matid[plane])
-        texture = int(model.mat_texid[material].max()) if material >= 0 else -1
-        if texture < 0:
-            continue
-        model.geom_rgba[plane] = 1.0
-        size = model.tex_height[texture] * model.tex_width[texture] * 3
-        start = model.tex_adr[texture]
-        pixels = model.tex_data[start : start + size].reshape(-1, 3)
-        light = pixels.mean(1, keepdims=True) > pixels.mean()
-        pixels[:] = np.where(light, (108, 121, 134), (92, 105, 117))
 
 
 def show_faults(worlds: TaskWorlds, i: int, model: mujoco.MjModel) -> None:

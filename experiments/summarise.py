@@ -219,8 +219,13 @@ def score_words(family: str, split: str, reports: list[dict[str, Any]]) -> str:
 
 
 def score_sentences(result: dict[str, Any]) -> list[str]:
-    """Return what a model card says of the score: none where the ladder lacks the family."""
+    """Return what a model card says of the score: none where the ladder lacks the family.
+
+    Nor has a policy that is one of the two lines of the score any.
+    """
     sentences, family = [], result["family"]
+    if result["algorithm"] == "ppo":
+        return []
     for split, (report,) in splits([result]):
         lines = ladder(family, split)
         if not all(lines.values()):

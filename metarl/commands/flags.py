@@ -19,7 +19,7 @@ GROUPS = {
     "evaluation": "split tasks episodes set evaluate evaluate_every evaluate_tasks "
     "evaluate_episodes evaluate_ood test_tasks test_episodes test_seed result",
     "output": "out json results checkpoint_every keep_checkpoints video_every print_every progress "
-    "track size fps speed live half note",
+    "track size fps speed seconds labels live half note",
 }
 """Title of a part of the help page -> the fields in it; what is in none of them is an option."""
 

@@ -80,6 +80,57 @@ def interval_over_seeds(
     return float(iqm(returns.flatten())), float(low), float(high)
 
 
+def centre_over_seeds(
+    returns: np.ndarray, tasks: np.ndarray | list[list[float]], rng: np.random.Generator, *,
+    mean: bool = False,
+) -> tuple[float, float, float]:  # fmt: skip
+    """Return the mean over seeds of the interquartile mean over tasks, and its 95 % interval.
+
+    Seeds are drawn anew, and tasks within each of them, by strata as in `iqm_interval`. Few seeds
+    make it too narrow: of one, it says nothing of what another would give.
+
+    Args:
+        returns: (S, M), of S seeds on M tasks; tasks that are NaN for a seed are left out.
+        tasks: (M, P), which columns are the same task; see `resampled_rows`.
+        rng: of the resampling.
+        mean: take the mean over tasks, and not the interquartile mean.
+    """
+    known = np.isfinite(returns).all(0)
+    returns, tasks = returns[:, known], np.asarray(tasks, np.float64)[known]
+    seeds = len(returns)
+    if not known.any():
+        return np.nan, np.nan, np.nan
+    label = _strata(tasks)
+
+    def of(values: np.ndarray, axis: int) -> np.ndarray:
+        return values.mean(axis) if mean else _stratified_iqm(values, label, axis)
+
+    chosen = rng.integers(0, seeds, (RESAMPLES, seeds))
+    drawn = np.zeros(RESAMPLES)
+    for column in chosen.T:  # a seed of each resample
+        rows = resampled_rows(tasks, rng)
+        drawn += of(returns[column[:, None], rows], 1) / seeds
+    low, high = np.percentile(drawn, levels(tasks))
+    return float(of(returns, 1).mean()), float(low), float(high)
+
+
+def mean_over_seeds(
+    values: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the (T,) means of (S, T) values of S seeds, and their 95 % bootstrap intervals.
+
+    Seeds are drawn anew, the same ones for all of T. Of up to five, all resamples are taken. Few
+    seeds make it too narrow: it never goes beyond the lowest and the highest of them.
+    """
+    seeds = len(values)
+    if seeds <= 5:
+        chosen = np.stack(np.meshgrid(*[np.arange(seeds)] * seeds), -1).reshape(-1, seeds)
+    else:
+        chosen = rng.integers(0, seeds, (RESAMPLES, seeds))
+    low, high = np.percentile(values[chosen].mean(1), [2.5, 97.5], axis=0)
+    return values.mean(0), low, high
+
+
 def performance_profile(scores: Sequence[np.ndarray], above: np.ndarray) -> np.ndarray:
     """Return the (T,) fractions of runs whose score is above each threshold (Agarwal et al. 2021).
 

@@ -24,6 +24,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 from metarl.base.errors import UserError
 from metarl.base.text import counted
 from metarl.evaluation.protocol import Report
+from metarl.report.bands import Band, Curve, adaptation_band, learning_band
 from metarl.report.text import first_label
 
 PALETTE = {
@@ -49,9 +50,6 @@ _STYLE: dict[Any, Any] = {
 }  # fmt: skip
 _SIZE = (5.4, 3.8)
 """Width and height of one chart in inches, so 389 by 274 units of its SVG."""
-
-Curve = Sequence[Mapping[str, Any]]
-"""A learning curve: its held-out evaluations, with env_steps, before, after and their intervals."""
 
 
 class Group(NamedTuple):
@@ -81,31 +79,23 @@ def draw_learning(
     axes: Axes, curves: Mapping[str, Sequence[Curve]], tasks: str = "held-out",
     report: Report | None = None,
 ) -> None:  # fmt: skip
-    """Draw the held-out return over training.
-
-    The band of one seed is its interval over tasks, that of several is their lowest to highest.
+    """Draw the held-out return over training; see `learning_band`.
 
     Args:
         axes: where to draw.
-        curves: name -> the curves of its seeds, which are cut to the shortest. A single name is
-            drawn before and after adaptation, several after it.
+        curves: name -> the curves of its seeds. A single name is drawn before and after
+            adaptation, several after it.
         tasks: what the tasks of the evaluations are.
         report: an evaluation of a single name; it says what the first round is, see `first_label`.
     """
     for n, (name, seeds) in enumerate(curves.items()):
-        seeds = [seed[: min(map(len, seeds))] for seed in seeds]
-        steps = [entry["env_steps"] / 1e6 for entry in seeds[0]]
         seen = seeds[0][-1].get("experience")
         after = f"after {counted(seen[-1], 'episode')}" if seen else "after"
         series = [("after", RUN_COLOURS[n], f"{name}, {after}" if len(curves) > 1 else after)]
         if len(curves) == 1:
             series.insert(0, ("before", "before", first_label(report)))
         for key, colour, label in series:
-            values = np.array([[entry[key] for entry in seed] for seed in seeds], float)
-            low, high = values.min(0), values.max(0)
-            if len(seeds) == 1 and all(f"{key}_ci" in entry for entry in seeds[0]):
-                low, high = np.array([entry[f"{key}_ci"] for entry in seeds[0]], float).T
-            _line(axes, steps, values.mean(0), (low, high), colour, label)
+            _line(axes, learning_band(seeds, key), colour, label)
     every = [seed[-1] for seeds in curves.values() for seed in seeds]
     still = [last["stand_still"] for last in every if last.get("stand_still") is not None]
     if still:
@@ -122,17 +112,11 @@ def draw_adaptation(
         axes: where to draw.
         groups: the lines. Learners that see very different numbers of episodes share a
             logarithmic axis.
-        centre: "iqm", with the 95 % interval over tasks, or "mean", with the range over seeds.
+        centre: "iqm" or "mean", over tasks; see `adaptation_band`.
         task_blind: also draw the first group's return of round 0 as a line.
     """
     for label, colour, reports in groups:
-        rounds = max((report.experience for report in reports), key=len)
-        values = _padded([getattr(report, centre) for report in reports])
-        band = np.nanmin(values, 0), np.nanmax(values, 0)
-        if centre == "iqm":
-            low, high = np.nanmean(_padded([report.ci95 for report in reports]), 0).T
-            band = low, high
-        _line(axes, rounds, np.nanmean(values, 0), band, colour, label)
+        _line(axes, adaptation_band(reports, centre=centre), colour, label)
     first = groups[0]
     if task_blind:
         before = float(np.mean([getattr(report, centre)[0] for report in first.reports]))
@@ -191,18 +175,22 @@ def draw_map(
     bar.outline.set_visible(False)  # type: ignore[operator]
 
 
-def _line(
-    axes: Axes, x: Sequence[float], y: np.ndarray, band: tuple[Any, Any], colour: str, label: str
-) -> None:
-    axes.plot(x, y, "o-", ms=4.5, color=PALETTE[colour], label=label)
-    axes.fill_between(x, *band, color=PALETTE[colour], alpha=0.17, lw=0)
+def _line(axes: Axes, band: Band, colour: str, label: str) -> None:
+    """Draw a line through what has data side by side, with its band.
 
-
-def _padded(rows: Sequence[Sequence[Any]]) -> np.ndarray:
-    """Return rows of different lengths as an array, with NaN behind the shorter ones."""
-    longest = max(map(len, rows))
-    nothing = np.full(np.shape(rows[0][0]), np.nan)
-    return np.array([[*row, *[nothing] * (longest - len(row))] for row in rows], float)
+    What stands alone is a point with its interval, and what only some seeds have a hollow point.
+    """
+    paint = PALETTE[colour]
+    # Not clipped: on a logarithmic axis the first points stand on its edge.
+    axes.plot(band.x, band.y, "o-", ms=4.5, color=paint, label=label, clip_on=False)
+    axes.fill_between(band.x, band.low, band.high, color=paint, alpha=0.17, lw=0)
+    known = np.concatenate([[False], np.isfinite(band.y), [False]])
+    alone = known[1:-1] & ~known[:-2] & ~known[2:]
+    axes.vlines(band.x[alone], band.low[alone], band.high[alone], color=paint, alpha=0.5, lw=2,
+                clip_on=False)  # fmt: skip
+    some = np.isfinite(band.partial)
+    if some.any():
+        axes.plot(band.x[some], band.partial[some], "o", ms=4.5, mfc="none", mec=paint)
 
 
 def _rule(axes: Axes, y: float, colour: str, style: str, label: str) -> None:
@@ -331,7 +319,7 @@ def plot_results(results: Sequence[dict[str, Any]], path: Path | str) -> Path:
     left, right = figure.subplots(1, 2)
     where = "train = held-out" if reports[0].train_is_heldout else "held-out"
     draw_learning(left, {"": [result["curve"] for result in results]}, where, reports[0])
-    band = "lowest to highest seed" if len(results) > 1 else "95 % interval over tasks"
+    band = "95 % interval over seeds" if len(results) > 1 else "95 % interval over tasks"
     _finish(left, f"learning (band: {band})")
     _draw_splits(right, reports)
     seeds = f"{len(results)} seed{'s' if len(results) > 1 else ''}"
@@ -376,7 +364,9 @@ def _draw_splits(axes: Axes, reports: Sequence[Report]) -> None:
     if not groups:
         raise UserError("there is no evaluation to draw")
     draw_adaptation(axes, groups, task_blind=True)
-    _finish(axes, "adaptation (band: 95 % interval over tasks)")
+    several = max(len(group.reports) for group in groups) > 1
+    over = "tasks and seeds" if several else "tasks"
+    _finish(axes, f"adaptation (band: 95 % interval over {over})")
 
 
 def _finish(axes: Axes, title: str) -> None:

@@ -48,6 +48,9 @@ def model_card(
         reports["ood"] = Report.from_json(result["ood"], "result, ood")
     by_task = {split: per_task_scores(report) for split, report in reports.items()}
     worst = ranked_tasks(by_task, param_units(family.name))[::-1]
+    adapted = len(reports["heldout"].experience) > 1
+    if not adapted:
+        worst.sort(key=lambda row: row.before)
     what = first_line(type(family))
     return TEMPLATES.get_template("card.md").render(
         heldout=reports["heldout"], reports=reports, family=family, folder=quoted(folder),
@@ -56,7 +59,8 @@ def model_card(
         split="ood" if any(param.ood for param in family.params) else "heldout",
         training=_training(result), command=result["command"], gains=[*_gains(reports), *scores],
         protocol=_protocol(reports["heldout"]), words=" ".join(task_words(by_task)),
-        first=first_column(reports.values()), worst=worst[: min(RANKED, (len(worst) + 1) // 2)],
+        adapted=adapted, first=first_column(reports.values()),
+        worst=worst[: min(RANKED, (len(worst) + 1) // 2)],
         limits=[*_limits(family, reports, result), *([note] if note else [])],
     )  # fmt: skip
 
@@ -92,6 +96,11 @@ def _gains(reports: dict[str, Report]) -> list[str]:
     """Return a sentence for each split on what adaptation gains, and one on shared tasks."""
     lines = []
     for split, report in reports.items():
+        if len(report.experience) == 1:
+            lines.append(
+                f"On {report.distinct_tasks} {split} tasks{report.mark()}: {report.verdict()}."
+            )
+            continue
         gain, low, high = report.difference()
         lines.append(
             f"Gain on {report.distinct_tasks} {split} tasks{report.mark()} over "
@@ -133,11 +142,12 @@ def _limits(family: TaskFamily, reports: dict[str, Report], result: dict[str, An
         f"One training seed ({result['config']['train']['seed']}) out of many possible ones; "
         f"another seed gives another policy.",
     ]
+    after = " after adaptation" if len(seen) > 1 else ""
     if ood is None:
         return [*lines, "Nothing is known of tasks outside the training box."]
     return [
         *lines,
-        f"Outside the training box the return after adaptation is {number(ood.mean[-1])}, "
+        f"Outside the training box the return{after} is {number(ood.mean[-1])}, "
         f"within it {number(heldout.mean[-1])}; standing still scores {number(ood.stand_still)} "
         f"and {number(heldout.stand_still)} on those tasks.",
     ]

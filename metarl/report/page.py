@@ -39,6 +39,7 @@ from metarl.report.sections.adapting import (
 )
 from metarl.report.sections.measures import measure_tables
 from metarl.report.sections.overfitting import overfitting_panels
+from metarl.report.sections.seeds import seed_panels
 from metarl.report.sections.streaming import stream_panels, stream_tables
 from metarl.report.sections.terms import draw_terms
 from metarl.report.tasks import (
@@ -199,6 +200,7 @@ def _curves(runs: Sequence[RunSummary]) -> list[Panel]:
             title += " (train = held-out)" if same else ""
             draw = partial(draw_adaptation, groups=groups, task_blind=one)
             panels.append(panel(title, draw, "Bands: 95 % intervals over tasks."))
+    panels += seed_panels(runs)
     panels += overfitting_panels(runs)
     if any(run.probe for run in runs):
         note = f"Means over held-out tasks and {WINDOW} steps. Dotted: 90 % of the way is made."

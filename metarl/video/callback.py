@@ -43,7 +43,7 @@ class VideoCallback(Callback):
                 run.learner, worlds, run.eval_tasks[:1], episodes=config.evaluate_episodes,
                 seed=config.seed,
             )  # fmt: skip
-            render(recording, path, VideoConfig(size=240, fps=10), threads=run.threads)
+            render(recording, path, VideoConfig(size=240, fps=12), threads=run.threads)
         with file_errors(run.folder.path):
             run.folder.log_gif("heldout/video", path, at.env_steps)
 

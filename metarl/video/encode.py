@@ -25,17 +25,18 @@ from metarl.video.renderer import Renderer
 
 if TYPE_CHECKING:
     from metarl.video.recording import Recording
+    from metarl.video.versus import Reel
 
 __all__ = ["Film", "VideoConfig", "check_out", "draw_frames", "render"]
 
 FORMATS = (".mp4", ".gif")
-GIF_WIDTH, GIF_FPS = 800, 12.5
+GIF_WIDTH, GIF_FPS = 960, 12.5
 """Most that a GIF has, by column of tasks: it is for a README, and has no motion compensation."""
 
 # --- drawing in parallel -----------------------------------------------------------------------
 
 
-def draw_frames(film: Film, threads: int | None = None) -> Iterator[np.ndarray]:
+def draw_frames(film: Film | Reel, threads: int | None = None) -> Iterator[np.ndarray]:
     """Yield all frames in order, drawn by several threads at most a few frames ahead.
 
     A renderer belongs to the thread that made it, so each worker is a pool of one thread.
@@ -109,7 +110,7 @@ def render(
 
 
 def write(
-    film: Film, out: Path | str, *, threads: int | None = None,
+    film: Film | Reel, out: Path | str, *, threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:  # fmt: skip
     """Write a film, or what draws frames as one does; the arguments are those of `render`."""
@@ -122,7 +123,7 @@ def write(
 
 
 def _encode(
-    film: Film, path: Path, suffix: str, threads: int | None,
+    film: Film | Reel, path: Path, suffix: str, threads: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> None:  # fmt: skip
     """Pipe the frames into FFmpeg.
@@ -157,7 +158,7 @@ def _encode(
             raise UserError(f"cannot write '{path.name}': FFmpeg: {' '.join(words)[-200:]}")
 
 
-def _codec(suffix: str, film: Film) -> list[str]:
+def _codec(suffix: str, film: Film | Reel) -> list[str]:
     """Return FFmpeg's output options for a format."""
     if suffix == ".mp4":
         return ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p",

@@ -1,30 +1,32 @@
-"""A film: what every frame of an adaptation video shows, drawn when it is asked for.
+"""A film: what every frame of a video shows, drawn when it is asked for.
 
-The same task before adaptation, during and after it, side by side: a picture of each under a title,
-its gauges and its return below it, and the curves of the returns at the foot.
+Episodes of the same task side by side: a picture of each under a title, its gauges and its return
+below it, and the curves of the returns at the foot. An adaptation is shown before, during and after
+it; `metarl.video.versus` shows several policies.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import mujoco
 import numpy as np
 from PIL import Image
 
 from metarl.base.errors import STOPS, UserError, one_line
+from metarl.evaluation.score import is_blind, is_oracle
 from metarl.report.text import first_name
+from metarl.video.ground import Course, View, write_labels
 from metarl.video.overlay import COLOURS, DARK, Header, Panel, PanelOverlay, Strip, gauge_spans
+from metarl.video.recording import between
 from metarl.video.renderer import (
     Marks,
     Renderer,
-    View,
     brighten,
     extend_ground,
-    needs_ticks,
     trail_of,
 )
 from metarl.video.scene import (
@@ -43,6 +45,7 @@ from metarl.video.scene import (
 )
 
 if TYPE_CHECKING:
+    from metarl.evaluation.protocol import Report
     from metarl.tasks.family import TaskFamily
     from metarl.video.recording import Episode, Recording
 
@@ -54,6 +57,8 @@ SMALLEST = 160
 """Pixels; a smaller panel has no room for a picture beside the words."""
 SLOWEST = 0.2
 """The slowest motion for that."""
+WIDEST = 4
+"""Pictures in a row, each of a task, at most."""
 HOLD = 1.0
 """Seconds for which the last state stays on screen."""
 
@@ -64,10 +69,12 @@ class VideoConfig:
 
     size: int = 480
     """Height of the picture of one task, in pixels; several tasks have smaller ones."""
-    fps: int = 20
+    fps: float = 20
     """Frames in a second."""
     speed: float | None = None
     """1 is real time; None: real time, or slower if an episode would last less than 5 s."""
+    seconds: float | None = None
+    """Of an episode that are shown at most; None: all of it"""
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises UserError."""
@@ -77,9 +84,27 @@ class VideoConfig:
             raise UserError(f"fps must be from 1 to 120, not {self.fps}")
         if self.speed is not None and not 0.01 <= self.speed <= 100:
             raise UserError(f"speed must be from 0.01 to 100, not {self.speed}")
+        if self.seconds is not None and not 0.1 <= self.seconds <= 1e6:
+            raise UserError(f"seconds must be at least 0.1, not {self.seconds}")
 
 
 # --- a film: what there is to draw -------------------------------------------------------------
+
+
+class Column(NamedTuple):
+    """What one panel is to show."""
+
+    phase: str
+    """Which chooses the colour: a key of `COLOURS`"""
+    name: str
+    """What the panel is called"""
+    title: str
+    """What the policy knows of the task by then"""
+    episode: Episode
+    model: mujoco.MjModel
+    """Of the world of the episode"""
+    mean: float | None = None
+    """The return of this round that the evaluation reports, if it is to be said"""
 
 
 @dataclass
@@ -94,6 +119,9 @@ class _Clip:
     shot: Shot
     overlay: PanelOverlay
     marks: Marks
+    course: Course
+    trail: np.ndarray
+    """(T+1, 3) the path on the ground, m"""
 
 
 @dataclass
@@ -117,81 +145,104 @@ class Film:
         """
         self.recording, self.config = recording, config
         count, dt = len(recording.tasks), recording.family.dt
-        self.panel = config.size if count == 1 else max(SMALLEST, round(config.size * 0.6) // 2 * 2)
+        columns = [self.shown(m) for m in range(count)]
+        # Of a policy that does not adapt there is one picture of each task: they stand in a row.
+        in_a_row = count <= WIDEST and max(map(len, columns)) == 1
+        whole = count == 1 or in_a_row
+        self.panel = config.size if whole else max(SMALLEST, round(config.size * 0.6) // 2 * 2)
         self.head = max(24, round(44 * self.panel / 480)) // 2 * 2
         self.foot = max(44, round(96 * self.panel / 480)) // 2 * 2 if count == 1 else 0
-        longest = max(len(e.reward) for row in recording.episodes.values() for e in row)
-        self.speed = config.speed or min(1.0, max(SLOWEST, longest * dt / SHORTEST))
-        self.columns = 1 if count < 4 else 2 if count < 9 else 3
-        episodes = [episode for row in recording.episodes.values() for episode in row]
+        self.steps = max(len(one.episode.reward) for row in columns for one in row)
+        """Of the longest episode, as much of it as is shown"""
+        self.speed = config.speed or min(1.0, max(SLOWEST, self.steps * dt / SHORTEST))
+        if config.seconds is not None:
+            self.steps = min(self.steps, max(1, round(config.seconds / dt)))
+            columns = [[cut(one, self.steps) for one in row] for row in columns]
+        self.columns = count if in_a_row else 1 if count < 4 else 2 if count < 9 else 3
+        episodes = [one.episode for row in columns for one in row]
         switched = [model for episode in episodes for _, model in episode.models]
-        for model in (*recording.models, *switched):
+        self.models = [one.model for row in columns for one in row]
+        for model in (*self.models, *switched):
             brighten(model)
             extend_ground(model)
-        self.blocks = [self._block(m) for m in range(count)]
+        self.blocks = [self._block(m, row) for m, row in enumerate(columns)]
         panels = max(len(block.clips) for block in self.blocks)
         self.gap = 0 if count == 1 else 6
         self.block_size = (panels * self.panel, self.head + self.panel + self.foot)
         rows = math.ceil(count / self.columns)
         self.width = _even(self.columns * (self.block_size[0] + self.gap) - self.gap)
         self.height = _even(rows * (self.block_size[1] + self.gap) - self.gap)
-        self.frames = math.ceil(longest * dt / self.speed * config.fps) + 1
+        self.frames = math.ceil(self.steps * dt / self.speed * config.fps) + 1
         self.frames += round(HOLD * config.fps)
         self.pictures = sum(len(block.clips) for block in self.blocks)
         """Panels in one frame."""
 
-    def _block(self, m: int) -> _Block:
+    def shown(self, m: int) -> list[Column]:
+        """Return the columns of a task: before, during and after adaptation."""
+        recording = self.recording
+        report, phases = recording.report, _phases(recording, m)
+        first = first_name(report.adapts_within)
+        if len(phases) == 1:
+            first = "blind" if is_blind(report) else "oracle" if is_oracle(report) else first
+            phases = [("alone", knows(report, 0), *phases[0][2:])]
+        return [
+            Column(phase, first if phase in ("before", "alone") else phase, title, row[m],
+                   recording.models[m], mean)
+            for phase, title, row, mean in phases
+        ]  # fmt: skip
+
+    def _block(self, m: int, columns: Sequence[Column]) -> _Block:
         recording, family = self.recording, self.recording.family
-        task, model, dt = recording.task(m), recording.models[m], family.dt
-        chosen = [(phase, title, row[m], mean) for phase, title, row, mean in _phases(recording, m)]
+        task, model, dt = recording.task(m), columns[0].model, family.dt
         root = asked(family, "camera", lambda: find_root(model, (family.camera or Camera()).body))
-        paths = [body_path(model, episode.qpos, root.body) for _, _, episode, _ in chosen]
+        paths = [body_path(one.model, one.episode.qpos, root.body) for one in columns]
         speeds = [velocity_of(path, dt) for path in paths]
         markers = _listed(family, "markers()", lambda: markers_of(family, task), Marker)
         worlds = recording.report.rollouts_per_task
         panels = []
-        first = first_name(recording.report.adapts_within)
-        for (phase, title, episode, mean), path, speed in zip(chosen, paths, speeds, strict=True):
+        for one, path, speed in zip(columns, paths, speeds, strict=True):
             readings = _readings(family, path, speed, task)
-            name = first if phase == "before" else phase
-            told = readings, episode.ended, mean, worlds, episode.terms
-            panels.append(Panel(phase, name, title, episode.running, *told))
+            told = readings, one.episode.ended, one.mean, worlds, one.episode.terms
+            panels.append(Panel(one.phase, one.name, one.title, one.episode.running, *told))
         spans = gauge_spans(panels)
         overlays = [PanelOverlay(panel, self.panel, spans, dt) for panel in panels]
         self.picture = overlays[0].picture
         aspect = self.picture[0] / self.picture[1]
         shots = plan_shots(family, model, paths, markers, aspect)
         clips = []
-        for (_, _, episode, _), overlay, path, speed, shot in zip(
-            chosen, overlays, paths, speeds, shots, strict=True
+        for one, overlay, path, speed, shot in zip(
+            columns, overlays, paths, speeds, shots, strict=True
         ):
             marks = _marks(model, root, markers, shot, speeds, overlay.panel.phase)
-            clips.append(_Clip(episode, model, root, path, speed, shot, overlay, marks))
+            course = Course(one.model, root, shot.distance, aspect)
+            told = one.episode, one.model, root, path, speed, shot, overlay
+            clips.append(_Clip(*told, marks, course, course.under(path)))
         width = len(clips) * self.panel
-        words = described(family, task)
-        header = Header(family.name, words, width, self.head)
+        header = Header(family.name, described(family, task), width, self.head, self.clock(0))
         return _Block(header, clips, Strip(panels, width, self.foot, dt) if self.foot else None)
+
+    def clock(self, step: float) -> str:
+        """Return what the header says of the time at a step of the episode."""
+        slow = "" if self.speed == 1 else f"  ×{self.speed:.2g} speed"
+        return f"{step * self.recording.family.dt:.1f} s{slow}"
 
     def step(self, number: int) -> float:
         """Return the step of the episode, maybe a fraction, that a frame shows."""
-        config, dt = self.config, self.recording.family.dt
-        steps = max(len(c.episode.reward) for block in self.blocks for c in block.clips)
-        step = number / config.fps * self.speed / dt
-        return min(round(step, 6), float(steps))
+        step = number / self.config.fps * self.speed / self.recording.family.dt
+        return min(round(step, 6), float(self.steps))
 
     def renderer(self) -> Renderer:
         """Return a renderer of the panels, for the calling thread."""
-        return Renderer(self.recording.models, *self.picture)
+        return Renderer(self.models, *self.picture)
 
     def frame(self, number: int, renderer: Renderer) -> np.ndarray:
         """Return frame `number`, (height, width, 3) uint8."""
         step = self.step(number)
-        seconds = step * self.recording.family.dt
         sheet = Image.new("RGB", (self.width, self.height), DARK)
         for m, block in enumerate(self.blocks):
             left = m % self.columns * (self.block_size[0] + self.gap)
             top = m // self.columns * (self.block_size[1] + self.gap)
-            sheet.paste(block.header(seconds, self.speed), (left, top))
+            sheet.paste(block.header(self.clock(step)), (left, top))
             for k, clip in enumerate(block.clips):
                 picture = clip.overlay(self._draw(clip, step, renderer), step)
                 sheet.paste(picture, (left + k * self.panel, top + self.head))
@@ -210,11 +261,15 @@ class Film:
         marks = clip.marks._replace(
             position=position,
             velocity=clip.velocity[low],
-            trail=trail_of(clip.path, step, clip.root),
+            trail=trail_of(clip.trail, step, clip.root),
+            ground=clip.course.near(position),
         )
         view = View(lookat, *clip.shot[1:])
         model = clip.episode.model(low, clip.model)
-        return renderer.draw(model, qpos, clip.episode.mocap[low], view, marks)
+        image = renderer.draw(model, qpos, clip.episode.mocap[low], view, marks)
+        return write_labels(
+            image, marks.ground, view, float(model.vis.global_.fovy), clip.overlay.letters
+        )
 
 
 def asked(family: TaskFamily, what: str, question: Callable[[], T]) -> T:
@@ -272,7 +327,7 @@ def _marks(
     return Marks(
         markers, np.zeros(3), np.zeros(3), np.zeros((0, 3)),
         radius=max(size, 0.045 * shot.distance), above=up + 0.35 * wide,
-        ticks=needs_ticks(model, root), scale=size / max(fastest, *asked, 1e-6),
+        ground=(), scale=size / max(fastest, *asked, 1e-6),
         colour=(red, green, blue),
     )  # fmt: skip
 
@@ -288,8 +343,8 @@ def _phases(recording: Recording, m: int) -> list[tuple[str, str, list[Episode],
     middle = max(last // 2, 0 if recording.explores else 1)
 
     def scored(phase: str, k: int) -> tuple[str, str, list[Episode], float | None]:
-        title = "exploring, " * (k < report.exploring) + experience(seen[k])
-        return phase, title, episodes["score", k], report.returns[m][k]
+        words = "exploring, " * (k < report.exploring) + experience(seen[k])
+        return phase, words, episodes["score", k], report.returns[m][k]
 
     out = [scored("before", 0)]
     if recording.explores and last > 0:
@@ -300,21 +355,37 @@ def _phases(recording: Recording, m: int) -> list[tuple[str, str, list[Episode],
     return [*out, scored("after", last)] if last > 0 else out
 
 
+def cut(column: Column, steps: int) -> Column:
+    """Return a column of the first steps of its episode."""
+    episode = column.episode
+    if len(episode.reward) <= steps:
+        return column
+    return column._replace(
+        mean=None,  # it is of the whole
+        episode=replace(
+            episode, qpos=episode.qpos[: steps + 1], mocap=episode.mocap[: steps + 1],
+            reward=episode.reward[:steps], ended="time limit",
+            terms={name: term[:steps] for name, term in episode.terms.items()},
+        ),
+    )  # fmt: skip
+
+
+def knows(report: Report, k: int) -> str:
+    """Return what a policy knows of the task in round k, in a few words."""
+    if is_blind(report):
+        return "does not adapt"
+    if is_oracle(report):
+        return "is told the task"
+    if k == 0 and report.adapts_within and not report.exploring:
+        return "adapts as it acts"
+    return "exploring, " * (k < report.exploring) + experience(report.experience[k])
+
+
 def experience(episodes: int) -> str:
     """Return how much of the task a learner has seen, in words."""
     if not episodes:
         return "no data yet"
     return f"after {episodes} episode{'s' if episodes > 1 else ''}"
-
-
-def between(model: mujoco.MjModel, low: np.ndarray, high: np.ndarray, part: float) -> np.ndarray:
-    """Return the position a part of the way from one to the next; quaternions turn."""
-    if part == 0:
-        return low
-    way, out = np.zeros(model.nv), low.copy()
-    mujoco.mj_differentiatePos(model, way, 1.0, low, high)
-    mujoco.mj_integratePos(model, out, way, part)
-    return out
 
 
 def _even(pixels: int) -> int:

@@ -17,7 +17,7 @@ import platform
 import sys
 import threading
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
@@ -106,6 +106,22 @@ def _open_buffers() -> weakref.WeakSet[OffscreenBuffer]:
     return buffers
 
 
+class Material(NamedTuple):
+    """A texture that was added to the model's own."""
+
+    number: int
+    """Of the material, beyond those of the model"""
+    texture: int
+    repeat: float
+    """How often it is there in two metres"""
+
+    def put_on(self, geom: mujoco.MjvGeom) -> None:
+        """Let a geom of a scene be drawn with it."""
+        geom.matid = self.number
+        if hasattr(geom, "texid"):  # where MuJoCo asks the geom, and not its material
+            geom.texid, geom.texuniform, geom.texrepeat[:] = self.texture, 1, self.repeat
+
+
 class OffscreenBuffer:
     """An image in OpenGL's memory, for scenes of one model's meshes, textures and height fields."""
 
@@ -129,6 +145,33 @@ class OffscreenBuffer:
             raise UserError(f"cannot render: {_reason(error)}") from None
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._rect = mujoco.MjrRect(0, 0, width, height)
+
+    def add_material(self, pixels: np.ndarray, repeat: float) -> Material:
+        """Load a texture that the model lacks, as a material that geoms of a scene can have.
+
+        Args:
+            pixels: (height, width, 3) uint8
+            repeat: how often it is there in two metres, as MuJoCo counts on planes and fields.
+        """
+        context, at = self._context, self._context.ntexture
+        height, width = pixels.shape[:2]
+        texture = '<texture name="{}" type="2d" builtin="flat" width="{}" height="{}"/>'
+        sizes = [(1, 1)] * at + [(width, height)]  # MuJoCo uploads one of a number of its own
+        assets = "".join(texture.format(n, *size) for n, size in enumerate(sizes))
+        model = mujoco.MjModel.from_xml_string(f"<mujoco><asset>{assets}</asset></mujoco>")
+        model.tex_data[model.tex_adr[at] :] = pixels.ravel()
+        # A name that no texture of the context has: OpenGL makes it when it is first bound.
+        context.texture[at], context.textureType[at] = 1_000_000 + at, model.tex_type[at]
+        context.ntexture = at + 1
+        self._gl.make_current()
+        mujoco.mjr_uploadTexture(model, context, at)
+        material = len(context.mat_texuniform) - 1 - at
+        roles = context.mat_texid.reshape(len(context.mat_texuniform), -1)
+        roles[material] = -1
+        roles[material, int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = at
+        context.mat_texuniform[material] = 1
+        context.mat_texrepeat.reshape(-1, 2)[material] = repeat
+        return Material(material, at, repeat)
 
     def draw(self, scene: mujoco.MjvScene, depth: np.ndarray | None = None) -> np.ndarray:
         """Return the image of a scene, (height, width, 3) uint8.

@@ -17,11 +17,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 from metarl.video.scene import Reading
 
-COLOURS = {"before": (150, 156, 166), "during": (236, 168, 52), "after": (52, 146, 232)}
-"""Of the episodes before, during and after adaptation."""
+COLOURS = {"before": (150, 156, 166), "during": (236, 168, 52), "after": (52, 146, 232),
+           "alone": (52, 146, 232),
+           "other": (176, 122, 230), "another": (54, 190, 178)}  # fmt: skip
+"""Of the episodes before, during and after adaptation, or of one alone; of several policies, before
+is blind, during is told the task, after is the one that the film is of, and the last two are
+further ones."""
 GREEN = (64, 208, 104)
 """Of what the task asks for."""
 WHITE, DIM, DARK = (255, 255, 255), (196, 202, 210), (18, 22, 28)
+ROOMY = 360
+"""Pixels of a panel that has room for the terms of the reward."""
 LEAST_TEXT = 12
 """Pixels; smaller letters cannot be read in a video."""
 
@@ -100,6 +106,11 @@ class PanelOverlay:
         pen.text((size - self._px(12), middle), title, font=small, fill=DARK, anchor="rm")
 
     @property
+    def letters(self) -> int:
+        """Size of what is written into the picture, in pixels."""
+        return max(LEAST_TEXT, self._px(16))
+
+    @property
     def picture(self) -> tuple[int, int]:
         """Width and height of the picture that has room in the panel."""
         return self.size - 2 * self.edge, self.lower - self.top
@@ -127,7 +138,12 @@ class PanelOverlay:
         return image
 
     def _list_terms(self, pen: ImageDraw.ImageDraw, at: int, x: int) -> None:
-        """Write what each term of the reward paid in the last step over the picture's corner."""
+        """Write what each term of the reward paid in the last step over the picture's corner.
+
+        A small panel has no room for it beside the robot.
+        """
+        if self.size < ROOMY:
+            return
         small, rows = font(self._px(14)), list(self.panel.terms.items())
         line = round(1.3 * small.size)
         room = max(1, self.picture[1] // 2 // line)
@@ -200,23 +216,29 @@ def gauge_spans(panels: Sequence[Panel]) -> list[tuple[float, float]]:
 class Header:
     """The line over a task's panels: the family, the task's parameters, and the time."""
 
-    def __init__(self, family: str, words: Sequence[str], width: int, height: int) -> None:
+    def __init__(
+        self, family: str, words: Sequence[str], width: int, height: int, clock: str
+    ) -> None:
+        """Draw what does not change; `clock` is what is said of the time at the start."""
         self.image = Image.new("RGB", (width, height), DARK)
         pen, size = ImageDraw.Draw(self.image), round(height * 0.46)
         self._clock = font(size)
         x, y = round(height * 0.3), round(height * 0.24)
-        room = width - x - pen.textlength("00.0 s  ×0.25 speed  ", self._clock)
-        pen.text((x, y), family, font=font(size), fill=DIM)
-        x += pen.textlength(family + "   ", font(size))
-        pen.text((x, y), fitted(words, font(size, bold=True), room - x), fill=GREEN,
-                 font=font(size, bold=True))  # fmt: skip
+        room = width - x - pen.textlength(f"00{clock}  ", self._clock)
+        bold, name = font(size, bold=True), pen.textlength(family + "   ", font(size))
+        text = fitted(words, bold, room - x - name)
+        if words and text == counted_words(words):  # the task is of more use than the family
+            text = fitted(words, bold, room - x)
+        else:
+            pen.text((x, y), family, font=font(size), fill=DIM)
+            x += name
+        pen.text((x, y), text, fill=GREEN, font=bold)
         self._y = y
 
-    def __call__(self, seconds: float, speed: float) -> Image.Image:
+    def __call__(self, clock: str) -> Image.Image:
         """Return the line at a time of the episode."""
         image = self.image.copy()
         pen = ImageDraw.Draw(image)
-        clock = f"{seconds:.1f} s" + ("" if speed == 1 else f"  ×{speed:.2g} speed")
         length = pen.textlength(clock, self._clock)
         pen.text((image.width - length - self._y, self._y), clock, font=self._clock, fill=WHITE)
         return image
@@ -234,6 +256,11 @@ def fitted(words: Sequence[str], face: ImageFont.FreeTypeFont, room: float) -> s
         text = "   ".join(words[:count]) + (f"   + {more} more" if more else "")
         if face.getlength(text) <= room:
             return text
+    return counted_words(words)
+
+
+def counted_words(words: Sequence[str]) -> str:
+    """Return what stands for words that have no room at all."""
     return f"{len(words)} parameters" if words else ""
 
 

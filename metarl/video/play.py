@@ -331,7 +331,7 @@ class Player:
         size = max(wide, (down + up) / 2)
         marks = Marks(
             self._markers, place, self._speed, np.zeros((0, 3)), radius=size,
-            above=up + 0.35 * wide, ticks=False, scale=ARROW * size, colour=BLUE,
+            above=up + 0.35 * wide, ground=(), scale=ARROW * size, colour=BLUE,
         )  # fmt: skip
         for one in drawn(marks):
             add_mark(scene, *one)

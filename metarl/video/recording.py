@@ -211,6 +211,16 @@ def _episode(segment: _Segment, m: int) -> Episode:
     return Episode(qpos, mocap, reward, ended, terms, models)
 
 
+def between(model: mujoco.MjModel, low: np.ndarray, high: np.ndarray, part: float) -> np.ndarray:
+    """Return the position a part of the way from one to the next; quaternions turn."""
+    if part == 0:
+        return low
+    way, out = np.zeros(model.nv), low.copy()
+    mujoco.mj_differentiatePos(model, way, 1.0, low, high)
+    mujoco.mj_integratePos(model, out, way, part)
+    return out
+
+
 def __getattr__(name: str) -> Any:
     """Return `TaskWorlds` by the name that it had here: `record` takes any worlds of a family."""
     if name == "RecordingWorlds":

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
 
+from metarl.video.ground import LINE, START, TILE, Mark, View, floor_pixels, lay_floor
 from metarl.video.opengl import OffscreenBuffer
-from metarl.video.scene import Marker, Root, robot_geoms
+from metarl.video.scene import Marker, Root, find_root, robot_geoms, robot_size
 
 SHADOW_SIZE, SAMPLES = 1024, 4
 """Resolution of shadows (MuJoCo's 4096 takes a CPU twice the time), and samples in a pixel."""
+SHADED, LEAST_SHADED = 12.0, 4.0
+"""How far around a robot shadows are, in its reaches, and in m at least: beyond are specks."""
 SUN = (0.30, 0.25, -0.92)
 """Where directional lights shine: from behind the camera's left, so that shadows can be seen."""
 TARGET = (0.20, 0.80, 0.35)
 """Colour of what the task asks for: the goal, and the arrow of a velocity or direction."""
+DEAD = (0.90, 0.10, 0.12)
+"""Colour of limbs whose motors give no torque."""
 SKY = ((0.62, 0.70, 0.80), (0.90, 0.93, 0.96))
-"""Colours of the background, top and bottom, where a model has no sky of its own."""
-
-
-class View(NamedTuple):
-    """A camera at one moment."""
-
-    lookat: np.ndarray
-    distance: float
-    azimuth: float
-    elevation: float
+"""Colours of the background, top and bottom."""
 
 
 class Marks(NamedTuple):
@@ -39,13 +36,13 @@ class Marks(NamedTuple):
     velocity: np.ndarray
     """(3,) of the robot's root, m/s"""
     trail: np.ndarray
-    """(n, 3) where the root has been; empty: no trail"""
+    """(n, 3) on the ground, where the root has been; empty: no trail"""
     radius: float
     """Of the robot, or larger where the camera is far: the measure of everything drawn, m"""
     above: float
     """How high over the root the arrows are, m"""
-    ticks: bool
-    """Whether to draw a line on the ground every metre along x"""
+    ground: Sequence[Mark]
+    """Lines on the ground: the start, and each so many metres from it"""
     scale: float
     """Length of an arrow, in m, for 1 m/s"""
     colour: tuple[float, float, float]
@@ -64,12 +61,15 @@ class Renderer:
         model = _light_copy(models)
         model.vis.quality.shadowsize = min(SHADOW_SIZE, model.vis.quality.shadowsize)
         model.vis.quality.offsamples = min(SAMPLES, model.vis.quality.offsamples)
+        shade(model)
         self._buffer = OffscreenBuffer(model, width, height)
         self._scene = mujoco.MjvScene(model, 2000 + 2 * model.ngeom)
-        self._scene.flags[int(mujoco.mjtRndFlag.mjRND_REFLECTION)] = False
+        for off in (mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX):
+            self._scene.flags[int(off)] = False
         self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
         self._data = mujoco.MjData(model)
-        self._depth = None if _has_sky(model) else np.empty((height, width), np.float32)
+        self._depth = np.empty((height, width), np.float32)
+        self._floor = self._buffer.add_material(floor_pixels(), 1 / TILE)
         self._mine = robot_geoms(model)
 
     def close(self) -> None:
@@ -101,38 +101,73 @@ class Renderer:
         mujoco.mjv_updateScene(
             model, data, self._option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene
         )
-        self._light(view)
-        self._tint(marks.colour)
+        lay_floor(scene, model, self._floor)
+        light(scene, view)
+        self._tint(marks.colour, dead_limbs(model))
         for mark in drawn(marks):
             add_mark(scene, *mark)
-        image = self._buffer.draw(scene, self._depth)
-        return image if self._depth is None else _with_sky(image, self._depth)
+        return with_sky(self._buffer.draw(scene, self._depth), self._depth)
 
-    def _light(self, view: View) -> None:
-        """Let a sun shine on where the robot is: what is far from it would have no shadow."""
-        for light in self._scene.lights[: self._scene.nlight]:
-            if light.type == int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL):
-                light.dir[:] = SUN
-                light.pos[:] = view.lookat - view.distance * np.array(SUN)
-                light.castshadow &= view.elevation > -75  # seen from above they tell nothing
-
-    def _tint(self, colour: tuple[float, float, float], much: float = 0.7) -> None:
-        """Give the robot some of the colour that its episode has throughout the video."""
+    def _tint(
+        self, colour: tuple[float, float, float], dead: np.ndarray, much: float = 0.7
+    ) -> None:
+        """Give the robot some of its episode's colour, and limbs without a motor their own."""
         geom_type = int(mujoco.mjtObj.mjOBJ_GEOM)
         for geom in self._scene.geoms[: self._scene.ngeom]:
             if geom.objtype == geom_type and geom.objid >= 0 and self._mine[geom.objid]:
                 geom.matid = -1  # a texture would darken the colour
-                geom.rgba[:3] = (1 - much) * geom.rgba[:3] + much * np.array(colour)
+                paint = np.array(DEAD if dead[geom.objid] else colour)
+                geom.rgba[:3] = (1 - much) * geom.rgba[:3] + much * paint
+
+
+def shade(model: mujoco.MjModel) -> None:
+    """Let shadows be as far around the robot as a picture shows; call it before the context."""
+    reach = max(SHADED * robot_size(model, find_root(model))[0], LEAST_SHADED)
+    model.vis.map.shadowclip = reach / max(float(model.stat.extent), 1e-6)
+
+
+def light(scene: mujoco.MjvScene, view: View) -> None:
+    """Light every family alike: by one sun, which shines on where the robot is, and the camera's.
+
+    What is far from a light of MuJoCo has no shadow.
+    """
+    scene.nlight = 2
+    for one, is_sun in zip(scene.lights[:2], (False, True), strict=True):
+        one.type = int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
+        one.headlight, one.texid = not is_sun, -1
+        one.dir[:] = SUN if is_sun else view.ahead()
+        one.pos[:] = view.lookat - view.distance * one.dir
+        one.ambient[:], one.diffuse[:] = (0.0, 0.55) if is_sun else (0.38, 0.42)
+        one.specular[:] = 0.1
+        one.castshadow = is_sun and view.elevation > -75  # from above, shadows tell nothing
+
+
+def dead_limbs(model: mujoco.MjModel) -> np.ndarray:
+    """Return (ngeom,) bool: the geoms of bodies whose joints' motors give no torque, as faults."""
+    at_joints = model.actuator_trntype == int(mujoco.mjtTrn.mjTRN_JOINT)
+    dead = at_joints & (model.actuator_gear == 0).all(1)
+    bodies = model.jnt_bodyid[model.actuator_trnid[dead, 0]]
+    return np.isin(model.geom_bodyid, bodies)
 
 
 def add_mark(scene: mujoco.MjvScene, kind: int, size: Any, start: Any, end: Any, rgba: Any) -> None:
-    """Add a sphere or cylinder at `start`, or a connector from `start` to `end`, to a scene."""
+    """Add a sphere or cylinder at `start`, or a connector from `start` to `end`, to a scene.
+
+    A box is a connector that lies flat.
+    """
     if scene.ngeom >= scene.maxgeom:
         return
     geom = scene.geoms[scene.ngeom]
     upright = np.eye(3).ravel()
     mujoco.mjv_initGeom(geom, kind, np.array(size), np.array(start), upright, _rgba(rgba))
-    if end is not None:
+    if kind == int(mujoco.mjtGeom.mjGEOM_BOX):
+        along = np.subtract(end, start)
+        half = np.linalg.norm(along) / 2
+        along /= 2 * half
+        aside = np.cross([0.0, 0.0, 1.0], along) / max(np.hypot(*along[:2]), 1e-9)
+        geom.pos[:], geom.size[:] = np.add(start, end) / 2, (half, size[0], size[1])
+        geom.mat[:] = np.stack([along, aside, np.cross(along, aside)], 1)
+    elif end is not None:
         mujoco.mjv_connector(geom, kind, size[0], np.array(start), np.array(end))
     geom.category = int(mujoco.mjtCatBit.mjCAT_DECOR)
     scene.ngeom += 1
@@ -142,13 +177,14 @@ def drawn(marks: Marks) -> list[tuple[Any, ...]]:
     """Return (geom type, size, start, end, rgba) of everything that is to be added."""
     kinds, r = mujoco.mjtGeom, marks.radius
     arrow, out = int(kinds.mjGEOM_ARROW), []
-    for one, two in zip(marks.trail[:-1], marks.trail[1:], strict=True):
-        size = (0.07 * r, 0.0, 0.0)
-        out.append((int(kinds.mjGEOM_CAPSULE), size, one, two, (*marks.colour, 0.9)))
-    if marks.ticks:
-        for metre in range(round(marks.position[0]) - 12, round(marks.position[0]) + 13):
-            ends = np.array([[metre, -1.0, 0.0], [metre, 1.0, 0.0]])
-            out.append((int(kinds.mjGEOM_CAPSULE), (0.012, 0.0, 0.0), *ends, (0.1, 0.1, 0.1, 1.0)))
+    for one, two in itertools.pairwise(marks.trail):
+        out.append((int(kinds.mjGEOM_BOX), (0.06 * r, 0.014 * r, 0.0), one, two,
+                    (*marks.colour, 1.0)))  # fmt: skip
+    for _, points, start in marks.ground:
+        wide = 0.04 if not start else 0.07 if len(points) > 2 else 0.12
+        size, rgba = (wide * r, 0.01 * r, 0.0), START if start else LINE
+        for one, two in itertools.pairwise(points):
+            out.append((int(kinds.mjGEOM_BOX), size, one, two, rgba))
     above = marks.position + np.array([0.0, 0.0, marks.above])
     for kind, vector in marks.markers:
         goal = np.asarray(vector, np.float64)
@@ -176,8 +212,8 @@ def _rgba(values: Sequence[float]) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-def trail_of(path: np.ndarray, upto: float, root: Root, segments: int = 120) -> np.ndarray:
-    """Return (n, 3) the path up to a step, for robots that move in the plane of the ground."""
+def trail_of(path: np.ndarray, upto: float, root: Root, segments: int = 60) -> np.ndarray:
+    """Return (n, 3) of a path up to a step, for robots that move in the plane of the ground."""
     if not (root.x and root.y):
         return np.zeros((0, 3))
     step = max(1, len(path) // segments)
@@ -204,13 +240,6 @@ def extend_ground(model: mujoco.MjModel) -> None:
             model.geom_size[plane, :2] = 500.0
 
 
-def needs_ticks(model: mujoco.MjModel, root: Root) -> bool:
-    """Whether nothing on the ground would tell how fast a planar robot moves."""
-    planes = np.flatnonzero(model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE))
-    painted = [m for m in model.geom_matid[planes] if m >= 0 and (model.mat_texid[m] >= 0).any()]
-    return root.x and not root.y and not model.nhfield and len(planes) > 0 and not painted
-
-
 def _light_copy(models: Sequence[mujoco.MjModel]) -> mujoco.MjModel:
     """Return a copy of the first model, for a context of OpenGL.
 
@@ -225,12 +254,8 @@ def _light_copy(models: Sequence[mujoco.MjModel]) -> mujoco.MjModel:
     return model
 
 
-def _has_sky(model: mujoco.MjModel) -> bool:
-    return bool((model.tex_type == int(mujoco.mjtTexture.mjTEXTURE_SKYBOX)).any())
-
-
-def _with_sky(image: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Fill what lies at infinity with a plain gradient, which MuJoCo would leave black."""
+def with_sky(image: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Fill what lies at infinity with a plain gradient."""
     top, bottom = (np.array(c) * 255 for c in SKY)
     part = np.linspace(0.0, 1.0, len(image))[:, None]
     sky = (top + (bottom - top) * part).astype(np.uint8)[:, None]

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from metarl.tasks.family import TaskFamily
 
 SMOOTH = 0.4
-"""Seconds over which the velocity on show, and the camera's path, are averaged."""
+"""Seconds over which the velocity on show is averaged."""
+STEADY = 1.2
+"""Seconds over which the camera's path is averaged: gaits, and falls, do not shake it."""
 MARGIN = 1.2
 """How much more than what must be in view the camera sees."""
 ARROWS = 0.5
@@ -153,6 +155,15 @@ def smooth(values: np.ndarray, width: int) -> np.ndarray:
     low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
     count = (high - low).reshape(-1, *(1,) * (values.ndim - 1))
     return (total[high] - total[low]) / count
+
+
+def steady(path: np.ndarray, width: int) -> np.ndarray:
+    """Return a path averaged as by `smooth`, that goes on at both ends as it went before them."""
+    half = min(width // 2, len(path) - 1)
+    before = 2 * path[:1] - path[half:0:-1]
+    after = 2 * path[-1:] - path[-2 : -half - 2 : -1]
+    longer = np.concatenate([before, path, after]) if half else path
+    return smooth(longer, 2 * half + 1)[half : half + len(path)]
 
 
 def velocity_of(path: np.ndarray, dt: float) -> np.ndarray:
@@ -351,8 +362,7 @@ def plan_shots(
             elevation = min(elevation, -60.0)
     shots = []
     for path in paths:
-        follow = smooth(path, max(1, round(SMOOTH / family.dt)))
-        follow[:, 2] = smooth(path[:, 2], max(1, round(4 * SMOOTH / family.dt)))
+        follow = steady(path, max(1, round(STEADY / family.dt)))
         follow[:, 2] += raised
         shots.append(
             Shot(

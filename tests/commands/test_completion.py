@@ -40,7 +40,7 @@ def script(tmp_path_factory) -> Path:
         ("train half-cheetah-vel rl", {"rl2"}),
         ("train half-cheetah-vel rl2 --tasks-", {"--tasks-per-iteration"}),
         ("train half-cheetah-vel rl2 --device c", {"cpu", "cuda"}),
-        ("evaluate half-cheetah-vel-p", {"half-cheetah-vel-pearl"}),
+        ("evaluate half-cheetah-vel-pe", {"half-cheetah-vel-pearl"}),
         ("evaluate half-cheetah-vel-rl2 --split o", {"ood"}),
         ("push half-cheetah-vel-rl2 me/agent --pri", {"--private"}),
     ],

@@ -17,6 +17,7 @@ from metarl.commands.export import export_agent
 from metarl.commands.training.experiment import Measure, measure
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.learner import Learner
+from metarl.report.model_card import model_card
 from metarl.report.run_summary import read_run
 from metarl.run import train_config
 
@@ -264,3 +265,16 @@ def test_a_run_without_an_evaluation_is_refused(run, tmp_path) -> None:
     with pytest.raises(UserError, match="has no held-out evaluation yet"):
         export_agent(bare, tmp_path / "agent", threads=1)
     assert [path.name for path in tmp_path.iterdir()] == ["bare"]
+
+
+def test_the_card_of_a_policy_that_was_tested_without_adaptation_says_nothing_of_it() -> None:
+    """It has where the return is lowest, the lowest first."""
+    folder = next(path.parent for path in AGENTS if path.parent.name == "quadruped-vel-ppo")
+    card = model_card(json.loads((folder / "result.json").read_text()), "agent")
+    assert "daptation raises" not in card
+    assert "gain" not in card.lower()
+    rows = card.split("| the return is lowest on | return |\n|---|---|\n")[1].split("\n\n")[0]
+    returns = [float(row.split("|")[2]) for row in rows.splitlines()]
+    assert returns == sorted(returns)
+    assert len(returns) == 5
+    assert "after adaptation" not in card

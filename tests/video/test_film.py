@@ -16,9 +16,9 @@ from metarl.tasks.composition import compose
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import find_family
 from metarl.video import renderer as renderers
-from metarl.video.film import Film, VideoConfig, between, experience
+from metarl.video.film import Film, VideoConfig, experience
 from metarl.video.overlay import first_that_fits, fitted, font, signed, spread
-from metarl.video.recording import record
+from metarl.video.recording import between, record
 from metarl.video.scene import (
     Marker,
     body_path,
@@ -224,12 +224,13 @@ def test_each_world_is_drawn_with_its_own_model(lift):
         for r, g in ((0.5, 0.0), (2.0, 0.0), (0.5, 1.0))
     )
     shot = renderers.View(np.array([0.0, 0.0, 1.0]), 4.0, 90.0, -20.0)
-    marks = Film(small, SMALL).blocks[0].clips[0].marks._replace(ticks=False)
+    marks = Film(small, SMALL).blocks[0].clips[0].marks._replace(ground=(), colour=(0.6, 0.6, 0.6))
     seen = []
     for got in (small, large, hill):
         drawing = renderers.Renderer(got.models, 120, 120)
         image = drawing.draw(got.models[0], np.zeros(2), np.zeros((0, 7)), shot, marks)
-        ground = (image[..., 1] > 1.5 * image[..., 0]) & (image[..., 1] > 1.5 * image[..., 2])
+        red, green, blue = image.astype(int).transpose(2, 0, 1)
+        ground = (abs(red - green) < 15) & (blue < red + 10)  # the sky is blue, and the ball red
         seen.append((ball_pixels(image), int(ground.sum())))
         drawing.close()
     assert 10 < seen[1][0] / seen[0][0] < 22
@@ -308,8 +309,34 @@ def test_layout(count):
     assert film.width >= columns * 3 * film.panel
 
 
+@pytest.mark.parametrize("count", [3, 5])
+def test_tasks_with_one_picture_each_stand_in_a_row(count):
+    """Up to four, of full size; more of them make a grid."""
+    family = find_family("point-goal")
+    tasks = TaskDistribution(family).split("heldout", count)
+    film = Film(recorded(family, tasks, worlds_per_task=1, episodes=0), VideoConfig(size=200))
+    assert film.columns == {3: 3, 5: 2}[count]
+    assert film.panel == {3: 200, 5: 160}[count]
+    if count == 3:
+        assert film.width == 3 * 200 + 2 * film.gap
+        assert film.height == film.head + 200
+
+
+def test_limbs_without_a_motor_are_known():
+    """Of leg 2 of the ant, two links; of a sound ant, none."""
+    family = find_family("ant-crippled")
+    worlds = TaskWorlds(family, 2, 1)
+    tasks = TaskDistribution(family).make
+    for fault, bodies in ((2.0, {"aux_2", ""}), (0.0, set())):
+        worlds.set_tasks(tasks(fault=fault), 2)
+        model = worlds.simulator.world_model(0)
+        dead = renderers.dead_limbs(model)
+        assert {model.body(model.geom_bodyid[g]).name for g in np.flatnonzero(dead)} == bodies
+        assert dead.sum() == len(bodies)
+
+
 @pytest.mark.parametrize(("episodes", "explores", "phases"), [
-    (0, True, ["before"]),
+    (0, True, ["alone"]),
     (1, True, ["before", "during", "after"]),
     (1, False, ["before", "after"]),
     (2, False, ["before", "during", "after"]),

@@ -19,15 +19,14 @@ from metarl.base.errors import UserError
 from metarl.base.text import shown
 from metarl.commands.arguments import parse
 from metarl.commands.evaluate import OnRun, parse_task
+from metarl.commands.viewing.output import default_out, draw
 from metarl.runs.progress import bar, say
 
 if TYPE_CHECKING:
-    from metarl.learning.checkpoint import Checkpoint
     from metarl.learning.learner import Learner
     from metarl.tasks.distribution import Tasks
     from metarl.tasks.family import TaskFamily
     from metarl.tasks.gymnasium_family import GymnasiumFamily
-    from metarl.video.encode import VideoConfig
     from metarl.video.recording import Recording
 
 MOST_TASKS = 16
@@ -36,7 +35,19 @@ MOST_TASKS = 16
 
 @dataclass(frozen=True)
 class Render(OnRun):
-    """Show a trained policy adapt: the same task before, during and after, side by side."""
+    """Show a trained policy adapt: the same task before, during and after, side by side.
+
+    With --against, several policies on the same task from the same state, in step.
+    """
+
+    episodes: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Adaptation rounds K; the default is 3, and 0 with --against: the first episode on the task.
+    With --against all K + 1 episodes are shown, one after the other."""
+    against: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN")] = ()
+    """One to three other runs to show beside it, such as one of ppo on the family, which is blind
+    to the task, and one of ppo on the family with +told, the oracle."""
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD")] = ()
+    """What to call RUN and each run of --against in the video."""
 
     set: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")
@@ -55,6 +66,8 @@ class Render(OnRun):
     """Frames in a second."""
     speed: float | None = None
     """1 is real time; the default slows episodes of less than 5 s down."""
+    seconds: float | None = None
+    """Show no more than so many of an episode."""
     live: bool = False
     """Play it in MuJoCo's viewer instead, which needs a display."""
 
@@ -69,8 +82,33 @@ class Render(OnRun):
             raise UserError("--set names one task: leave out --tasks")
         if self.set and self.split != "heldout":
             raise UserError("--set names the task: leave out --split")
+        _check_against(self)
         if self.live and self.out is not None:
             raise UserError("--live writes no file: leave out --out")
+
+    @property
+    def rounds(self) -> int:
+        """K."""
+        return self.episodes if self.episodes is not None else 0 if self.against else 3
+
+
+def _check_against(args: Render) -> None:
+    """Check the settings of a split screen. Raises UserError."""
+    if args.against and (args.tasks != 1 or args.live):
+        raise UserError(f"--against shows one task in a file: leave out --{_refused(args)}")
+    if len(args.against) > 3:
+        raise UserError(f"--against takes one to three runs, not {len(args.against)}")
+    if args.labels and len(args.labels) != 1 + len(args.against):
+        raise UserError(
+            f"--labels names RUN and each run of --against: {1 + len(args.against)} words, "
+            f"not {len(args.labels)}"
+        )
+    if args.labels and not args.against:
+        raise UserError("--labels names the runs of --against: give some")
+
+
+def _refused(args: Render) -> str:
+    return "live" if args.live else "tasks"
 
 
 def render(argv: Sequence[str]) -> int:
@@ -83,11 +121,15 @@ def render(argv: Sequence[str]) -> int:
     from metarl.video.recording import record
     from metarl.worlds.task_worlds import TaskWorlds
 
-    config = video.VideoConfig(size=args.size, fps=args.fps, speed=args.speed)
+    config = video.VideoConfig(size=args.size, fps=args.fps, speed=args.speed, seconds=args.seconds)
     if args.out is not None:
         video.check_out(args.out)
     if args.live:
         check_display("--live", "leave out --live to write a video")
+    if args.against:
+        from metarl.commands.viewing.versus import render_against
+
+        return render_against(args, config)
     checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
     split, tasks = "the task", parse_task(family, args.set) if args.set else None
     if tasks is None:
@@ -104,7 +146,7 @@ def render(argv: Sequence[str]) -> int:
     assert isinstance(worlds, TaskWorlds)
     with bar("playing") as show:
         recording = record(
-            learner, worlds, tasks, episodes=args.episodes, seed=args.seed, split=split,
+            learner, worlds, tasks, episodes=args.rounds, seed=args.seed, split=split,
             progress=show,
         )  # fmt: skip
     for line in returns_of(recording):
@@ -113,23 +155,11 @@ def render(argv: Sequence[str]) -> int:
         with no_thread_left():
             play_live(recording, config.speed or 1.0)
         return 0
-    _draw(args, recording, config, Path(args.out or default_out(checkpoint, split, args.set)))
+    from metarl.video.film import Film
+
+    out = Path(args.out or default_out(checkpoint, split, args.set))
+    draw(Film(recording, config), out, args.threads)
     return 0
-
-
-def _draw(args: Render, recording: Recording, config: VideoConfig, out: Path) -> None:
-    """Write the video, and say what it is."""
-    from metarl.video import encode as video
-
-    started = time.perf_counter()
-    with bar("drawing") as show:
-        film = video.render(recording, out, config, threads=args.threads, progress=show)
-    took = time.perf_counter() - started
-    say(
-        f"wrote {out}: {film.width} × {film.height}, {film.frames / config.fps:.1f} s, "
-        f"{out.stat().st_size / 2**20:.1f} MiB, in {took:.1f} s "
-        f"({film.frames * film.pictures / took:.0f} pictures/s)"
-    )
 
 
 def _render_pictures(
@@ -145,22 +175,13 @@ def _render_pictures(
         film = PictureFilm(
             learner, cast("GymnasiumFamily", family), tasks,
             video.VideoConfig(size=args.size, fps=args.fps), worlds_per_task=count,
-            episodes=args.episodes, seed=args.seed, progress=show,
+            episodes=args.rounds, seed=args.seed, progress=show,
         )  # fmt: skip
     for m, row in enumerate(film.returns):
         print(f"{tasks.label(m)}: return " + " → ".join(shown(value, 1) for value in row))
     video.write(cast("video.Film", film), out, threads=1)
     print(f"wrote {out}: {film.width} × {film.height}, {film.frames} frames, one a step")
     return 0
-
-
-def default_out(checkpoint: Checkpoint, split: str, settings: Sequence[str]) -> Path:
-    """Return where a video goes if nobody says: a name of its own for each task."""
-    name = "_".join(word.replace("/", "").strip() for word in settings) or split
-    if Path(checkpoint.path).parent.name == "checkpoints":
-        return Path(checkpoint.path).parent.parent / "videos" / f"{name}.mp4"
-    family = Path(checkpoint.family).name.replace(".py:", "-")
-    return Path(f"{family}-{Path(checkpoint.algorithm).name.replace('.py:', '-')}-{name}.mp4")
 
 
 def returns_of(recording: Recording) -> Iterator[str]:
