@@ -8,11 +8,13 @@ new one is in its place. What a killed process left behind, the next one that wr
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import math
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,21 @@ def write_bytes(path: Path, data: bytes) -> None:
         draft.write_bytes(data)
 
 
+def check_writable(path: Path) -> None:
+    """Raise UserError if a file cannot be written there, before the work that it is to hold."""
+    with file_errors(path):
+        if path.is_dir():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{_DRAFT}{os.getpid()}-{path.name}")
+        try:
+            draft.touch()
+        except OSError as error:
+            error.filename = str(path)
+            raise
+        draft.unlink()
+
+
 def finite(value: object) -> object:
     """Return `value` with every NaN and infinity replaced by None: JSON has neither."""
     if isinstance(value, float):
@@ -64,11 +81,26 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises UserError, one line, if it is missing or malformed."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"cannot read '{path}': it is not JSON: {error}") from None
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file, which must be a regular one: a pipe could be waited for for ever.
+
+    Raises OSError, or UnicodeDecodeError.
+    """
+
+    def at_once(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)
+
+    with open(path, encoding="utf-8", opener=at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        return file.read()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -115,7 +116,6 @@ def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
 
 def _names(flag: Flag) -> list[str] | None:
     """Return the names that a word may be, where they are known beforehand."""
-    from metarl.learning.agents import agents
     from metarl.learning.registry import list_learners
     from metarl.tasks.registry import list_families
 
@@ -124,7 +124,7 @@ def _names(flag: Flag) -> list[str] | None:
         from metarl.runs.presets import presets
 
         return ["none", *presets()]
-    known = {"FAMILY": list_families, "ALGORITHM": list_learners, "AGENT": lambda: list(agents())}
+    known = {"FAMILY": list_families, "ALGORITHM": list_learners, "AGENT": _agents}
     return known[word]() if word in known else None
 
 
@@ -139,10 +139,15 @@ def _completer(flag: Flag) -> dict[str, Any] | None:
     return shtab.DIRECTORY if "DIR" in flag.metavar or flag.name == "out" else None
 
 
-def _runs() -> dict[str, Any]:
+def _agents() -> list[str]:
+    """Return the names of agents that mean nothing else to a shell: folders have any name."""
     from metarl.learning.agents import agents
 
-    names = " ".join(agents())
+    return [name for name in agents() if re.fullmatch(r"[\w./-]+", name, re.ASCII)]
+
+
+def _runs() -> dict[str, Any]:
+    names = " ".join(_agents())
     return {
         "bash": _RUNS, "zsh": _RUNS,
         "fish": f"(string split ' ' -- '{names}'; __fish_complete_directories)",

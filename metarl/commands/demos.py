@@ -62,6 +62,7 @@ def demos(argv: Sequence[str]) -> int:
     args = parse(Demos, argv, prog="metarl demos")
     from pathlib import Path
 
+    from metarl.base.files import check_writable
     from metarl.learning.demonstrator import record
     from metarl.run import load_run, worlds_for
     from metarl.runs.config import MAX_WORLDS
@@ -71,6 +72,9 @@ def demos(argv: Sequence[str]) -> int:
     count = len(tasks) * args.episodes
     if count > MAX_WORLDS:
         raise UserError(f"tasks x episodes is {count} worlds; the limit is {MAX_WORLDS}")
+    plain = "+".join(word for word in family.name.split("+") if word != "told")
+    path = Path(args.out or f"{plain.rpartition(':')[2]}-{split}-demos.safetensors")
+    check_writable(path)
     worlds = worlds_for(family, learner, count, args.threads)
     words = f"{tasks.counted(f'{split} task')}, {counted(args.episodes, 'episode')} each"
     say(f"{checkpoint.path}: recording {words}")
@@ -82,8 +86,7 @@ def demos(argv: Sequence[str]) -> int:
             learner, worlds, tasks, seed=args.seed, rounds=args.rounds, split=split, about=about,
             progress=show,
         )  # fmt: skip
-    plain = found.tasks.family.rpartition(":")[2]
-    path = found.save(Path(args.out or f"{plain}-{split}-demos.safetensors"))
+    found.save(path)
     returns, steps = found.returns, found.length
     say(
         f"return {shown(float(returns.mean()), 2)} (tasks from "
@@ -91,7 +94,11 @@ def demos(argv: Sequence[str]) -> int:
         f"{counted(int(steps.sum()), 'step')}"
     )
     if short := int((steps < found.action.shape[2]).sum()):
-        say(f"note: {short} of {counted(steps.numel(), 'episode')} ended before the horizon")
+        lost = int(((steps < found.action.shape[2]) & ~found.terminated).sum())
+        why = (
+            f", {lost} of them as the physics diverged: their returns lack the rest" if lost else ""
+        )
+        say(f"note: {short} of {counted(steps.numel(), 'episode')} ended before the horizon{why}")
     say(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB, of {found.tasks.family}")
     return 0
 

@@ -86,7 +86,7 @@ def probe(argv: Sequence[str]) -> int:
     if args.json == "-":
         print(json.dumps(about))
         return 0
-    for line in (*lines(found), *sweep_lines(sweeps)):
+    for line in (*lines(found, tasks), *sweep_lines(sweeps)):
         say(line)
     kept = [] if args.json is None else [Path(args.json)]
     if not checkpoint.meta.get("exported"):  # a shipped agent's folder stays as it is
@@ -148,11 +148,12 @@ def to_json(found: Probe) -> dict[str, Any]:
     return {**found._asdict(), "effects": effects}
 
 
-def lines(found: Probe) -> list[str]:
-    """Return what was found in words."""
+def lines(found: Probe, tasks: Tasks) -> list[str]:
+    """Return what was found in words, given the tasks that it was found on."""
     import numpy as np
 
     from metarl.evaluation.probe import INTERVENTIONS
+    from metarl.evaluation.statistics import too_few
 
     table = [f"{'':<15}{'mean return':>12}{'change (IQM)':>14}   95 % interval"]
     for name, effect in found.effects.items():
@@ -164,7 +165,11 @@ def lines(found: Probe) -> list[str]:
         table.append(row)
     for name, effect in found.effects.items():
         if name != "as it is":
-            table.append(f"{name} ({INTERVENTIONS[name]}): {_verdict(effect.change)}")
+            known = np.isfinite(effect.returns) & np.isfinite(found.effects["as it is"].returns)
+            few = too_few(tasks.values[known])
+            words = "too few tasks for a verdict" if few else _verdict(effect.change)
+            lost = f"; in {counted(int((~known).sum()), 'task')} all diverged" * (not known.all())
+            table.append(f"{name} ({INTERVENTIONS[name]}): {words}{lost}")
     read = ", ".join(f"{name} {r2:.2f}" for name, r2 in found.readable.items())
     table.append(
         f"task parameters read linearly from the state, R² on other tasks: {read}"

@@ -199,6 +199,12 @@ def lines(about: dict[str, Any]) -> list[str]:
         table.append(row)
     if not about["drift"]:
         table += [_recovery_line(run, about["lags"]) for run in about["runs"]]
+    table += [
+        f"warning: {counted(run['diverged'], 'step')} of {run['algorithm']} on {run['family']} "
+        f"diverged and counted as a reward of 0, so its returns and regret are not to be relied on"
+        for run in about["runs"]
+        if run["diverged"]
+    ]
     if about["reference"] is None:
         table.append("no regret: give runs to compare with in --against, such as an oracle")
     return table

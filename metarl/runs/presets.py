@@ -16,7 +16,7 @@ from typing import Any
 
 from metarl.base.distributed import rank_of_process
 from metarl.base.errors import UserError, did_you_mean
-from metarl.base.files import read_json
+from metarl.base.files import read_json, read_text
 from metarl.base.plugins import absolute
 from metarl.learning.registry import find_learner
 from metarl.runs.config import TrainConfig
@@ -196,7 +196,7 @@ def _read(path: Path) -> Any:
     if path.suffix != ".toml":
         return read_json(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from metarl.base.files import standing, whole_file, whole_folder, write_bytes
+from metarl.base.errors import UserError
+from metarl.base.files import (
+    check_writable,
+    read_json,
+    standing,
+    whole_file,
+    whole_folder,
+    write_bytes,
+)
 
 GONE = 2**22 + 1
 """A process number that no process has."""
@@ -56,3 +64,25 @@ def test_a_folder_counts_until_its_successor_is_in_place(tmp_path):
     with pytest.raises(RuntimeError), whole_folder(tmp_path / "a"):
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["a pipe that nobody writes to", "a device without an end"])
+def test_only_a_regular_file_is_read(kind, tmp_path):
+    """A pipe would be waited for for ever, and a device fill the memory."""
+    path = Path("/dev/zero")
+    if "pipe" in kind:
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+    with pytest.raises(UserError, match=f"cannot read '{path}': it is no regular file"):
+        read_json(path)
+
+
+def test_where_nothing_can_be_written_is_known_beforehand(tmp_path):
+    (tmp_path / "file").write_text("old")
+    for path in (tmp_path, tmp_path / "file" / "below", tmp_path / ("a" * 300)):
+        with pytest.raises(UserError, match="cannot write"):
+            check_writable(path)
+    check_writable(tmp_path / "file")
+    check_writable(tmp_path / "new" / "file")
+    assert (tmp_path / "file").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "new"]

@@ -64,6 +64,19 @@ def test_every_command_has_its_arguments_there():
     assert CLASSES.keys() | {"train"} == cli.COMMANDS.keys()
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_name_of_a_folder_is_never_code(shell, tmp_path, monkeypatch, capsys):
+    """The script goes into a start-up file: of what was unpacked, only plain names are in it."""
+    pytest.importorskip("shtab")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    for name in ("plain-1.0", "$(touch HIT)", "`touch HIT`", "a'; touch HIT; '", 'b"; touch HIT'):
+        (tmp_path / "metarl" / "agents" / "owner" / name).mkdir(parents=True)
+    assert cli.main(["completion", shell]) == 0
+    text = capsys.readouterr().out
+    assert "owner/plain-1.0" in text
+    assert "HIT" not in text
+
+
 def test_an_unknown_shell_and_a_missing_library_are_one_line(monkeypatch, capsys):
     assert cli.main(["completion", "csh"]) == 2
     assert "bash, zsh or fish, not 'csh'" in capsys.readouterr().err

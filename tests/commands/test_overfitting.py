@@ -104,6 +104,8 @@ def test_near_is_the_half_of_an_ood_range_that_touches_the_box() -> None:
         (["--num-tasks", "many"], "'many' is neither a whole number"),
         (["--num-tasks=0"], "'0' is neither"),
         (["--num-tasks", "4", "4"], "a value is swept twice"),
+        (["--num-train-tasks", "5", "--num-tasks", "8"], "--num-train-tasks gives one value"),
+        (["--seed", "5", "--seeds", "1"], "--seed gives one value to what --seeds varies"),
         (["--nothing", "1"], "unknown option '--nothing'"),
         (["--test-tasks", "0"], "test_tasks must be a whole number"),
     ],
@@ -123,7 +125,7 @@ def test_a_learner_with_a_pool_of_its_own_is_given_that_setting() -> None:
 
 
 def test_the_table_leaves_out_what_a_row_lacks() -> None:
-    one = {"iqm": 1.5, "ci95": [1.0, 2.0]}
+    one = {"iqm": 1.5, "ci95": [1.0, 2.0], "tasks": 30}
     rows = [
         {"num_tasks": 8, "seeds": [1], "sets": {"train": one}},
         {"num_tasks": None, "seeds": [1, 2], "sets": {"heldout": one}},
@@ -131,3 +133,4 @@ def test_the_table_leaves_out_what_a_row_lacks() -> None:
     lines = table(rows)
     assert lines[1].split() == ["8", "1", "1.50", "[1.00,", "2.00]"]
     assert lines[2].split() == ["inf", "2", "1.50", "[1.00,", "2.00]"]
+    assert lines[-1] == "of one seed: what another would give is not in the interval"

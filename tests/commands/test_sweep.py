@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.cli import main
-from metarl.commands.training.sweep import planned, take_sweep
+from metarl.commands.training.sweep import limits, planned, take_sweep
 from metarl.commands.training.train import guess_algorithm, parse_train
 from metarl.evaluation.statistics import interval_over_seeds, iqm
 from metarl.learning import checkpoint as checkpoints
@@ -85,6 +85,12 @@ def test_what_is_swept(argv, swept, rest) -> None:
         (["--sweep", "lr=wrong"], "lr"),
         (["--sweep", "nothing=1"], "nothing"),
         (["--seeds", "1", "1"], "a value is swept twice"),
+        (
+            ["--seeds", "1", "2", "--seed", "3"],
+            "--seed gives one value to what",
+        ),
+        (["--sweep", "lr=0.1,0.2", "--lr=0.3"], "--lr gives one value"),
+        (["--sweep", "evaluate_ood=1,0", "--no-evaluate_ood"], "--no-evaluate-ood gives one value"),
         (["--seeds", *map(str, range(1001))], "1001 runs; the limit is 1000"),
     ],
 )
@@ -92,6 +98,23 @@ def test_a_wrong_sweep_is_refused_before_anything_is_trained(argv, message, tmp_
     with pytest.raises(UserError, match=message):
         planned(*take_sweep([*SMALL, *argv, "--out", str(tmp_path / "out")]), read)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("jobs", ["0", "-3", "many", "nan", "1e400", "1.5"])
+def test_a_number_of_jobs_that_is_none_is_one_line(jobs, tmp_path, capsys) -> None:
+    words = ["train", *SMALL, "--seeds", "1", "2", "--jobs", jobs, "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert f"--jobs must be a whole number of at least 1, not '{jobs}'" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_says_what_its_intervals_do_not_hold() -> None:
+    assert limits(3, [30, 6]) == []
+    assert limits(1, [30]) == ["of one seed: what another would give is not in the interval"]
+    assert limits(2, [30, 5]) == ["5 tasks behind an interval: too few to rely on it"]
+    assert limits(2, [0])[0].startswith("0 tasks behind")
 
 
 def test_the_interval_over_seeds_covers() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import signal
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -189,6 +191,7 @@ def test_a_trial_below_the_median_is_stopped(tmp_path, monkeypatch, returns, pru
         (["--space", "epochs=0:3"], "epochs"),
         (["--space", "hidden=8"], "needs different values to choose from"),
         (["--space", "hidden=8,8"], "needs different values to choose from"),
+        (["--space", "lr=0.1:0.3", "--lr", "1"], "--lr gives one value to what --space varies"),
         (["--space", "seed=1,2"], "seed is the same in all trials"),
     ],
 )
@@ -222,6 +225,13 @@ def test_a_file_that_is_no_study_is_one_line(tmp_path, capsys) -> None:
     (tmp_path / "study.db").write_text("something else, and longer than a header of SQLite " * 9)
     assert main(search(tmp_path, 1)) == 2
     assert "study.db' as a study: file is not a database" in capsys.readouterr().err
+    (tmp_path / "study.db").unlink()
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as other:
+        other.execute("create table trials (name text)")
+    assert main(search(tmp_path, 1)) == 2
+    said = capsys.readouterr().err
+    assert "study.db' as a study: it is another program's database" in said
+    assert said.count("\n") == 1
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch, capsys) -> None:

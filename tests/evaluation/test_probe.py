@@ -1,6 +1,7 @@
 """Whether a policy adapts, and to what, on policies of which that is known."""
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 
 from metarl import Policy, TaskDistribution, Tasks, TaskWorlds, UserError, find_family
 from metarl.cli import main
-from metarl.evaluation.probe import identified, probe, readable
+from metarl.commands.probe import lines
+from metarl.evaluation.probe import Effect, Probe, identified, probe, readable
 from metarl.evaluation.sweep import sweep, swept_tasks
 from metarl.report.run_summary import read_run
 
@@ -109,6 +111,24 @@ def test_a_readout_needs_what_it_reads() -> None:
     got = readable(state, tasks, 2)
     assert got["goal_x"] > 0.9
     assert got["goal_y"] < 0.2
+
+
+def test_no_verdict_on_few_tasks_or_on_none_that_stayed_whole() -> None:
+    """Two tasks give an interval without 0, which says nothing of others."""
+    values = np.arange(12.0)[:, None]
+
+    def said(returns: list[float], tasks: int) -> str:
+        base = Effect([0.0] * tasks, (0.0, 0.0, 0.0))
+        hidden = Effect(returns, (-1.0, -2.0, -0.5))
+        found = Probe({"as it is": base, "reward hidden": hidden}, {}, [0.0], [0.0], None)
+        about = Tasks("point-goal", ("goal_x",), values[:tasks])
+        return next(line for line in lines(found, about) if line.startswith("reward hidden ("))
+
+    assert said([-1.0] * 12, 12).endswith("it costs return, so the policy makes use of it")
+    assert said([-1.0] * 2, 2).endswith("too few tasks for a verdict")
+    broken = said([-1.0] * 2 + [math.nan] * 10, 12)
+    assert broken.endswith("too few tasks for a verdict; in 10 tasks all diverged")
+    assert said([-1.0] * 11 + [math.nan], 12).endswith("makes use of it; in 1 task all diverged")
 
 
 def test_the_command(trained_run, tmp_path, capsys) -> None:

@@ -11,6 +11,7 @@ from metarl import Policy, TaskDistribution, Tasks, TaskWorlds, UserError
 from metarl.algorithms import Rl2, Rl2Config
 from metarl.base.keys import Key
 from metarl.cli import main
+from metarl.commands.stream import lines
 from metarl.evaluation import stream as streams
 from metarl.evaluation.stream import Stream, Timeline, aligned, best_of, recovered, timeline
 from metarl.report.run_summary import read_run
@@ -217,6 +218,10 @@ def test_the_command_keeps_what_it_found_for_the_report(trained_run, tmp_path, c
     assert second["regret"]["mean"] == [0, 0, 0]
     assert second["windows"] == first["windows"]
     assert read_run(run).stream == found
+    assert not any("diverged" in line for line in lines(found))
+    found["runs"][1]["diverged"] = 3
+    warning = next(line for line in lines(found) if line.startswith("warning"))
+    assert warning.startswith("warning: 3 steps of maml-trpo on point-goal diverged")
     found["runs"][0]["windows"]["mean"] = [None]
     (run / "stream" / "heldout.json").write_text(json.dumps(found))
     assert any("stream/heldout.json cannot be read" in note for _, note in read_run(run).notes)

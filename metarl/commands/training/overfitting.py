@@ -20,7 +20,15 @@ from metarl.base.files import file_errors, finite, read_json, write_json
 from metarl.base.keys import Key
 from metarl.base.text import counted, decimals, shown
 from metarl.commands.arguments import check_counts, field_names, parse, take_option, whole_number
-from metarl.commands.training.sweep import OneRun, planned, shares, take_sweep, train_all
+from metarl.commands.training.sweep import (
+    OneRun,
+    limits,
+    planned,
+    refuse_rivals,
+    shares,
+    take_sweep,
+    train_all,
+)
 from metarl.commands.training.train import read_train
 from metarl.runs.presets import say_tuned
 from metarl.runs.progress import bar, say
@@ -129,6 +137,7 @@ def _planned(
             f"is finite"
         )
     name = "train-tasks" if own else "num-train-tasks"
+    refuse_rivals((name,), rest, "--num-tasks")
     swept = {name: [str(number) for number in numbers], "seed": list(args.seeds)}
     default = Path(f"runs/{base.family.rpartition(':')[2]}-{base.algorithm}-overfitting")
     runs, folder = planned(swept, [*rest, "--out", args.out or str(default)], read_train)
@@ -223,7 +232,7 @@ def _row(number: int | None, found: Sequence[tuple[int, dict[str, Report]]]) -> 
         last = np.array([[task[-1] for task in report.returns] for report in reports])
         centre, low, high = interval_over_seeds(last, rng)
         sets[name] = {
-            "tasks": len(reports[0].tasks), "iqm": centre, "ci95": [low, high],
+            "tasks": int(np.isfinite(last).all(0).sum()), "iqm": centre, "ci95": [low, high],
             "mean_before": [report.mean[0] for report in reports],
             "mean": [report.mean[-1] for report in reports],
             "stand_still": reports[0].stand_still,
@@ -247,4 +256,6 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
                 words = f"{shown(one['iqm'], digits)} [{low}, {high}]"
             cells += f"{words:>24}"
         lines.append(f"{number:>14} {len(row['seeds']):>6}{cells}")
-    return [*lines, "interquartile means over tasks and seeds after adaptation, 95 % intervals"]
+    lines.append("interquartile means over tasks and seeds after adaptation, 95 % intervals")
+    cells = [one for row in rows for one in row["sets"].values()]
+    return lines + limits(min(len(row["seeds"]) for row in rows), [one["tasks"] for one in cells])

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from metarl.base.errors import UserError, quoted
+from metarl.base.files import as_path, check_writable
 from metarl.commands.arguments import check_counts, parse
 from metarl.learning.registry import find_learner, list_learners
 from metarl.run import load_run, train_or_resume
@@ -52,6 +53,7 @@ class FindSkills:
 def skills(argv: Sequence[str]) -> int:
     """Train whichever learner finds skills, and write what it found."""
     args = parse(FindSkills, argv, prog="metarl skills")
+    check_writable(as_path(args.out))
     algorithm = next(name for name in list_learners() if find_learner(name).finds_skills)
     config = find_learner(algorithm).Config(skills=args.count, skill_inputs=args.inputs)
     train = replace(

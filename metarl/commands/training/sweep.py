@@ -139,7 +139,23 @@ def take_sweep(
             if not (setting and equals and found):
                 raise UserError(f"{name} needs values, as in {name} {EXAMPLES[name]}")
             swept.setdefault(setting.replace("_", "-"), []).extend(found)
+    refuse_rivals(swept, rest, "/".join(options))
     return swept, rest
+
+
+def refuse_rivals(swept: Iterable[str], argv: Sequence[str], by: str) -> None:
+    """Raise UserError for a setting that is to have many values, and is also given one.
+
+    Args:
+        swept: names with dashes.
+        argv: the other arguments.
+        by: the option that gives the many values.
+    """
+    given = {word.partition("=")[0].replace("_", "-") for word in argv}
+    for name in swept:
+        for option in (f"--{name}", f"--no-{name}"):
+            if option in given:
+                raise UserError(f"{option} gives one value to what {by} varies: leave one out")
 
 
 def sweep(argv: Sequence[str], read: Callable[[Sequence[str]], Any]) -> int:
@@ -178,10 +194,20 @@ def sweep(argv: Sequence[str], read: Callable[[Sequence[str]], Any]) -> int:
 
 
 def shares(train: TrainConfig, jobs: str | None) -> tuple[int, int]:
-    """Return how many runs go at once, one a core unless it is said, and the threads of each."""
+    """Return how many runs go at once, one a core unless it is said, and the threads of each.
+
+    Raises UserError for a number of jobs that is none.
+    """
     threads = train.threads or 1
-    cores = available_cores() // threads // local_world_size()
-    return max(1, whole_number(jobs) if jobs else cores), threads
+    if jobs is None:
+        return max(1, available_cores() // threads // local_world_size()), threads
+    try:
+        at_once = whole_number(jobs)
+    except ValueError:
+        at_once = 0
+    if at_once < 1:
+        raise UserError(f"--jobs must be a whole number of at least 1, not '{jobs}'")
+    return at_once, threads
 
 
 def placed(
@@ -330,8 +356,27 @@ def summarise(runs: Sequence[OneRun], out: Path) -> None:
             f"{name}{len(row['seeds']):>5}{row['iqm']:>9.{digits}f}   "
             f"[{low:.{digits}f}, {high:.{digits}f}]"
         )
+    for line in limits(min(len(row["seeds"]) for row in rows), [row["tasks"] for row in rows]):
+        say(line)
     say(f"wrote {out / 'sweep.json'} and {out / 'report.html'}")
     say(f"next: metarl evaluate {quoted(runs[0].folder)}")
+
+
+def limits(seeds: int, tasks: Sequence[int]) -> list[str]:
+    """Return in words what intervals over seeds and tasks do not hold.
+
+    Args:
+        seeds: the fewest behind an interval.
+        tasks: how many tasks that did not diverge are behind each.
+    """
+    from metarl.evaluation.statistics import FEWEST
+
+    found = []
+    if seeds == 1:
+        found.append("of one seed: what another would give is not in the interval")
+    if min(tasks) <= FEWEST:
+        found.append(f"{counted(min(tasks), 'task')} behind an interval: too few to rely on it")
+    return found
 
 
 def _row(setting: str, group: Sequence[OneRun]) -> dict[str, Any]:
@@ -349,7 +394,7 @@ def _row(setting: str, group: Sequence[OneRun]) -> dict[str, Any]:
     centre, low, high = interval_over_seeds(returns, Key("sweep").numpy())
     return {
         "setting": setting, "seeds": [run.parsed.train.seed for run in group],
-        "iqm": centre, "ci95": [low, high],
+        "tasks": int(np.isfinite(returns).all(0).sum()), "iqm": centre, "ci95": [low, high],
         "means": [report.mean[-1] for report in reports],
         "stand_still": reports[0].stand_still, "runs": [run.folder.name for run in group],
     }  # fmt: skip

@@ -54,9 +54,11 @@ def open_study(file: Path, *, prune: bool) -> Study:
     optuna = need_optuna()
     try:
         with contextlib.closing(sqlite3.connect(file)) as found:
-            found.execute("pragma schema_version").fetchone()
+            tables = {name for (name,) in found.execute("select name from sqlite_master")}
     except sqlite3.Error as error:
         raise UserError(f"cannot use '{file}' as a study: {error}") from None
+    if tables and not {"studies", "trials", "version_info"} <= tables:
+        raise UserError(f"cannot use '{file}' as a study: it is another program's database")
     storage = optuna.storages.RDBStorage(
         f"sqlite:///{file.absolute()}", engine_kwargs={"connect_args": {"timeout": 100}}
     )
