@@ -42,7 +42,6 @@ from metarl.video.encode import draw_frames, write
 from metarl.video.film import Film, VideoConfig
 from metarl.video.recording import Recording, record
 from metarl.video.versus import Versus
-from metarl.worlds.task_worlds import TaskWorlds
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
