@@ -110,6 +110,16 @@ def observed_size(family: TaskFamily, observe: Callable[..., Tensor]) -> int:
 
 def _scale(family: TaskFamily, obs: Tensor) -> Tensor:
     """The typical size of an observation (B, O), or of each of its numbers."""
+    declared = family.observation_scale
+    made = vars(family).get("_scale_made")
+    if made is None or made[0] is not declared or made[1] != (obs.dtype, obs.device, obs.shape[1:]):
+        made = declared, (obs.dtype, obs.device, obs.shape[1:]), _checked_scale(family, obs)
+        vars(family)["_scale_made"] = made
+    return made[2]
+
+
+def _checked_scale(family: TaskFamily, obs: Tensor) -> Tensor:
+    """The same, made anew. Raises UserError if it fits no such observation, or is not positive."""
     scale = torch.as_tensor(family.observation_scale, dtype=obs.dtype, device=obs.device)
     if scale.ndim and scale.shape != obs.shape[1:]:
         raise UserError(
