@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +25,8 @@ from metarl.base.keys import Key
 from metarl.base.versions import versions
 from metarl.learning.learner import Learner, rebuilt_state, state_parts
 from metarl.simulation.names import actuator_names
+from metarl.tasks.family import TaskFamily
 from metarl.worlds.vector import Step
-
-if TYPE_CHECKING:
-    from metarl.tasks.family import TaskFamily
 
 INPUTS = ("obs", "prev_action", "prev_reward", "first")
 TRIED, CLOSE = 60, 1e-5
@@ -246,12 +244,31 @@ def _about(learner: Learner, family: TaskFamily, inputs: dict[str, Tensor]) -> d
     if not family.has_model:
         return about
     about |= {"dt": family.dt, "actuators": actuator_names(family.compile())}
+    about["outside"] = outside(family)
     map_ = family.command_map
     if len(map_.rest):
         about["commands"] = {
             name: getattr(map_, name).tolist() for name in ("rest", "scale", "low", "high")
         } | {"increments": map_.increments, "smoothing": list(map_.smoothing)}
     return about
+
+
+def outside(family: TaskFamily) -> list[str]:
+    """Return what a controller has to do itself beside the model, by name.
+
+    That is `act` of the family, which is code that asks the simulator, and what its declared
+    `actions` remember. A push is the simulator's, and a history is part of the observation.
+    """
+    if not family.has_model:
+        return []
+    own = [
+        f"{cls.__name__}.act"
+        for cls in type(family).__mro__
+        if "act" in vars(cls) and cls is not TaskFamily
+        and not cls.__module__.startswith("metarl.tasks.variations")
+    ]  # fmt: skip
+    map_ = family.command_map
+    return [*own, *(["increments"] * map_.increments), *(["low_pass"] * bool(map_.smoothing))]
 
 
 def _packages() -> tuple[Any, Any]:

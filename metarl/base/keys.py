@@ -103,7 +103,9 @@ class BatchedRNG:
         """
         state = np.full(len(task), key.uint64(), np.uint64)
         for part in (task, world, episode, *steps):
-            state = _mix(state ^ _mix(np.asarray(part).astype(np.uint64) + _GOLDEN))
+            part = _mix(np.asarray(part).astype(np.uint64) + _GOLDEN)
+            part ^= state
+            state = _mix(part)
         self._state = state
         self._drawn = 0
         self._device, self._dtype = device, dtype
@@ -117,8 +119,14 @@ class BatchedRNG:
 
     def normal(self, size: int) -> Tensor:
         """Return (n, size) standard normal draws (Box and Muller 1958)."""
-        u, v = self.unit(size), self.unit(size)
-        return self._tensor(np.sqrt(-2.0 * np.log1p(-u)) * np.cos(2.0 * np.pi * v))
+        radius, turn = self.unit(size), self.unit(size)
+        np.negative(radius, out=radius)
+        np.log1p(radius, out=radius)
+        radius *= -2.0
+        np.sqrt(radius, out=radius)
+        turn *= 2.0 * np.pi
+        radius *= np.cos(turn, out=turn)
+        return self._tensor(radius)
 
     def _tensor(self, draws: np.ndarray) -> Tensor:
         return torch.from_numpy(draws).to(self._device, self._dtype)
@@ -128,14 +136,21 @@ class BatchedRNG:
         counter = np.arange(self._drawn + 1, self._drawn + size + 1, dtype=np.uint64)
         self._drawn += size
         bits = _mix(self._state[:, None] + counter[None, :] * _GOLDEN)
-        return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        bits >>= np.uint64(11)
+        draws = bits.astype(np.float64)
+        draws *= 2.0**-53
+        return draws
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The SplitMix64 finaliser, element by element, modulo 2^64."""
-    x = (x ^ (x >> np.uint64(30))) * _FACTORS[0]
-    x = (x ^ (x >> np.uint64(27))) * _FACTORS[1]
-    return x ^ (x >> np.uint64(31))
+    """The SplitMix64 finaliser, element by element, modulo 2^64, in place of what it is given."""
+    shifted = x >> np.uint64(30)
+    x ^= shifted
+    x *= _FACTORS[0]
+    x ^= np.right_shift(x, np.uint64(27), out=shifted)
+    x *= _FACTORS[1]
+    x ^= np.right_shift(x, np.uint64(31), out=shifted)
+    return x
 
 
 class DeviceRNG(BatchedRNG):

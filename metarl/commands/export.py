@@ -89,6 +89,11 @@ def _export_onnx(run: str, out: Path, threads: int | None) -> int:
         f"{about['observation_size']} observations to {about['action_size']} actions, a state of "
         f"{states}; its metadata `metarl` has names, ranges and where the state begins"
     )
+    if about.get("outside"):
+        say(
+            f"warning: not in the model, so that the controller has to do it: "
+            f"{', '.join(about['outside'])}, of {family.name}"
+        )
     return 0
 
 

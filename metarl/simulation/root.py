@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import mujoco
@@ -151,13 +152,24 @@ class Root:
         if not self.free:
             return torch.zeros_like(sim.qpos[:, :1])
         w, x, y, z = self.quaternion(sim).unbind(1)
-        return torch.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))[:, None]
+        return angle_of(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))[:, None]
 
     def _pitch(self, sim: Backend) -> Tensor:
         if self._turn is None:
             return torch.zeros_like(sim.qpos[:, :1])
         at, _, sign, zero = self._turn
         return sign * (sim.qpos[:, at : at + 1] - zero)
+
+
+def angle_of(y: Tensor, x: Tensor) -> Tensor:
+    """Return atan2(y, x), rad, whose bits do not depend on how many elements there are.
+
+    Those of `torch.atan2` do: what is left over of a vector register it computes in another way.
+    """
+    x = x + 0.0  # -0 becomes 0
+    turn = torch.where(x < 0, torch.full_like(y, math.pi).copysign(y), torch.zeros_like(y))
+    at_origin = (x == 0) & (y == 0)
+    return (y / x.masked_fill(at_origin, 1.0)).atan() + turn
 
 
 def into_body(quaternion: Tensor, vector: Tensor) -> Tensor:

@@ -25,17 +25,19 @@ from metarl.simulation.backend import Backend, State
 from metarl.simulation.edits import nominal_value
 from metarl.simulation.model_faults import BADQVEL, RAISED, explain, raised
 
+_POS = int(mujoco.mjtStage.mjSTAGE_POS)
 _VEL = int(mujoco.mjtStage.mjSTAGE_VEL)
 _NONE = int(mujoco.mjtStage.mjSTAGE_NONE)
 _ACC = int(mujoco.mjtStage.mjSTAGE_ACC)
-_BY_VELOCITY = frozenset(
+_BY_POSITION = frozenset(
     {
         "xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos",
-        "site_xmat", "subtree_com", "cinert", "cvel", "cdof", "ten_length", "ten_velocity",
-        "actuator_length", "actuator_velocity",
+        "site_xmat", "subtree_com", "cinert", "cdof", "ten_length", "actuator_length",
     }
 )  # fmt: skip
-"""Derived fields that positions and velocities give; others need mj_forward as a whole."""
+"""Derived fields that positions give."""
+_BY_VELOCITY = frozenset({"cvel", "ten_velocity", "actuator_velocity"})
+"""Those that velocities give, too; others need mj_forward as a whole."""
 _STATE = ("qpos", "qvel", "ctrl", "act", "time", "qfrc_applied", "xfrc_applied", "mocap_pos",
           "mocap_quat", "userdata", "history")  # fmt: skip
 
@@ -113,8 +115,9 @@ class Simulator(Backend):
     def _stage_of(self, field: str) -> int:
         """The forward stage that computes a derived field: the last, unless less will do."""
         if field == "sensordata":
-            stages = self.model.sensor_needstage
-            return _ACC if (stages == int(mujoco.mjtStage.mjSTAGE_ACC)).any() else _VEL
+            return int(self.model.sensor_needstage.max(initial=_POS))
+        if field in _BY_POSITION:
+            return _POS
         return _VEL if field in _BY_VELOCITY else _ACC
 
     def snapshot(self, keep: Sequence[str] = ()) -> State:

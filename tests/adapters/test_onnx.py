@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from metarl import TaskWorlds, UserError, find_family, find_learner
-from metarl.adapters.onnx import one_world, write_onnx
+from metarl.adapters.onnx import one_world, outside, write_onnx
 from metarl.base.keys import Key
 from metarl.cli import main
 from metarl.learning.adaptation import load_adapted
@@ -21,6 +21,7 @@ from metarl.worlds.vector import Step
 
 onnxruntime = pytest.importorskip("onnxruntime")
 LOOP = Path(__file__).parents[2] / "docs" / "examples" / "robot_loop.py"
+OWN = str(LOOP.with_name("own_robot.py")) + ":OwnRobot"
 STEPS = 30
 PLANNERS = ("grbal", "mole", "rebal")
 NOT_TRACED = (*PLANNERS, "amago")  # whose memory is a transformer
@@ -65,6 +66,42 @@ def test_a_model_acts_as_the_policy_does(name, settings, tmp_path, monkeypatch) 
         expected = rollout.action[t, 0].clamp(-1, 1).numpy()
         np.testing.assert_allclose(robot["action"][0], expected, rtol=0, atol=1e-5)
         if not rollout.done[t, 0]:  # where an episode ends, the world has begun the next one
+            np.testing.assert_allclose(control, controls[t].numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["quadruped-vel", "quadruped-vel+history+push"])
+def test_what_the_controller_has_to_do_is_named(name, tmp_path) -> None:
+    """The family's own `act` is; pushes are the simulator's, and a history is observed."""
+    worlds, cls = TaskWorlds(name, 1, 1), find_learner("ppo")
+    learner = cls(worlds.spec, cls.Config(hidden=(4,)), seed=0)
+    about = write_onnx(learner, learner.begin(1, 1), worlds.family, tmp_path / "a.onnx")
+    assert about["outside"] == ["QuadrupedVel.act"]
+    assert outside(find_family("half-cheetah-vel")) == []
+
+
+@pytest.mark.parametrize(("family", "name", "settings"), [
+    (OWN, "rl2", {"units": 16}), (OWN, "ppo", {"history": 3}), ("quadruped-vel", "rma", {}),
+])  # fmt: skip
+def test_a_robot_under_pd_control_acts_as_in_the_worlds(
+    family, name, settings, tmp_path, monkeypatch
+) -> None:
+    worlds, cls = TaskWorlds(find_family(family), 1, 1), find_learner(name)
+    learner = cls(worlds.spec, cls.Config(**settings), seed=1)
+    write_onnx(learner, learner.begin(1, 1), worlds.family, tmp_path / "policy.onnx")
+    controls = []
+    rollout, _ = collect(
+        worlds, learner, learner.begin(1, 1), STEPS, Key(0), explore=False,
+        on_step=lambda _: controls.append(worlds.simulator.ctrl[0].clone()),
+    )  # fmt: skip
+    robot = loop(tmp_path / "policy.onnx", monkeypatch)
+    for t in range(STEPS):
+        robot["reward"] = float(rollout.prev_reward[t, 0])
+        robot["first"] = bool(rollout.first[t, 0])
+        robot["action"] = rollout.prev_action[t].numpy()
+        control = robot["step"](rollout.obs[t, 0].numpy())
+        expected = rollout.action[t, 0].clamp(-1, 1).numpy()
+        np.testing.assert_allclose(robot["action"][0], expected, rtol=0, atol=1e-5)
+        if not rollout.done[t, 0] and not outside(worlds.family):
             np.testing.assert_allclose(control, controls[t].numpy(), rtol=0, atol=1e-5)
 
 

@@ -15,6 +15,7 @@ from envs.variations import gymnasium_model
 from metarl import Contacts, Ground, HeightScan, Places, Root, TaskWorlds, UserError, contact, pd
 from metarl.base.keys import Key
 from metarl.check.suite import CHECKS
+from metarl.simulation.root import angle_of
 
 POSE = {"root": (0, 0, 0.27), "*_hip": 0.6, "*_knee": -1.2}
 FURNISHED = {
@@ -200,6 +201,57 @@ def test_contacts_are_those_of_a_loop_over_mujoco_s() -> None:
     assert len({met for _, met in seen}) == 2  # some touch, some do not
 
 
+def test_contacts_without_forces_touch_alike_and_need_no_solver() -> None:
+    """The same contacts in the same states, from positions alone; forces are refused."""
+    both = [
+        TaskWorlds(robot(DOG, floor=True, home=POSE, actuators=pd(20, 1, reach=0.5),
+                         contacts={"feet": contact("*_foot", force=force)})(), 4, 1)
+        for force in (True, False)
+    ]  # fmt: skip
+    feet = [Contacts(worlds.family.compile(), "feet") for worlds in both]
+    generator, seen = torch.Generator().manual_seed(3), []
+    for _ in range(20):
+        action = 2 * torch.rand(4, 8, generator=generator) - 1
+        touching = []
+        for worlds, sensor in zip(both, feet, strict=True):
+            worlds.step(action)
+            touching.append(sensor.touching(worlds.simulator))
+        assert torch.equal(*touching)
+        seen.append(touching[0])
+    assert torch.stack(seen).any()
+    assert not torch.stack(seen).all()
+    stages = [int(worlds.family.compile().sensor_needstage[-1]) for worlds in both]
+    assert stages[1] < stages[0] == int(mujoco.mjtStage.mjSTAGE_ACC)
+    with pytest.raises(UserError, match="contacts 'feet' sense no forces"):
+        feet[1].force(both[1].simulator)
+
+
+ROWWISE = ("exp", "log", "sin", "cos", "tan", "tanh", "atan", "asin", "acos", "sqrt")
+
+
+@pytest.mark.parametrize("name", [*ROWWISE, "angle_of", "norm", "sum"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_bits_do_not_depend_on_how_many_worlds_there_are(name: str, dtype) -> None:
+    """Of a heading, and of the functions that observations and rewards here are made of."""
+    ask = {
+        "angle_of": lambda x: angle_of(x[:, 0], x[:, 1]), "norm": lambda x: x.norm(dim=1),
+        "sum": lambda x: x.sum(1),
+    }.get(name, lambda x: getattr(x.abs() if name in ("log", "sqrt") else x, name)())  # fmt: skip
+    rows = torch.rand(101, 3, generator=torch.Generator().manual_seed(0), dtype=dtype) * 2 - 1
+    whole = ask(rows)
+    for first, last in ((0, 1), (0, 2), (1, 6), (3, 10), (7, 20), (50, 101)):
+        assert torch.equal(ask(rows[first:last].clone()), whole[first:last])
+
+
+def test_an_angle_is_that_of_atan2() -> None:
+    """In all quadrants, on the axes with either zero, and at the origin, where it is 0 or ±π."""
+    values = torch.tensor([-2.0, -1.0, -0.3, -0.0, 0.0, 0.3, 1.0, 2.0], dtype=torch.float64)
+    y, x = torch.cartesian_prod(values, values).unbind(1)
+    apart = (x != 0) | (y != 0)
+    torch.testing.assert_close(angle_of(y, x)[apart], torch.atan2(y, x)[apart], rtol=0, atol=2e-15)
+    assert (angle_of(y, x)[~apart] == 0).all()
+
+
 @pytest.mark.parametrize("backend", [None, Float32Backend])
 def test_a_sensor_is_a_live_view(backend) -> None:
     """Of its own numbers, the same tensor at each call, with each step's values."""
@@ -328,6 +380,7 @@ def test_a_family_is_refused_in_one_line(members, words: str) -> None:
         (lambda sim, model: pd(1, -1), "pd: kd must be a number of at least 0, not -1"),
         (lambda sim, model: pd(1, 1, no_load_speed=3), "stall torque: give effort"),
         (lambda sim, model: contact("a", kind="joint"), "kind must be one of geom, body, subtree"),
+        (lambda sim, model: contact("a", force=1), "force must be True or False, not 1"),
     ],
 )
 def test_a_question_is_refused_in_one_line(ask, words: str) -> None:
