@@ -70,7 +70,11 @@ def unpacked(text, body):
 
     def whole(value):
         if isinstance(value, dict):
-            return arrays[value["@"]] if set(value) == {"@"} else {k: whole(v) for k, v in value.items()}
+            return (
+                arrays[value["@"]]
+                if set(value) == {"@"}
+                else {k: whole(v) for k, v in value.items()}
+            )
         return [whole(v) for v in value] if isinstance(value, list) else value
 
     return whole(header)
@@ -121,8 +125,12 @@ class Gymnasium:
         env = self.make(name, None)
         steps = env.spec.max_episode_steps if env.spec is not None else None
         dt = float(getattr(env.unwrapped, "dt", 1.0))
-        found = {"observation": space_json(env.observation_space), "horizon": steps, "dt": dt,
-                 "action": space_json(env.action_space)}
+        found = {
+            "observation": space_json(env.observation_space),
+            "horizon": steps,
+            "dt": dt,
+            "action": space_json(env.action_space),
+        }
         env.close()
         return found
 
@@ -139,13 +147,15 @@ class Gymnasium:
 class MetaWorld:
     """The meta-learning benchmarks of Meta-World: ML1-NAME, ML10, ML25, ML45."""
 
-    package, needs = "metaworld", 'metaworld packaging'
+    package, needs = "metaworld", "metaworld packaging"
 
     def __init__(self):
         import metaworld
 
         self.mw = metaworld
-        found = sorted(n for n in dir(metaworld) if n.startswith("ALL_V") and n.endswith("_ENVIRONMENTS"))
+        found = sorted(
+            n for n in dir(metaworld) if n.startswith("ALL_V") and n.endswith("_ENVIRONMENTS")
+        )
         self.classes = dict(getattr(metaworld, found[-1])) if found else {}
         self.spare = {}
 
@@ -162,10 +172,17 @@ class MetaWorld:
             for task in every:
                 tasks[side].setdefault(task.env_name, []).append(self._vector(task))
         env = self._env(next(iter(tasks["train"])))
-        self._put(env, {"env": next(iter(tasks["train"])), "vector": next(iter(tasks["train"].values()))[0]})
-        found = {"observation": space_json(env.observation_space), "tasks": tasks,
-                 "action": space_json(env.action_space), "horizon": int(env.max_path_length),
-                 "dt": float(getattr(env, "dt", 1.0))}
+        self._put(
+            env,
+            {"env": next(iter(tasks["train"])), "vector": next(iter(tasks["train"].values()))[0]},
+        )
+        found = {
+            "observation": space_json(env.observation_space),
+            "tasks": tasks,
+            "action": space_json(env.action_space),
+            "horizon": int(env.max_path_length),
+            "dt": float(getattr(env, "dt", 1.0)),
+        }
         env.close()
         return found
 
@@ -193,8 +210,11 @@ class MetaWorld:
 
         import numpy as np
 
-        data = {"rand_vec": np.array(task["vector"]), "env_cls": self.classes[task["env"]],
-                "partially_observable": True}
+        data = {
+            "rand_vec": np.array(task["vector"]),
+            "env_cls": self.classes[task["env"]],
+            "partially_observable": True,
+        }
         env.set_task(self.mw.Task(env_name=task["env"], data=pickle.dumps(data)))
 
 
@@ -241,9 +261,15 @@ class Server:
         try:
             self.suite = kind()
         except ImportError as error:
-            raise ImportError("%s cannot be imported there (%s): %s -m pip install %s"
-                              % (kind.package, error, sys.executable, kind.needs))
-        return {"protocol": PROTOCOL, "versions": versions(kind.package), "names": self.suite.names()}
+            raise ImportError(
+                "%s cannot be imported there (%s): %s -m pip install %s"
+                % (kind.package, error, sys.executable, kind.needs)
+            )
+        return {
+            "protocol": PROTOCOL,
+            "versions": versions(kind.package),
+            "names": self.suite.names(),
+        }
 
     def describe(self, name, seed):
         return self.suite.describe(name, seed)
@@ -269,8 +295,13 @@ class Server:
 
     def step(self, env, action):
         obs, reward, terminated, truncated, info = self.envs[env].step(action)
-        return {"obs": obs, "reward": float(reward), "terminated": bool(terminated),
-                "truncated": bool(truncated), "info": numbers(info)}
+        return {
+            "obs": obs,
+            "reward": float(reward),
+            "terminated": bool(terminated),
+            "truncated": bool(truncated),
+            "info": numbers(info),
+        }
 
     def call(self, env, method, args):
         return {"value": getattr(self.envs[env].unwrapped, method)(*args)}
