@@ -100,7 +100,7 @@ def test_what_goes_wrong_is_one_line(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="interpreter '/nowhere' cannot be started"):
         Worker("/nowhere", "metaworld")
     monkeypatch.setenv("METARL_BRIDGE_PYTHONPATH", str(tmp_path))
-    with pytest.raises(UserError, match="metaworld cannot be imported there.*-m pip install"):
+    with pytest.raises(UserError, match=r"metaworld cannot be imported there.*-m pip install"):
         Worker(sys.executable, "metaworld")
     with pytest.raises(UserError, match="ended in 'hello' with exit code 0"):
         Worker("/bin/true", "metaworld")
@@ -116,7 +116,7 @@ def test_another_protocol_and_a_hang(monkeypatch):
     os.kill(process.process.pid, signal.SIGSTOP)
     process._timeout = 0.2
     began = time.monotonic()
-    with pytest.raises(UserError, match="did not answer 'make' for 0.2 s and was killed"):
+    with pytest.raises(UserError, match=r"did not answer 'make' for 0.2 s and was killed"):
         process.ask("make", name="ML10", render_mode=None)
     assert time.monotonic() > began
     assert not process.alive

@@ -47,7 +47,7 @@ class BridgedFamily(GymnasiumFamily):
         return RemoteEnv(self.interpreter, self.suite, self.remote, SEED, self.render_mode)
 
     def set_task(self, env: gymnasium.Env, task: dict[str, Any]) -> None:
-        """Call the set_task(task) or reset_task(task) of an environment that has tasks."""
+        """Set the task of an environment that has tasks."""
         if self.params:
             env.unwrapped.set_task(task)  # type: ignore[attr-defined]
 
