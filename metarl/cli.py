@@ -59,6 +59,10 @@ COMMANDS = {
     "push": ("commands.hub.push", "put an agent on the Hugging Face hub, with its model card"),
     "pull": ("commands.hub.pull", "fetch an agent from the Hugging Face hub"),
     "completion": ("commands.completion", "print what lets bash, zsh or fish complete all this"),
+    "bridge": (
+        "commands.suites.bridge",
+        "check and remember another interpreter, for Meta-World or any gymnasium environment",
+    ),
     "check": ("commands.evaluate", "check that a task family, yours for example, is sound"),
 }
 """Subcommand -> the module it is in, and what it does. Modules are imported when needed."""

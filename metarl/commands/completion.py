@@ -25,6 +25,7 @@ CLASSES = {
     "skills": "training.skills:FindSkills", "overfitting": "training.overfitting:Overfitting",
     "stream": "stream:StreamRun", "demos": "demos:Demos", "pull": "hub.pull:Pull",
     "check": "evaluate:Check", "completion": "completion:Completion",
+    "bridge": "suites.bridge:Bridge",
 }  # fmt: skip
 """Command -> the dataclass of its arguments; those of `metarl train` are put together anew."""
 _RUNS = "_metarl_runs"

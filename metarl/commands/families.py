@@ -65,7 +65,7 @@ def _chosen(word: str) -> tuple[list[str], bool]:
     known = list_families()
     if not word:
         return known, False
-    if word in known or "+" in word or ".py" in word:
+    if word in known or "+" in word or ".py" in word or ":" in word:
         return [word], True
     some = [name for name in known if word in name]
     if not some:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarl.base.keys import Key
 from metarl.tasks.family import TaskFamily, acts
-from metarl.worlds.reward_terms import PREFIX
+from metarl.worlds.reward_terms import PREFIX, SUCCESS
 from metarl.worlds.rollout import mean_of_finished
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MEASURED = "measured/"
 """Of the names of measures among the diagnostics of a report."""
 FAILURES = MEASURED + "failures_per_minute"
+SUCCESS_RATE = MEASURED + "success_rate"
+"""The share of episodes in any step of which the environment's info says success."""
 
 
 def measures(rollout: Rollout, family: TaskFamily) -> dict[str, Tensor]:
@@ -36,10 +38,19 @@ def measures(rollout: Rollout, family: TaskFamily) -> dict[str, Tensor]:
         if not weight and PREFIX + name in rollout.extras:
             total = rollout.per_task(rollout.extras[PREFIX + name].double()).sum((1, 2))
             found[MEASURED + name] = (total / valid).cpu()
+    if not family.has_model and PREFIX + SUCCESS in rollout.extras:
+        found[SUCCESS_RATE] = succeeded(rollout)
     if family.has_model and acts(family, "terminated"):
         failed = rollout.per_task(rollout.terminated.double()).sum((1, 2))
         found[FAILURES] = (failed / (valid * family.dt / 60.0)).cpu()
     return found
+
+
+def succeeded(rollout: Rollout) -> Tensor:
+    """Return (M,) float64: the share of each task's first episodes with success in any step."""
+    first = torch.cumsum(rollout.done.int(), 0) - rollout.done.int() == 0
+    ever = ((rollout.extras[PREFIX + SUCCESS] > 0) & first).any(0)
+    return ever.double().reshape(rollout.tasks, -1).mean(1).cpu()
 
 
 def measured_in_words(diagnostics: Mapping[str, Any], rounds: Sequence[int]) -> list[str]:

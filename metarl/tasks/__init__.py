@@ -5,7 +5,7 @@ sampler: the tasks of an iteration.  family: a robot, its observation and its re
 events: what happens inside an episode.  composition: products and variations of families.
 variations: those of any robot.
 gymnasium_family, gymnasium_spaces, gymnasium_setters: a third-party environment as a family.
-registry: families by name.
+bridge: environments of another interpreter.  registry: families by name.
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING

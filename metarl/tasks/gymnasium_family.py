@@ -48,6 +48,8 @@ class GymnasiumFamily(TaskFamily):
     has_model: ClassVar[bool] = False
     render_mode: str | None = None
     """What environments are made with; `metarl render` makes them with rgb_array."""
+    succeeded: float = float("nan")
+    """What the info of the last step of this process said of success; NaN where it said nothing."""
     probed: bool = False
     """Whether worlds of this family have found that each parameter changes something."""
 
@@ -171,7 +173,9 @@ class GymnasiumFamily(TaskFamily):
             raise UserError(
                 f"step() returned {size}: return observation, reward, terminated, truncated, info"
             )
-        obs, reward, terminated, truncated, _ = got
+        obs, reward, terminated, truncated, info = got
+        said = info.get("success", info.get("is_success", np.nan))
+        self.succeeded = float(said) if np.ndim(said) == 0 else np.nan
         if np.ndim(reward) != 0:
             raise UserError(
                 f"its reward has shape {np.shape(reward)}: return a number, as in float(reward[0])"

@@ -9,6 +9,7 @@ import gymnasium
 
 from metarl.base.errors import user_code
 from metarl.base.plugins import check_name, load_plugin, plugin_class, plugins
+from metarl.tasks.bridge.families import bridged_class, is_bridged
 from metarl.tasks.composition import compose
 from metarl.tasks.family import TaskFamily, class_name
 from metarl.tasks.gymnasium_family import family_of
@@ -33,6 +34,8 @@ def family_class(name: str) -> type[TaskFamily]:
     A function or class that makes gymnasium environments becomes a family of its `params`.
     """
     check_name(name, "family")
+    if is_bridged(name):
+        return plugin_class(bridged_class(name), name, TaskFamily, "family")
     path, colon, last = name.rpartition(":")
     last, *extra = [last] if last.endswith(".py") else last.split("+")
     whole = path + colon + last

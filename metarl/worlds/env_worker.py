@@ -47,6 +47,7 @@ class EnvWorker(gymnasium.Env[Any, np.ndarray]):
             "obs": wide(shape, np.float64),
             "next_obs": wide(shape, np.float64),
             "reward": wide((size,), np.float64),
+            "success": wide((size,), np.float64),
             **{flag: Box(0, 1, (size,), np.int8) for flag in FLAGS},
         }
         self.observation_space = Dict(spaces)
@@ -121,6 +122,7 @@ class EnvWorker(gymnasium.Env[Any, np.ndarray]):
         obs, reward, terminated, truncated = self.family.step_flat(
             self._envs[k], np.where(sane, taken, 0.0)
         )
+        out["success"][k] = self.family.succeeded
         self._steps[k] += 1
         diverged = not (sane and np.isfinite(reward) and np.isfinite(obs).all())
         terminated = terminated and not diverged

@@ -27,6 +27,7 @@ from metarl.base.keys import Key
 from metarl.base.threads import threads_or_default
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.env_worker import FLAGS, EnvWorker
+from metarl.worlds.reward_terms import SUCCESS
 from metarl.worlds.vector import Spec, Step, Transition, VecWorlds
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class GymnasiumWorlds(VecWorlds):
         # Before multiprocessing ends its processes at exit: by SIGTERM, which these leave alone.
         self._closed = Finalize(self, _close, (self._vector,), exitpriority=1)
         self.env_steps = 0
+        self._succeeds: bool | None = None
         self.spec = Spec(
             family.observation.size,
             family.action.size,
@@ -161,11 +163,19 @@ class GymnasiumWorlds(VecWorlds):
                 f"family '{self.family.name}': reward or observation is not finite in any world"
             )
         obs, reward = self._rows(got["obs"]).float(), self._rows(got["reward"])
+        self._note_success(self._rows(got["success"]))
         taken = torch.where(diverged[:, None], 0.0, taken)
         done = terminated | truncated | diverged
         self.current = Step(obs, taken.float(), reward.float(), done)
         next_obs = self._rows(got["next_obs"]).float()
         return Transition(obs, reward, terminated, truncated, next_obs, diverged)
+
+    def _note_success(self, success: Tensor) -> None:
+        """Measure success as a term that is not paid, where the first step's infos tell of it."""
+        if self._succeeds is None:
+            self._succeeds = bool(success.isfinite().any())
+        if self._succeeds:
+            self.reward_terms = {SUCCESS: success.nan_to_num(0.0)}
 
     def render(self) -> list[Any]:
         """Return what every environment draws: with the family's `render_mode`, a picture."""

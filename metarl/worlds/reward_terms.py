@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 PREFIX = "reward/"
 """Of the names of terms among metrics and in `Rollout.extras`."""
+SUCCESS = "success"
+"""The term that says whether a step succeeded, of environments whose info does."""
 MOST_TERMS = 64
 
 

@@ -1,0 +1,1 @@
+"""Commands about environments of other interpreters."""
