@@ -2,16 +2,15 @@
 
 Tasks come one after the other, and nothing that was met is put away. Round t brings rollouts D_t,
 which a buffer keeps; then the prior moves to where adapting would have gone best in all rounds so
-far, and from there the policy adapts to the last ones:
+far, and now and then the policy starts there again:
 
-    w_{t+1} = argmin_w Σ_{k ≤ t} L(U_k(w); D_k'),    φ_{t+1} = U_t(w_{t+1}),
-    U_k(w) = w − α ∇ L(w; D_k)
+    w_{t+1} = argmin_w Σ_{k ≤ t} L(U_k(w); D_k'),    U_k(w) = w − α ∇ L(w; D_k)
+    φ_{t+1} = w_{t+1} after every N rounds, else φ_t − α ∇ L(φ_t; D_t)
 
 D_k and D_k' are two halves of a round. The argmin is a few steps of Adam, each on rounds drawn from
-the buffer and differentiated through U. The policies that collected a round have moved on since, so
-every loss is a clipped surrogate of what the buffer remembers of them:
-
-    L(φ; D) = −E[min(r A, clip(r, 1 ± ε) A)],    r = π_φ(a|s) / π_then(a|s)
+the buffer and differentiated through U; the policies that collected a round have moved on since,
+so L is weighted by importance (`metarl.modules.gradients.remembered`). A known task would begin
+with φ = w; where tasks change without notice, every N rounds have to do.
 
 A training does the same to one prior, with all tasks of an iteration as its round; a stream of
 tasks, to a prior of its own in each stream, as a part of what adapts. What a prior has learned in a
@@ -33,7 +32,7 @@ from metarl.learning.learner import Learner, load_tensors, refuse_misfit
 from metarl.modules.batched_ppo import Adam
 from metarl.modules.gradients import inner_loop
 from metarl.modules.gradients.inner_loop import InnerLoop, InnerSettings, Phases
-from metarl.modules.gradients.remembered import halves, kept, surrogate_loss, width
+from metarl.modules.gradients.remembered import halves, kept, weighted_loss, width
 from metarl.modules.replay import TaskReplay
 from metarl.modules.settings import Count, Positive
 from metarl.tasks.distribution import Tasks
@@ -56,10 +55,12 @@ class FtmlConfig(InnerSettings):
     for new ones."""
     samples: Count = 200
     """Transitions that are kept of each half of a round, evenly spread over it."""
-    clip: Positive = 0.3
-    """ε: how far the probability of an action may move before its gain stops to count."""
+    max_ratio: Positive = 2.0
+    """c: importance weights are cut off there."""
     max_grad_norm: Positive = 0.5
     """Bound on the norm of the prior's gradient."""
+    restart: Count | None = 5
+    """N: rounds after which the policy starts from the prior again; None: never."""
     online: bool = True
     """Go on learning the prior in a stream; otherwise it stays as it was trained."""
 
@@ -130,20 +131,17 @@ class Ftml(Learner):
         return self.inner.act(step, acting, explore=explore, noise=noise)[0], state
 
     def adapt(self, state: State, rollout: Rollout) -> State:
-        """Remember a round, follow the leader, and adapt from it to the last rounds.
-
-        An inner step is on a round of its own, so K of them take in the last K rounds, and
-        what was before these is no more in the policy than in the prior.
-        """
-        parts, config, buffer = halves(self.inner.batch(rollout)), self.config, state.buffer.clone()
-        both = (state.params, state.params)
-        buffer[:, state.rounds % config.buffer] = kept(self.policy, parts, both, config.samples)
+        """Remember a round, follow the leader, and take an inner step or start from the leader."""
+        batch, config, buffer = self.inner.batch(rollout), self.config, state.buffer.clone()
+        slot, both = state.rounds % config.buffer, (state.params, state.params)
+        buffer[:, slot] = kept(self.policy, halves(batch), both, config.samples)
         state = state._replace(buffer=buffer, rounds=state.rounds + 1)
         state = self._followed(state) if config.online else state
-        params, last = state.prior, min(config.inner_steps, state.rounds, config.buffer)
-        for k in range(state.rounds - last, state.rounds):
-            params = self._adapted(params, state.buffer[:, k % config.buffer].flatten(1, 2))
-        return state._replace(params=params.detach())
+        begun = state.rounds % config.restart if config.restart else state.rounds
+        if not begun:
+            return state._replace(params=state.prior)
+        moved = self.inner.adapt(inner_loop.State(state.params, begun - 1), batch)
+        return state._replace(params=moved.params)
 
     def _followed(self, state: State) -> State:
         """Return the state with priors that fit its buffer better."""
@@ -175,20 +173,16 @@ class Ftml(Learner):
         before, after = rounds.flatten(0, 1).unbind(1)
         params = start
         for _ in range(self.config.inner_steps):
-            params = self._adapted(params, before)
+            (step,) = grad(self._loss(params, before), params, create_graph=True)
+            params = params - self.config.inner_lr * step
         (rows,) = grad(self._loss(params, after), start)
         return rows.unflatten(0, (streams, count))
 
-    @torch.enable_grad()
-    def _adapted(self, params: Tensor, rows: Tensor) -> Tensor:
-        """Return (m, D) policies after an inner step on (m, N, W), which can be differentiated."""
-        params = params if params.requires_grad else params.detach().clone().requires_grad_()
-        (step,) = grad(self._loss(params, rows), params, create_graph=True)
-        return params - self.config.inner_lr * step
-
     def _loss(self, params: Tensor, rows: Tensor) -> Tensor:
         """Return L(φ; D), summed over (m, D) policies, each on its own rows (m, N, W)."""
-        return surrogate_loss(self.policy, params, rows, self.spec.action_size, self.config.clip)
+        return weighted_loss(
+            self.policy, params, rows, self.spec.action_size, self.config.max_ratio
+        )
 
     # --- training ------------------------------------------------------------------------------
 

@@ -3,9 +3,11 @@
 What is kept of a transition are W = O + A + 3 numbers: observation, action, advantage, weight, and
 the action's log-probability under the policy that took it. Learning from them is by
 
-    L(φ; D) = −E[min(r A, clip(r, 1 ± ε) A)],    r = π_φ(a|s) / π_then(a|s)
+    L(φ; D) = −E[r A],    r = π_φ(a|s) / π_then(a|s)
 
-(PPO's surrogate, Schulman et al. 2017), where it has not gone further than the clip.
+with importance weights that are cut off: where r is above c, its gradient is as if r were c (as in
+V-trace, Espeholt et al. 2018). PPO's clip would leave out what has become likelier already, which
+after an inner step is much of what a policy would learn from.
 """
 
 from __future__ import annotations
@@ -16,10 +18,9 @@ import torch
 from torch import Tensor
 
 from metarl.modules.gradients.inner_loop import Batch, TaskPolicy
-from metarl.modules.ppo import clipped_surrogate
 
-LARGEST_LOG_RATIO = 3.0
-"""Beyond it a policy is so far from the one that collected the data that they tell it nothing."""
+LARGEST_LOG_RATIO = 20.0
+"""Beyond it the numbers would overflow, and the gradient is 0."""
 
 
 def width(observation_size: int, action_size: int) -> int:
@@ -54,8 +55,8 @@ def kept(
     return torch.stack(found, 1)
 
 
-def surrogate_loss(
-    policy: TaskPolicy, params: Tensor, rows: Tensor, actions: int, clip: float
+def weighted_loss(
+    policy: TaskPolicy, params: Tensor, rows: Tensor, actions: int, max_ratio: float
 ) -> Tensor:
     """Return L(φ; D) summed over m policies, each on rows of its own.
 
@@ -64,10 +65,12 @@ def surrogate_loss(
         params: (m, D) φ.
         rows: (m, N, W).
         actions: A.
-        clip: ε.
+        max_ratio: c.
     """
     obs, action, *rest = rows.split((rows.shape[-1] - actions - 3, actions, 1, 1, 1), -1)
     advantage, weight, then = (part[..., 0] for part in rest)
-    log_ratio = (policy(params, obs).log_prob(action) - then).clamp(max=LARGEST_LOG_RATIO)
+    log_ratio = policy(params, obs).log_prob(action) - then
+    ratio = log_ratio.clamp(max=LARGEST_LOG_RATIO).exp()
+    ratio = ratio * (max_ratio / ratio.detach().clamp(min=max_ratio))
     weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-12)
-    return -(clipped_surrogate(log_ratio, advantage, clip) * weight).sum()
+    return -(ratio * advantage * weight).sum()
