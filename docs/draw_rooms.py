@@ -54,6 +54,10 @@ READING = {
         "algorithms/reptile", "modules/gradients/inner_loop", "modules/returns",
         "networks/task_mlp", "worlds/rollout",
     ),
+    "ftml": (
+        "algorithms/ftml", "modules/gradients/inner_loop", "modules/gradients/remembered",
+        "modules/returns", "networks/task_mlp", "worlds/rollout",
+    ),
     "learned-optimizer": (
         "algorithms/learned_optimizer", "modules/gradients/inner_loop", "modules/optim",
         "modules/returns", "networks/task_mlp", "worlds/rollout",

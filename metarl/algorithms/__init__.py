@@ -12,6 +12,7 @@ if _TYPE_CHECKING:
     from metarl.algorithms.distil import Distil, DistilConfig
     from metarl.algorithms.es_maml import EsMaml, EsMamlConfig
     from metarl.algorithms.finetune import Finetune, FinetuneConfig
+    from metarl.algorithms.ftml import Ftml, FtmlConfig
     from metarl.algorithms.grbal import Grbal, GrbalConfig
     from metarl.algorithms.learned_optimizer import LearnedOptimizer, LearnedOptimizerConfig
     from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
@@ -30,8 +31,9 @@ if _TYPE_CHECKING:
 __all__ = [
     "Amago", "AmagoConfig", "Cavia", "CaviaConfig", "ContextualBc", "ContextualBcConfig",
     "Diayn", "DiaynConfig", "Distil", "DistilConfig", "EsMaml", "EsMamlConfig", "Finetune",
-    "FinetuneConfig", "Grbal", "GrbalConfig", "LearnedOptimizer", "LearnedOptimizerConfig",
-    "MamlTrpo", "MamlTrpoConfig", "Mil", "MilConfig", "Mole", "MoleConfig", "Pearl",
+    "FinetuneConfig", "Ftml", "FtmlConfig", "Grbal", "GrbalConfig", "LearnedOptimizer",
+    "LearnedOptimizerConfig", "MamlTrpo", "MamlTrpoConfig", "Mil", "MilConfig", "Mole",
+    "MoleConfig", "Pearl",
     "PearlConfig", "Ppo", "PpoConfig", "ProMp", "ProMpConfig", "Prototypes", "PrototypesConfig",
     "Rebal", "RebalConfig", "Reptile", "ReptileConfig", "Rl2", "Rl2Config", "Rma", "RmaConfig",
     "Varibad", "VaribadConfig",
@@ -47,6 +49,7 @@ __getattr__ = _lazy(
         "distil": "Distil DistilConfig",
         "es_maml": "EsMaml EsMamlConfig",
         "finetune": "Finetune FinetuneConfig",
+        "ftml": "Ftml FtmlConfig",
         "grbal": "Grbal GrbalConfig",
         "learned_optimizer": "LearnedOptimizer LearnedOptimizerConfig",
         "maml_trpo": "MamlTrpo MamlTrpoConfig",

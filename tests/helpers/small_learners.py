@@ -13,6 +13,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "distil": {"units": 8, "hidden": 8, "bptt": 15},
     "es-maml": {"hidden": (8,)},
     "finetune": {"hidden": (8,), "batch_size": 50},
+    "ftml": {"hidden": (8,), "updates": 2, "update_tasks": 4, "buffer": 4, "samples": 6},
     "grbal": {
         "past": 3, "future": 2, "hidden": (8,), "candidates": 8, "plan_steps": 2, "updates": 2,
         "batch_size": 8, "replay_episodes": 40, "random_iterations": 0,
