@@ -83,12 +83,11 @@ class Contact:
     first: str | Sequence[str]
     second: str | Sequence[str] | None
     kind: Literal["geom", "body", "subtree"]
-    force: bool = True
 
 
 def contact(
     first: str | Sequence[str], second: str | Sequence[str] | None = None, *,
-    kind: Literal["geom", "body", "subtree"] = "geom", force: bool = True,
+    kind: Literal["geom", "body", "subtree"] = "geom",
 ) -> Contact:  # fmt: skip
     """Return sensors of the contacts of each of some objects with others, for `Contacts` to read.
 
@@ -96,17 +95,13 @@ def contact(
         first: by name or pattern.
         second: the others, by name or pattern; None is whatever they touch.
         kind: geoms, bodies, or bodies with all that hangs from them.
-        force: whether forces are sensed as well, which costs a solver's run more after each step;
-            False is for `Contacts.touching` alone.
 
     Raises:
         UserError: there is no such kind.
     """
     if kind not in _OBJECTS:
         raise UserError(f"contact: kind must be one of {', '.join(_OBJECTS)}, not {kind!r:.40}")
-    if not isinstance(force, bool):
-        raise UserError(f"contact: force must be True or False, not {force!r:.40}")
-    return Contact(first, second, kind, force)
+    return Contact(first, second, kind)
 
 
 def furnish(
@@ -221,9 +216,7 @@ def _add_contacts(spec: mujoco.MjSpec, name: str, touch: Contact) -> None:
     firsts = [names[i] for i in matching(touch.first, names, word)]
     seconds = [""] if touch.second is None else matching(touch.second, names, word)
     fields = mujoco.mjtConDataField
-    data = 1 << int(fields.mjCONDATA_FOUND)
-    if touch.force:
-        data |= 1 << int(fields.mjCONDATA_FORCE)
+    data = (1 << int(fields.mjCONDATA_FOUND)) | (1 << int(fields.mjCONDATA_FORCE))
     for first in firsts:
         for place in seconds:
             second = names[place] if isinstance(place, int) else ""

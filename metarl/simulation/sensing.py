@@ -44,27 +44,17 @@ class Contacts:
         self.name = name
         self.first = len({int(model.sensor_objid[i]) for i in which})
         """n, how many objects there are whose contacts these are."""
-        self.has_force = int(model.sensor_dim[which[0]]) > 1
-        """Whether their forces are sensed as well: not so of ``contact(…, force=False)``."""
 
     def touching(self, sim: Backend) -> Tensor:
         """Return (B, n) bool: which of the objects touch any of the others."""
         return self._values(sim)[..., 0].sum(2) > 0
 
     def force(self, sim: Backend) -> Tensor:
-        """Return (B, n, 3) the force on each object from the others, N in the world's frame.
-
-        Raises:
-            UserError: the family declares them with ``force=False``.
-        """
-        if not self.has_force:
-            raise UserError(
-                f"contacts '{self.name}' sense no forces: they are contact(…, force=False)"
-            )
+        """Return (B, n, 3) the force on each object from the others, N in the world's frame."""
         return -self._values(sim)[..., 1:].sum(2)
 
     def _values(self, sim: Backend) -> Tensor:
-        """(B, n, m, 4): how many contacts, and the force of the first on the second; or (…, 1)."""
+        """(B, n, m, 4): how many contacts, and the force of the first on the second."""
         return sim.sensor(self.name).unflatten(1, (self.first, -1))
 
 

@@ -201,31 +201,6 @@ def test_contacts_are_those_of_a_loop_over_mujoco_s() -> None:
     assert len({met for _, met in seen}) == 2  # some touch, some do not
 
 
-def test_contacts_without_forces_touch_alike_and_need_no_solver() -> None:
-    """The same contacts in the same states, from positions alone; forces are refused."""
-    both = [
-        TaskWorlds(robot(DOG, floor=True, home=POSE, actuators=pd(20, 1, reach=0.5),
-                         contacts={"feet": contact("*_foot", force=force)})(), 4, 1)
-        for force in (True, False)
-    ]  # fmt: skip
-    feet = [Contacts(worlds.family.compile(), "feet") for worlds in both]
-    generator, seen = torch.Generator().manual_seed(3), []
-    for _ in range(20):
-        action = 2 * torch.rand(4, 8, generator=generator) - 1
-        touching = []
-        for worlds, sensor in zip(both, feet, strict=True):
-            worlds.step(action)
-            touching.append(sensor.touching(worlds.simulator))
-        assert torch.equal(*touching)
-        seen.append(touching[0])
-    assert torch.stack(seen).any()
-    assert not torch.stack(seen).all()
-    stages = [int(worlds.family.compile().sensor_needstage[-1]) for worlds in both]
-    assert stages[1] < stages[0] == int(mujoco.mjtStage.mjSTAGE_ACC)
-    with pytest.raises(UserError, match="contacts 'feet' sense no forces"):
-        feet[1].force(both[1].simulator)
-
-
 ROWWISE = ("exp", "log", "sin", "cos", "tan", "tanh", "atan", "asin", "acos", "sqrt")
 
 
