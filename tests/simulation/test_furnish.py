@@ -355,7 +355,6 @@ def test_a_family_is_refused_in_one_line(members, words: str) -> None:
         (lambda sim, model: pd(1, -1), "pd: kd must be a number of at least 0, not -1"),
         (lambda sim, model: pd(1, 1, no_load_speed=3), "stall torque: give effort"),
         (lambda sim, model: contact("a", kind="joint"), "kind must be one of geom, body, subtree"),
-        (lambda sim, model: contact("a", force=1), "force must be True or False, not 1"),
     ],
 )
 def test_a_question_is_refused_in_one_line(ask, words: str) -> None:
