@@ -111,19 +111,30 @@ def unfolded(code: str) -> list[str]:
     return re.sub(r"\\\n\s*", " ", code).splitlines()
 
 
+HELP: dict[tuple[str, ...], str] = {}
+
+
+def help_of(capsys, *words: str) -> str:
+    """Return a page of help; many pages of the documentation ask for the same ones."""
+    if words not in HELP:
+        assert cli.main([*words, "--help"]) == 0
+        HELP[words] = capsys.readouterr().out
+    return HELP[words]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_commands_exist(page, capsys):
     """Every command named is one that `metarl --help` lists, with options that its help lists."""
-    assert cli.main(["--help"]) == 0
-    listed = re.findall(r"^  (\w+)  ", capsys.readouterr().out, re.M)
+    listed = re.findall(r"^  (\w+)  ", help_of(capsys), re.M)
     for words in metarl_commands(page):
         if words[0] == "COMMAND":
             continue
         assert words[0] in listed, f"{name(page)}: metarl {words[0]}"
         named = [word for word in words[1:3] if not word.startswith("-")]
         algorithm = named[1] if len(named) == 2 and named[1] in list_learners() else "maml-trpo"
-        cli.main([words[0], *(["point-goal", algorithm] if words[0] == "train" else []), "--help"])
-        text = capsys.readouterr().out
+        text = help_of(
+            capsys, words[0], *(["point-goal", algorithm] if words[0] == "train" else [])
+        )
         for option in (word for word in words if word.startswith("--")):
             assert re.search(rf"{option}\b", text), f"{name(page)}: metarl {' '.join(words)}"
 

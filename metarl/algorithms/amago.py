@@ -269,12 +269,16 @@ class Amago(Learner):
     def _gradient_steps(self, key: Key) -> dict[str, float]:
         """Make the gradient steps of an iteration; each moves targets and the scale of values."""
         config, draws, found = self.config, key.torch(), []
+        least = self.net.memory.worth_a_thread
         with ppo.thread_pool() as pool:
             for _ in range(config.gradient_steps):
                 batch = self._sample(draws)
                 gradient, sums = ppo.parallel_gradient(
                     lambda ids, batch=batch: self._loss(batch, ids), self.adam.params,
-                    [self._split(part) for part in self.ranks.slices(batch.action.shape[1])],
+                    [
+                        ppo.trial_ids(part, config.shards, least, self.device)
+                        for part in self.ranks.slices(batch.action.shape[1])
+                    ],
                     pool, self.ranks,
                 )  # fmt: skip
                 self.adam.step(gradient, config.max_grad_norm)
@@ -283,12 +287,6 @@ class Amago(Learner):
                 self.net.update_targets(config.target_rate)
                 found.append(metrics)
         return dict(zip(METRICS, torch.stack(found).mean(0).tolist(), strict=True))
-
-    def _split(self, part: slice) -> Sequence[Tensor]:
-        """Return the ids of a shard's trials in parts, for a thread each."""
-        ids = torch.arange(part.start, part.stop, device=self.device)
-        threads = min(self.config.shards, len(ids) // self.net.memory.worth_a_thread)
-        return ids.chunk(max(1, threads if self.device.type == "cpu" else 1))
 
     def _loss(self, batch: Draws, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return the part of the trials `ids` in the loss.

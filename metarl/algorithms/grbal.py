@@ -20,10 +20,12 @@ from metarl.learning.learner import Learner, load_parts, load_tensors, refuse_mi
 from metarl.modules.model_based.adaptive_model import AdaptiveModel, AdaptiveModelSettings
 from metarl.modules.model_based.planning import (
     PlannerSettings,
+    Returns,
     begun_worlds,
-    one_step_on,
-    plan,
-    world_draws,
+    collect_planning,
+    first_action,
+    planned,
+    stepped_worlds,
 )
 from metarl.modules.model_based.transitions import (
     Transitions,
@@ -33,7 +35,7 @@ from metarl.modules.model_based.transitions import (
 )
 from metarl.modules.replay import TaskReplay
 from metarl.tasks.distribution import Tasks
-from metarl.worlds.rollout import Rollout, collect
+from metarl.worlds.rollout import Rollout
 from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
@@ -91,25 +93,14 @@ class Grbal(Learner):
     ) -> tuple[Tensor, State]:
         """Take in the last transition, adapt the model to the window, and plan with it."""
         window, _ = state.window.after(step, state.world[:, 2])
-        left, plans = state.plan.masked_fill(step.first[:, None, None], 0.0), []
-        for part in self.config.parts(len(step.obs)):
-            draws = world_draws(state.seed, state.world[part])
-            if explore and self.data.random:
-                plans.append(draws.uniform(-1, 1, left[0].numel()).view_as(left[part]))
-                continue
-            params, obs = self.adapted_params(Window(*(t[part] for t in window))), step.obs[part]
-            plans.append(
-                plan(
-                    self.config, lambda tried, p=params, o=obs: self.model.returns(p, o, tried),
-                    left[part], draws,
-                )
-            )  # fmt: skip
-        chosen = torch.cat(plans)
-        action = chosen[:, 0]
-        if explore and noise is not None:
-            action = action + self.config.explore_std * noise
-        world = one_step_on(state.world)
-        return action, State(window, chosen, world, state.seed)
+
+        def model_of(part: slice) -> Returns:
+            params = self.adapted_params(Window(*(tensor[part] for tensor in window)))
+            return lambda tried: self.model.returns(params, step.obs[part], tried)
+
+        plans = planned(self.config, step, state, model_of, random=explore and self.data.random)
+        action = first_action(plans, noise if explore else None, self.config.explore_std)
+        return action, State(window, plans, stepped_worlds(state.world), state.seed)
 
     def adapted_params(self, window: Window) -> Tensor:
         """Return (n, D) the models of n worlds: adapted where the window is full."""
@@ -130,12 +121,7 @@ class Grbal(Learner):
 
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Rollout:
         """Collect an episode's worth of steps in every world."""
-        each = worlds.num_worlds // len(tasks)
-        worlds.set_tasks(tasks, each)
-        worlds.seed(key.fold("reset"))
-        worlds.reset()
-        state = self.begin_seeded(len(tasks), each, key.fold("plan").seed(), tasks.first)
-        return collect(worlds, self, state, self.spec.horizon, key, explore=True)[0]
+        return collect_planning(worlds, self, tasks, key)
 
     def update(self, shards: Sequence[Rollout], key: Key) -> dict[str, float]:
         """Take new episodes into the replay, and make gradient steps on windows of it."""

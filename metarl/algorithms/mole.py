@@ -28,10 +28,12 @@ from metarl.learning.learner import Learner, load_parts, load_tensors, refuse_mi
 from metarl.modules.model_based.adaptive_model import AdaptiveModel, AdaptiveModelSettings
 from metarl.modules.model_based.planning import (
     PlannerSettings,
+    Returns,
     begun_worlds,
-    one_step_on,
-    plan,
-    world_draws,
+    collect_planning,
+    first_action,
+    planned,
+    stepped_worlds,
 )
 from metarl.modules.model_based.transitions import (
     Transitions,
@@ -42,7 +44,7 @@ from metarl.modules.model_based.transitions import (
 from metarl.modules.replay import TaskReplay
 from metarl.modules.settings import Count, NonNegative, Positive
 from metarl.tasks.distribution import Tasks
-from metarl.worlds.rollout import Rollout, collect
+from metarl.worlds.rollout import Rollout
 from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
@@ -121,29 +123,20 @@ class Mole(Learner):
     ) -> tuple[Tensor, State]:
         """Learn from the last transitions, and plan with the likeliest model."""
         window, new = state.window.after(step, state.world[:, 2])
-        left, plans, mixtures = state.plan.masked_fill(step.first[:, None, None], 0.0), [], []
+        mixtures = []
         for part in self.config.parts(len(step.obs)):
             mixture = Mixture(*(tensor[part] for tensor in state.mixture))
-            mixture = self.learned(mixture, Window(*(tensor[part] for tensor in window)), new[part])
-            mixtures.append(mixture)
-            draws = world_draws(state.seed, state.world[part])
-            if explore and self.data.random:
-                plans.append(draws.uniform(-1, 1, left[0].numel()).view_as(left[part]))
-                continue
-            params, obs = self.likeliest(mixture), step.obs[part]
-            plans.append(
-                plan(
-                    self.config, lambda tried, p=params, o=obs: self.model.returns(p, o, tried),
-                    left[part], draws,
-                )
-            )  # fmt: skip
-        chosen = torch.cat(plans)
-        action = chosen[:, 0]
-        if explore and noise is not None:
-            action = action + self.config.explore_std * noise
-        world = one_step_on(state.world)
-        joined = Mixture(*(torch.cat(tensors) for tensors in zip(*mixtures, strict=True)))
-        return action, State(joined, window, chosen, world, state.seed)
+            seen = Window(*(tensor[part] for tensor in window))
+            mixtures.append(self.learned(mixture, seen, new[part]))
+        mixture = Mixture(*(torch.cat(tensors) for tensors in zip(*mixtures, strict=True)))
+
+        def model_of(part: slice) -> Returns:
+            params = self.likeliest(Mixture(*(tensor[part] for tensor in mixture)))
+            return lambda tried: self.model.returns(params, step.obs[part], tried)
+
+        plans = planned(self.config, step, state, model_of, random=explore and self.data.random)
+        action = first_action(plans, noise if explore else None, self.config.explore_std)
+        return action, State(mixture, window, plans, stepped_worlds(state.world), state.seed)
 
     def likeliest(self, mixture: Mixture) -> Tensor:
         """Return (n, D) the models to plan with: the prior where there is none yet."""
@@ -217,12 +210,7 @@ class Mole(Learner):
 
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Rollout:
         """Collect an episode's worth of steps in every world."""
-        each = worlds.num_worlds // len(tasks)
-        worlds.set_tasks(tasks, each)
-        worlds.seed(key.fold("reset"))
-        worlds.reset()
-        state = self.begin_seeded(len(tasks), each, key.fold("plan").seed(), tasks.first)
-        return collect(worlds, self, state, self.spec.horizon, key, explore=True)[0]
+        return collect_planning(worlds, self, tasks, key)
 
     def update(self, shards: Sequence[Rollout], key: Key) -> dict[str, float]:
         """Take new episodes into the replay, and make gradient steps of the prior on it."""

@@ -242,7 +242,10 @@ class Prototypes(Learner):
         tasks = torch.cat([part.extras["privileged"][-1, :, :size] for part in rollouts])
         self.places.update(self.ranks.rows(tasks))
         draws, found = key.fold("metric").torch(), []
-        count = max(config.encoder_trials, self.ranks.shards)
+        count, least = (
+            max(config.encoder_trials, self.ranks.shards),
+            self.encoder.memory.worth_a_thread,
+        )
         with ppo.thread_pool() as pool:
             for _ in range(config.encoder_updates):
                 trials, steps = self._sample(count, draws)
@@ -252,18 +255,16 @@ class Prototypes(Learner):
                         contrast_weight=config.contrast_weight,
                     ),
                     self.encoder_adam.params,
-                    [self._split(part) for part in self.ranks.slices(count)], pool, self.ranks,
+                    [
+                        ppo.trial_ids(part, config.shards, least, self.device)
+                        for part in self.ranks.slices(count)
+                    ],
+                    pool, self.ranks,
                 )  # fmt: skip
                 self.encoder_adam.step(gradient, config.max_grad_norm)
                 found.append(metrics)
         means = torch.stack(found).mean(0).tolist()
         return dict(zip(("prototype_kl", "contrast_kl"), means, strict=True))
-
-    def _split(self, part: slice) -> Sequence[Tensor]:
-        """Return the ids of a shard's trials in parts, for a thread each."""
-        ids, least = torch.arange(part.start, part.stop), self.encoder.memory.worth_a_thread
-        threads = min(self.config.shards, len(ids) // least) if self.device.type == "cpu" else 1
-        return ids.to(self.device).chunk(max(1, threads))
 
     @torch.no_grad()
     def _sample(self, count: int, draws: torch.Generator) -> tuple[EmbeddedTrials, Tensor]:

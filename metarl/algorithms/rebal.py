@@ -20,14 +20,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metarl.base.keys import BatchedRNG, Key
+from metarl.base.keys import Key
 from metarl.learning.learner import Learner, load_parts, load_tensors, refuse_misfit, state_of
 from metarl.modules.model_based.planning import (
     PlannerSettings,
+    Returns,
     begun_worlds,
-    one_step_on,
-    plan,
-    world_draws,
+    collect_planning,
+    first_action,
+    planned,
+    stepped_worlds,
 )
 from metarl.modules.model_based.transitions import (
     Transitions,
@@ -41,7 +43,7 @@ from metarl.modules.settings import Count, Layers, Positive
 from metarl.networks.memories.backbone import MemoryState
 from metarl.networks.memories.recurrent import LSTM
 from metarl.tasks.distribution import Tasks
-from metarl.worlds.rollout import Rollout, collect
+from metarl.worlds.rollout import Rollout
 from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
@@ -139,33 +141,16 @@ class Rebal(Learner):
         """Plan from what is remembered, and remember what is done."""
         reward = self._normalised(step.prev_reward[:, None].float())
         reward = reward.masked_fill(step.first[:, None], 0.0)
-        left = state.plan.masked_fill(step.first[:, None, None], 0.0)
-        plans = []
-        for part in self.config.parts(len(step.obs)):
-            draws = world_draws(state.seed, state.world[part])
+
+        def model_of(part: slice) -> Returns:
             memory = tuple(tensor[part] for tensor in state.memory)
-            plans.append(
-                self._plan(step.obs[part], reward[part], memory, left[part], draws, explore)
-            )
-        chosen = torch.cat(plans)
-        action = chosen[:, 0]
-        if explore and noise is not None:
-            action = action + self.config.explore_std * noise
+            return lambda tried: self.returns(step.obs[part], reward[part], memory, tried)
+
+        plans = planned(self.config, step, state, model_of, random=explore and self.data.random)
+        action = first_action(plans, noise if explore else None, self.config.explore_std)
         x = torch.cat((self.data.inputs(step.obs, action.clamp(-1, 1)), reward), -1)
         _, memory = self.net.step(x, state.memory)
-        world = one_step_on(state.world)
-        return action, State(memory, chosen, world, state.seed)
-
-    def _plan(
-        self, obs: Tensor, reward: Tensor, memory: MemoryState, left: Tensor, draws: BatchedRNG,
-        explore: bool,
-    ) -> Tensor:  # fmt: skip
-        """Return (n, H, A) plans of n worlds; at random as long as exploring does that."""
-        if explore and self.data.random:
-            return draws.uniform(-1, 1, left[0].numel()).view_as(left)
-        return plan(
-            self.config, lambda tried: self.returns(obs, reward, memory, tried), left, draws
-        )
+        return action, State(memory, plans, stepped_worlds(state.world), state.seed)
 
     def returns(self, obs: Tensor, reward: Tensor, memory: MemoryState, tried: Tensor) -> Tensor:
         """Return (n, C) normalised returns that the model predicts of (n, C, H, A) actions.
@@ -202,12 +187,7 @@ class Rebal(Learner):
 
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> Rollout:
         """Collect an episode's worth of steps in every world."""
-        each = worlds.num_worlds // len(tasks)
-        worlds.set_tasks(tasks, each)
-        worlds.seed(key.fold("reset"))
-        worlds.reset()
-        state = self.begin_seeded(len(tasks), each, key.fold("plan").seed(), tasks.first)
-        return collect(worlds, self, state, self.spec.horizon, key, explore=True)[0]
+        return collect_planning(worlds, self, tasks, key)
 
     def update(self, shards: Sequence[Rollout], key: Key) -> dict[str, float]:
         """Take new episodes into the replay, and make gradient steps on stretches of it."""

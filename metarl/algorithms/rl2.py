@@ -349,17 +349,14 @@ class Rl2(Learner):
     def _gradient_steps(self, batch: Batch, key: Key) -> dict[str, float]:
         """Pass over the trials several times, in minibatches of worlds; a step for each."""
         config, worlds = self.config, batch.weight.shape[1] // len(self.ranks.owned)
+        least = self.net.memory.worth_a_thread
         means = ppo.gradient_steps(
             lambda ids, total: self._loss(batch, ids, total), self.adam, batch.weight.sum(0), key,
-            epochs=config.epochs, parts=min(config.minibatches, worlds), most=self._shards,
+            epochs=config.epochs, parts=min(config.minibatches, worlds),
+            most=lambda n: ppo.parts_of_trials(n, config.shards, least, self.device),
             max_norm=config.max_grad_norm, ranks=self.ranks,
         ).tolist()[:4]  # fmt: skip
         return dict(zip(("loss", "value_loss", "kl", "clip_fraction"), means, strict=True))
-
-    def _shards(self, worlds: int) -> int:
-        if self.device.type != "cpu":
-            return 1
-        return max(1, min(self.config.shards, worlds // self.net.memory.worth_a_thread))
 
     def _loss(self, batch: Batch, ids: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         """Return the part of worlds `ids` in the loss of a minibatch of `total` steps.

@@ -313,6 +313,7 @@ class Varibad(Learner):
         self.replay.add(rollouts, self.ranks)
         draws = key.fold("beliefs").torch()
         count, found = max(config.vae_trials, self.ranks.shards), []
+        least = self.vae.encoder.memory.worth_a_thread
         with ppo.thread_pool() as pool:
             for _ in range(config.vae_updates):
                 trials, chosen = self._sample(count, draws)
@@ -321,18 +322,16 @@ class Varibad(Learner):
                         trials, ids, chosen, config.kl_weight
                     ),
                     self.vae_adam.params,
-                    [self._split(part) for part in self.ranks.slices(count)], pool, self.ranks,
+                    [
+                        ppo.trial_ids(part, config.shards, least, self.device)
+                        for part in self.ranks.slices(count)
+                    ],
+                    pool, self.ranks,
                 )  # fmt: skip
                 self.vae_adam.step(gradient, config.max_grad_norm)
                 found.append(metrics)
         means = torch.stack(found).mean(0).tolist()
         return dict(zip(self.vae.metrics, means, strict=True))
-
-    def _split(self, part: slice) -> Sequence[Tensor]:
-        """Return the ids of a shard's trials in parts, for a thread each."""
-        ids, least = torch.arange(part.start, part.stop), self.vae.encoder.memory.worth_a_thread
-        threads = min(self.config.shards, len(ids) // least) if self.device.type == "cpu" else 1
-        return ids.to(self.device).chunk(max(1, threads))
 
     def _sample(self, count: int, draws: torch.Generator) -> tuple[Trials, Any]:
         """Draw trials, and which terms of their objective to compute."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import itertools
 import shutil
@@ -76,7 +77,7 @@ def flags_of(cls: type, defaults: object = None, group: str = "") -> list[Flag]:
         defaults: an instance whose values are the defaults, if not those of the class.
         group: the part of the help page that all of them are in; "" looks each up in `GROUPS`.
     """
-    hints, docs, found = get_type_hints(cls, include_extras=True), _field_docs(cls), []
+    hints, docs, found = _hints(cls), _field_docs(cls), []
     for item in fields(cls):
         default = _default(item) if defaults is None else getattr(defaults, item.name)
         kind, marks = hints[item.name], ()
@@ -169,6 +170,13 @@ def _default(item: Field[Any]) -> Any:
     return item.default if item.default_factory is MISSING else item.default_factory()
 
 
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the types of a class's fields; the same class is asked for at each command."""
+    return get_type_hints(cls, include_extras=True)
+
+
+@functools.cache
 def _field_docs(cls: type) -> dict[str, str]:
     """Return the docstrings under the fields of a dataclass and of those that it extends."""
     docs: dict[str, str] = {}

@@ -236,6 +236,24 @@ def minibatches(
     return list(zip(map(list, zip(*cut, strict=True)), totals.clamp(min=1.0), strict=True))
 
 
+def parts_of_trials(trials: int, most: int, least: int, device: torch.device) -> int:
+    """Return in how many parts to compute trials side by side: on a GPU all of them at once.
+
+    Args:
+        trials: how many.
+        most: parts, at most.
+        least: trials in a part, for which a thread is worth its while.
+        device: on which they are computed.
+    """
+    return max(1, min(most, trials // least)) if device.type == "cpu" else 1
+
+
+def trial_ids(part: slice, most: int, least: int, device: torch.device) -> Sequence[Tensor]:
+    """Return the ids of a shard's trials, cut for `parallel_gradient`; see `parts_of_trials`."""
+    ids = torch.arange(part.start, part.stop, device=device)
+    return ids.chunk(parts_of_trials(len(ids), most, least, device))
+
+
 def parallel_gradient(
     loss: Callable[[Tensor], tuple[Tensor, Tensor]],
     params: Sequence[Tensor],

@@ -18,6 +18,7 @@ from metarl.learning.adaptation import load_adapted
 from metarl.learning.registry import list_learners
 from metarl.worlds.rollout import collect
 from metarl.worlds.vector import Step
+from tests.helpers.small_learners import small
 
 onnxruntime = pytest.importorskip("onnxruntime")
 LOOP = Path(__file__).parents[2] / "docs" / "examples" / "robot_loop.py"
@@ -146,7 +147,7 @@ def test_a_state_of_several_worlds_is_cut_to_the_first() -> None:
 @pytest.mark.parametrize("name", NOT_TRACED)
 def test_a_planner_and_a_transformer_are_refused(name, tmp_path) -> None:
     worlds, cls = TaskWorlds("half-cheetah-vel", 1, 1), find_learner(name)
-    learner = cls(worlds.spec, cls.Config(), seed=0)
+    learner = cls(worlds.spec, cls.Config(**small(name, 1)), seed=0)
     with pytest.raises(UserError, match="cannot be written to ONNX"):
         write_onnx(learner, learner.begin(1, 1), worlds.family, tmp_path / "a.onnx")
 

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from metarl.check import suite, trajectory
+from metarl.check import plain_loop, suite, trajectory
 from metarl.tasks.family import TaskFamily, replace_attributes
 
 STEPS = {
-    (suite, "LONGEST"): 24, (suite, "STEPS"): 24, (trajectory, "STEPS"): 24, (suite, "MANY"): 60,
+    (suite, "LONGEST"): 24, (suite, "MANY"): 60, (plain_loop, "STEPS"): 24,
+    (suite, "STEPS"): 18, (trajectory, "STEPS"): 18,
 }  # fmt: skip
+"""The horizon is 8: three episodes begin in 18 steps."""
 WHOLE = (suite.check_finite, suite.check_parameters)
 """Checks of runs in which no episode ends."""
 
@@ -19,7 +21,7 @@ WHOLE = (suite.check_finite, suite.check_parameters)
 def checked_in_short(
     family: TaskFamily, check: Callable[[TaskFamily], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Run a check in 24 steps, in which three episodes begin."""
+    """Run a check in some 20 steps, in which three episodes begin."""
     for (module, name), steps in STEPS.items():
         monkeypatch.setattr(module, name, steps)
     try:

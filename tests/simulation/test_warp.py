@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib.util
 import sys
 
 import mujoco
@@ -26,7 +27,9 @@ from metarl.simulation.warp.install import refuse
 from metarl.tasks.registry import list_families
 from metarl.worlds.factory import backend_of
 
-pytest.importorskip("mujoco_warp")
+pytestmark = pytest.mark.skipif(  # importing it takes seconds, also of those who run no slow test
+    importlib.util.find_spec("mujoco_warp") is None, reason="no mujoco_warp here"
+)
 
 PILE = """
 <mujoco><option timestep="0.01"/><worldbody><geom type="plane" size="5 5 .1"/>{balls}</worldbody>
@@ -44,6 +47,10 @@ def pile(balls: int, more: str = "") -> mujoco.MjModel:
     return mujoco.MjModel.from_xml_string(PILE.format(balls=parts, more=more))
 
 
+NAMES = [name for name in list_families() if not name.endswith(("-sparse", "-literature"))]
+"""The families but for those that have the physics of another one, with other rewards or ranges."""
+
+
 @pytest.fixture(scope="module")
 def warp():
     from helpers.warp import on_warp
@@ -55,7 +62,7 @@ def warp():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list_families())
+@pytest.mark.parametrize("name", NAMES)
 def test_steps_are_those_of_native_mujoco(name: str, warp) -> None:
     """A hundred single steps along native MuJoCo's trajectories, of four tasks.
 

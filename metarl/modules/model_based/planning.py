@@ -1,13 +1,16 @@
 """Planning with a model: sequences of actions are tried in all worlds at once, by its returns.
 
 The first action of what is found is taken, and the next step plans anew.
+
+What a learner adapts is its model; what it plans with that, and how it collects, is the same for
+all of them: `PlanState`, `planned`, `first_action` and `collect_planning`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +18,13 @@ from torch import Tensor
 from metarl.base.errors import UserError
 from metarl.base.keys import BatchedRNG, DeviceRNG, Key
 from metarl.modules.settings import Count, Positive, Settings
+from metarl.tasks.distribution import Tasks
+from metarl.worlds.policy import Policy
+from metarl.worlds.rollout import Rollout, collect
+from metarl.worlds.vector import Step, VecWorlds
 
+Returns = Callable[[Tensor], Tensor]
+"""What a model predicts of sequences of actions in n worlds: (n, C, H, A) -> (n, C)."""
 _ROWS = 1 << 16
 """Candidates that are planned with together, of as many worlds as they belong to."""
 
@@ -51,13 +60,32 @@ class PlannerSettings(Settings):
         yield from (slice(start, start + each) for start in range(0, worlds, each))
 
 
+class PlanState(Protocol):
+    """What the state of a learner that plans holds, beside what its model adapts to."""
+
+    @property
+    def plan(self) -> Tensor:
+        """(B, H, A) the plan that the last action began; zeros before one."""
+        ...
+
+    @property
+    def world(self) -> Tensor:
+        """(B, 3) int64 that name the draws of each world: task, world in it, steps so far."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of all draws."""
+        ...
+
+
 def begun_worlds(tasks: int, worlds: int, first_task: int, device: torch.device) -> Tensor:
-    """Return (B, 3) int64 that name the draws of each world: task, world in it, steps so far."""
+    """Return (B, 3) int64, the `world` of a state in which nothing has happened."""
     index = torch.arange(tasks * worlds)
     return torch.stack((first_task + index // worlds, index % worlds, 0 * index), 1).to(device)
 
 
-def one_step_on(world: Tensor) -> Tensor:
+def stepped_worlds(world: Tensor) -> Tensor:
     """Return (n, 3) worlds a step later; see `begun_worlds`."""
     return torch.cat((world[:, :2], world[:, 2:] + 1), 1)
 
@@ -72,14 +100,50 @@ def world_draws(seed: int, world: Tensor) -> BatchedRNG:
     return BatchedRNG(Key("plan", seed), *named, device=world.device, dtype=torch.float32)
 
 
-def plan(
-    settings: PlannerSettings, returns: Callable[[Tensor], Tensor], last: Tensor, rng: BatchedRNG
-) -> Tensor:
+def planned(
+    settings: PlannerSettings, step: Step, state: PlanState, model_of: Callable[[slice], Returns],
+    *, random: bool,
+) -> Tensor:  # fmt: skip
+    """Return the plans of all worlds, (B, H, A), a part of the worlds after the other.
+
+    Args:
+        settings: how to search.
+        step: what is seen now.
+        state: of the learner.
+        model_of: some of the worlds -> what their models predict, asked for where one plans.
+        random: plan at random, without a model.
+    """
+    left, plans = state.plan.masked_fill(step.first[:, None, None], 0.0), []
+    for part in settings.parts(len(step.obs)):
+        draws = world_draws(state.seed, state.world[part])
+        if random:
+            plans.append(draws.uniform(-1, 1, left[0].numel()).view_as(left[part]))
+        else:
+            plans.append(plan(settings, model_of(part), left[part], draws))
+    return torch.cat(plans)
+
+
+def first_action(plans: Tensor, noise: Tensor | None, std: float) -> Tensor:
+    """Return the first action of each plan, (B, A), with noise of so much if there is any."""
+    return plans[:, 0] if noise is None else plans[:, 0] + std * noise
+
+
+def collect_planning(worlds: VecWorlds, policy: Policy, tasks: Tasks, key: Key) -> Rollout:
+    """Collect an episode's worth of steps in every world, planned with draws of their own."""
+    each = worlds.num_worlds // len(tasks)
+    worlds.set_tasks(tasks, each)
+    worlds.seed(key.fold("reset"))
+    worlds.reset()
+    state = policy.begin_seeded(len(tasks), each, key.fold("plan").seed(), tasks.first)
+    return collect(worlds, policy, state, worlds.spec.horizon, key, explore=True)[0]
+
+
+def plan(settings: PlannerSettings, returns: Returns, last: Tensor, rng: BatchedRNG) -> Tensor:
     """Return the plans of n worlds, (n, H, A) in [-1, 1].
 
     Args:
         settings: how to search.
-        returns: what a model predicts of sequences: (n, C, H, A) -> (n, C).
+        returns: of the models of n worlds.
         last: (n, H, A), the plans of the step before, or zeros.
         rng: the draws of each world.
     """
