@@ -53,7 +53,7 @@ def test_the_meta_gradient_is_that_of_finite_differences() -> None:
         for _ in range(2):
             params = params.detach().requires_grad_()
             params = params - 0.3 * torch.autograd.grad(agent._loss(params, before), params)[0]
-        return float(agent._loss(params, after))
+        return float(agent._loss(params, after).detach())
 
     slope = (value(prior + 1e-5 * way) - value(prior - 1e-5 * way)) / 2e-5
     assert float((gradient * way).sum()) == pytest.approx(slope, rel=1e-4, abs=1e-8)
