@@ -51,13 +51,10 @@ class GymnasiumWorlds(VecWorlds):
         """
         super().__init__(family, num_worlds)
         self.per_worker = -(-num_worlds // min(threads_or_default(threads), num_worlds))
-        starts = range(0, num_worlds, self.per_worker)
-        workers = [
-            functools.partial(
-                EnvWorker, family, min(self.per_worker, num_worlds - i), self.per_worker
-            )
-            for i in starts
+        sizes = [
+            min(self.per_worker, num_worlds - i) for i in range(0, num_worlds, self.per_worker)
         ]
+        workers = [functools.partial(EnvWorker, family, n, self.per_worker) for n in sizes]
         _warn(
             f"family '{family.name}' is a gymnasium environment: it runs in processes of "
             "AsyncVectorEnv, many times slower than a family on TaskWorlds"

@@ -1,3 +1,4 @@
+# type: ignore  # it must parse under Python 3.8, and has no types to check
 """Runs environments of another interpreter, and answers over its standard input and output.
 
 This file is run by an interpreter of somebody else's: Python 3.8 or newer, with numpy, gymnasium
@@ -14,7 +15,7 @@ has ``op``, and the answer has ``error``, one line, if it failed. No pickle cros
     task      env, task              -> sets the task of the next episodes
     reset     env, seed, options     -> obs, info
     step      env, action            -> obs, reward, terminated, truncated, info
-    call      env, method, args      -> value;   set  env, values;   has  env, name
+    call      env, method, args      -> value;   set  env, values
     render    env                    -> value;   close  env
 """
 
@@ -32,7 +33,7 @@ MOST_SAID = 1 << 20
 """Bytes that environments may print before the file of what they print is emptied."""
 
 
-def packed(message):
+def packed(message: dict) -> bytes:
     """Return a message as bytes."""
     arrays = []
 
@@ -43,7 +44,7 @@ def packed(message):
             return [plain(v) for v in value]
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
-        if hasattr(value, "dtype"):
+        if hasattr(value, "dtype") and value.dtype.kind in "biufSU":
             if getattr(value, "ndim", 0) == 0:
                 return value.item()
             arrays.append(value)
@@ -56,7 +57,7 @@ def packed(message):
     return HEAD.pack(MAGIC, len(text), len(body)) + text + body
 
 
-def unpacked(text, body):
+def unpacked(text: bytes, body: bytes) -> dict:
     """Return the message of a header and its arrays."""
     import numpy as np
 
@@ -80,7 +81,7 @@ def unpacked(text, body):
     return whole(header)
 
 
-def space_json(space):
+def space_json(space) -> dict:
     """Return a gymnasium space as a message has it."""
     kind = type(space).__name__
     if kind == "Box":
@@ -106,6 +107,27 @@ def numbers(info):
             if getattr(getattr(value, "dtype", None), "kind", "f") in "biuf":
                 kept[key] = value
     return kept
+
+
+NUMBERS = ("idx", "index", "task_idx", "task_index", "task_id")
+"""Parameters that cross as a number, as in ``reset_task(7)``."""
+
+
+def owner(env, name):
+    """Return the outermost wrapper that has an attribute of its own, or the environment."""
+    while env is not None:
+        if name in vars(env) or hasattr(type(env), name):
+            return env
+        env = getattr(env, "env", None)
+    return None
+
+
+def found(env, name):
+    """Return the same, which must be there."""
+    inner = owner(env, name)
+    if inner is None:
+        raise AttributeError("the environment has no attribute '%s'" % name)
+    return inner
 
 
 class Gymnasium:
@@ -138,10 +160,18 @@ class Gymnasium:
         return self.gym.make(name, render_mode=render_mode) if render_mode else self.gym.make(name)
 
     def task(self, env, task):
+        carl = owner(env, "context_selector")
+        if carl is not None:  # which would not look at another context of the same number
+            carl.contexts = {0: dict(carl.get_default_context(), **task)}
+            carl.context_selector.contexts = carl.contexts
+            carl.context_id = 0
+            return
         for name in ("set_task", "reset_task"):
-            if hasattr(env.unwrapped, name):
-                return getattr(env.unwrapped, name)(task)
-        raise TypeError("it has no set_task(task) or reset_task(task)")
+            if owner(env, name) is not None:
+                number = len(task) == 1 and next(iter(task)) in NUMBERS
+                getattr(owner(env, name), name)(next(iter(task.values())) if number else task)
+                return
+        raise TypeError("it has no set_task(task) or reset_task(task), and is no CARL environment")
 
 
 class MetaWorld:
@@ -304,18 +334,12 @@ class Server:
         }
 
     def call(self, env, method, args):
-        return {"value": getattr(self.envs[env].unwrapped, method)(*args)}
+        return {"value": getattr(found(self.envs[env], method), method)(*args)}
 
     def set(self, env, values):
-        inner = self.envs[env].unwrapped
         for name, value in values.items():
-            if not hasattr(inner, name):
-                raise AttributeError("%s has no attribute '%s'" % (type(inner).__name__, name))
-            setattr(inner, name, value)
+            setattr(found(self.envs[env], name), name, value)
         return {}
-
-    def has(self, env, name):
-        return {"value": hasattr(self.envs[env].unwrapped, name)}
 
     def render(self, env):
         return {"value": self.envs[env].render()}
