@@ -97,11 +97,6 @@ class MetaWorldFamily(BridgedFamily):
         )  # fmt: skip
         super().__init__()
 
-    @property
-    def groups(self) -> list[str]:
-        """The environments of the benchmark."""
-        return list(dict.fromkeys(name for name, _ in self.tasks_of))
-
     def set_task(self, env: gymnasium.Env, task: dict[str, Any]) -> None:
         """Set a task of the benchmark."""
         name, vector = self.tasks_of[int(task["task"])]

@@ -71,11 +71,9 @@ def unpacked(text: bytes, body: bytes) -> dict:
 
     def whole(value):
         if isinstance(value, dict):
-            return (
-                arrays[value["@"]]
-                if set(value) == {"@"}
-                else {k: whole(v) for k, v in value.items()}
-            )
+            if set(value) == {"@"}:
+                return arrays[value["@"]]
+            return {k: whole(v) for k, v in value.items()}
         return [whole(v) for v in value] if isinstance(value, list) else value
 
     return whole(header)
@@ -99,14 +97,19 @@ def space_json(space) -> dict:
     raise TypeError("spaces of type %s cannot cross to another interpreter" % kind)
 
 
+def layout(env, horizon) -> dict:
+    """Return what a family must know of an environment."""
+    return dict(
+        observation=space_json(env.observation_space), action=space_json(env.action_space),
+        horizon=horizon, dt=float(getattr(env.unwrapped, "dt", 1.0)),
+    )  # fmt: skip
+
+
 def numbers(info):
     """Return what of an info is numbers, words or arrays of numbers."""
-    kept = {}
-    for key, value in info.items():
-        if isinstance(value, (bool, int, float, str)) or getattr(value, "dtype", None) is not None:
-            if getattr(getattr(value, "dtype", None), "kind", "f") in "biuf":
-                kept[key] = value
-    return kept
+    plain = (bool, int, float, str)
+    kinds = {key: getattr(getattr(value, "dtype", None), "kind", "") for key, value in info.items()}
+    return {k: v for k, v in info.items() if isinstance(v, plain) or kinds[k] in tuple("biuf")}
 
 
 NUMBERS = ("idx", "index", "task_idx", "task_index", "task_id")
@@ -145,14 +148,7 @@ class Gymnasium:
 
     def describe(self, name, seed):
         env = self.make(name, None)
-        steps = env.spec.max_episode_steps if env.spec is not None else None
-        dt = float(getattr(env.unwrapped, "dt", 1.0))
-        found = {
-            "observation": space_json(env.observation_space),
-            "horizon": steps,
-            "dt": dt,
-            "action": space_json(env.action_space),
-        }
+        found = layout(env, env.spec.max_episode_steps if env.spec is not None else None)
         env.close()
         return found
 
@@ -201,18 +197,10 @@ class MetaWorld:
         for side, every in sides.items():
             for task in every:
                 tasks[side].setdefault(task.env_name, []).append(self._vector(task))
-        env = self._env(next(iter(tasks["train"])))
-        self._put(
-            env,
-            {"env": next(iter(tasks["train"])), "vector": next(iter(tasks["train"].values()))[0]},
-        )
-        found = {
-            "observation": space_json(env.observation_space),
-            "tasks": tasks,
-            "action": space_json(env.action_space),
-            "horizon": int(env.max_path_length),
-            "dt": float(getattr(env, "dt", 1.0)),
-        }
+        name, vectors = next(iter(tasks["train"].items()))
+        env = self._env(name)
+        self._put(env, {"env": name, "vector": vectors[0]})
+        found = dict(layout(env, int(env.max_path_length)), tasks=tasks)
         env.close()
         return found
 
@@ -240,11 +228,8 @@ class MetaWorld:
 
         import numpy as np
 
-        data = {
-            "rand_vec": np.array(task["vector"]),
-            "env_cls": self.classes[task["env"]],
-            "partially_observable": True,
-        }
+        data = dict(rand_vec=np.array(task["vector"]), partially_observable=True)
+        data["env_cls"] = self.classes[task["env"]]
         env.set_task(self.mw.Task(env_name=task["env"], data=pickle.dumps(data)))
 
 
@@ -406,7 +391,6 @@ def main():
         sink.flush()
         if os.fstat(2).st_size > MOST_SAID:
             os.ftruncate(2, 0)
-    sink.close()
     os._exit(0)
 
 
