@@ -13,14 +13,18 @@ if _TYPE_CHECKING:
     from metarl.adapters.gymnasium_vec import GymVectorEnv
     from metarl.adapters.sb3 import SB3VecEnv
     from metarl.adapters.task_sampler import TaskOptions
+    from metarl.tasks.bridge.families import BridgedFamily
     from metarl.tasks.gymnasium_family import GymnasiumFamily
 
-__all__ = ["GymEnv", "GymVectorEnv", "GymnasiumFamily", "SB3VecEnv", "TaskOptions"]
+__all__ = [
+    "BridgedFamily", "GymEnv", "GymVectorEnv", "GymnasiumFamily", "SB3VecEnv", "TaskOptions",
+]  # fmt: skip
 
 __getattr__ = _lazy(
     __name__,
     {
         "gymnasium_env": "GymEnv", "gymnasium_vec": "GymVectorEnv", "sb3": "SB3VecEnv",
         "task_sampler": "TaskOptions", ".tasks.gymnasium_family": "GymnasiumFamily",
+        ".tasks.bridge.families": "BridgedFamily",
     },
 )  # fmt: skip

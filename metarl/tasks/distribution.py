@@ -232,9 +232,10 @@ class TaskDistribution:
         """Return the first n tasks of a frozen split: the same on every machine, for ever.
 
         `heldout` are unseen draws from the training box, and where every parameter is a choice
-        it goes through the combinations in order. In `ood`, task i has parameter i (modulo the
-        number of parameters with ood ranges) outside the box and the others inside it; choices
-        with values of their own for a split are drawn from those.
+        it goes through the combinations in order, as where a family has `splits_in_order`. In
+        `ood`, task i has parameter i (modulo the number of parameters with ood ranges) outside the
+        box and the others inside it; choices with values of their own for a split are drawn from
+        those.
         """
         if name not in SPLITS:
             raise UserError(
@@ -244,8 +245,9 @@ class TaskDistribution:
         _check_count(f"split '{name}'", n)
         if name == "ood" and not self.has_ood:
             raise UserError(f"family '{self.family.name}' has no ood ranges")
-        if self.shared_split and name != "ood":
-            return self._tasks(self._combinations(n))
+        in_order = getattr(self.family, "splits_in_order", False)
+        if (self.shared_split or in_order) and name != "ood":
+            return self._tasks(self._combinations(n, name))
         rows = [self._split_row(name, i) for i in range(n)]
         values = np.stack(rows)
         return self._tasks(self._marked(values, 0 if name == "train" else 1))
@@ -353,9 +355,9 @@ class TaskDistribution:
             parts.append(where.at(u))
         return np.concatenate(parts, axis=1)[0]
 
-    def _combinations(self, n: int) -> np.ndarray:
-        """The products of all choices in order, repeated up to n rows."""
-        axes = [p.train.values for p in self.params for _ in p.names]  # type: ignore[union-attr]
+    def _combinations(self, n: int, split: str) -> np.ndarray:
+        """The products of all choices of a split in order, repeated up to n rows."""
+        axes = [p.train.of(split).values for p in self.params for _ in p.names]  # type: ignore[union-attr]
         rows = np.zeros((n, len(axes)))
         index = np.arange(n)
         for column in reversed(range(len(axes))):

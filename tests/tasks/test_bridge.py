@@ -54,6 +54,8 @@ def test_splits_success_and_bits():
     train, heldout = (family.distribution.split(name, 50).values for name in ("train", "heldout"))
     assert {family.tasks_of[int(v)][0] for v in train[:, 0]} == {"reach-v3", "push-v3"}
     assert {family.tasks_of[int(v)][0] for v in heldout[:, 0]} == {"pull-v3"}
+    assert heldout[:4, 0].tolist() == [8, 9, 10, 11]  # each once before any occurs twice
+    assert [family.tasks_of[int(v)][0] for v in train[:3, 0]] == ["reach-v3", "push-v3", "reach-v3"]
     one, two = rollout(1), rollout(2)
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
     vector = family.distribution.task_vector(family.distribution.split("train", 3))

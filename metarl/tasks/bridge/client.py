@@ -57,7 +57,7 @@ class Worker:
                 f"bridge: the interpreter '{python}' cannot be started: {error.strerror}; give "
                 "--python PATH of one that has the suite"
             ) from None
-        self._closed = weakref.finalize(self, _end, self.process, self._said)
+        self._closed = weakref.finalize(self, _end, self.process, self._said, os.getpid())
         hello = self.ask("hello", protocol=worker.PROTOCOL, suite=suite)
         if hello["protocol"] != worker.PROTOCOL:
             self.close()
@@ -156,7 +156,9 @@ def _environment() -> dict[str, str]:
     return {"MUJOCO_GL": "egl", **kept, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def _end(process: subprocess.Popen[bytes], said: Any) -> None:
+def _end(process: subprocess.Popen[bytes], said: Any, owner: int) -> None:
+    if os.getpid() != owner:  # a fork: the process is its parent's
+        return
     process.kill()
     process.wait()
     for file in (process.stdin, process.stdout, said):

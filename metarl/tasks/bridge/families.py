@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import gymnasium
 import numpy as np
@@ -25,6 +25,8 @@ from metarl.tasks.params import Choices, Param
 SUITES = ("metaworld", "gymnasium")
 SEED = 0
 """Of a benchmark's tasks."""
+STEPS = 1000
+"""In an episode of an environment that does not say; it is the limit of dm_control's."""
 
 
 class BridgedFamily(GymnasiumFamily):
@@ -52,10 +54,7 @@ class BridgedFamily(GymnasiumFamily):
             env.unwrapped.set_task(task)  # type: ignore[attr-defined]
 
     def _own_horizon(self, env: gymnasium.Env) -> int:
-        steps = self.found["horizon"]
-        if steps is None:
-            raise UserError(f"family '{self.name}': set `horizon`: it has no max_episode_steps")
-        return int(steps)
+        return int(self.found["horizon"] or STEPS)
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,8 @@ class MetaWorldFamily(BridgedFamily):
     """A meta-learning benchmark of Meta-World."""
 
     suite: ClassVar[str] = "metaworld"
+    splits_in_order: ClassVar[bool] = True
+    """The tasks are a list, not a range to draw from: each occurs once before any does twice."""
 
     def __init__(self) -> None:
         """Make parameters of the benchmark's tasks."""
@@ -95,11 +96,6 @@ class MetaWorldFamily(BridgedFamily):
             ),
         )  # fmt: skip
         super().__init__()
-
-    @property
-    def groups(self) -> list[str]:
-        """The environments of the benchmark."""
-        return list(dict.fromkeys(name for name, _ in self.tasks_of))
 
     def set_task(self, env: gymnasium.Env, task: dict[str, Any]) -> None:
         """Set a task of the benchmark."""
@@ -142,4 +138,4 @@ def bridged_class(name: str) -> type[BridgedFamily]:
     plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{suite}-{remote}").lower()
     members = {"__doc__": f"{remote} of {suite}, in another interpreter.", "suite": suite,
                "remote": remote, "name": plain, "__module__": __name__}  # fmt: skip
-    return type("Bridged", (base,), members)
+    return cast(type[BridgedFamily], type("Bridged", (base,), members))

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from metarl.base.errors import UserError
+from metarl.base.errors import UserError, warn
 from metarl.base.files import file_errors, write_bytes
 from metarl.tasks.bridge.client import Worker
 
@@ -70,6 +70,8 @@ def described(python: str, suite: str, name: str, seed: int) -> dict[str, Any]:
             text, body = (bytes.fromhex(part) for part in tasks[made])
             found = unpacked(text, body)
         else:
+            if suite != "gymnasium":
+                warn(f"{name}: {suite} makes its tasks, which can take minutes, once")
             found = worker.ask("describe", name=name, seed=seed)
             found["versions"] = worker.versions
             if suite != "gymnasium":

@@ -34,8 +34,8 @@ def space_of(data: dict[str, Any]) -> gymnasium.Space[Any]:
 class RemoteEnv(gymnasium.Env[Any, Any]):
     """An environment whose steps another interpreter takes; this process has one worker for all.
 
-    `set_task` sets its task. ``call(method, *args)`` and ``set_attributes(name=value)`` reach the
-    environment beneath its wrappers.
+    `set_task` sets its task; ``call(method, *args)`` and ``set_attributes(name=value)`` reach the
+    outermost of its wrappers that has what is named, or the environment.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class RemoteEnv(gymnasium.Env[Any, Any]):
         return obs, got["reward"], got["terminated"], got["truncated"], got["info"]
 
     def call(self, method: str, *args: Any) -> Any:
-        """Call a method of the environment beneath its wrappers."""
+        """Call a method of the environment, or of the outermost wrapper that has it."""
         return self._ask("call", method=method, args=list(args))["value"]
 
     def set_attributes(self, **values: Any) -> None:
-        """Set attributes of the environment beneath its wrappers, which has them already."""
+        """Set attributes that the environment or a wrapper has: the outermost one's."""
         self._ask("set", values=values)
 
     def render(self) -> Any:

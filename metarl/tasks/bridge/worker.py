@@ -1,3 +1,4 @@
+# type: ignore  # it must parse under Python 3.8, and has no types to check
 """Runs environments of another interpreter, and answers over its standard input and output.
 
 This file is run by an interpreter of somebody else's: Python 3.8 or newer, with numpy, gymnasium
@@ -14,7 +15,7 @@ has ``op``, and the answer has ``error``, one line, if it failed. No pickle cros
     task      env, task              -> sets the task of the next episodes
     reset     env, seed, options     -> obs, info
     step      env, action            -> obs, reward, terminated, truncated, info
-    call      env, method, args      -> value;   set  env, values;   has  env, name
+    call      env, method, args      -> value;   set  env, values
     render    env                    -> value;   close  env
 """
 
@@ -32,7 +33,7 @@ MOST_SAID = 1 << 20
 """Bytes that environments may print before the file of what they print is emptied."""
 
 
-def packed(message):
+def packed(message: dict) -> bytes:
     """Return a message as bytes."""
     arrays = []
 
@@ -43,7 +44,7 @@ def packed(message):
             return [plain(v) for v in value]
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
-        if hasattr(value, "dtype"):
+        if hasattr(value, "dtype") and value.dtype.kind in "biufSU":
             if getattr(value, "ndim", 0) == 0:
                 return value.item()
             arrays.append(value)
@@ -56,7 +57,7 @@ def packed(message):
     return HEAD.pack(MAGIC, len(text), len(body)) + text + body
 
 
-def unpacked(text, body):
+def unpacked(text: bytes, body: bytes) -> dict:
     """Return the message of a header and its arrays."""
     import numpy as np
 
@@ -70,17 +71,15 @@ def unpacked(text, body):
 
     def whole(value):
         if isinstance(value, dict):
-            return (
-                arrays[value["@"]]
-                if set(value) == {"@"}
-                else {k: whole(v) for k, v in value.items()}
-            )
+            if set(value) == {"@"}:
+                return arrays[value["@"]]
+            return {k: whole(v) for k, v in value.items()}
         return [whole(v) for v in value] if isinstance(value, list) else value
 
     return whole(header)
 
 
-def space_json(space):
+def space_json(space) -> dict:
     """Return a gymnasium space as a message has it."""
     kind = type(space).__name__
     if kind == "Box":
@@ -98,14 +97,40 @@ def space_json(space):
     raise TypeError("spaces of type %s cannot cross to another interpreter" % kind)
 
 
+def layout(env, horizon) -> dict:
+    """Return what a family must know of an environment."""
+    return dict(
+        observation=space_json(env.observation_space), action=space_json(env.action_space),
+        horizon=horizon, dt=float(getattr(env.unwrapped, "dt", 1.0)),
+    )  # fmt: skip
+
+
 def numbers(info):
     """Return what of an info is numbers, words or arrays of numbers."""
-    kept = {}
-    for key, value in info.items():
-        if isinstance(value, (bool, int, float, str)) or getattr(value, "dtype", None) is not None:
-            if getattr(getattr(value, "dtype", None), "kind", "f") in "biuf":
-                kept[key] = value
-    return kept
+    plain = (bool, int, float, str)
+    kinds = {key: getattr(getattr(value, "dtype", None), "kind", "") for key, value in info.items()}
+    return {k: v for k, v in info.items() if isinstance(v, plain) or kinds[k] in tuple("biuf")}
+
+
+NUMBERS = ("idx", "index", "task_idx", "task_index", "task_id")
+"""Parameters that cross as a number, as in ``reset_task(7)``."""
+
+
+def owner(env, name):
+    """Return the outermost wrapper that has an attribute of its own, or the environment."""
+    while env is not None:
+        if name in vars(env) or hasattr(type(env), name):
+            return env
+        env = getattr(env, "env", None)
+    return None
+
+
+def found(env, name):
+    """Return the same, which must be there."""
+    inner = owner(env, name)
+    if inner is None:
+        raise AttributeError("the environment has no attribute '%s'" % name)
+    return inner
 
 
 class Gymnasium:
@@ -123,14 +148,7 @@ class Gymnasium:
 
     def describe(self, name, seed):
         env = self.make(name, None)
-        steps = env.spec.max_episode_steps if env.spec is not None else None
-        dt = float(getattr(env.unwrapped, "dt", 1.0))
-        found = {
-            "observation": space_json(env.observation_space),
-            "horizon": steps,
-            "dt": dt,
-            "action": space_json(env.action_space),
-        }
+        found = layout(env, env.spec.max_episode_steps if env.spec is not None else None)
         env.close()
         return found
 
@@ -138,10 +156,18 @@ class Gymnasium:
         return self.gym.make(name, render_mode=render_mode) if render_mode else self.gym.make(name)
 
     def task(self, env, task):
+        carl = owner(env, "context_selector")
+        if carl is not None:  # which would not look at another context of the same number
+            carl.contexts = {0: dict(carl.get_default_context(), **task)}
+            carl.context_selector.contexts = carl.contexts
+            carl.context_id = 0
+            return
         for name in ("set_task", "reset_task"):
-            if hasattr(env.unwrapped, name):
-                return getattr(env.unwrapped, name)(task)
-        raise TypeError("it has no set_task(task) or reset_task(task)")
+            if owner(env, name) is not None:
+                number = len(task) == 1 and next(iter(task)) in NUMBERS
+                getattr(owner(env, name), name)(next(iter(task.values())) if number else task)
+                return
+        raise TypeError("it has no set_task(task) or reset_task(task), and is no CARL environment")
 
 
 class MetaWorld:
@@ -171,18 +197,10 @@ class MetaWorld:
         for side, every in sides.items():
             for task in every:
                 tasks[side].setdefault(task.env_name, []).append(self._vector(task))
-        env = self._env(next(iter(tasks["train"])))
-        self._put(
-            env,
-            {"env": next(iter(tasks["train"])), "vector": next(iter(tasks["train"].values()))[0]},
-        )
-        found = {
-            "observation": space_json(env.observation_space),
-            "tasks": tasks,
-            "action": space_json(env.action_space),
-            "horizon": int(env.max_path_length),
-            "dt": float(getattr(env, "dt", 1.0)),
-        }
+        name, vectors = next(iter(tasks["train"].items()))
+        env = self._env(name)
+        self._put(env, {"env": name, "vector": vectors[0]})
+        found = dict(layout(env, int(env.max_path_length)), tasks=tasks)
         env.close()
         return found
 
@@ -210,11 +228,8 @@ class MetaWorld:
 
         import numpy as np
 
-        data = {
-            "rand_vec": np.array(task["vector"]),
-            "env_cls": self.classes[task["env"]],
-            "partially_observable": True,
-        }
+        data = dict(rand_vec=np.array(task["vector"]), partially_observable=True)
+        data["env_cls"] = self.classes[task["env"]]
         env.set_task(self.mw.Task(env_name=task["env"], data=pickle.dumps(data)))
 
 
@@ -304,18 +319,12 @@ class Server:
         }
 
     def call(self, env, method, args):
-        return {"value": getattr(self.envs[env].unwrapped, method)(*args)}
+        return {"value": getattr(found(self.envs[env], method), method)(*args)}
 
     def set(self, env, values):
-        inner = self.envs[env].unwrapped
         for name, value in values.items():
-            if not hasattr(inner, name):
-                raise AttributeError("%s has no attribute '%s'" % (type(inner).__name__, name))
-            setattr(inner, name, value)
+            setattr(found(self.envs[env], name), name, value)
         return {}
-
-    def has(self, env, name):
-        return {"value": hasattr(self.envs[env].unwrapped, name)}
 
     def render(self, env):
         return {"value": self.envs[env].render()}
@@ -382,7 +391,6 @@ def main():
         sink.flush()
         if os.fstat(2).st_size > MOST_SAID:
             os.ftruncate(2, 0)
-    sink.close()
     os._exit(0)
 
 

@@ -46,6 +46,10 @@ class Reach:
         done = self.steps == self.max_path_length
         return np.append(self.at, 0.0), -far, False, done, {"success": float(far < 0.3)}
 
+    @property
+    def unwrapped(self):
+        return self
+
     def close(self):
         pass
 
