@@ -41,7 +41,8 @@ for (const svg of document.querySelectorAll('svg.chart')) {
 }
 const page = document.documentElement;
 parent.postMessage(JSON.stringify({asked: location.hash,
-  wide: page.scrollWidth, visible: page.clientWidth, charts: document.querySelectorAll('svg.chart').length, faults}), '*');
+  wide: page.scrollWidth, visible: page.clientWidth,
+  charts: document.querySelectorAll('svg.chart').length, faults}), '*');
 </script></body>"""
 FRAME = """<!doctype html><body style="margin:0">
 <script>
