@@ -18,7 +18,8 @@ from metarl.commands.flags import Flag, flags_of
 CLASSES = {
     "families": "families:Families", "algorithms": "algorithms:Algorithms",
     "presets": "training.experiment:Presets", "tune": "tuning.tune:Tune",
-    "evaluate": "evaluating.evaluate:Evaluate", "probe": "evaluating.probe:ProbeRun", "adapt": "evaluating.adapt:Adapt",
+    "evaluate": "evaluating.evaluate:Evaluate", "probe": "evaluating.probe:ProbeRun",
+    "adapt": "evaluating.adapt:Adapt",
     "render": "viewing.render:Render", "play": "viewing.play:Play", "report": "report:Report",
     "export": "export:Export", "agents": "hub.agents:Agents", "push": "hub.push:Push",
     "skills": "training.skills:FindSkills", "overfitting": "training.overfitting:Overfitting",
