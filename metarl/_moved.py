@@ -40,6 +40,10 @@ _INTO = {
     "commands": ("commands.training", "experiment sweep train"),
     "report": ("report.sections", "adapting terms"),
 }
+_MOVED |= {
+    f"commands.{name}": f"commands.evaluating.{name}"
+    for name in ("against", "evaluate", "probe", "simulators", "stream")
+}
 for _old, (_new, _names) in _INTO.items():
     _MOVED |= {f"{_old}.{name}": f"{_new}.{name}" for name in _names.split()}
 """Old name -> new name, both below `metarl`."""

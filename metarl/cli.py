@@ -25,7 +25,7 @@ from metarl.base.plugins import plugin_error
 
 COMMANDS = {
     "families": ("commands.families", "list the task families, or show one in full"),
-    "algorithms": ("commands.evaluate", "list the algorithms and their settings"),
+    "algorithms": ("commands.algorithms", "list the algorithms and their settings"),
     "presets": (
         "commands.training.experiment",
         "list the tuned settings, and what was measured with them",
@@ -43,10 +43,16 @@ COMMANDS = {
         "measure what is reached by number of training tasks, and where",
     ),
     "tune": ("commands.tuning.tune", "search good settings of a family and an algorithm"),
-    "evaluate": ("commands.evaluate", "draw a run's adaptation curve on tasks it has not seen"),
-    "probe": ("commands.probe", "show whether a run adapts, and to what"),
-    "stream": ("commands.stream", "show how a run fares where tasks change without notice"),
-    "adapt": ("commands.evaluate", "adapt a trained policy to one task, and save it"),
+    "evaluate": (
+        "commands.evaluating.evaluate",
+        "draw a run's adaptation curve on tasks it has not seen",
+    ),
+    "probe": ("commands.evaluating.probe", "show whether a run adapts, and to what"),
+    "stream": (
+        "commands.evaluating.stream",
+        "show how a run fares where tasks change without notice",
+    ),
+    "adapt": ("commands.evaluating.adapt", "adapt a trained policy to one task, and save it"),
     "demos": ("commands.demos", "record what an agent does, for others to imitate"),
     "render": (
         "commands.viewing.render",
@@ -63,7 +69,7 @@ COMMANDS = {
         "commands.suites.bridge",
         "check and remember another interpreter, for Meta-World or any gymnasium environment",
     ),
-    "check": ("commands.evaluate", "check that a task family, yours for example, is sound"),
+    "check": ("commands.check", "check that a task family, yours for example, is sound"),
 }
 """Subcommand -> the module it is in, and what it does. Modules are imported when needed."""
 

@@ -17,14 +17,15 @@ from metarl.commands.arguments import parse
 from metarl.commands.flags import Flag, flags_of
 
 CLASSES = {
-    "families": "families:Families", "algorithms": "evaluate:Algorithms",
+    "families": "families:Families", "algorithms": "algorithms:Algorithms",
     "presets": "training.experiment:Presets", "tune": "tuning.tune:Tune",
-    "evaluate": "evaluate:Evaluate", "probe": "probe:ProbeRun", "adapt": "evaluate:Adapt",
+    "evaluate": "evaluating.evaluate:Evaluate", "probe": "evaluating.probe:ProbeRun",
+    "adapt": "evaluating.adapt:Adapt",
     "render": "viewing.render:Render", "play": "viewing.play:Play", "report": "report:Report",
     "export": "export:Export", "agents": "hub.agents:Agents", "push": "hub.push:Push",
     "skills": "training.skills:FindSkills", "overfitting": "training.overfitting:Overfitting",
-    "stream": "stream:StreamRun", "demos": "demos:Demos", "pull": "hub.pull:Pull",
-    "check": "evaluate:Check", "completion": "completion:Completion",
+    "stream": "evaluating.stream:StreamRun", "demos": "demos:Demos", "pull": "hub.pull:Pull",
+    "check": "check:Check", "completion": "completion:Completion",
     "bridge": "suites.bridge:Bridge",
 }  # fmt: skip
 """Command -> the dataclass of its arguments; those of `metarl train` are put together anew."""

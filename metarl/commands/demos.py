@@ -105,7 +105,7 @@ def demos(argv: Sequence[str]) -> int:
 
 def _tasks(args: Demos, family: TaskFamily) -> tuple[Tasks, str]:
     """Return the tasks to demonstrate, and which split they are of."""
-    from metarl.commands.evaluate import parse_task
+    from metarl.commands.evaluating.on_run import parse_task
     from metarl.learning.demonstrations import CHOSEN
     from metarl.tasks.distribution import TaskDistribution
 

@@ -10,7 +10,7 @@ import torch
 
 from metarl import Policy, TaskDistribution, Tasks, TaskWorlds, UserError, find_family
 from metarl.cli import main
-from metarl.commands.probe import lines
+from metarl.commands.evaluating.probe import lines
 from metarl.evaluation.probe import Effect, Probe, identified, probe, readable
 from metarl.evaluation.sweep import sweep, swept_tasks
 from metarl.report.run_summary import read_run

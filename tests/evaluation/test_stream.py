@@ -11,7 +11,7 @@ from metarl import Policy, TaskDistribution, Tasks, TaskWorlds, UserError
 from metarl.algorithms import Rl2, Rl2Config
 from metarl.base.keys import Key
 from metarl.cli import main
-from metarl.commands.stream import lines
+from metarl.commands.evaluating.stream import lines
 from metarl.evaluation import stream as streams
 from metarl.evaluation.stream import Stream, Timeline, aligned, best_of, recovered, timeline
 from metarl.report.run_summary import read_run

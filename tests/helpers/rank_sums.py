@@ -1,5 +1,7 @@
 """Adds up tensors of five shards, as one of the ranks that torchrun starts, and compares."""
 
+import sys
+
 import torch
 
 from metarl.base.distributed import SLICED, Ranks, ranks
@@ -12,7 +14,8 @@ def main() -> None:
     for size in (SLICED - 1, SLICED, SLICED + 1):
         parts = list(torch.randn(5, size, generator=draws))
         assert torch.equal(one.sum(parts), mine.sum([parts[shard] for shard in mine.owned])), size
-    print("equal", flush=True)
+    sys.stdout.write("equal\n")  # in one piece: print may write the end of the line by itself
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

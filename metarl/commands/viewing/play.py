@@ -10,7 +10,7 @@ import tyro
 
 from metarl.base.errors import UserError
 from metarl.commands.arguments import Said, check_counts, parse
-from metarl.commands.evaluate import parse_task
+from metarl.commands.evaluating.on_run import parse_task
 from metarl.commands.viewing.render import check_display, no_thread_left
 from metarl.runs.progress import say
 from metarl.simulation.warp.choice import SimulatorName

@@ -18,7 +18,7 @@ import tyro
 from metarl.base.errors import UserError
 from metarl.base.text import shown
 from metarl.commands.arguments import parse
-from metarl.commands.evaluate import OnRun, parse_task
+from metarl.commands.evaluating.on_run import OnRun, parse_task
 from metarl.commands.viewing.output import default_out, draw
 from metarl.runs.progress import bar, say
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from metarl.base.errors import UserError
 from metarl.base.text import shown
-from metarl.commands.evaluate import parse_task
+from metarl.commands.evaluating.on_run import parse_task
 from metarl.commands.viewing.output import default_out, draw
 from metarl.runs.progress import bar, say
 

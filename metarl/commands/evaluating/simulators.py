@@ -11,7 +11,7 @@ from metarl.base.text import counted, shown
 from metarl.runs.progress import bar
 
 if TYPE_CHECKING:
-    from metarl.commands.evaluate import Evaluate
+    from metarl.commands.evaluating.evaluate import Evaluate
     from metarl.evaluation.protocol import Report
     from metarl.learning.checkpoint import Checkpoint
     from metarl.learning.learner import Learner

@@ -14,7 +14,7 @@ import tyro
 from metarl.base.errors import UserError
 from metarl.base.text import counted, shown
 from metarl.commands.arguments import check_counts, parse
-from metarl.commands.evaluate import OnRun
+from metarl.commands.evaluating.on_run import OnRun
 from metarl.runs.config import MAX_WORLDS
 from metarl.runs.progress import bar, say
 
