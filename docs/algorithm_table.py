@@ -40,6 +40,7 @@ CHOOSE = {
     "contextual-bc": "as mil, without a gradient step on the robot: its baseline",
     "grbal": "dynamics change within an episode, and planning is affordable",
     "rebal": "as grbal, with a memory in place of gradient steps",
+    "ftml": "tasks come one after the other and the learner is to go on learning from all of them",
     "mole": "as grbal, and tasks come back: old models are kept",
     "diayn": "there is no reward yet: skills to make tasks of",
     "finetune": "the baseline without meta-learning",

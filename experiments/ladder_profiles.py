@@ -27,7 +27,8 @@ Profiles = dict[str, dict[str, list[float]]]
 def profiles(scored: Mapping[str, Mapping[str, tuple[Any, ...]]]) -> Profiles:
     """Return the profile of each learner and of the oracle, and its band, to three decimals.
 
-    The oracle's is over all families in which a learner has a score.
+    The oracle's is over all families in which a learner has a score. Learners that have one in
+    fewer than half as many families as another have are left out: theirs are not to be compared.
 
     Args:
         scored: line -> family -> the arguments of `adaptation_score`.
@@ -38,6 +39,8 @@ def profiles(scored: Mapping[str, Mapping[str, tuple[Any, ...]]]) -> Profiles:
     found: Profiles = {}
     every = {family: one for of in scored.values() for family, one in of.items()}
     told = {family: (one[2], *one[1:]) for family, one in sorted(every.items())}
+    most = max(map(len, scored.values()), default=0)
+    scored = {line: families for line, families in scored.items() if 2 * len(families) >= most}
     for line, families in {**scored, "oracle": told}.items():
         scores, tasks = zip(*(task_scores(*one) for one in families.values()), strict=True)
         band = profile_band(scores, tasks, THRESHOLDS, Key("profile", line).numpy())

@@ -70,15 +70,15 @@ def test_the_list_has_every_shipped_agent_with_the_numbers_of_its_card(capsys):
         score, low, high = row["score"][split]
         assert low < score < high
         assert f"{split} tasks after 60 episodes: {score:.2f} [{low:.2f}, {high:.2f}]" in card
-    assert Path(rows["half-cheetah-dir-pearl"]["video"]).is_file()
-    assert rows["walker2d-params-rl2"]["video"] is None
+    assert Path(rows["half-cheetah-vel-rl2"]["video"]).is_file()
+    assert rows["half-cheetah-dynamics-rl2"]["video"] is None
 
 
 def test_the_table_has_a_line_for_each(capsys):
     assert cli.main(["agents", "half-cheetah-vel"]) == 0
     lines = capsys.readouterr().out.splitlines()
     some = [line.split() for line in lines if line.lstrip().startswith("half-cheetah-vel-")]
-    assert [words[0].rpartition("-")[2] for words in some] == ["trpo", "pearl", "rl2"]
+    assert [words[0].rpartition("-")[2] for words in some] == ["trpo", "pearl", "ppo", "rl2"]
     assert max(map(len, lines)) <= 120
     assert some[1][3:7] == ["800k", "-43", "-39", "3"]
 
