@@ -56,9 +56,9 @@ run is what the learner gains on the task over the blind policy, divided by what
 worth in the mean over the family's tasks; its mean is the adaptation score. Above 1 is therefore
 not above the oracle on that task: where knowing the task is worth more than in the mean, the
 oracle is above 1 too, and its own profile is the one to compare with (dashed; over all families
-in which a learner has a score). Learners with a score in fewer than half as many families as another
-are left out. The band is the pointwise 95 % interval of a bootstrap over tasks
-and the learner's seeds; the blind policy and the oracle are taken as they are.
+in which a learner has a score). Learners with a score in fewer than half as many families as
+another are left out. The band is the pointwise 95 % interval of a bootstrap over tasks and the
+learner's seeds; the blind policy and the oracle are taken as they are.
 
 ![The fraction of runs above each score, for each learner](images/{PICTURE.name})"""
 COST = """\
