@@ -110,4 +110,7 @@ def processes_after_torch() -> Iterator[Callable[..., str]]:
             print(json.dumps([code, environment]), file=asked, flush=True)
             return json.loads(said.readline())
 
-        yield run
+        try:
+            yield run
+        finally:
+            process.kill()  # a fork of ours may hold the pipe open, whose end it waits for
