@@ -31,6 +31,27 @@ def as_path(path: Path | str) -> Path:
     return Path(path)
 
 
+def user_folder(variable: str, *below_home: str) -> Path:
+    """Return metarl's folder below the one that a variable names, or else below the user's home.
+
+    It is not absolute where there is no home: then nothing may be written there.
+
+    Args:
+        variable: of the XDG base directories.
+        below_home: where that folder is by default.
+    """
+    folder = Path(os.environ.get(variable, ""))
+    if not folder.is_absolute():
+        folder = Path(os.path.expanduser("~")).joinpath(*below_home)
+    return folder / "metarl"
+
+
+def state_file(name: str) -> Path | None:
+    """Return a file of the user's state folder, if there is one; never of the working folder."""
+    folder = user_folder("XDG_STATE_HOME", ".local", "state")
+    return folder / name if folder.is_absolute() else None
+
+
 @contextlib.contextmanager
 def file_errors(path: Path, note: str = "") -> Iterator[None]:
     """Turn an OSError (disk full, read-only, no permission) into one line about `path`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Sequence
 
 ALL_DIVERGED = "all diverged"
@@ -30,6 +31,16 @@ def counted(number: int | str, noun: str) -> str:
 def shown(value: float | None, digits: int) -> str:
     """Return a return with so many decimals; `ALL_DIVERGED` if it is NaN, or null in JSON."""
     return ALL_DIVERGED if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def process_ending(code: int | None) -> str:
+    """Return how a process ended, by its exit code: negative for a signal."""
+    if code is None:
+        return "without an exit code"
+    if code >= 0:
+        return f"with exit code {code}"
+    name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
+    return f"by {name}" + " (out of memory?)" * (name == "SIGKILL")
 
 
 def decimals(values: Sequence[float | None]) -> int:

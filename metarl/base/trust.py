@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl.base.errors import UserError, quoted, warn
-from metarl.base.files import write_bytes
+from metarl.base.files import state_file, write_bytes
 from metarl.base.plugins import KINDS, absolute, digest, plugin_file, run_alone, run_freely
 
 MOST_VERSIONS = 50
@@ -231,11 +231,8 @@ def remember(names: Iterable[str]) -> None:
 
 
 def _state() -> Path | None:
-    """The file that remembers, if the user has a folder for it; never one of the working folder."""
-    folder = Path(os.environ.get("XDG_STATE_HOME", ""))
-    if not folder.is_absolute():
-        folder = Path(os.path.expanduser("~")) / ".local" / "state"
-    return folder / "metarl" / "trained_with.json" if folder.is_absolute() else None
+    """The file that remembers, if the user has a folder for it."""
+    return state_file("trained_with.json")
 
 
 def _read(path: Path | None) -> dict[str, list[str]]:

@@ -5,11 +5,10 @@ An agent that ships has a plain name. One that `metarl pull` fetched is OWNER/NA
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from metarl.base.errors import UserError, did_you_mean
-from metarl.base.files import file_errors
+from metarl.base.files import file_errors, user_folder
 
 AGENTS = Path(__file__).parents[1] / "agents"
 """A checkpoint folder each; in a clone this is a link to experiments/agents."""
@@ -17,10 +16,7 @@ AGENTS = Path(__file__).parents[1] / "agents"
 
 def fetched() -> Path:
     """Return where `metarl pull` puts agents, as OWNER/NAME: a folder of the user's data."""
-    folder = Path(os.environ.get("XDG_DATA_HOME", ""))
-    if not folder.is_absolute():
-        folder = Path(os.path.expanduser("~")) / ".local" / "share"
-    return folder / "metarl" / "agents"
+    return user_folder("XDG_DATA_HOME", ".local", "share") / "agents"
 
 
 def agents() -> dict[str, Path]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
+from metarl.base.text import process_ending
 from metarl.base.threads import threads_or_default
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.env_worker import FLAGS, EnvWorker
@@ -224,7 +224,7 @@ class GymnasiumWorlds(VecWorlds):
             self.close()
             raise UserError(
                 f"family '{self.family.name}': a process that runs its environment ended "
-                f"{doing} {_ending(code)}; run the environment alone to "
+                f"{doing} {process_ending(code)}; run the environment alone to "
                 "see why"
             ) from error
 
@@ -233,16 +233,6 @@ class GymnasiumWorlds(VecWorlds):
         for text in infos.get("error", ()):
             if text:
                 raise UserError(str(text))
-
-
-def _ending(code: int | None) -> str:
-    """Return how a process ended, by its exit code: negative for a signal."""
-    if code is None:
-        return "without an exit code"
-    if code >= 0:
-        return f"with exit code {code}"
-    name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
-    return f"by {name}" + " (out of memory?)" * (name == "SIGKILL")
 
 
 @functools.cache

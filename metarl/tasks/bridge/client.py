@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import select
-import signal
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.base.errors import UserError, printable
+from metarl.base.text import process_ending
 from metarl.tasks.bridge import worker
 
 WORKER = Path(worker.__file__)
@@ -127,7 +127,7 @@ class Worker:
         self.close()
         return UserError(
             f"bridge: the worker of {self.suite} (process {self.process.pid}, {self.python}) ended "
-            f"in '{op}' {ending(code)}{last}"
+            f"in '{op}' {process_ending(code)}{last}"
         )
 
     def _last_words(self) -> str:
@@ -136,16 +136,6 @@ class Worker:
             lines = self._said.read()[-4000:].decode(errors="replace").strip().splitlines()
             return f": {printable(lines[-1], 200)}" if lines else ""
         return ""
-
-
-def ending(code: int | None) -> str:
-    """Return how a process ended, by its exit code: negative for a signal."""
-    if code is None:
-        return "without an exit code"
-    if code >= 0:
-        return f"with exit code {code}"
-    name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
-    return f"by {name}" + " (out of memory?)" * (name == "SIGKILL")
 
 
 def _environment() -> dict[str, str]:

@@ -9,25 +9,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from metarl.base.errors import UserError, warn
-from metarl.base.files import file_errors, write_bytes
+from metarl.base.files import file_errors, read_json, state_file, write_json
 from metarl.tasks.bridge.client import Worker
 
-
-def _state() -> Path:
-    folder = Path(os.environ.get("XDG_STATE_HOME", ""))
-    if not folder.is_absolute():
-        folder = Path(os.path.expanduser("~")) / ".local" / "state"
-    return folder / "metarl" / "bridges.json"
+REMEMBERED = "bridges.json"
 
 
 def bridges() -> dict[str, Any]:
     """Return what is remembered: suite -> interpreter; and descriptions that took long."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        found = json.loads(_state().read_bytes())
+    path = state_file(REMEMBERED)
+    with contextlib.suppress(UserError):
+        found = read_json(path) if path is not None else {}
         if isinstance(found, dict):
             return found
     return {}
@@ -94,7 +89,9 @@ def _keep(made: str, found: dict[str, Any]) -> None:
 
 
 def _write(known: dict[str, Any]) -> None:
-    path = _state()
+    path = state_file(REMEMBERED)
+    if path is None:
+        raise UserError("bridge: there is no home to remember it in: set METARL_BRIDGE_PYTHON=PATH")
     with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, json.dumps(known, indent=1).encode())
+        write_json(path, known)
