@@ -174,11 +174,8 @@ class TaskWorlds(VecWorlds):
         Args:
             action: (B, A), clipped to [-1, 1]; not finite counts as diverged.
         """
-        self._check_action(action)
-        acted = action.clamp(-1.0, 1.0)
-        control, before = acted.to(self.simulator.dtype), self.simulator.snapshot(self.family.keep)
-        failed = self._advance(control)
-        got, paid, ended = self._judge(failed, action, *self._outcome(before, control))
+        acted, failed, outcome = self._advance(action)
+        got, paid, ended = self._judge(failed, action, *outcome)
         done = got.truncated
         if self.spec.privileged_size:
             self._look_privileged(got.diverged)
@@ -192,15 +189,18 @@ class TaskWorlds(VecWorlds):
 
     # --- the parts of a step -------------------------------------------------------------------
 
-    def _advance(self, action: Tensor) -> Tensor:
-        """Let the physics follow actions (B, A) in [-1, 1]; return (B,) bool, where it failed."""
-        self._control(action)
+    def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Let the physics follow; return the clipped actions, (B,) where it failed, the outcome."""
+        self._check_action(action)
+        acted = action.clamp(-1.0, 1.0)
+        control, before = acted.to(self.simulator.dtype), self.simulator.snapshot(self.family.keep)
+        self._control(control)
         if self._acts:
-            self._ask("act", self.simulator, action, self.task)
+            self._ask("act", self.simulator, control, self.task)
         failed = self.simulator.step(self.family.frame_skip)
         self._clock += 1
         self.env_steps += self.num_worlds
-        return failed
+        return acted, failed, self._outcome(before, control)
 
     def _outcome(self, before: State, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return reward (B,), terminated (B,) bool and observation (B, O) float32 of a step."""

@@ -76,11 +76,8 @@ class DeviceWorlds(TaskWorlds):
         Args:
             action: (B, A), clipped to [-1, 1]; not finite counts as diverged.
         """
-        self._check_action(action)
-        acted = action.clamp(-1.0, 1.0)
-        control, before = acted.to(self.simulator.dtype), self.simulator.snapshot(self.family.keep)
-        failed = self._advance(control)
-        got = self._decided(failed, action, *self._outcome(before, control))
+        acted, failed, outcome = self._advance(action)
+        got = self._decided(failed, action, *outcome)
         done = got.terminated | got.truncated | got.diverged
         if self.spec.privileged_size:
             self._look_privileged(got.diverged)
