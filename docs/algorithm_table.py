@@ -143,8 +143,8 @@ def page() -> str:
         for family, row in rows.get(name, {}).items():
             lines.append(f"| {name} | {family}{row['mark']} | {returns(row)} |")
         if name not in rows:
-            page = f"[its page]({name}.md) has what was tried"
-            lines.append(f"| {name} | — | no result of such a training yet; {page} |")
+            tried = f"[its page]({name}.md) has what was tried"
+            lines.append(f"| {name} | — | no result of such a training yet; {tried} |")
     lines += ["", RANKED, *ranked(rows), "", "Made by `python docs/algorithm_table.py`.", ""]
     return "\n".join(lines)
 

@@ -19,13 +19,13 @@ import metarl
 from metarl.base.files import write_json
 from metarl.base.keys import Key
 from metarl.cli import guarded
+from metarl.evaluation.measures import SUCCESS_RATE
 from metarl.evaluation.protocol import Report
 from metarl.tasks.bridge.families import MetaWorldFamily
 from metarl.tasks.registry import find_family
 from metarl.worlds.factory import make_worlds
 
 FAMILY = "metaworld:ML1-reach-v3"
-SUCCESS = "measured/success_rate"
 
 
 class TaskAnEpisode(gymnasium.Env):
@@ -100,7 +100,7 @@ def main(argv: list[str]) -> int:
         "family": FAMILY, "algorithm": args.algorithm, "seed": args.seed, "env_steps": steps,
         "seconds": round(time.perf_counter() - began), "versions": family.found["versions"],
         "return": report.mean, "stand_still": report.stand_still,
-        "success_rate": [sum(row) / len(row) for row in report.diagnostics[SUCCESS]],
+        "success_rate": [sum(row) / len(row) for row in report.diagnostics[SUCCESS_RATE]],
         "report": report.to_json(),
     }  # fmt: skip
     path = Path(args.results) / "metaworld" / f"reach-{args.algorithm}.json"

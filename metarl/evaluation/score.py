@@ -10,16 +10,13 @@ domain randomisation, and 1 is as good as being told the task. It may exceed 1, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.evaluation.statistics import RESAMPLES, levels, resampled_rows
-
-if TYPE_CHECKING:
-    pass
 
 Lines = Sequence[np.ndarray]
 Tasks = np.ndarray | Sequence[Sequence[float]]

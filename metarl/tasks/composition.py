@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import mujoco
 import torch
@@ -30,9 +29,6 @@ from metarl.tasks.variations.latency import JITTER, LATENCY, Latency, VaryingLat
 from metarl.tasks.variations.sensors import NOISE, History, Noise, SensorBias, sensor_bias
 from metarl.tasks.variations.skills import SkillReward, skills_file, skills_of
 from metarl.tasks.variations.terrain import OnAnyTerrain, terrain_of
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
