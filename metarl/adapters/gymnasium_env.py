@@ -33,7 +33,7 @@ from metarl.tasks.distribution import Tasks
 from metarl.tasks.family import TaskFamily, replace_attributes, without_termination
 from metarl.tasks.registry import family_class, find_family
 from metarl.worlds.factory import backend_of
-from metarl.worlds.on_device.worlds import worlds_on
+from metarl.worlds.on_device.worlds import DeviceWorlds
 from metarl.worlds.task_worlds import TaskWorlds
 
 
@@ -71,7 +71,7 @@ def worlds_for_view(
     physics = Physics(simulator).require()
     if physics == NATIVE:
         return TaskWorlds(shown, num_envs, threads)
-    return worlds_on(shown, num_envs, threads, backend_of(family, physics))
+    return DeviceWorlds(shown, num_envs, threads, backend=backend_of(family, physics))
 
 
 def name_for_copies(family: TaskFamily) -> str:

@@ -19,6 +19,9 @@ from torch import Tensor
 
 from metarl.base.errors import UserError, did_you_mean
 
+MOST_CONSTANTS = 500
+"""Of a family's that are kept on the device; a family has a handful."""
+
 
 class State(NamedTuple):
     """A copy of the state, taken before a step."""
@@ -99,6 +102,8 @@ class Backend(Protocol):
             value: the same object at each call, as an attribute is; it is not changed.
         """
         known = vars(self).setdefault("_constants", {})
+        if len(known) >= MOST_CONSTANTS:  # a property makes another object at each call
+            known.clear()
         if id(value) not in known:
             tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
             real = tensor.is_floating_point()
@@ -124,6 +129,15 @@ class Backend(Protocol):
             UserError: what MuJoCo derives from the fields cannot be brought up to date.
         """
         ...
+
+    def exchange_fields(self, which: Tensor, fields: Mapping[str, Tensor]) -> None:
+        """Give model fields other values in some worlds, where the back end is `on_device`.
+
+        Args:
+            which: (B,) bool, the worlds.
+            fields: (B, …) values in float64, on the device, of all fields that were last set.
+        """
+        raise NotImplementedError
 
     varied: frozenset[str] = frozenset()
     """The fields that `vary` has changed since all of them were last set."""

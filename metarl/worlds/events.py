@@ -21,36 +21,44 @@ SWITCH = ""
 """What `Schedule.due` calls the switch to the task; no event has that name."""
 
 
-class Schedule:
-    """The steps at which events are due in each world, and its switch to the task."""
+class Kinds:
+    """What a family declares to happen within episodes: its events, and the switch to the task."""
 
-    def __init__(self, family: TaskFamily, num_worlds: int) -> None:
-        """Read what the family declares."""
+    def __init__(self, family: TaskFamily) -> None:
+        """Read it; the switch comes last."""
         self._family = family
         self._kinds = dict(family.events)
         if family.switch_at is not None:
             self._kinds[SWITCH] = Every(family.switch_at)
             self._kept = never_nominal(family)
             self._nominal = family.distribution.nominal().values
-        self._seconds = np.zeros((len(self._kinds), num_worlds))
-        self._due = np.full((len(self._kinds), num_worlds), _NEVER)
-        """By the clock of the worlds, in steps."""
-        self.first = _NEVER
-        """The earliest of them."""
 
     def check(self, tasks: Tasks) -> None:
         """Raise UserError for tasks with a time that is not positive."""
         for kind in self._kinds.values():
             times(self._family, kind.seconds, tasks.values)
 
+    def before(self, values: np.ndarray) -> np.ndarray:
+        """Return the tasks (n, P) that worlds begin with, of those that they switch to."""
+        return np.where(self._kept, values, self._nominal)
+
+
+class Schedule(Kinds):
+    """The steps at which events are due in each world, and its switch to the task."""
+
+    def __init__(self, family: TaskFamily, num_worlds: int) -> None:
+        """Read what the family declares."""
+        super().__init__(family)
+        self._seconds = np.zeros((len(self._kinds), num_worlds))
+        self._due = np.full((len(self._kinds), num_worlds), _NEVER)
+        """By the clock of the worlds, in steps."""
+        self.first = _NEVER
+        """The earliest of them."""
+
     def set_tasks(self, values: np.ndarray, ids: slice | np.ndarray) -> None:
         """Take the tasks (n, P) of the worlds `ids`, whose episodes begin next."""
         for row, kind in zip(self._seconds, self._kinds.values(), strict=True):
             row[ids] = times(self._family, kind.seconds, values)
-
-    def before(self, values: np.ndarray) -> np.ndarray:
-        """Return the tasks (n, P) that worlds begin with, of those that they switch to."""
-        return np.where(self._kept, values, self._nominal)
 
     def begin(self, ids: np.ndarray, clock: int, draws: Draws) -> None:
         """Begin an episode in the worlds `ids`, (n,): what is due waits for its first interval."""

@@ -19,7 +19,7 @@ from metarl.tasks.gymnasium_family import GymnasiumFamily
 from metarl.tasks.model_fields import ModelFields
 from metarl.tasks.registry import find_family
 from metarl.worlds.model_probe import far_tasks
-from metarl.worlds.on_device.worlds import worlds_on
+from metarl.worlds.on_device.worlds import DeviceWorlds
 from metarl.worlds.task_worlds import TaskWorlds
 from metarl.worlds.vector import VecWorlds
 
@@ -75,7 +75,7 @@ def make_worlds(
         return GymnasiumWorlds(family, num_worlds, threads)
     if physics.simulator == "mujoco" or not isinstance(family, TaskFamily):
         return TaskWorlds(family, num_worlds, threads)
-    worlds = worlds_on(family, num_worlds, threads, backend_of(family, physics))
+    worlds = DeviceWorlds(family, num_worlds, threads, backend=backend_of(family, physics))
     worlds.physics = physics
     return worlds
 

@@ -1,7 +1,11 @@
-"""The registered families, for tests that take each of them in turn."""
+"""Families and their tasks, as tests want them."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from metarl.tasks.distribution import Tasks
 from metarl.tasks.registry import list_families
 
 ALIKE = ("-scan", "-literature", "-sparse")
@@ -19,3 +23,12 @@ def every_family(*, without: tuple[str, ...] = ()) -> list:
         for name in list_families()
         if not any(part in name for part in without)
     ]
+
+
+def switching_after(tasks: Tasks, dt: float, *steps: float) -> Tasks:
+    """The tasks, of which each begins within the episode after so many steps, if they do at all."""
+    if "switch_at" not in tasks.names:
+        return tasks
+    values = tasks.values.copy()
+    values[:, tasks.names.index("switch_at")] = dt * np.array(steps)
+    return replace(tasks, values=values)

@@ -54,6 +54,12 @@ class Float32Backend(Backend):
     def set_fields(self, fields, ids: Tensor | None = None) -> None:
         self.engine.set_fields(fields, host(ids))
 
+    def exchange_fields(self, which: Tensor, fields) -> None:
+        ids = host(which).nonzero()[:, 0]
+        if len(ids):
+            some = {name: host(values)[ids].numpy() for name, values in fields.items()}
+            self.engine.set_fields(some, ids)
+
     @property
     def varied(self):
         return self.engine.varied

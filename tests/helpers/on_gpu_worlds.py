@@ -15,6 +15,7 @@ import torch
 from simulation.test_backend import EACH, TASKS, moves
 
 from helpers import fake_cuda
+from helpers.families import switching_after
 from helpers.float32_backend import Float32Backend
 from helpers.small_learners import small
 from metarl import (
@@ -29,12 +30,12 @@ from metarl.base.keys import Key
 from metarl.learning.registry import list_learners
 from metarl.simulation.warp.choice import Physics
 from metarl.tasks.registry import list_families
-from metarl.worlds.on_device.worlds import DeviceWorlds, worlds_on
+from metarl.worlds.on_device.worlds import DeviceWorlds
 from metarl.worlds.task_worlds import TaskWorlds
 
 VARIED = (
     "half-cheetah-dir+latency+sensor-bias+told", "ant-goal+command+history+noise+push",
-    "hopper-params+varying-latency",
+    "hopper-params+varying-latency", "ant-crippled+switch", "walker2d-params+switch+told",
 )  # fmt: skip
 REAL = torch.cuda.is_available()
 
@@ -84,11 +85,12 @@ def crossings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crossings]:
 on_device = functools.partial(Float32Backend, place=fake_cuda.OnGpu)
 
 
-def ready(name: str, backend, make=worlds_on) -> TaskWorlds:
+def ready(name: str, backend, make=DeviceWorlds) -> TaskWorlds:
     family = find_family(name)
     family.horizon = min(family.horizon, 6)
     worlds = make(family, TASKS * EACH, 1, backend=backend)
-    worlds.set_tasks(TaskDistribution(family).split("train", TASKS), EACH)
+    tasks = TaskDistribution(family).split("train", TASKS)
+    worlds.set_tasks(switching_after(tasks, family.dt, 2.4, 3.0, 900.0), EACH)
     worlds.seed(Key(0))
     worlds.reset()
     return worlds
@@ -134,9 +136,8 @@ def test_nor_does_collecting(name: str, crossings) -> None:
 
 
 def test_a_wait_would_be_seen(crossings) -> None:
-    """The worlds of a family whose task begins within the episode have one, as have others."""
-    worlds = ready("hopper-params+switch", on_device)
-    assert not isinstance(worlds, DeviceWorlds)
+    """Worlds that ask the host have one."""
+    worlds = ready("hopper-params", on_device, TaskWorlds)
     with crossings.watched():
         worlds.step(fake_cuda.OnGpu(torch.zeros(TASKS * EACH, 3)))
     assert {way for way, *_ in crossings.found} == {"down"}
@@ -186,7 +187,10 @@ def test_the_commands_run_where_the_worlds_are(tmp_path, capsys, monkeypatch, cr
     assert main(["train", "--resume", run, "--iterations", "3"]) == 0
 
 
-@pytest.mark.parametrize("name", ["hopper-params+varying-latency", "ant-terrain", "quadruped-vel"])
+@pytest.mark.parametrize(
+    "name",
+    ["hopper-params+varying-latency", "ant-terrain", "quadruped-vel", "hopper-params+switch"],
+)
 def test_nor_does_a_step_of_warp(name: str, crossings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Warp's memory on its CPU device, of which torch is told that it is a GPU's."""
     warp = pytest.importorskip("warp")

@@ -217,6 +217,30 @@ def test_derived_constants_follow_edits(warp) -> None:
 
 
 @pytest.mark.slow
+def test_fields_are_exchanged_on_the_device_as_they_are_set_by_the_host(warp) -> None:
+    """In the worlds of a mask, with what is derived of them, and what the host reads back."""
+    sims = [warp(pile(3), 2, None) for _ in range(2)]
+    heavy = np.array([[0.0, 1.0, 4.0, 1.0], [0.0, 2.0, 1.0, 7.0]])
+    fields = {"body_mass": heavy, "opt.impratio": np.array([4.0, 9.0])}
+    for sim in sims:
+        sim.set_fields({name: np.ones_like(values) for name, values in fields.items()})
+    wanted, sim = sims
+    wanted.set_fields({name: values[1:] for name, values in fields.items()}, torch.tensor([1]))
+    given = {name: torch.from_numpy(values) for name, values in fields.items()}
+    sim.exchange_fields(torch.tensor([False, True]), given)
+    for name in fields:
+        assert torch.equal(sim.model_field(name), wanted.model_field(name)), name
+    for name in ("body_subtreemass", "body_invweight0", "dof_invweight0"):
+        mine, theirs = (getattr(one._models.mjw_model, name).numpy() for one in sims)
+        assert np.array_equal(mine, theirs), name
+        assert not np.array_equal(mine[0], mine[1]), name
+    for world in (0, 1):
+        mine, theirs = sim.world_model(world), wanted.world_model(world)
+        assert np.array_equal(mine.body_mass, theirs.body_mass)
+        assert mine.opt.impratio == theirs.opt.impratio
+
+
+@pytest.mark.slow
 def test_the_state_of_a_world_goes_to_the_host_as_a_whole(warp) -> None:
     worlds = common.ready("half-cheetah-dynamics", warp)
     worlds.step(common.moves(worlds, 1)[0])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
+from helpers.families import switching_after
 from helpers.float32_backend import Float32Backend
 
 from envs.point import PointGoal
 from metarl import TaskDistribution, TaskWorlds, UserError, collect, find_family
 from metarl.base.keys import BatchedRNG, DeviceRNG, Key
+from metarl.simulation.backend import MOST_CONSTANTS
 from metarl.simulation.simulator import Simulator
 from metarl.worlds.on_device.noise import TOGETHER
-from metarl.worlds.on_device.worlds import DeviceWorlds, worlds_on
+from metarl.worlds.on_device.worlds import DeviceWorlds
 from metarl.worlds.policy import ZeroPolicy
 
 TASKS, EACH = 3, 2
@@ -23,6 +27,7 @@ def ready(family, cls=DeviceWorlds, *, tasks=None, each: int = EACH) -> TaskWorl
     family = find_family(family) if isinstance(family, str) else family
     family.horizon = min(family.horizon, 12)
     tasks = tasks or TaskDistribution(family).split("train", TASKS)
+    tasks = switching_after(tasks, family.dt, 4.4, 7.0, 900.0)
     worlds = cls(family, len(tasks) * each, 1, backend=Float32Backend)
     worlds.set_tasks(tasks, each)
     worlds.seed(Key(5))
@@ -92,13 +97,15 @@ def assert_near(mine: torch.Tensor, theirs: torch.Tensor) -> None:
     [
         "half-cheetah-vel", "hopper-params", "walker2d-terrain-scan", "quadruped-vel",
         "ant-goal+command+history+noise+push", "hopper-params+varying-latency",
+        "hopper-params+switch+told", "ant-crippled+switch+noise", "half-cheetah-vel+switch",
+        "half-cheetah-terrain+dynamics+switch",
     ],
 )  # fmt: skip
 def test_worlds_do_what_worlds_do_that_ask_the_host(name: str) -> None:
     """To the bit: ends, restarts, events, what diverges, a reset of some, another task for one."""
     one, other = ready(name, each=1), ready(name, TaskWorlds, each=1)
     assert one.spec == other.spec
-    ended = 0
+    ended, told = 0, []
     for t, action in enumerate(moves(one, 30)):
         for worlds in (one, other):
             if t == 4:
@@ -117,9 +124,11 @@ def test_worlds_do_what_worlds_do_that_ask_the_host(name: str) -> None:
             assert_near(one.privileged, other.privileged)
             assert_near(one.next_privileged, other.next_privileged)
         ended += int(one.current.first.sum())
+        assert torch.equal(one.task_vector(), other.task_vector())
+        told.append(one.task_vector())
     one.settle()
+    assert ("switch" in name) == any(not torch.equal(*pair) for pair in pairwise(told[4:15]))
     assert ended > TASKS
-    assert torch.equal(one.task_vector(), other.task_vector())
 
 
 def test_a_rollout_is_that_of_the_host_s_worlds() -> None:
@@ -136,12 +145,6 @@ def test_a_rollout_is_that_of_the_host_s_worlds() -> None:
         assert_near(mine.extras[name], part)
     assert torch.equal(here.returns[0], there.returns[0])
     assert torch.equal(*(w.term_sums[0, TASKS] for w in (here, there)))
-
-
-def test_a_family_that_switches_asks_the_host() -> None:
-    family = find_family("hopper-params+switch")
-    assert type(worlds_on(family, 2, 1, Float32Backend)) is TaskWorlds
-    assert type(worlds_on(find_family("hopper-params"), 2, 1, Float32Backend)) is DeviceWorlds
 
 
 def test_a_back_end_must_know_masks() -> None:
@@ -207,3 +210,6 @@ def test_constants_go_to_the_device_once_and_keep_their_digits() -> None:
     assert sim.constant(numbers).dtype is torch.float32
     assert native.constant(numbers).tolist() == [0.1, 0.7]
     assert sim.constant(places).dtype is torch.int64
+    for k in range(3 * MOST_CONSTANTS):
+        assert sim.constant([k, k + 1]).tolist() == [k, k + 1]
+    assert len(sim._constants) <= MOST_CONSTANTS

@@ -64,6 +64,8 @@ class WorldModels:
         """(B, …) float64, what each world was given."""
         self.varied: frozenset[str] = frozenset()
         """Of which the device alone has what `vary` wrote."""
+        self._exchanged: frozenset[str] = frozenset()
+        """Of which the device alone knows which values each world has."""
         moved = model.body_mocapid[model.body_rootid] >= 0
         self._fixed = np.flatnonzero(((model.body_weldid == 0) & ~moved)[model.geom_bodyid])
         self.mjw_model = self._put({})
@@ -84,7 +86,7 @@ class WorldModels:
         """
         self._try(fields)
         if ids is None:
-            self.varied = frozenset()
+            self.varied = self._exchanged = frozenset()
         grown = [name for name in fields if name not in self.values]
         for name in grown:
             nominal = nominal_value(self.nominal, name)
@@ -118,6 +120,16 @@ class WorldModels:
         self.varied |= {field}
         self._rows(field).copy_(values)
         return grown
+
+    def exchange(self, which: Tensor, fields: Mapping[str, Tensor]) -> None:
+        """Write (B, …) values of fields, which were set before, in the worlds of a mask."""
+        for name, values in fields.items():
+            rows = self._rows(name)
+            mask = which.view(-1, *[1] * (rows.ndim - 1))
+            if name in _ELSEWHERE:
+                self._live[name] = torch.where(mask, values.float(), self.live(name))
+            rows.copy_(torch.where(mask, _stored(name, values).to(rows.dtype), rows))
+        self._exchanged |= fields.keys()
 
     def derive(self, d: Any) -> None:
         """Bring what MuJoCo derives from the fields up to date, in every world."""
@@ -164,7 +176,8 @@ class WorldModels:
         """Return a copy of one world's model on the host."""
         model = copy.copy(self.nominal)
         for name, values in self.values.items():
-            now = self.live(name)[world].cpu().numpy() if name in self.varied else values[world]
+            alone = name in self.varied | self._exchanged
+            now = self.live(name)[world].cpu().numpy() if alone else values[world]
             _assign(model, name, now)
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
@@ -246,13 +259,18 @@ class WorldModels:
     def _write(self, name: str, ids: Tensor | None) -> None:
         target = self._rows(name)
         which = slice(None) if ids is None else ids.cpu().numpy()
-        values = self.values[name][which]
-        if name == "opt.impratio":
-            values = 1.0 / np.sqrt(np.maximum(values, mujoco.mjMINVAL))
-        rows = torch.from_numpy(np.ascontiguousarray(values)).to(target.device, target.dtype)
+        values = torch.from_numpy(np.ascontiguousarray(self.values[name][which]))
+        rows = _stored(name, values).to(target.device, target.dtype)
         target[slice(None) if ids is None else ids.to(target.device)] = rows
         if name in _ELSEWHERE:
             self._live.pop(name, None)
+
+
+def _stored(name: str, values: Tensor) -> Tensor:
+    """Return the values of a field as Warp keeps them."""
+    if name == "opt.impratio":
+        return 1.0 / values.clamp(min=mujoco.mjMINVAL).sqrt()
+    return values
 
 
 def _turned(vector: Tensor, quaternion: Tensor) -> Tensor:

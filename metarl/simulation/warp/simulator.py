@@ -194,6 +194,12 @@ class WarpSimulator(Backend):
             self._models.derive(self._data)
         self.varied = self._models.varied
 
+    def exchange_fields(self, which: Tensor, fields: Mapping[str, Tensor]) -> None:
+        """Give model fields, which were set before, other values (B, …) in the worlds of a mask."""
+        with on(self._place):
+            self._models.exchange(which, fields)
+            self._models.derive(self._data)
+
     def vary(self, field: str, values: Tensor) -> None:
         """Give a model field, of which nothing is derived, other values (B, …) until further."""
         with on(self._place):

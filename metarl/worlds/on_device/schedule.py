@@ -9,28 +9,24 @@ import torch
 from torch import Tensor
 
 from metarl.base.keys import DeviceRNG
-from metarl.tasks.distribution import Tasks
 from metarl.tasks.events import times
 from metarl.tasks.family import TaskFamily
+from metarl.worlds.events import SWITCH, Kinds
 
+_NEVER = 2**62
 Draws = Callable[..., DeviceRNG]
 """Words for what -> other draws of all worlds at each step of each episode."""
 
 
-class DeviceSchedule:
-    """The steps at which events are due in each world, by a clock that only the device reads."""
+class DeviceSchedule(Kinds):
+    """The steps at which events and the switch are due in each world, which the device knows."""
 
     def __init__(self, family: TaskFamily, num_worlds: int, device: torch.device) -> None:
         """Read what the family declares."""
-        self._family, self._kinds = family, dict(family.events)
+        super().__init__(family)
         size = len(self._kinds), num_worlds
         self._seconds = torch.zeros(size, dtype=torch.float64, device=device)
         self._due = torch.zeros(size, dtype=torch.int64, device=device)
-
-    def check(self, tasks: Tasks) -> None:
-        """Raise UserError for tasks with a time that is not positive."""
-        for kind in self._kinds.values():
-            times(self._family, kind.seconds, tasks.values)
 
     def set_tasks(self, values: np.ndarray, ids: slice | np.ndarray) -> None:
         """Take the tasks (n, P) of the worlds `ids`, whose episodes begin next."""
@@ -49,7 +45,10 @@ class DeviceSchedule:
         for k, name in enumerate(self._kinds):
             now = self._due[k] <= clock
             yield name, now
-            self._plan(k, now, clock, draws)
+            if name == SWITCH:
+                self._due[k].masked_fill_(now, _NEVER)
+            else:
+                self._plan(k, now, clock, draws)
 
     def _plan(self, k: int, which: Tensor, clock: int, draws: Draws) -> None:
         name, jitter = list(self._kinds)[k], list(self._kinds.values())[k].jitter
@@ -57,5 +56,7 @@ class DeviceSchedule:
         if jitter:
             u = draws("interval", name).share(1)[:, 0]
             gap = gap * (1.0 + jitter * (2.0 * u - 1.0))
-        steps = torch.round(gap / self._family.dt).clamp(1, 2**40).long()
+        steps = gap / self._family.dt
+        steps = torch.ceil(steps - 1e-6) if name == SWITCH else torch.round(steps)
+        steps = steps.clamp(1, 2**40).long()
         self._due[k] = torch.where(which, clock + steps, self._due[k])

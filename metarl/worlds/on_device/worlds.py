@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +18,8 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.keys import DeviceRNG, Key
-from metarl.simulation.backend import MakeBackend
-from metarl.tasks.distribution import Tasks
-from metarl.tasks.family import TaskFamily
+from metarl.tasks.distribution import Tasks, TaskValues
+from metarl.worlds.events import SWITCH
 from metarl.worlds.on_device.noise import DeviceNoise
 from metarl.worlds.on_device.schedule import DeviceSchedule
 from metarl.worlds.rollout import Rollout
@@ -30,16 +30,13 @@ _WRITTEN = ("act", "ctrl", "qfrc_applied", "xfrc_applied", "mocap_pos", "mocap_q
 """What an event may write of the state, beside positions and velocities."""
 
 
-def worlds_on(
-    family: TaskFamily, num_worlds: int, threads: int | None, backend: MakeBackend
-) -> TaskWorlds:
-    """Return worlds on a back end that is `on_device`; arguments are those of `TaskWorlds`.
+class Placed(NamedTuple):
+    """A task for every world, on the device."""
 
-    A task that begins within the episode changes the model, which the host does: a family with a
-    `switch_at` has `TaskWorlds`, which wait once a step.
-    """
-    kind = TaskWorlds if family.switch_at is not None else DeviceWorlds
-    return kind(family, num_worlds, threads, backend=backend)
+    values: TaskValues
+    """By parameter, (B, …)."""
+    fields: dict[str, Tensor]
+    """The model fields that it changes, (B, …) in float64."""
 
 
 class DeviceWorlds(TaskWorlds):
@@ -57,16 +54,16 @@ class DeviceWorlds(TaskWorlds):
         places = tasks.first + self._task_index, self._world_index
         self._places = tuple(torch.from_numpy(part).to(self.device) for part in places)
         self._streams.clear()
-        self._vector = super().task_vector()
+        self._keep_tasks()
 
     def change_tasks(self, ids: Tensor, tasks: Tasks) -> None:
         """Give some worlds another task, as `TaskWorlds` does."""
         super().change_tasks(ids, tasks)
-        self._vector = super().task_vector()
+        self._keep_tasks()
 
     def task_vector(self) -> Tensor:
         """Return (B, task_size) float32, the task of each world as a network should see it."""
-        return self._vector
+        return super().task_vector() if self.switches else self._vector
 
     def step(self, action: Tensor) -> Transition:
         """Advance every world by one environment step, and begin new episodes where one ended.
@@ -144,6 +141,10 @@ class DeviceWorlds(TaskWorlds):
     def _happen(self, action: Tensor) -> None:
         """Let what is due happen, then let the family remember the step."""
         for name, now in self._schedule.due(self._clock, self._device_draws):
+            if name == SWITCH:
+                self._exchange(now, self._after)
+                self.simulator.refresh(None)
+                continue
             with self._alone(now):
                 rng = self._device_draws("event", name)
                 self._ask("event", name, self.simulator, self._every, self.task, rng)
@@ -152,6 +153,8 @@ class DeviceWorlds(TaskWorlds):
 
     def _begin_where(self, which: Tensor) -> None:
         """Begin an episode in the worlds of a mask, (B,) bool."""
+        if self.switches:
+            self._exchange(which, self._before)
         with self._alone(which):
             self.simulator.reset(which)
             self._control.reset(None)
@@ -163,6 +166,13 @@ class DeviceWorlds(TaskWorlds):
         self._episodes += which
         self._began.masked_fill_(which, self._clock)
         self._schedule.begin(which, self._clock, self._device_draws)
+
+    def _exchange(self, which: Tensor, tasks: Placed) -> None:
+        """Let the worlds of a mask, (B,) bool, run other tasks from now on; their states stay."""
+        for name, values in tasks.values.items():
+            mask = which.view(-1, *[1] * (values.ndim - 1))
+            self.task[name].copy_(torch.where(mask, values, self.task[name]))
+        self.simulator.exchange_fields(which, tasks.fields)
 
     @contextlib.contextmanager
     def _alone(self, which: Tensor) -> Iterator[None]:
@@ -212,6 +222,20 @@ class DeviceWorlds(TaskWorlds):
             for field in _WRITTEN:
                 with contextlib.suppress(UserError):
                     self.simulator.bind(field)
+
+    def _keep_tasks(self) -> None:
+        """Keep on the device what it will give its worlds without the host."""
+        if not self.switches:
+            self._vector = super().task_vector()
+            return
+        self._before = self._placed(self._schedule.before(self._values))
+        self._after = self._placed(self._values)
+
+    def _placed(self, values: np.ndarray) -> Placed:
+        """Put tasks (B, P) on the device, with the model fields that they change."""
+        fields = self._fields.of(values)
+        there = {name: torch.from_numpy(field).to(self.device) for name, field in fields.items()}
+        return Placed(self._tensors(values), there)
 
     def _begin_episodes(self, ids: np.ndarray | None) -> None:
         """Begin an episode in the worlds `ids`, (n,) int64, or in all."""
