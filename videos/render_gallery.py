@@ -131,7 +131,8 @@ def chosen(agent: Path) -> tuple[list[int], str]:
     if shot.against:
         other = np.asarray(results(agent.with_name(shot.against[0]), shot.split).returns)
         order = np.argsort(first - other[distinct, 0], kind="stable")
-        return [int(distinct[order[count // 2]])], f"of {count} that of median lead over the blind policy"
+        why = f"of {count} that of median lead over the blind policy"
+        return [int(distinct[order[count // 2]])], why
     if k := rounds(report):
         order = np.argsort(returns[distinct, k] - first, kind="stable")
         return [int(distinct[order[count // 2]])], f"of {count} that of median gain"
