@@ -85,7 +85,8 @@ def test_the_table_has_a_line_for_each(capsys):
 
 
 @pytest.mark.parametrize(
-    ("columns", "without"), [(80, {"family", "learner", "video"}), (90, {"family", "learner"}), (96, {"family"})]
+    ("columns", "without"),
+    [(80, {"family", "learner", "video"}), (90, {"family", "learner"}), (96, {"family"})],
 )
 def test_a_narrow_terminal_has_names_and_scores_in_full(columns, without, monkeypatch, capsys):
     monkeypatch.setattr(known_agents, "PIPE_WIDTH", columns)
