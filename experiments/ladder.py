@@ -28,14 +28,14 @@ BEGIN, END = "<!-- ladder -->", "<!-- /ladder -->"
 INTRO = """\
 # Does adapting pay?
 
-Every learner beside the *blind* policy (PPO over all tasks: domain randomisation) and the
-*oracle* (the same PPO on `FAMILY+told`, which observes the task's parameters), on the same held-
-out tasks. The adaptation score is (X − blind) / (oracle − blind), of mean returns: 0 is domain
-randomisation, 1 is as good as being told the task; in brackets the 95 % interval of a bootstrap
-over tasks and seeds. With one seed, what another one would give is not in the interval. *No
-score*: the oracle is not shown to be better than the blind policy, so that there is nothing to be
-gained by knowing the task, or the training was too short to show it. *Episodes* is how many of
-the task the learner had seen. Empty cells were not trained.
+Every learner beside the *blind* policy (PPO over all tasks: domain randomisation) and the *oracle*
+(the same PPO on `FAMILY+told`, which observes the task's parameters), on the same held-out tasks.
+The adaptation score is (X − blind) / (oracle − blind), of mean returns: 0 is domain randomisation,
+1 is as good as being told the task; in brackets the 95 % interval of a bootstrap over tasks and
+seeds. With one seed, what another one would give is not in the interval. *No score*: the oracle is
+not shown to be better than the blind policy, so that there is nothing to be gained by knowing the
+task, or the training was too short to show it. *Episodes* is how many of the task the learner had
+seen.
 
 Made by `python experiments/ladder.py --write` from the files that `make results` wrote. All of it
 ran on CPUs, one thread each, on a machine that was busy with other work: minutes are wall-clock
@@ -93,19 +93,31 @@ def score(lines: dict[str, list[dict[str, Any]]], line: str, episode: int) -> Sc
 
 
 def rows(results: Results) -> list[str]:
-    """Return the table: a row for each family, line, and first and last round."""
+    """Return the table: a row for each family, line that was trained, and first and last round."""
     table = [
         "| family | line | episodes | held-out | ood | score | seeds |",
         "|---|---|---|---|---|---|---|",
     ]
-    for family in MILLIONS:
-        for line in lines_of(family):
-            found = results.get(family, {}).get(line, [])
-            if not found:
-                table.append(f"| {family} | {line} | | | | | not trained |")
-                continue
-            table += [_row(family, line, results[family], k) for k in sorted({0, last(found)})]
+    for family, lines in _trained(results):
+        for line in filter(lines.get, lines_of(family)):
+            table += [_row(family, line, lines, k) for k in sorted({0, last(lines[line])})]
     return table
+
+
+def missing(results: Results) -> list[str]:
+    """Return a line for each family, with what is not trained on it."""
+    found = []
+    for family in MILLIONS:
+        lacks = [line for line in lines_of(family) if not results.get(family, {}).get(line)]
+        if len(lacks) == len(lines_of(family)):
+            found.append(f"- {family}: nothing is")
+        elif lacks:
+            found.append(f"- {family}: {', '.join(lacks)}")
+    return ["Not trained yet, of what `make results` trains:", "", *found] if found else []
+
+
+def _trained(results: Results) -> list[tuple[str, dict[str, list[dict[str, Any]]]]]:
+    return [(family, results[family]) for family in MILLIONS if results.get(family)]
 
 
 def last(found: list[dict[str, Any]]) -> int:
@@ -207,10 +219,14 @@ def best(results: Results) -> list[str]:
         table.append(
             f"| {family} | {_mean(lines['ppo'], 0):.0f} | **{line}** | {_mean(lines[line], 0):.0f} "
             f"| {_mean(lines[line], k):.0f} (K = {lines[line][0]['experience'][k]}) "
-            f"| {_mean(lines['oracle'], 0):.0f} | {got.words if got else ''} "
+            f"| {_mean(lines['oracle'], 0):.0f} | {_short(got)} "
             f"| {len(lines[line])} |"
         )
     return table
+
+
+def _short(got: Score | None) -> str:
+    return "–" if got is None or np.isnan(got.value) else got.words
 
 
 def _mean(found: list[dict[str, Any]], episode: int) -> float:
@@ -226,8 +242,8 @@ def readme(text: str, results: Results) -> str:
 
 def page(results: Results) -> str:
     """Return docs/ladder.md."""
-    parts = [INTRO, "## By family\n", *rows(results), "\n## Over families\n", f"{AFTER}\n"]
-    parts += summary(results)
+    parts = [INTRO, "## By family\n", *rows(results), "", *missing(results)]
+    parts += ["\n## Over families\n", f"{AFTER}\n", *summary(results)]
     if scored(results):
         parts += ["\n## Performance profiles\n", PROFILES]
     return "\n".join([*parts, "\n## What it cost\n", f"{COST}\n", *costs(results)]) + "\n"

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -73,18 +74,27 @@ COMMANDS = {
 }
 """Subcommand -> the module it is in, and what it does. Modules are imported when needed."""
 
+GROUPS = {
+    "what there is": ("families", "algorithms", "presets", "agents"),
+    "train": ("train", "tune", "skills", "overfitting"),
+    "judge": ("evaluate", "probe", "stream", "report"),
+    "use": ("adapt", "render", "play", "demos", "export", "push", "pull"),
+    "your own robots, other suites, your shell": ("check", "bridge", "completion"),
+}
+"""In what order `metarl --help` lists them."""
+
 EXAMPLES = """\
-examples, the first two of which take seconds:
+examples, the first three of which take seconds:
+  metarl agents
   metarl adapt half-cheetah-vel-pearl --set goal_velocity=2.2
   metarl evaluate half-cheetah-vel-rl2
-  metarl train half-cheetah-vel maml-trpo --seed 1
-  metarl train --resume runs/half-cheetah-vel-maml-trpo-seed1
-  metarl evaluate runs/half-cheetah-vel-maml-trpo-seed1 --split ood
-  metarl adapt runs/half-cheetah-vel-maml-trpo-seed1 --set goal_velocity=1.7
-  metarl render runs/half-cheetah-vel-maml-trpo-seed1 --set goal_velocity=2.5 --out adapts.mp4
+  metarl train half-cheetah-vel rl2 --seed 1 --out runs/vel
+  metarl train --resume runs/vel
+  metarl evaluate runs/vel --split ood
+  metarl render runs/vel --set goal_velocity=2.5 --out adapts.mp4
 
-`metarl COMMAND --help` explains a command; `metarl train FAMILY ALGORITHM --help` also lists the
-algorithm's own settings."""
+`metarl COMMAND --help` explains a command, and `metarl train FAMILY ALGORITHM
+--help` also an algorithm's own settings. `metarl --version` prints the version."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -210,20 +220,17 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _usage() -> str:
+    lines = ["usage: metarl COMMAND [options]", ""]
+    lines += ["Meta-trains robot policies that adapt to new dynamics, terrains and goals.", ""]
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: metarl COMMAND [options]",
-            "",
-            "Meta-trains robot policies that adapt to new dynamics, terrains and goals.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            EXAMPLES,
-        ]
-    )
+    for title, names in GROUPS.items():
+        lines.append(f"{title}:")
+        for name in names:
+            head, more = f"  {name:<{width}}  ", " " * (width + 4)
+            lines += textwrap.wrap(COMMANDS[name][1], 80, initial_indent=head,
+                                   subsequent_indent=more)  # fmt: skip
+        lines.append("")
+    return "\n".join([*lines, EXAMPLES])
 
 
 def _say(line: str) -> None:

@@ -34,7 +34,8 @@ def test_a_video_shows_tasks_of_the_split_in_its_caption(agent: Path) -> None:
         assert report.tasks[m] == tasks.values[m].tolist()
     name = gallery.SPLITS[shot.split]
     said = f"{name} task{'s' if len(which) > 1 else ''} {gallery.listed(which)}"
-    assert (said in words) or (f"train = {said}" in words)
+    assert said in words
+    assert ("on which it was trained, too" in words) == report.train_is_heldout
     assert why in words
     assert gallery.number(report.mean[0]) in words or report.verdict() in words
 

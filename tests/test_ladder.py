@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -86,7 +87,9 @@ def test_scores_stand_between_the_blind_policy_and_the_oracle(ladder, tmp_path):
     assert f"| {family} | rl2 | 1 | 8.5 | none | 0.75 [0.75, 0.75] | 1 |" in page
     assert f"| rl2 | 0.75 [0.75, 0.75] | 1: {family} | 1 of each |" in page
     assert f"| {family} | rl2 | 3.0 M | 2 | 1 |  |  |" in page  # the cost
-    assert f"| {family} | pearl | | | | | not trained |" in page
+    assert f"| {family} | pearl" not in page  # it is among those that are to be trained
+    assert re.search(rf"^- {family}: finetune, .*\bpearl, ", page, re.M)
+    assert "- ant-dir: nothing is\n" in page
 
 
 def test_a_family_whose_oracle_is_no_better_is_not_counted(ladder, tmp_path):
@@ -101,6 +104,7 @@ def test_a_family_whose_oracle_is_no_better_is_not_counted(ladder, tmp_path):
     assert ladder.scored(results) == {}
     page = ladder.page(results)
     assert "No family has a score yet." in page
+    assert ladder.best(results)[2:] == [f"| {family} | 4 | **rl2** | 0 | 99 (K = 1) | 4 | – | 1 |"]
     assert "Performance profiles" not in page
 
 

@@ -131,10 +131,11 @@ def chosen(agent: Path) -> tuple[list[int], str]:
     if shot.against:
         other = np.asarray(results(agent.with_name(shot.against[0]), shot.split).returns)
         order = np.argsort(first - other[distinct, 0], kind="stable")
-        return [int(distinct[order[count // 2]])], f"whose lead is the median of {count}"
+        why = f"of {count} that of median lead over the blind policy"
+        return [int(distinct[order[count // 2]])], why
     if k := rounds(report):
         order = np.argsort(returns[distinct, k] - first, kind="stable")
-        return [int(distinct[order[count // 2]])], f"whose gain is the median of {count}"
+        return [int(distinct[order[count // 2]])], f"of {count} that of median gain"
     order = distinct[np.argsort(first, kind="stable")]
     quarters = [count // 4, count // 2, 3 * count // 4]
     return order[quarters].tolist(), f"the quartiles of {count} returns"
@@ -152,7 +153,7 @@ def caption(agent: Path) -> str:
     """Return what stands under a video: the task, its split, and what the results say."""
     shot, report = shot_of(agent.name), results(agent, shot_of(agent.name).split)
     which, why = chosen(agent)
-    split = "train = held-out" if report.train_is_heldout else SPLITS[shot.split]
+    split = SPLITS[shot.split]
     said = f"{split} task{'s' * (len(which) > 1)} {listed(which)}" + f", {why}" * bool(why)
     tasks = tasks_of(agent)
     if len(which) == 1 and len(tasks.names) <= 4:
@@ -162,6 +163,7 @@ def caption(agent: Path) -> str:
         said += f"; the first {shot.seconds:g} s of {family.horizon * family.dt:g} s"
     says = shot.says.format(algorithm=NAMES[report.algorithm], family=report.family)
     where = f"{report.distinct_tasks} {split} tasks"
+    where += ", on which it was trained, too" * report.train_is_heldout
     if not shot.against:
         verdict = report.verdict() if rounds(report) else returned(report)
         return f"{says} ({said}). On {where}: {verdict}."

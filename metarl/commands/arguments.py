@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
@@ -105,6 +106,11 @@ class Said:
     def said(self) -> dict[str, Any]:
         """Return what was said, as arguments of `metarl.run.load_run`."""
         return {item.name: getattr(self, item.name) for item in fields(Said)}
+
+
+def called(run: str, checkpoint: Path) -> str:
+    """Return what to call a RUN: where its checkpoint lies, or the name of an agent."""
+    return str(checkpoint) if Path(run).exists() else run
 
 
 def field_names(cls: object) -> list[str]:

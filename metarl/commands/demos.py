@@ -10,7 +10,7 @@ import tyro
 
 from metarl.base.errors import UserError
 from metarl.base.text import counted, shown
-from metarl.commands.arguments import Said, check_counts, parse
+from metarl.commands.arguments import Said, called, check_counts, parse
 from metarl.runs.progress import bar, say
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def demos(argv: Sequence[str]) -> int:
     check_writable(path)
     worlds = worlds_for(family, learner, count, args.threads)
     words = f"{tasks.counted(f'{split} task')}, {counted(args.episodes, 'episode')} each"
-    say(f"{checkpoint.path}: recording {words}")
+    say(f"{called(args.run, checkpoint.path)}: recording {words}")
     about: dict[str, Any] = {
         "step": checkpoint.step, "weights": sorted(_weights(checkpoint.path).values()),
     }  # fmt: skip

@@ -243,7 +243,7 @@ def _page(row: dict[str, Any]) -> list[Table | Text]:
     parts += [Text("\nparameters of a task", style="bold"), _params(row["params"])]
     for name, variation in row["variations"].items():
         parts.append(Text(f"+{name}  {variation['doc']}", style="bold"))
-        parts.append(_params(variation["params"]))
+        parts.append(_params(variation["params"]) if variation["params"] else Text(""))
     if row["variations"]:
         some = next(iter(row["variations"]))
         parts.append(Text(f"metarl train {row['name']}+{some} maml-trpo", style="dim"))

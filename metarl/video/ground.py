@@ -29,6 +29,8 @@ STEPS = (1, 2, 5, 10, 20, 50, 100)
 MOST = 4
 PIECE = 0.17
 """Radians of a ring that are drawn straight."""
+FADES = 0.6
+"""The part of their reach from which on rings fade, so that none ends within the picture."""
 LINE, START = (0.86, 0.89, 0.92, 1.0), (1.0, 1.0, 1.0, 1.0)
 """Colours of the marks and of the start."""
 
@@ -114,6 +116,8 @@ class Mark(NamedTuple):
     """(n, 3) in m"""
     start: bool = False
     """Whether it is where the robot starts"""
+    seen: np.ndarray | None = None
+    """(n-1,) from 0 to 1, how opaque each piece of it is; None: all of it is opaque"""
 
 
 class Course:
@@ -200,7 +204,10 @@ class Course:
             angles = bearing + np.linspace(-half, half, 2 + math.ceil(2 * half / PIECE))
             xy = self.start[:2] + radius * np.stack([np.cos(angles), np.sin(angles)], 1)
             z = [self._along(x, y) for x, y in xy.tolist()]
-            marks.append(Mark(_label(n * self.step), np.column_stack([xy, z]), n == 0))
+            far_off = np.hypot(*(0.5 * (xy[1:] + xy[:-1]) - position[:2]).T) / reach
+            seen = np.clip((1.0 - far_off) / (1.0 - FADES), 0.0, 1.0)
+            points = np.column_stack([xy, z])
+            marks.append(Mark(_label(n * self.step), points, n == 0, seen))
         return marks
 
 

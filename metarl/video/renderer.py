@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
 
-from metarl.video.ground import LINE, START, TILE, Mark, View, floor_pixels, lay_floor
+from metarl.video.ground import LINE, PIECE, START, TILE, Mark, View, floor_pixels, lay_floor
 from metarl.video.opengl import OffscreenBuffer
 from metarl.video.scene import Marker, Root, find_root, robot_geoms, robot_size
 
@@ -153,7 +154,7 @@ def dead_limbs(model: mujoco.MjModel) -> np.ndarray:
 def add_mark(scene: mujoco.MjvScene, kind: int, size: Any, start: Any, end: Any, rgba: Any) -> None:
     """Add a sphere or cylinder at `start`, or a connector from `start` to `end`, to a scene.
 
-    A box is a connector that lies flat.
+    A box is a connector that lies flat, longer by what closes the corners of a ring of them.
     """
     if scene.ngeom >= scene.maxgeom:
         return
@@ -164,6 +165,7 @@ def add_mark(scene: mujoco.MjvScene, kind: int, size: Any, start: Any, end: Any,
         along = np.subtract(end, start)
         half = np.linalg.norm(along) / 2
         along /= 2 * half
+        half += math.tan(PIECE / 2) * size[0]
         aside = np.cross([0.0, 0.0, 1.0], along) / max(np.hypot(*along[:2]), 1e-9)
         geom.pos[:], geom.size[:] = np.add(start, end) / 2, (half, size[0], size[1])
         geom.mat[:] = np.stack([along, aside, np.cross(along, aside)], 1)
@@ -180,11 +182,13 @@ def drawn(marks: Marks) -> list[tuple[Any, ...]]:
     for one, two in itertools.pairwise(marks.trail):
         out.append((int(kinds.mjGEOM_BOX), (0.06 * r, 0.014 * r, 0.0), one, two,
                     (*marks.colour, 1.0)))  # fmt: skip
-    for _, points, start in marks.ground:
+    for _, points, start, seen in marks.ground:
         wide = 0.04 if not start else 0.07 if len(points) > 2 else 0.12
-        size, rgba = (wide * r, 0.01 * r, 0.0), START if start else LINE
-        for one, two in itertools.pairwise(points):
-            out.append((int(kinds.mjGEOM_BOX), size, one, two, rgba))
+        size, (*rgb, _) = (wide * r, 0.01 * r, 0.0), START if start else LINE
+        seen = np.ones(len(points) - 1) if seen is None else seen
+        for (one, two), alpha in zip(itertools.pairwise(points), seen.tolist(), strict=True):
+            if alpha > 0.0:
+                out.append((int(kinds.mjGEOM_BOX), size, one, two, (*rgb, alpha)))
     above = marks.position + np.array([0.0, 0.0, marks.above])
     for kind, vector in marks.markers:
         goal = np.asarray(vector, np.float64)

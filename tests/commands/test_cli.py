@@ -29,7 +29,9 @@ def test_help_lists_every_command_and_an_example(argv, capsys):
     out = capsys.readouterr().out
     for name in ("families", "algorithms", "train", "evaluate", "adapt", "check"):
         assert f"\n  {name} " in out
-    assert "metarl train half-cheetah-vel maml-trpo" in out
+    assert "metarl train half-cheetah-vel rl2" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert sorted(sum(cli.GROUPS.values(), ())) == sorted(cli.COMMANDS)
 
 
 @pytest.mark.parametrize("command", sorted(cli.COMMANDS))

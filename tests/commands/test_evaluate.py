@@ -215,7 +215,7 @@ def test_an_agent_goes_by_its_name(tmp_path, monkeypatch, capsys):
     words = ["--threads", "1", "--rollouts-per-task", "1", "--episodes", "0"]
     assert main(["evaluate", name, "--tasks", "1", *words]) == 0
     out = capsys.readouterr().out
-    assert f"{name}: 1 heldout task, 1 world each" in out
+    assert out.startswith(f"{name}: 1 heldout task, 1 world each\n")
     assert "heldout: 1 task, 1 world each" in out
     assert main(["report", name, "--no-evaluate"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

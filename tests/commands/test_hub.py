@@ -14,6 +14,7 @@ from helpers.hub import TOKEN, running_hub
 from helpers.process import forked
 
 from metarl import cli
+from metarl.commands.hub import agents as known_agents
 from metarl.learning import agents as known
 from metarl.learning.checkpoint import HEADER, WEIGHTS
 
@@ -81,6 +82,20 @@ def test_the_table_has_a_line_for_each(capsys):
     assert [words[0].rpartition("-")[2] for words in some] == ["trpo", "pearl", "ppo", "rl2"]
     assert max(map(len, lines)) <= 120
     assert some[1][3:7] == ["800k", "-43", "-39", "3"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "without"),
+    [(80, {"family", "learner", "video"}), (90, {"family", "learner"}), (96, {"family"})],
+)
+def test_a_narrow_terminal_has_names_and_scores_in_full(columns, without, monkeypatch, capsys):
+    monkeypatch.setattr(known_agents, "PIPE_WIDTH", columns)
+    assert cli.main(["agents"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()[1:]
+    assert set(known_agents.COLUMNS) - set(head.split()) == without
+    assert max(map(len, lines)) <= columns
+    assert any(line.split()[:1] == ["half-cheetah-dynamics-maml-trpo"] for line in lines)
+    assert not any("…" in line for line in lines)
 
 
 def test_an_agent_that_is_broken_is_named_and_the_others_are_listed(data, capsys):

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from metarl.base.text import counted, shown
-from metarl.commands.arguments import parse
+from metarl.commands.arguments import called, parse
 from metarl.commands.evaluating.on_run import OnRun, parse_task, with_demonstrations
 from metarl.runs.progress import say
 
@@ -40,7 +40,8 @@ def adapt(argv: Sequence[str]) -> int:
     count = worlds_per_task(checkpoint, args.rollouts_per_task, 1)
     physics = physics_for(checkpoint, args.simulator, args.device)
     worlds = worlds_for(family, learner, count, args.threads, physics)
-    say(f"{checkpoint.path}: adapting to {task.label(0) or 'the one task of ' + family.name}")
+    which = task.label(0) or f"the one task of {family.name}"
+    say(f"{called(args.run, checkpoint.path)}: adapting to {which}")
     for param in family.params:
         for name in param.names:
             if (value := task.column(name)[0]) not in param.train:

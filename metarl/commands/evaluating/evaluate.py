@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from metarl.base.text import counted
-from metarl.commands.arguments import check_counts, parse
+from metarl.commands.arguments import called, check_counts, parse
 from metarl.commands.evaluating.on_run import OnRun, with_demonstrations
 from metarl.runs.progress import bar, say
 
@@ -53,7 +53,7 @@ def evaluate(argv: Sequence[str]) -> int:
     worlds = worlds_for(family, learner, len(tasks) * count, args.threads, physics)
     if args.json != "-":
         words = f"{tasks.counted(f'{args.split} task')}, {counted(count, 'world')} each"
-        say(f"{checkpoint.path}: {words}")
+        say(f"{called(args.run, checkpoint.path)}: {words}")
     policy, more = with_demonstrations(learner, tasks, args.demos)
     with bar("evaluating") as show:
         report = evaluate_learner(

@@ -12,7 +12,7 @@ import tyro
 
 from metarl.base.errors import UserError
 from metarl.base.text import counted, shown
-from metarl.commands.arguments import parse
+from metarl.commands.arguments import called, parse
 from metarl.commands.evaluating.on_run import OnRun
 from metarl.runs.config import MAX_WORLDS
 from metarl.runs.progress import bar, say
@@ -71,7 +71,7 @@ def probe(argv: Sequence[str]) -> int:
     worlds = worlds_for(family, learner, len(tasks) * count, args.threads, physics)
     if args.json != "-":
         words = f"{tasks.counted(f'{args.split} task')}, {counted(args.episodes, 'round')}"
-        say(f"{checkpoint.path}: {words}, {counted(count, 'world')} each")
+        say(f"{called(args.run, checkpoint.path)}: {words}, {counted(count, 'world')} each")
     with bar("probing") as show:
         found = probe_policy(
             learner, worlds, tasks, episodes=args.episodes, seed=args.seed, progress=show

@@ -13,7 +13,7 @@ import tyro
 
 from metarl.base.errors import UserError
 from metarl.base.text import counted, shown
-from metarl.commands.arguments import check_counts, parse
+from metarl.commands.arguments import called, check_counts, parse
 from metarl.commands.evaluating.on_run import OnRun
 from metarl.runs.config import MAX_WORLDS
 from metarl.runs.progress import bar, say
@@ -127,7 +127,8 @@ def _play(args: StreamRun, run: str, first: _Played | None, **said: Any) -> _Pla
     if args.json != "-":
         words = f"{counted(args.streams, 'stream')} of {counted(each, 'world')}"
         count = counted(args.episodes * horizon, "step")
-        say(f"{checkpoint.path}: {words}, {count}, {tasks.counted(f'{args.split} task')}")
+        words = f"{words}, {count}, {tasks.counted(f'{args.split} task')}"
+        say(f"{called(args.run, checkpoint.path)}: {words}")
     with bar(f"streaming {run}") as show:
         found = stream_policy(
             learner, worlds, tasks, streams=args.streams, rounds=args.episodes,

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,8 @@ from metarl.learning.agents import agents as known_agents
 SCORE = re.compile(r"^Adaptation score on (\w+) tasks after [^:]+: (-?[\d.]+) \[([^\]]+)\]", re.M)
 """A line of a model card: the split, the score and its interval."""
 COLUMNS = ("agent", "family", "learner", "steps", "zero-shot", "K-shot", "K", "score", "video")
+SPARE = ("family", "learner", "video")
+"""Columns that a narrow terminal does without, as many of them as it must."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,15 @@ def agents(argv: Sequence[str]) -> int:
     known = known_agents()
     chosen = {name: folder for name, folder in known.items() if args.agent in name}
     if not chosen:
-        raise UserError(f"there is no agent '{args.agent}'{did_you_mean(args.agent, known)}")
+        hint = did_you_mean(args.agent, known)
+        raise UserError(f"there is no agent '{args.agent}'{hint}; `metarl agents` lists them")
     rows = [describe_agent(name, folder) for name, folder in chosen.items()]
     if args.json:
         print(json.dumps(rows, indent=1))
         return 0
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     console = Console(file=sys.stdout, width=width, markup=False, emoji=False)
-    for part in (_table(rows), *_notes(rows)):
+    for part in (_fitting(rows, console), *_notes(rows)):
         console.print(part)
     return 0
 
@@ -128,15 +132,24 @@ def _video(folder: Path) -> str | None:
 # --- how it looks ------------------------------------------------------------------------------
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _fitting(rows: list[dict[str, Any]], console: Console) -> Table:
+    """Return the table with all columns, or as many as a terminal is wide enough for."""
+    tables = [_table(rows, SPARE[:spared]) for spared in range(len(SPARE) + 1)]
+    free = console.options.update(width=10_000)
+    fits = (t for t in tables if console.measure(t, options=free).maximum <= console.width)
+    return next(fits, tables[-1])
+
+
+def _table(rows: list[dict[str, Any]], spared: Sequence[str]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=0)
-    for title in COLUMNS:
+    kept = [title not in spared for title in COLUMNS]
+    for title in compress(COLUMNS, kept):
         right = title in ("steps", "zero-shot", "K-shot")
         whole = title in ("agent", "family", "learner", "score")
         table.add_column(title, justify="right" if right else "left", no_wrap=whole)
     for row in rows:
         if "error" not in row:
-            table.add_row(*map(shortened, _cells(row)))
+            table.add_row(*map(shortened, compress(_cells(row), kept)))
     return table
 
 
