@@ -91,8 +91,25 @@ def speed() -> str:
         f"PEARL collects from {collect['tasks'] * collect['rollouts_per_task']} worlds "
         f"{collect['speedup']:.0f} times as fast as from one gymnasium environment.",
         f"Videos are drawn at {pictures():.0f} pictures of 480×480 a second.",
+        *from_nothing(),
     )
     return f"{table([head, *rows])}\n\n{fill(' '.join(sentences))}"
+
+
+def from_nothing(result: dict[str, Any] | None = None) -> list[str]:
+    """What a preset for minutes reaches in how many; nothing until it was measured."""
+    if result is None:
+        path = RESULTS / "from_nothing.json"
+        result = load("from_nothing") if path.is_file() else None
+    if result is None:
+        return []
+    seeds = [row["seed"] for row in result["results"]]
+    reached = ", ".join(f"{row['returns'][0]:.0f}".replace("-", "−") for row in result["results"])
+    return [
+        f"`metarl train` with the preset {result['preset']} takes {result['seconds'] / 60:.1f} "
+        f"minutes on {counted(result['threads'], 'thread')} of: {result['hardware']['cpu']}, from "
+        f"nothing to held-out returns of {reached} (seeds {', '.join(map(str, seeds))})."
+    ]
 
 
 def fill(words: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import TaskDistribution, TaskWorlds, UserError, find_family
+from metarl import TaskDistribution, TaskWorlds, UserError, cli, find_family
 from metarl.modules import batched_ppo as ppo
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -189,6 +189,32 @@ def test_the_model_of_many_ranks_is_that_of_its_page(benchmark, monkeypatch, tmp
     assert summarise.growth(result | {"ranks": []}).endswith("By ranks: not measured yet.")
     monkeypatch.setattr(summarise, "RESULTS", tmp_path)
     assert summarise.growth().startswith("Not measured yet")
+
+
+def test_a_training_from_nothing_is_timed_and_tested(benchmark, tmp_path, monkeypatch) -> None:
+    """The command is one that `metarl train` takes, and the page says what it led to."""
+    from_nothing, summarise = benchmark("from_nothing"), benchmark("summarise")
+    small = ["--tasks-per-iteration", "2", "--evaluate-tasks", "2", "--units", "4", "--hidden", "4"]
+
+    def run(command: list[str], *, check: bool) -> argparse.Namespace:
+        assert (command[1:3], check) == (["-m", "metarl"], False)
+        return argparse.Namespace(returncode=cli.main([*command[3:], *small]))
+
+    monkeypatch.setattr(from_nothing.subprocess, "run", run)
+    path = tmp_path / "result.json"
+    words = ["--env-steps", "1", "--tasks", "3", "--threads", "1", "--json", str(path)]
+    assert from_nothing.main([*words, "--seeds", "4", "5"]) == 0
+    result = json.loads(path.read_text())
+    assert [(row["seed"], row["env_steps"]) for row in result["results"]] == [(4, 400), (5, 400)]
+    assert all(len(row["returns"]) == 2 and row["seconds"] > 0 for row in result["results"])
+    result |= {"seconds": 150, "threads": 2, "hardware": {"cpu": "a CPU"}}
+    result["results"] = [{"seed": seed, "returns": [-40.0 - seed]} for seed in (1, 2)]
+    assert summarise.from_nothing(result) == [
+        "`metarl train` with the preset half-cheetah-vel/rl2-fast takes 2.5 minutes on 2 threads "
+        "of: a CPU, from nothing to held-out returns of −41, −42 (seeds 1, 2)."
+    ]
+    with pytest.raises(UserError, match="unknown preset 'none'"):
+        from_nothing.main(["--preset", "none"])
 
 
 @pytest.mark.slow

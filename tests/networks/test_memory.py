@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.base.errors import UserError
+from metarl.networks.memories import scan
 from metarl.networks.memories.choice import (
     MEMORIES,
     Attention,
@@ -15,7 +16,7 @@ from metarl.networks.memories.choice import (
     TemporalConvolution,
     make_memory,
 )
-from metarl.networks.memories.scan import linear_scan
+from metarl.networks.memories.scan import MinGruLayer, linear_scan
 
 WORLDS, INPUTS, UNITS, CONTEXT = 3, 5, 16, 40
 RESTARTING = ("gru", "lstm", "mingru", "s5", "mann", "hyper")
@@ -301,3 +302,18 @@ def test_a_scan_is_the_loop_and_so_is_its_gradient(steps: int, kind: torch.dtype
     ]
     for one, other in zip(*both, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("cached", [1, 700, 1 << 18])
+@pytest.mark.parametrize("steps", [1, 2, 3, 16, 17, 40])
+def test_mingrus_scan_by_parts_has_the_bits_of_the_whole(monkeypatch, steps: int, cached: int):
+    """In parts of one block, of a few, and of all; with a shorter last block and without."""
+    monkeypatch.setattr(scan, "CACHED", cached)
+    torch.manual_seed(0)
+    layer, x = MinGruLayer(8, 16, 40), torch.randn(steps, 3, 8)
+    params, weight = [x.requires_grad_(), *layer.gate.parameters()], torch.randn(steps, 3, 16)
+    params += layer.enter.parameters()
+    whole, parts = linear_scan(*layer.drive(x)), layer.states(x, None)
+    assert torch.equal(whole, parts)
+    gradients = [torch.autograd.grad((h * weight).sum(), params) for h in (whole, parts)]
+    assert all(map(torch.equal, *gradients))

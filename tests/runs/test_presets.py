@@ -32,7 +32,9 @@ def test_every_preset_is_of_a_pair_that_exists():
 def test_what_was_measured_was_measured_with_these_settings():
     """Older runs of rl2 did not see the last transition of a trial; one of pearl went on."""
     rows = json.loads(MEASURED.read_text())
-    assert set(rows) == {name for name in presets() if "ladder/" not in name and "full" not in name}
+    timed = {"half-cheetah-vel/rl2-fast"}  # benchmarks/from_nothing.py measures it
+    known = {name for name in presets() if "ladder/" not in name and "full" not in name}
+    assert set(rows) - timed == known - timed
     unlike = {name: row["unlike"] for name, row in rows.items() if row["unlike"]}
     assert unlike.pop("half-cheetah-vel/pearl") == {"env_steps": 800_000}
     assert {name.partition("/")[2] for name in unlike} == {"rl2"}

@@ -22,6 +22,9 @@ from torch.nn import functional
 
 from metarl.networks.memories.backbone import Memory, MemoryState, like
 
+CACHED = 1 << 18
+"""Numbers of each tensor, at most, that `_GatedScan` computes with at once: a core's cache."""
+
 
 def linear_scan(a: Tensor, b: Tensor) -> Tensor:
     """Return (T, …) h with h_0 = b_0 and h_t = a_t ∘ h_{t-1} + b_t; real or complex."""
@@ -73,6 +76,74 @@ def _scan(a: Tensor, b: Tensor, *, back: bool = False) -> Tensor:
     return hidden.flatten(0, 1)[:steps]
 
 
+class _GatedScan(torch.autograd.Function):
+    """`linear_scan` of 1 - z and z ∘ n with z = σ(gate), to the same bits, for CPUs.
+
+    There, all that is computed number by number waits for memory. So each of it is computed for a
+    few blocks of the scan while a core's cache holds them, and then for the next.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, new: Tensor) -> Tensor:
+        """Return the states, (T, …), given what gates are made of and the new values, likewise."""
+        z, hidden, last = torch.sigmoid(gate), torch.empty_like(gate), None  # bits by the whole
+        size = math.isqrt(len(gate))
+        for part in _groups(gate, size):
+            carry = 1 - z[part]
+            h = torch.mul(z[part], new[part], out=hidden[part])
+            _scan_blocks(h, carry, size)
+            for own, p in zip(h.split(size), carry.split(size), strict=True):
+                last = (own if last is None else own.addcmul_(p, last))[-1]
+        ctx.save_for_backward(z, new, hidden)
+        return hidden
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Return the gradients of both inputs."""
+        z, new, hidden = ctx.saved_tensors
+        d_gate, d_new, after = torch.empty_like(z), torch.empty_like(z), None
+        size = math.isqrt(len(z))
+        for part in reversed(_groups(z, size)):
+            delta = grad[part].clone(memory_format=torch.contiguous_format)
+            carry, ahead = torch.zeros_like(delta), z[part.start + 1 : part.stop + 1]
+            carry[: len(ahead)].fill_(1).sub_(ahead)
+            _scan_blocks(delta, carry, size, back=True)
+            for own, p in reversed(list(zip(delta.split(size), carry.split(size), strict=True))):
+                after = (own if after is None else own.addcmul_(p, after))[0]
+            first = int(part.start == 0)  # before it there is no state
+            before = hidden[part.start - 1 + first : part.stop - 1]
+            torch.mul(delta[first:], before, out=carry[first:])
+            carry[:first] = 0.0
+            d_z = torch.mul(delta, new[part], out=d_gate[part]).sub_(carry)
+            torch.ops.aten.sigmoid_backward.grad_input(d_z, z[part], grad_input=d_z)
+            torch.mul(delta, z[part], out=d_new[part])
+        return d_gate, d_new
+
+
+def _groups(x: Tensor, size: int) -> list[slice]:
+    """Return the steps of (T, …) in parts of a few whole blocks; a shorter one is by itself."""
+    steps, whole = len(x), len(x) // size * size
+    width = max(1, CACHED // (size * x[0].numel())) * size
+    parts = [slice(start, min(start + width, whole)) for start in range(0, whole, width)]
+    return parts + [slice(whole, steps)] * (whole < steps)
+
+
+def _scan_blocks(hidden: Tensor, carry: Tensor, size: int, *, back: bool = False) -> None:
+    """Scan blocks of `size` steps side by side, in place.
+
+    Args:
+        hidden: (T, …) b, and then the states if there is none before a block.
+        carry: (T, …) a, and then how much of the state before a block there is in each state.
+        size: T if that is less.
+        back: go back in time instead.
+    """
+    steps = [x.unflatten(0, (-1, min(size, len(x)))).unbind(1) for x in (hidden, carry)]
+    pairs = list(zip(*steps, strict=True))
+    for (h, p), (h_next, p_next) in itertools.pairwise(reversed(pairs) if back else pairs):
+        h_next.addcmul_(p_next, h)
+        p_next.mul_(p)
+
+
 class _Layer(nn.Module, ABC):
     """What one layer's recurrence is driven by, and what is read from its state."""
 
@@ -82,6 +153,11 @@ class _Layer(nn.Module, ABC):
     @abstractmethod
     def drive(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return a and b of the recurrence, for (…, width) inputs."""
+
+    def states(self, x: Tensor, going: Tensor | None) -> Tensor:
+        """Return (T, B, …) states for (T, B, width) inputs; `going` is false where trials begin."""
+        a, b = self.drive(x)
+        return linear_scan(a if going is None else a * going, b)
 
     @abstractmethod
     def read(self, hidden: Tensor, x: Tensor) -> Tensor:
@@ -112,6 +188,13 @@ class MinGruLayer(_Layer):
         kind = self.enter.weight.dtype  # in mixed precision, too, the recurrence keeps its own
         z = torch.sigmoid(self.gate(x).to(kind))
         return 1 - z, z * self.enter(x).to(kind)
+
+    def states(self, x: Tensor, going: Tensor | None) -> Tensor:
+        """Return the states, (T, B, units), for (T, B, width) inputs."""
+        mixed = torch.is_autocast_enabled(x.device.type)
+        if going is not None or mixed or not x.is_cpu or torch.compiler.is_compiling():
+            return super().states(x, going)
+        return _GatedScan.apply(self.gate(x), self.enter(x))
 
     def read(self, hidden: Tensor, x: Tensor) -> Tensor:
         """Return a linear map of the state."""
@@ -192,8 +275,7 @@ class Scan(Memory):
         going = None if begins is None else (~begins)[..., None]
         for layer, norm in self._each():
             u = norm(x)
-            a, b = layer.drive(u)
-            x = x + layer.read(linear_scan(a if going is None else a * going, b), u)
+            x = x + layer.read(layer.states(u, going), u)
         return x
 
     def _each(self) -> list[tuple[_Layer, nn.Module]]:
