@@ -48,9 +48,9 @@ def main(argv: list[str]) -> int:
     """Measure, and write file and table."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="only write the table of the page")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings, and streams for each")
+    parser.add_argument("--seeds", type=int, default=3, help="of trainings, and of their streams")
     parser.add_argument("--iterations", type=int, default=10, help="of a training")
-    parser.add_argument("--streams", type=int, default=20)
+    parser.add_argument("--streams", type=int, default=8, help="of each seed")
     parser.add_argument("--episodes", type=int, default=60, help="of each stream")
     parser.add_argument("--every", type=float, default=5.0, help="mean episodes between changes")
     args = parser.parse_args(argv)
