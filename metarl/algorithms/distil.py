@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
-from metarl.base.plugins import plugin_file, reference
 from metarl.base.trust import CodeError
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.learner import Learner, load_parts, refuse_misfit, state_of
@@ -36,7 +35,7 @@ from metarl.networks.task_mlp import Gaussian
 from metarl.tasks.composition import observed
 from metarl.tasks.distribution import Tasks
 from metarl.tasks.family import TaskFamily
-from metarl.tasks.registry import find_family
+from metarl.tasks.registry import find_family, in_same_file
 from metarl.worlds.policy import Policy
 from metarl.worlds.rollout import Rollout, collect, mean_of_finished
 from metarl.worlds.vector import Spec, Step, VecWorlds
@@ -191,7 +190,7 @@ class Distil(Learner):
             raise UserError(f"the teacher '{path}' has changed since this run began")
         try:
             found = checkpoints.load(
-                path, family=_same_file(str(body.get("family")), worlds.family)
+                path, family=in_same_file(str(body.get("family")), worlds.family)
             )
         except CodeError:
             raise UserError(
@@ -385,15 +384,3 @@ def stretches(x: Tensor, length: int) -> Tensor:
     count = -(-len(x) // length)
     filled = torch.cat((x, x.new_zeros(count * length - len(x), *x.shape[1:])))
     return filled.unflatten(0, (count, length)).movedim(0, 2).flatten(1, 2)
-
-
-def _same_file(named: str, family: TaskFamily) -> str | None:
-    """Return the name of a teacher's family in the file of the student's, if it may be that file.
-
-    The user has named that file already.
-    """
-    (_, _, words), (file, mark, own) = (
-        name.rpartition(".py:") for name in (named, reference(family))
-    )
-    same = plugin_file(named) is not None and words.partition("+")[0] == own.partition("+")[0]
-    return f"{file}.py:{words}" if mark and same else None

@@ -11,23 +11,34 @@ F_m is a return in task m: standardised over the queries of the task in the adap
 the differences of all tasks in the meta-update, so that tasks of other levels add no noise. Every
 world of a task tries a query q_e of its own, all at once, and each is mirrored. In hill climbing θ
 itself is tried again in each round: a lucky return is not kept.
+
+With a context, a few numbers that the policy sees beside the observation, those alone adapt: in a
+space of five dimensions twenty queries go a long way, in one of five thousand nowhere. What they
+are to say a policy may have learned before, by being told its task (Yu et al. 2019): `start`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from metarl.algorithms.ppo import Ppo, PpoConfig
+from metarl.base.errors import UserError
 from metarl.base.keys import Key
+from metarl.learning import checkpoint as checkpoints
 from metarl.learning.learner import Learner, load_tensors
-from metarl.modules.settings import Count, Layers, Positive, Settings
+from metarl.modules.settings import Count, CountOrZero, Layers, Positive, Settings
 from metarl.networks.normalise import RunningMoments
 from metarl.networks.task_mlp import GaussianMLP
+from metarl.tasks.composition import observed
 from metarl.tasks.distribution import Tasks
+from metarl.tasks.registry import find_family, in_same_file
 from metarl.worlds.rollout import Rollout, collect, mean_of_finished, mean_over_tasks
 from metarl.worlds.vector import Spec, Step, VecWorlds
 
@@ -52,6 +63,23 @@ class EsMamlConfig(Settings):
     """Units of the hidden layers (tanh)."""
     action_scale: Positive = 0.3
     """Action that one unit of network output stands for."""
+    context: CountOrZero = 0
+    """Numbers that the policy sees beside the observation, and that alone adapt; 0: all adapts."""
+    context_sigma: Positive = 1.0
+    """σ of the queries of a context; `sigma` is then that of the meta-update alone."""
+    learns: Literal["all", "context"] = "all"
+    """What the meta-update moves: all of the prior, or the context that adapting begins with."""
+    start: str | None = None
+    """Run of `ppo`, on this family or on it with +told, whose policy the prior is at first; what
+    that was told of its task becomes the context."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work; the start's path holds wherever a run goes on."""
+        super().__post_init__()
+        if self.learns == "context" and not self.context:
+            raise UserError("learns context, but there is none: give context, its size")
+        if self.start and "\0" not in self.start and Path(self.start).exists():
+            object.__setattr__(self, "start", str(Path(self.start).resolve()))
 
 
 class State(NamedTuple):
@@ -84,10 +112,11 @@ class EsMaml(Learner):
         """Initialise the prior policy θ, and the statistics of what it observes."""
         super().__init__(spec, config, seed=seed, device=device)
         self.policy = GaussianMLP(
-            spec.observation_size, spec.action_size, config.hidden,
+            spec.observation_size + config.context, spec.action_size, config.hidden,
             action_scale=config.action_scale,
         )  # fmt: skip
-        self.theta = self.policy.initial(Key(seed, "policy").torch()).to(self.device)
+        weights = self.policy.initial(Key(seed, "policy").torch()).to(self.device)
+        self.theta = torch.cat((weights, weights.new_zeros(config.context)))
         self.moments = RunningMoments(spec.observation_size, self.device)
 
     # --- acting and adapting -------------------------------------------------------------------
@@ -103,14 +132,23 @@ class EsMaml(Learner):
 
     def _with_queries(self, state: State, worlds: int) -> State:
         directions = self._directions(state, worlds)
-        return state._replace(queries=state.params[:, None] + self.config.sigma * directions)
+        return state._replace(queries=state.params[:, None] + self._sigma * directions)
+
+    @property
+    def _sigma(self) -> float:
+        return self.config.context_sigma if self.config.context else self.config.sigma
 
     def _directions(self, state: State, worlds: int) -> Tensor:
-        """(M, E, D) q of a round: mirrored pairs, or candidates, of which the first is 0."""
-        key, (tasks, size) = Key("queries", state.seed, state.rounds), state.params.shape
+        """(M, E, D) q of a round: mirrored pairs, or candidates, of which the first is 0.
+
+        Where a context adapts, the elements before it are 0.
+        """
+        key, (tasks, total) = Key("queries", state.seed, state.rounds), state.params.shape
+        size = self.config.context or total
         climbs = self.config.adaptation == "hill-climb"
         count = max(1, worlds // self.config.repeats) if climbs else -(-worlds // 2)
         drawn = key.normal(tasks, count, 1, size, state.first_task).movedim(0, 1).to(self.device)
+        drawn = pad(drawn, (total - size, 0))
         if climbs:
             drawn[:, 0] = 0.0
             return drawn[:, torch.arange(worlds) % count]
@@ -122,9 +160,16 @@ class EsMaml(Learner):
         """Act with each task's policy, or to explore with each world's query; noise is not used."""
         obs = self.moments.normalise(step.obs)
         if explore:
-            return self.policy.mean(state.queries.flatten(0, 1), obs[:, None])[:, 0], state
-        action = self.policy.mean(state.params, obs.unflatten(0, (len(state.params), -1)))
+            return self._mean(state.queries.flatten(0, 1), obs[:, None])[:, 0], state
+        action = self._mean(state.params, obs.unflatten(0, (len(state.params), -1)))
         return action.flatten(0, 1), state
+
+    def _mean(self, params: Tensor, obs: Tensor) -> Tensor:
+        """Return (N, n, A) actions of N policies (N, D), at (N, n, O) scaled observations."""
+        if size := self.config.context:
+            params, context = params[:, :-size], params[:, None, -size:]
+            obs = torch.cat((obs, context.expand(-1, obs.shape[1], -1)), -1)
+        return self.policy.mean(params, obs)
 
     def adapt(self, state: State, rollout: Rollout) -> State:
         """Move every task's policy by what its queries earned."""
@@ -140,7 +185,7 @@ class EsMaml(Learner):
         score = score.nan_to_num()  # a query that diverged counts as the mean of the others
         score = (score / (score.std(1, correction=0, keepdim=True) + 1e-8)).to(state.params.dtype)
         directions = self._directions(state, score.shape[1])
-        gradient = (score[..., None] * directions).mean(1) / self.config.sigma
+        gradient = (score[..., None] * directions).mean(1) / self._sigma
         return state.params + self.config.inner_lr * gradient
 
     def _climbed(self, state: State, score: Tensor) -> Tensor:
@@ -154,11 +199,48 @@ class EsMaml(Learner):
 
     # --- the meta-update -----------------------------------------------------------------------
 
+    def plan(self, worlds: VecWorlds, iterations: int, env_steps: int | None) -> None:
+        """Begin with the policy of `start`, if there is one. Raises UserError if it does not fit.
+
+        A run that goes on takes its own weights next.
+        """
+        if not self.config.start:
+            return
+        path = checkpoints.newest(Path(self.config.start))
+        named = str(checkpoints.verify(path).get("family"))
+        found = checkpoints.load(path, family=in_same_file(named, worlds.family))
+        agent, family = checkpoints.restore(found), find_family(found.family)
+        alike = observed(family)[1] == observed(worlds.family)[1]
+        if not (isinstance(agent, Ppo) and alike and _is_plain(agent.config)):
+            raise UserError(
+                f"es-maml starts from a policy of ppo, without --history and --state-std, trained "
+                f"on '{worlds.family.name}' or on it with +told: '{path}' is {agent.name} on "
+                f"'{family.name}'"
+            )
+        context = agent.spec.observation_size - self.spec.observation_size
+        if (hidden := agent.config.hidden) != self.config.hidden or context != self.config.context:
+            units = " ".join(map(str, hidden))
+            raise UserError(f"to start from '{path}', give --hidden {units} --context {context}")
+        self._begin_with(agent)
+
+    def _begin_with(self, agent: Ppo) -> None:
+        """Take the policy of PPO, and the scale on which it sees observation and context."""
+        moments = agent.ppo.obs_moments.state_dict()
+        size = self.spec.observation_size
+        self.moments.load_state_dict({k: t[:size] if t.ndim else t for k, t in moments.items()})
+        weights = agent.params[:, : agent.ppo.actor.num_params].to(self.device, copy=True)
+        *_, last, bias, _ = agent.ppo.actor.split(weights)
+        for layer in (last, bias):  # views
+            layer /= self.config.action_scale
+        self.theta = torch.cat((weights[0], self.theta[weights.shape[1] :]))
+
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> dict[str, Tensor]:
         """Adapt on either side of the prior, and let the adapted policies act."""
-        each, size = worlds.num_worlds // len(tasks), len(self.theta)
+        each = worlds.num_worlds // len(tasks)
         worlds.set_tasks(tasks, each)
+        size = len(self.theta) if self.config.learns == "all" else self.config.context
         p = key.fold("p").normal(len(tasks), 1, 1, size, tasks.first)[0].to(self.device)
+        p = pad(p, (len(self.theta) - size, 0))
         out = {"p": p, "diverged": torch.zeros(len(tasks), device=self.device)}
         for sign in (1, -1):  # the same queries and initial states on both sides
             start = self.theta + sign * self.config.sigma * p
@@ -202,3 +284,8 @@ class EsMaml(Learner):
         """Take over what `state_dict` returned."""
         load_tensors(self.state_dict(), tensors, self.name)
         self.moments.load_state_dict(self.moments.state_dict())
+
+
+def _is_plain(config: PpoConfig) -> bool:
+    """Whether the actor is a function of the observation alone, and gives means alone."""
+    return config.history == 1 and not config.state_std

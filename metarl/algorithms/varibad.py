@@ -16,9 +16,8 @@ The policy sees the observation and (μ_t, log σ_t), and is trained by PPO over
 the belief is an observation: its loss does not reach the encoder, so what is inferred is the task
 and not what happens to pay at the moment.
 
-Two other objectives of the encoder are settings: a mixture of Gaussians in place of one
-(`metarl.networks.mixture`), and contrastive prediction in place of decoders
-(`metarl.networks.contrastive`).
+Settings are a mixture of Gaussians in place of one, with trials in tasks that its decoder imagines
+(`metarl.networks.mixture`), and contrast in place of decoders (`metarl.networks.contrastive`).
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from metarl.modules.optim import ClippedAdam
 from metarl.modules.replay import TaskReplay
 from metarl.modules.settings import Count, Layers, NonNegative, Positive
 from metarl.modules.trial_replay import TrialReplay, TrialRows
-from metarl.modules.trials import SeenTrial, ending, seen_trial, with_ending
+from metarl.modules.trials import SeenTrial, VirtualSettings, ending, seen_trial, with_ending
 from metarl.networks.belief import BeliefEncoder, Trials, TrialVae, make_decoders
 from metarl.networks.contrastive import Code, CodeEncoder, ContrastiveModel
 from metarl.networks.memories.choice import MemoryName, MemoryState, make_memory
@@ -48,12 +47,12 @@ from metarl.networks.mixture import Mixture, MixtureEncoder, MixtureVae
 from metarl.networks.normalise import RunningMoments
 from metarl.networks.task_mlp import Gaussian
 from metarl.tasks.distribution import Tasks
-from metarl.worlds.rollout import Rollout, mean_of_finished
+from metarl.worlds.rollout import Pay, Rollout, mean_of_finished
 from metarl.worlds.vector import Spec, Step, VecWorlds
 
 
 @dataclass(frozen=True)
-class VaribadConfig(FeedForwardSettings, BonusSettings):
+class VaribadConfig(FeedForwardSettings, BonusSettings, VirtualSettings):
     """Settings of VariBAD."""
 
     epochs: Count = 5
@@ -73,8 +72,8 @@ class VaribadConfig(FeedForwardSettings, BonusSettings):
     latent_size: Count = 5
     """Dimensions of the belief."""
     objective: Literal["elbo", "mixture", "contrastive"] = "elbo"
-    """What the encoder is learned by: decoding a Gaussian belief, decoding a mixture of them, or
-    telling what comes from what came in other tasks."""
+    """What teaches the encoder: decoding a Gaussian belief or a mixture of them, or telling what
+    comes from what came in other tasks."""
     episodes: Count = 2
     """Episodes in a trial, which the belief lasts through."""
     decoder_hidden: Layers = (64, 32)
@@ -115,6 +114,10 @@ class VaribadConfig(FeedForwardSettings, BonusSettings):
         super().__post_init__()
         if self.objective == "mixture" and self.categories < 2:
             raise UserError("categories must be at least 2: one alone is no mixture")
+        if self.objective != "mixture" and self.virtual_share:
+            raise UserError("virtual_share is of tasks of mixed categories: --objective mixture")
+        if self.virtual_share and self.virtual_kinds > self.categories:
+            raise UserError(f"virtual_kinds must be at most categories = {self.categories}")
         if self.objective == "contrastive" and self.vae_trials < 2:
             raise UserError("vae_trials must be at least 2: one alone has no other to contrast")
         if self.objective != "elbo" and self.bonus_error:
@@ -259,13 +262,29 @@ class Varibad(Learner):
 
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> SeenTrial:
         """Collect a trial in every world: episodes that each start with a reset of all worlds."""
+        pay = self._virtual(tasks, worlds.num_worlds // len(tasks), key.fold("virtual"))
         return seen_trial(
-            worlds, tasks, self, self.config.episodes, key, privileged=self.privileged
+            worlds, tasks, self, self.config.episodes, key, privileged=self.privileged, pay=pay
         )
+
+    def _virtual(self, tasks: Tasks, worlds: int, key: Key) -> Pay | None:
+        """Draw which of the trials are in imagined tasks, and return their rewards, if any are."""
+        share = self.config.virtual_now(self.ppo.env_steps)
+        if not (isinstance(self.vae, MixtureVae) and share and len(self.replay)):
+            return None
+        size, (low, high) = 1 + self.vae.imagined_from, self.replay.reward_range()
+        noise = key.normal(len(tasks), 1, worlds, size, tasks.first)[0].to(self.device)
+        imagined = self.vae.imagined(noise[:, 1:], self.config.virtual_kinds)
+
+        def reward(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
+            obs, after = self.obs_moments.normalise(obs), self.obs_moments.normalise(after)
+            return self.reward_moments.restore(imagined(obs, action, after)).clamp(low, high)
+
+        return Pay(torch.special.ndtr(noise[:, 0]) < share, reward)
 
     def update(self, shards: Sequence[SeenTrial], key: Key) -> dict[str, float]:
         """Make PPO's gradient steps on the new trials, and the autoencoder's on recent ones."""
-        seen, rollouts = [shard.seen for shard in shards], [shard.rollout for shard in shards]
+        seen, rollouts = [shard.seen for shard in shards], [shard.real for shard in shards]
         paid = seen if self.bonus is None else self._explored(shards, self.bonus, key)
         batch = self.ppo.prepared(paid, self.params, self.ranks)
         self.params, self.adam, metrics = self.ppo.improve(
@@ -279,12 +298,14 @@ class Varibad(Learner):
         lr = ppo.next_lr(float(self.lr), metrics["kl"], self.ppo.env_steps, self.config)
         self.lr = torch.tensor(lr, dtype=torch.float64)
         returns = self.ranks.rows(torch.cat([shard.returns for shard in shards], 1), 1)
-        diverged = self.ranks.sum([part.diverged.sum() for part in rollouts])
+        diverged = self.ranks.sum([part.diverged.sum() for part in seen])
+        virtual = [shard.virtual.double() for shard in shards] if self.config.virtual_share else []
         return {
             "return_before": float(mean_of_finished(returns[0])),
             "return_after": float(mean_of_finished(returns[-1])),
             "diverged": float(diverged), **metrics, "lr": lr, **self._learn_beliefs(rollouts, key),
             **(self.bonus.means if self.bonus else {}),
+            **({"virtual": float(self.ranks.rows(torch.cat(virtual)).mean())} if virtual else {}),
         }  # fmt: skip
 
     def _explored(self, shards: Sequence[SeenTrial], bonus: Bonus, key: Key) -> list[Rollout]:
@@ -353,17 +374,15 @@ class Varibad(Learner):
 
     def _policy(self) -> dict[str, Tensor]:
         adam = {f"adam.{name}": tensor for name, tensor in self.adam._asdict().items()}
-        return {"params": self.params, "lr": self.lr, **adam}
+        return {"params": self.params, "lr": self.lr} | adam
 
     def _weights(self) -> dict[str, Tensor]:
         return self._policy() | state_of(self._parts)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return networks, optimisers, running statistics and, if to be saved, the replay."""
-        tensors = self._weights()
-        if self.config.save_replay:
-            tensors |= {f"replay.{name}": t for name, t in self.replay.state_dict().items()}
-        return tensors
+        replay = self.replay.state_dict() if self.config.save_replay else {}
+        return self._weights() | {f"replay.{name}": tensor for name, tensor in replay.items()}
 
     def policy_state_dict(self) -> dict[str, Tensor]:
         """Return policy, encoder, and the statistics that scale what they see."""

@@ -154,12 +154,14 @@ class BatchedPpo:
             noise: (B, A) standard normal, or None for the deterministic actions.
         """
         frame = self._frames(step)
-        window = window * (~step.first)[:, None, None]
-        inputs = torch.cat((frame[:, None], window), 1)
-        policy = self.policy(params, inputs.flatten(1).unflatten(0, (len(params), -1)))
+        if self.history > 1:
+            window = window * (~step.first)[:, None, None]
+            inputs = torch.cat((frame[:, None], window), 1)
+            frame, window = inputs.flatten(1), inputs[:, :-1]
+        policy = self.policy(params, frame.unflatten(0, (len(params), -1)))
         if noise is not None:
             noise = noise.unflatten(0, (len(params), -1))
-        return policy.sample(noise).flatten(0, 1), inputs[:, :-1]
+        return policy.sample(noise).flatten(0, 1), window
 
     def policy(self, params: Tensor, inputs: Tensor) -> Gaussian | Categorical:
         """Return the action distributions (M, N, A) of M policies at (M, N, I + P) inputs."""

@@ -49,6 +49,8 @@ CountOrZero = Annotated[int, Range(0, 2**31 - 1)]
 Positive = Annotated[float, Range(0, open_low=True)]
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1, open_low=True)]
+Share = Annotated[float, Range(0, 1)]
+"""Of something, from none to all of it."""
 Layers = Annotated[tuple[int, ...], Range(1, 2**31 - 1)]
 """Units of at least one hidden layer."""
 Indices = Annotated[tuple[int, ...], Range(0, 2**31 - 1)]

@@ -91,6 +91,17 @@ class TrialReplay:
             new = torch.ones(1, len(rows), dtype=torch.bool)
             self.ring.add(torch.zeros(1, dtype=torch.int64), rows[None], new)
 
+    def __len__(self) -> int:
+        """Return how many trials are held."""
+        return 0 if self._ring is None else int(self._ring.size[0])
+
+    def reward_range(self) -> tuple[float, float]:
+        """Return the least and the greatest reward of the steps that are held, of one at least."""
+        steps = self.ring.data[0, : len(self)].view(len(self), self.steps, -1)
+        reward, valid = (steps[..., sum(self.widths[:place])] for place in (5, 7))
+        low, high = torch.aminmax(reward[valid > 0])
+        return float(low), float(high)
+
     def sample(self, count: int, draws: torch.Generator) -> TrialRows:
         """Draw n = `count` trials, with replacement."""
         rows = self.ring.sample(torch.zeros(1, dtype=torch.int64), count, draws)[0]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metarl.base.keys import Key
+from metarl.modules.settings import Count, Settings, Share
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.policy import Policy
-from metarl.worlds.rollout import Rollout, collect
+from metarl.worlds.rollout import Pay, Rollout, collect
 from metarl.worlds.vector import Step, VecWorlds
 
 
@@ -63,12 +65,40 @@ class SeenTrial(NamedTuple):
     seen: Rollout
     """The same as the policy saw it: what it is told is observed, and only a trial's end is one"""
     returns: Tensor
-    """(episodes, B)"""
+    """(episodes, B), NaN where virtual"""
+    virtual: Tensor
+    """(B,) bool, where the rewards were none of the worlds' own"""
+
+    @property
+    def real(self) -> Rollout:
+        """The trials that are not virtual, side by side."""
+        if not self.virtual.any():
+            return self.rollout
+        kept = {name: part[:, ~self.virtual] for name, part in self.rollout.tensors().items()}
+        extras = {name: part[:, ~self.virtual] for name, part in self.rollout.extras.items()}
+        return self.rollout._replace(**kept, tasks=int((~self.virtual).sum()), extras=extras)
+
+
+@dataclass(frozen=True)
+class VirtualSettings(Settings):
+    """Settings of trials in imagined tasks; each begins with virtual_."""
+
+    virtual_share: Share = 0.0
+    """Share of an iteration's trials, in the end, in tasks whose rewards the decoder makes of mixed
+    categories, with --objective mixture; 0 is off."""
+    virtual_steps: Count | None = None
+    """Environment steps of training over which it rises linearly to that; default: at once."""
+    virtual_kinds: Count = 3
+    """Categories in such a mixture."""
+
+    def virtual_now(self, env_steps: float) -> float:
+        """Return the share after some environment steps of training."""
+        return self.virtual_share * min(1.0, env_steps / (self.virtual_steps or 1))
 
 
 def seen_trial(
     worlds: VecWorlds, tasks: Tasks, policy: Policy, episodes: int, key: Key, *,
-    privileged: bool = False,
+    privileged: bool = False, pay: Pay | None = None,
 ) -> SeenTrial:  # fmt: skip
     """Let a policy explore for a trial in every world, and return what its PPO learns from.
 
@@ -82,10 +112,11 @@ def seen_trial(
         episodes: that each start with a reset of all worlds.
         key: of resets and noise.
         privileged: see `collect`.
+        pay: of the worlds whose trials are virtual, see `collect`.
     """
     worlds.set_tasks(tasks, worlds.num_worlds // len(tasks))
     worlds.seed(key.fold("reset"))
-    played = list(trial_episodes(worlds, policy, episodes, key, privileged=privileged))
+    played = list(trial_episodes(worlds, policy, episodes, key, privileged=privileged, pay=pay))
     parts, (last, state) = [part for part, _ in played], played[-1]
     after = policy.act_and_record(step_after(last), state, explore=False, noise=None)[2]["belief"]
     rollout = Rollout.joined(parts, dim=0)
@@ -94,7 +125,10 @@ def seen_trial(
     end[-1] = True
     following = torch.cat((wide[1:], torch.cat((last.next_obs[-1], after), -1)[None]))
     seen = rollout._replace(obs=wide, next_obs=following, truncated=end, extras={})
-    return SeenTrial(rollout, seen, torch.stack([part.first_episode_return() for part in parts]))
+    none = torch.zeros_like(rollout.first[0])
+    virtual = none if pay is None else pay.worlds
+    returns = torch.stack([part.first_episode_return() for part in parts])
+    return SeenTrial(rollout, seen, returns.masked_fill(virtual, torch.nan), virtual)
 
 
 def trial_starts(tasks: Tasks, worlds: int, fewest: int, most: int, key: Key) -> Tensor:
@@ -130,6 +164,7 @@ def trial_starts(tasks: Tasks, worlds: int, fewest: int, most: int, key: Key) ->
 def trial_episodes(
     worlds: VecWorlds, policy: Policy, episodes: int, key: Key, *,
     restart: Callable[[Any, int], Any] | None = None, privileged: bool = False,
+    pay: Pay | None = None,
 ) -> Iterator[tuple[Rollout, Any]]:  # fmt: skip
     """Let a policy with a memory explore for some episodes, each after a reset of all worlds.
 
@@ -140,6 +175,7 @@ def trial_episodes(
         key: of the action noise.
         restart: the state and the number of the next episode -> the state to begin it in.
         privileged: see `collect`.
+        pay: see `collect`.
 
     Yields:
         Each episode, as the policy saw it, and the state that it ended in.
@@ -151,7 +187,7 @@ def trial_episodes(
         last = state.last
         part, state = collect(
             worlds, policy, state, worlds.spec.horizon, key.fold("noise", k), explore=True,
-            privileged=privileged,
+            privileged=privileged, pay=pay,
         )  # fmt: skip
         if last is not None and k:
             part.prev_action[0], part.prev_reward[0] = last[:, :-1], last[:, -1]

@@ -7,11 +7,15 @@ y is one of C categories, z a point whose prior is that of its category,
 
 with h_t what a memory holds at step t. Learning draws y by Gumbel-softmax (Jang et al. 2017), so
 that the gradient reaches l; acting takes the probabilities themselves.
+
+Tasks that nobody has can be imagined: draw weights y of a few categories from a Dirichlet
+distribution and z ~ p(z | y), and the decoder of rewards is the reward of one.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -123,6 +127,32 @@ class MixtureVae(nn.Module):
         self.priors = nn.Linear(encoder.categories, 2 * encoder.latent, bias=False)
         self.temperature, self.occupancy_weight = temperature, occupancy_weight
 
+    @property
+    def imagined_from(self) -> int:
+        """How many normal numbers `imagined` makes a task of."""
+        return 2 * self.encoder.categories + self.encoder.latent
+
+    def imagined(self, noise: Tensor, kinds: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """Return the reward of B tasks whose categories are mixed, see `mixed`.
+
+        Each has one z ~ p(z | y) for good, so it is a task like any other.
+
+        Args:
+            noise: (B, imagined_from) standard normal.
+            kinds: categories in each mixture.
+
+        Returns:
+            (B, O) observations, (B, A) actions, (B, O) successors, scaled -> (B,) scaled rewards.
+        """
+        drawn, point = noise.split((2 * self.encoder.categories, self.encoder.latent), -1)
+        mean, log_std = self.priors(mixed(drawn, kinds)).chunk(2, -1)
+        z = torch.addcmul(mean, point, log_std.clamp(*LOG_STD).exp())[None]
+
+        def reward(obs: Tensor, action: Tensor, after: Tensor) -> Tensor:
+            return self.reward(torch.cat((obs, action, after), -1)[None], z)[0, 0, :, 0]
+
+        return reward
+
     def choose(
         self, trials: int, steps: int, most: tuple[int, int], draws: torch.Generator
     ) -> MixtureChosen:
@@ -177,6 +207,20 @@ def gumbel_softmax(logits: Tensor, gumbel: Tensor, temperature: float) -> Tensor
         temperature: above 0.
     """
     return ((logits + gumbel) / temperature).softmax(-1)
+
+
+def mixed(noise: Tensor, kinds: int) -> Tensor:
+    """Return (…, C) weights: Dirichlet(1, …, 1) over `kinds` of C categories, 0 for the others.
+
+    Args:
+        noise: (…, 2 C) standard normal: which categories, and how much of each.
+        kinds: how many, at most C.
+    """
+    which, share = noise.chunk(2, -1)
+    chosen = which.topk(kinds, -1).indices
+    share = -torch.special.log_ndtr(share)  # of the unit exponential distribution
+    weight = torch.zeros_like(share).scatter(-1, chosen, share.gather(-1, chosen))
+    return weight / weight.sum(-1, keepdim=True)
 
 
 def occupancy(y: Tensor) -> Tensor:

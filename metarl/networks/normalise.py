@@ -57,6 +57,10 @@ class RunningMoments:
         """Return float32 (…, size): centred, divided by the standard deviation, and clipped."""
         return torch.addcmul(self._offset, x, self._scale).clamp_(-self.clip, self.clip)
 
+    def restore(self, x: Tensor) -> Tensor:
+        """Return (…, size) of x's type that `normalise` would bring to x, if it did not clip."""
+        return x * self.std.to(x) + self.mean.to(x)
+
     @property
     def std(self) -> Tensor:
         """(size,) float64 standard deviation, at least 1e-4."""

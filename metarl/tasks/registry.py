@@ -8,7 +8,14 @@ import inspect
 import gymnasium
 
 from metarl.base.errors import user_code
-from metarl.base.plugins import check_name, load_plugin, plugin_class, plugins
+from metarl.base.plugins import (
+    check_name,
+    load_plugin,
+    plugin_class,
+    plugin_file,
+    plugins,
+    reference,
+)
 from metarl.tasks.bridge.families import bridged_class, is_bridged
 from metarl.tasks.composition import compose
 from metarl.tasks.family import TaskFamily, class_name
@@ -47,6 +54,22 @@ def family_class(name: str) -> type[TaskFamily]:
     if not extra:
         return cls
     return compose(cls, extra)
+
+
+def in_same_file(named: str, family: TaskFamily) -> str | None:
+    """Return the name of a family in the file of another one, if it may be of that file.
+
+    So what is to go with a family that the user has named needs no further leave to run its code.
+
+    Args:
+        named: what a checkpoint calls it.
+        family: the user's.
+    """
+    (_, _, words), (file, mark, own) = (
+        name.rpartition(".py:") for name in (named, reference(family))
+    )
+    same = plugin_file(named) is not None and words.partition("+")[0] == own.partition("+")[0]
+    return f"{file}.py:{words}" if mark and same else None
 
 
 def list_families() -> list[str]:

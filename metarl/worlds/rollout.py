@@ -16,10 +16,29 @@ from metarl.worlds.privileged import privileged_extras
 from metarl.worlds.reward_terms import kept_terms
 from metarl.worlds.vector import Spec, Step, Transition, VecWorlds, check_worlds
 
-__all__ = ["OnStep", "Rollout", "Step", "collect"]
+__all__ = ["OnStep", "Pay", "Rollout", "Step", "collect"]
 
 OnStep = Callable[[Transition], None]
 """Called after each step of the worlds that an episode is collected in."""
+
+
+class Pay(NamedTuple):
+    """Rewards of another making, in some of the worlds."""
+
+    worlds: Tensor
+    """(B,) bool, in which they take the place of the worlds' own"""
+    reward: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """(B, O) observation, (B, A) clipped action, (B, O) true successor -> (B,) float32"""
+
+    def replaced(self, obs: Tensor, action: Tensor, got: Transition) -> Transition:
+        """Return what a step of the worlds gave with these rewards in it, 0 where it diverged."""
+        paid = self.reward(obs, action.clamp(-1, 1), got.next_obs.to(obs.device))
+        paid = paid.to(got.reward).where(~got.diverged, 0.0)
+        return got._replace(reward=torch.where(self.worlds.to(paid.device), paid, got.reward))
+
+    def unknown(self, rollout: Rollout) -> Rollout:
+        """Return a rollout with NaN for the rewards of these worlds: they earned no return."""
+        return rollout._replace(reward=rollout.reward.masked_fill(self.worlds, torch.nan))
 
 
 class Rollout(NamedTuple):
@@ -158,7 +177,12 @@ _TOGETHER = 16  # steps that are written into a rollout together
 
 
 def _write(out: Rollout, end: int, recent: list[tuple[Step, Transition]]) -> None:
-    """Move the steps before `end` into a rollout: one copy a field, and not one a step."""
+    """Move the steps before `end` into a rollout, once they are many or the last: a copy a field.
+
+    One a step would take longer.
+    """
+    if len(recent) < _TOGETHER and end < len(out.obs):
+        return
     steps, got = zip(*recent, strict=True)
     for source, names in (
         (steps, ("obs", "first", "prev_action", "prev_reward")),
@@ -216,6 +240,12 @@ def _checked(
     return policy
 
 
+def _stepped(worlds: VecWorlds, step: Step, action: Tensor, pay: Pay | None) -> Transition:
+    """Advance the worlds; return what they gave, with other rewards in it if there are to be."""
+    got = worlds.step(action if action.device == worlds.device else action.to(worlds.device))
+    return got if pay is None else pay.replaced(step.obs, action, got)
+
+
 def _told(policy: Policy, state: Any, task: Tensor | None, own: Tensor | None) -> Any:
     """Return the policy's state; that of a teacher knows the task's vector and the family's own."""
     if task is None or not isinstance(policy, Teacher):
@@ -228,6 +258,7 @@ def _told(policy: Policy, state: Any, task: Tensor | None, own: Tensor | None) -
 def collect(
     worlds: VecWorlds, policy: Policy | Callable[[Tensor], Tensor], state: Any, steps: int,
     key: Key, *, explore: bool, on_step: OnStep | None = None, privileged: bool = False,
+    pay: Pay | None = None,
 ) -> tuple[Rollout, Any]:  # fmt: skip
     """Let a policy act in every world, from where it is: for new episodes, reset the worlds first.
 
@@ -240,6 +271,7 @@ def collect(
         explore: whether to sample actions, or to take the deterministic ones.
         on_step: called with what each step returned, such as to record it.
         privileged: whether the extras keep what only critics may see, see `privileged_extras`.
+        pay: rewards in place of some worlds' own, which earn no return that is noted.
 
     Returns:
         The rollout, on the policy's device, and the policy's state after it.
@@ -247,27 +279,29 @@ def collect(
     device = (policy := _checked(worlds, policy, state, steps, key, on_step)).device
     out = _empty(steps, worlds.num_worlds, worlds.spec, len(worlds.tasks), device)
     noise = worlds.noise(key, steps, device) if explore else [None] * steps
-    here, task, recorded, recent, own, terms = device == worlds.device, None, [], [], [], []
+    here, task, got = device == worlds.device, None, None
+    recorded, recent, own, terms = [], [], [], []
     with threads.sampling():
         for t in range(steps):
             step, seen = worlds.current, worlds.privileged
             step = step if here else Step(*(part.to(device) for part in step))
+            if pay is not None and got is not None:  # the policy sees what was paid
+                step = step._replace(prev_reward=got.reward.to(step.prev_reward))
             if privileged and (worlds.switches or task is None):
                 task = worlds.task_vector()
             action, state, more = policy.act_and_record(
                 step, _told(policy, state, task, seen), explore=explore, noise=noise[t]
             )
-            got = worlds.step(action if here else action.to(worlds.device))
+            got = _stepped(worlds, step, action, pay)
             out.action[t] = action  # a policy may reuse its memory
             recorded.append(more)
             recent.append((step, got))
             own += [(task, seen, worlds.next_privileged)] if task is not None else []
             terms += [worlds.reward_terms] if worlds.reward_terms else []
-            if len(recent) == _TOGETHER or t == steps - 1:
-                _write(out, t + 1, recent)
+            _write(out, t + 1, recent)
             if on_step is not None:
                 on_step(got)
     out.action.masked_fill_(out.diverged[..., None], 0.0)  # NaN times a weight of 0 is NaN
-    worlds.note(out)
+    worlds.note(out if pay is None else pay.unknown(out))
     kept = _stacked(recorded) | kept_terms(worlds, out, terms)
     return out._replace(extras=kept | privileged_extras(worlds, out, own)), state

@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from metarl import Spec, TaskDistribution, TaskWorlds, UserError, evaluate
-from metarl.algorithms import EsMaml, EsMamlConfig
+from metarl.algorithms import EsMaml, EsMamlConfig, Ppo
 from metarl.base.keys import Key
+from metarl.learning import checkpoint as checkpoints
+from metarl.worlds.rollout import collect
+from tests.helpers.teacher import teacher
 
 SPEC = Spec(3, 2, 10)
 
@@ -119,9 +122,116 @@ def test_all_queries_of_the_adaptation_are_env_steps(rounds: int) -> None:
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
-    for name, value in (("adaptation", "climb"), ("sigma", 0.0), ("repeats", 0), ("hidden", ())):
+    for name, value in (
+        ("adaptation", "climb"), ("sigma", 0.0), ("repeats", 0), ("hidden", ()), ("context", -1),
+        ("learns", "context"),
+    ):  # fmt: skip
         with pytest.raises(UserError, match=name):
             replace(EsMamlConfig(), **{name: value})
+
+
+# --- a context, and a start -----------------------------------------------------------------------
+
+
+def test_of_a_policy_with_a_context_that_alone_is_tried_and_adapts() -> None:
+    agent = learner(context=2, context_sigma=3.0, adaptation="hill-climb")
+    state = agent.begin_seeded(3, 5, seed=1)
+    moved = state.queries - state.params[:, None]
+    assert not moved[..., :-2].any()
+    assert not moved[:, 0].any()  # the incumbent is among them
+    expected = 3.0 * Key("queries", 1, 0).normal(3, 5, 1, 2).movedim(0, 1)
+    torch.testing.assert_close(moved[:, 1:, -2:], expected[:, 1:])
+    after = agent._climbed(state, torch.arange(15.0).view(3, 5))
+    assert torch.equal(after, state.queries[:, 4])
+
+    stepped = learner(context=2, context_sigma=0.5, inner_lr=0.2)
+    state = stepped.begin(1, 4)
+    q = ((state.queries - state.params[:, None]) / 0.5)[0, :, -2:]
+    step = stepped._stepped(state, torch.tensor([[1.0, 2.0, 3.0, 6.0]]))[0] - state.params[0]
+    weights = torch.tensor([-2.0, -1.0, 0.0, 3.0]) / 3.5**0.5
+    expected = 0.2 * (weights[:, None] * q).mean(0) / 0.5
+    torch.testing.assert_close(step[-2:], expected)
+    assert not step[:-2].any()
+
+
+def test_the_policy_sees_its_context_after_the_observation() -> None:
+    agent = learner(context=2)
+    state = agent.begin(2, 1)
+    params = state.params.clone()
+    params[1, -2:] = torch.tensor([4.0, -1.0])
+    obs = torch.randn(2, 1, 3, generator=Key(0).torch())
+    seen = torch.cat((obs, params[:, None, -2:]), -1)
+    expected = agent.policy.mean(params[:, :-2], seen)
+    torch.testing.assert_close(agent._mean(params, obs), expected)
+    assert not torch.allclose(expected[1], agent._mean(state.params, obs)[1])
+
+
+def test_the_meta_update_may_be_of_the_context_alone() -> None:
+    worlds = TaskWorlds("point-goal", 12, threads=1)
+    agent = EsMaml(worlds.spec, EsMamlConfig(hidden=(4,), context=2, learns="context"))
+    before, tasks = agent.theta, TaskDistribution(worlds.family).split("train", 3)
+    agent.meta_step(worlds, tasks, Key(0))
+    moved = agent.theta != before
+    assert not moved[:-2].any()
+    assert moved[-2:].all()
+
+
+def test_it_starts_as_the_policy_of_ppo_that_was_told_its_task() -> None:
+    """With the context that this was told, it acts the same; in a run that goes on, as that was."""
+    told = TaskWorlds("point-goal+told", 4, threads=1)
+    run = teacher(hidden=(8,), init_std=0.3)
+    ppo = checkpoints.restore(checkpoints.load(run))
+    assert isinstance(ppo, Ppo)
+    ppo.ppo.obs_moments.update(2 * torch.randn(50, 6, generator=Key(1).torch()) + 1)
+    run = str(checkpoints.save(f"{run}-seen", ppo, family="point-goal+told", step=0, meta={}))
+
+    worlds = TaskWorlds("point-goal", 4, threads=1)
+    config = EsMamlConfig(hidden=(8,), context=2, start=run, action_scale=0.3)
+    agent = EsMaml(worlds.spec, config)
+    agent.plan(worlds, 1, None)
+    tasks = TaskDistribution(worlds.family).split("train", 4)
+    for one in (told, worlds):
+        one.set_tasks(tasks, 1)
+        one.seed(Key(0))
+        one.reset()
+    scaled = ppo.ppo.obs_moments.normalise(told.current.obs)
+    state = agent.begin(4, 1)
+    params = state.params.clone()
+    params[:, -2:] = scaled[:, -2:]
+    theirs, _ = collect(told, ppo, ppo.begin(4, 1), 20, Key(1), explore=False)
+    ours, _ = collect(worlds, agent, state._replace(params=params), 20, Key(1), explore=False)
+    torch.testing.assert_close(ours.action, theirs.action, atol=1e-5, rtol=1e-4)
+    assert not agent.begin(4, 1).params[:, -2:].any()  # before data: the mean of what it was told
+
+    other = EsMaml(worlds.spec, config, seed=3)
+    other.plan(worlds, 1, None)
+    agent.meta_step(worlds, tasks, Key(0))
+    other.load_state_dict(agent.state_dict())
+    assert torch.equal(other.theta, agent.theta)
+
+
+@pytest.mark.parametrize(
+    ("run", "settings", "message"),
+    [
+        ({}, {"hidden": (4,)}, "give --hidden 8 --context 2"),
+        ({}, {"context": 1}, "give --hidden 8 --context 2"),
+        ({"family": "point-goal"}, {}, "give --hidden 8 --context 0"),
+        ({"history": 2}, {}, "without --history and --state-std"),
+        ({"state_std": True}, {}, "without --history and --state-std"),
+        ({"algorithm": "finetune"}, {}, "is finetune on 'point-goal\\+told'"),
+        ({"family": "half-cheetah-vel"}, {}, "trained on 'point-goal' or on it with"),
+        (None, {"start": "nowhere"}, "nowhere"),
+    ],
+    ids=str,
+)
+def test_a_start_that_does_not_fit_is_refused(
+    run: dict | None, settings: dict, message: str
+) -> None:
+    worlds = TaskWorlds("point-goal", 2, threads=1)
+    start = {} if run is None else {"start": teacher(**({"hidden": (8,)} | run))}
+    config = EsMamlConfig(**({"hidden": (8,), "context": 2} | start | settings))
+    with pytest.raises(UserError, match=message):
+        EsMaml(worlds.spec, config).plan(worlds, 1, None)
 
 
 @pytest.mark.slow

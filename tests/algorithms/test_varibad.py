@@ -14,6 +14,7 @@ SMALL = {
     "beliefs": 3, "decoded_steps": 5, "vae_updates": 2, "replay_trials": 10,
 }  # fmt: skip
 TASKS = 6
+VIRTUAL = {"objective": "mixture", "categories": 4, "virtual_share": 0.5}
 
 
 def point(**changes: object) -> tuple[Varibad, TaskWorlds]:
@@ -160,13 +161,17 @@ def test_the_replay_holds_the_newest_trials() -> None:
     assert held.valid.min() == 1
 
 
-@pytest.mark.parametrize("save_replay", [True, False])
-def test_a_checkpoint_goes_on_with_the_replay_that_it_holds(save_replay: bool) -> None:
-    agent, worlds = point(save_replay=save_replay)
+@pytest.mark.parametrize(
+    ("save_replay", "changes"), [(True, {}), (False, {}), (True, VIRTUAL)], ids=str
+)
+def test_a_checkpoint_goes_on_with_the_replay_that_it_holds(
+    save_replay: bool, changes: dict
+) -> None:
+    agent, worlds = point(save_replay=save_replay, **changes)
     for i in range(2):
         agent.meta_step(worlds, worlds.tasks, Key(i))
     saved = {name: tensor.clone() for name, tensor in agent.state_dict().items()}
-    other = point(save_replay=save_replay)[0]
+    other = point(save_replay=save_replay, **changes)[0]
     other.load_state_dict(saved)
     for one in (agent, other):
         one.meta_step(worlds, worlds.tasks, Key(7))
@@ -203,6 +208,9 @@ def test_what_a_diverged_step_held_is_not_kept() -> None:
         ({"objective": "elbow"}, "objective must be one of elbo.*did you mean"),
         ({"objective": "mixture", "categories": 1}, "categories must be at least 2"),
         ({"objective": "contrastive", "vae_trials": 1}, "vae_trials must be at least 2"),
+        ({"virtual_share": 0.5}, "--objective mixture"),
+        (VIRTUAL | {"virtual_kinds": 5}, "virtual_kinds must be at most categories = 4"),
+        (VIRTUAL | {"virtual_share": 1.5}, r"virtual_share must be in \[0, 1\]"),
         ({"objective": "contrastive"}, "needs parameters by which tasks differ"),
         ({"replay_trials": 2**31 - 1}, "the replay needs .* lower replay_trials"),
     ],
@@ -210,6 +218,62 @@ def test_what_a_diverged_step_held_is_not_kept() -> None:
 def test_settings_that_cannot_work_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Varibad(Spec(30, 8, 1000), VaribadConfig(**(SMALL | settings))).replay.ring  # noqa: B018
+
+
+# --- trials in imagined tasks ---------------------------------------------------------------------
+
+
+def test_virtual_trials_are_paid_by_the_decoder_and_real_ones_by_the_worlds() -> None:
+    """Within the rewards that are held; encoder, replay and what is reported see the real ones."""
+    agent, worlds = point(**VIRTUAL)
+    assert not agent.collect(worlds, worlds.tasks, Key(0)).virtual.any()  # nothing to imagine from
+    agent.meta_step(worlds, worlds.tasks, Key(1))
+    low, high = agent.replay.reward_range()
+    held = agent.replay.ring.data[0, :TASKS].view(TASKS, -1, sum(agent.replay.widths))[..., 10]
+    assert (low, high) == (float(held.min()), float(held.max()))
+    trial = agent.collect(worlds, worlds.tasks, Key(2))
+    virtual, data = trial.virtual, trial.rollout
+    assert 0 < virtual.sum() < TASKS
+    assert torch.equal(trial.returns.isnan(), virtual.expand(2, TASKS))
+    assert torch.equal(trial.real.reward, data.reward[:, ~virtual])
+    assert data.reward[:, virtual].min() >= low
+    assert data.reward[:, virtual].max() <= high
+
+    noise = Key(2, "virtual").normal(TASKS, 1, 1, 1 + agent.vae.imagined_from)[0]
+    imagined, scaled = agent.vae.imagined(noise[:, 1:], 3), agent.obs_moments.normalise
+    for t in (0, 7, 30):
+        said = imagined(scaled(data.obs[t]), data.action[t].clamp(-1, 1), scaled(data.next_obs[t]))
+        paid = agent.reward_moments.restore(said).clamp(low, high)
+        torch.testing.assert_close(data.reward[t, virtual], paid[virtual])
+    goals = worlds.tasks.values[:, :2]
+    error = data.reward + (data.next_obs[..., :2] - torch.tensor(goals)).norm(dim=-1)
+    assert error[:, ~virtual].abs().max() < 1e-5
+    assert error[:, virtual].abs().max() > 1e-2
+
+    said = agent.update([trial], Key(2))
+    assert said["virtual"] == pytest.approx(int(virtual.sum()) / TASKS)
+    assert said["return_before"] == pytest.approx(float(trial.returns[0, ~virtual].mean()))
+    assert len(agent.replay) == min(10, TASKS + int((~virtual).sum()))
+
+
+def test_which_trials_are_virtual_does_not_depend_on_how_tasks_are_split() -> None:
+    agent, worlds = point(**VIRTUAL)
+    agent.meta_step(worlds, worlds.tasks, Key(1))
+    whole = agent._virtual(worlds.tasks, 1, Key(5))
+    part = agent._virtual(worlds.tasks[3:], 1, Key(5))
+    assert whole is not None
+    assert part is not None
+    assert torch.equal(whole.worlds[3:], part.worlds)
+    obs, action = torch.randn(TASKS, 4), torch.zeros(TASKS, 2)
+    torch.testing.assert_close(
+        whole.reward(obs, action, obs)[3:], part.reward(obs[3:], action[3:], obs[3:])
+    )
+
+
+def test_their_share_rises_over_the_steps_that_are_given() -> None:
+    config = VaribadConfig(**VIRTUAL, virtual_steps=1000)
+    assert [config.virtual_now(n) for n in (0, 500, 1000, 5000)] == [0.0, 0.25, 0.5, 0.5]
+    assert [VaribadConfig(**VIRTUAL).virtual_now(n) for n in (0, 1)] == [0.0, 0.5]
 
 
 # --- a toy ----------------------------------------------------------------------------------------
@@ -230,8 +294,13 @@ def line_family():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["elbo", "mixture", "contrastive"])
-def test_the_belief_identifies_the_task_within_the_first_episode(objective: str) -> None:
+@pytest.mark.parametrize(
+    ("objective", "virtual"),
+    [("elbo", 0.0), ("mixture", 0.0), ("mixture", 0.2), ("contrastive", 0.0)],
+)
+def test_the_belief_identifies_the_task_within_the_first_episode(
+    objective: str, virtual: float
+) -> None:
     """The policy needs it: with no belief it does not know where to go, with another's it errs.
 
     A code of what came lately is soon right again when it was another's, so swapping is no test.
@@ -243,6 +312,7 @@ def test_the_belief_identifies_the_task_within_the_first_episode(objective: str)
         VaribadConfig(
             units=32, embedding=32, gamma=0.9, vae_lr=3e-3, vae_updates=4, vae_trials=50,
             objective=objective, beliefs=10 if contrastive else 25, ahead=5,
+            virtual_share=virtual, virtual_steps=40_000,
         ),
     )  # fmt: skip
     for i in range(25):

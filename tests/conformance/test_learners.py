@@ -46,6 +46,7 @@ VARIANTS = [
     ("ppo", {"state_std": True, "desired_kl": 0.0, "lr_decay_steps": 1000}),
     *((name, {"learn_inner_lr": True}) for name in ("maml-trpo", "promp")),
     ("es-maml", {"adaptation": "hill-climb", "repeats": 2}),
+    ("es-maml", {"context": 2}),
     ("pearl", {"normalise": True, "adapt_every": 0}),
     *((name, {"critic": "privileged"}) for name in ("ppo", "rl2")),
     ("rma", {"see_reward": False, "teacher_iterations": 9}),

@@ -6,7 +6,13 @@ import torch
 
 from metarl.networks.belief import make_decoders
 from metarl.networks.memories.choice import make_memory
-from metarl.networks.mixture import MixtureEncoder, MixtureVae, gumbel_softmax, occupancy
+from metarl.networks.mixture import (
+    MixtureEncoder,
+    MixtureVae,
+    gumbel_softmax,
+    mixed,
+    occupancy,
+)
 from metarl.networks.task_mlp import Gaussian
 from tests.networks.test_belief import ACTIONS, LATENT, OBS, STEPS, TRIALS, predicted, trials
 
@@ -100,3 +106,43 @@ def test_acting_takes_the_probabilities_and_the_whole_trials_beliefs() -> None:
     torch.testing.assert_close(whole.category.sum(-1), torch.ones(STEPS, TRIALS))
     given = net.gaussian(net.remembered(x), whole.category)
     assert torch.equal(whole.mean, given.mean)
+
+
+# --- imagined tasks -------------------------------------------------------------------------------
+
+
+def test_a_mixture_is_a_dirichlet_draw_over_some_of_the_categories() -> None:
+    """Two of four, each pair as often; a weight of two is uniform: mean 1/2, variance 1/12."""
+    noise = torch.randn(6000, 8, generator=torch.Generator().manual_seed(0))
+    y = mixed(noise, 2)
+    torch.testing.assert_close(y.sum(1), torch.ones(6000))
+    assert torch.equal((y > 0).sum(1), torch.full((6000,), 2))
+    pairs = (y > 0).float().T @ (y > 0).float() / 6000
+    assert (pairs - 1 / 6)[~torch.eye(4, dtype=torch.bool)].abs().max() < 0.02
+    weight = y[y > 0]
+    assert abs(float(weight.mean()) - 1 / 2) < 0.01
+    assert abs(float(weight.var()) - 1 / 12) < 0.003
+    assert torch.equal(mixed(noise, 1).max(1).values, torch.ones(6000))  # one alone is itself
+
+
+def test_a_mixture_by_hand() -> None:
+    """Of 3 categories those with the largest numbers; shares −log Φ(0) = log 2 and −log Φ(1)."""
+    noise = torch.tensor([0.5, -1.0, 2.0, 0.0, 9.0, 1.0])
+    parts = math.log(2), -math.log(0.5 * (1 + math.erf(1 / math.sqrt(2))))
+    expected = torch.tensor([parts[0], 0.0, parts[1]]) / sum(parts)
+    torch.testing.assert_close(mixed(noise, 2), expected)
+
+
+def test_an_imagined_task_pays_what_the_decoder_says_of_a_point_of_its_prior() -> None:
+    """The same point at every step: z = m_y + s_y ε, and only the categories drawn have a part."""
+    net, data = vae(), trials()
+    noise = torch.randn(TRIALS, net.imagined_from, generator=torch.Generator().manual_seed(3))
+    reward = net.imagined(noise, 2)
+    for t in (0, STEPS - 1):
+        found = reward(data.obs[t], data.action[t], data.next_obs[t])
+        for b in range(TRIALS):
+            y = mixed(noise[b, : 2 * KINDS], 2)
+            mean, log_std = (net.priors.weight @ y).split(LATENT)
+            z = mean + noise[b, 2 * KINDS :] * log_std.exp()
+            given = torch.cat((data.obs[t, b], data.action[t, b], data.next_obs[t, b]))
+            torch.testing.assert_close(found[b], predicted(net.reward, given, z)[0])

@@ -7,7 +7,7 @@ from torch import Tensor
 from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, collect, find_family
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.base.keys import Key
-from metarl.worlds.rollout import Rollout
+from metarl.worlds.rollout import Pay, Rollout
 from metarl.worlds.vector import Transition
 
 PointGoal = type(find_family("point-goal"))
@@ -233,3 +233,32 @@ def test_a_reward_beyond_float32_is_a_divergence() -> None:
 def test_an_action_of_the_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="action"):
         worlds_of().step(torch.ones(shape))
+
+
+# --- other rewards --------------------------------------------------------------------------------
+
+
+def test_other_rewards_are_what_the_policy_sees_and_the_rollout_holds() -> None:
+    """In their worlds, of the step's own numbers; what is noted as a task's return is unknown."""
+    chosen = torch.tensor([True, False, False, False, True, True])
+    pay, rollouts = Pay(chosen, lambda obs, action, after: obs[:, 0] + 10 * action[:, 1]), []
+    for other in (None, pay):
+        worlds, agent = ready()
+        worlds.returns, state = {}, agent.begin(3, 2)
+        rollouts.append(collect(worlds, agent, state, 30, Key(1), explore=True, pay=other)[0])
+    plain, got = rollouts
+    assert torch.equal(got.obs, plain.obs)  # the policy of this learner sees no reward
+    expected = got.obs[..., 0] + 10 * got.action[..., 1].clamp(-1, 1)
+    assert torch.equal(got.reward, torch.where(chosen, expected, plain.reward))
+    assert torch.equal(got.prev_reward[1:], got.reward[:-1])
+    assert worlds.returns[0].isnan().tolist() == [False, False, True]  # task 0 has another world
+
+
+def test_other_rewards_are_0_where_the_physics_failed() -> None:
+    pay = Pay(torch.ones(6, dtype=torch.bool), lambda obs, action, after: obs[:, 0] + 7.0)
+    worlds, _ = ready()
+    got, _ = collect(
+        worlds, lambda obs: torch.full((6, 2), torch.nan), None, 2, Key(1), explore=False, pay=pay
+    )
+    assert got.diverged.all()
+    assert not got.reward.any()
