@@ -10,6 +10,7 @@ or a session for itself: what takes long and is used once belongs in one test.
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -26,6 +27,15 @@ from hypothesis import settings
 # No deadline: the first example pays for compiling a model. No random example: a failure repeats.
 settings.register_profile("metarl", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("metarl")
+
+# What is collected stays to the end: to look through it for garbage, again and again, is in vain.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from now on, but not among what was imported and collected."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
