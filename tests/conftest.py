@@ -10,6 +10,7 @@ or a session for itself: what takes long and is used once belongs in one test.
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -26,6 +27,16 @@ from hypothesis import settings
 # No deadline: the first example pays for compiling a model. No random example: a failure repeats.
 settings.register_profile("metarl", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("metarl")
+
+# What is collected stays to the end: to look through it for garbage, again and again, is in vain.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from now on, but seldom, and not among what was imported and collected."""
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +88,16 @@ def small_run(tmp_path_factory) -> Path:
     return train_small(tmp_path_factory.mktemp("trained") / "small")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _terrains_stay():
+    """Keep the compiled models of all terrains, 32 MB: many tests take the families in turn."""
+    from metarl.tasks.variations import terrain
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(terrain, "_KEPT", 12)
+        yield
+
+
 @pytest.fixture
 def trained_run(small_run):
     """The same run, which a test may read, and may not change: others read it, too."""
@@ -87,6 +108,15 @@ def trained_run(small_run):
 
 def _files(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def _empty_charts():
+    """Write charts without pictures; see helpers/html.py."""
+    from helpers.html import empty_charts
+
+    with empty_charts():
+        yield
 
 
 @pytest.fixture(scope="session")

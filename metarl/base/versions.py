@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import sys
@@ -39,13 +40,17 @@ def deprecated(
 
 def versions(*extra: str) -> dict[str, str]:
     """Return the versions that a trajectory or a weight may depend on, and of `extra` packages."""
-    found = {"python": platform.python_version()}
-    for package in (*PACKAGES, *extra):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    found = {package: _version(package) for package in (*PACKAGES, *extra)}
+    return {"python": platform.python_version()} | found
+
+
+@functools.cache
+def _version(package: str) -> str:
+    """Return what is installed: every checkpoint says it, and to read it takes milliseconds."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def hardware() -> dict[str, str | int | None]:

@@ -176,22 +176,27 @@ def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
 
 
-@functools.cache
 def _field_docs(cls: type) -> dict[str, str]:
     """Return the docstrings under the fields of a dataclass and of those that it extends."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        except (OSError, TypeError, SyntaxError):  # made at run time, or built in
-            continue
-        lines = body.body if isinstance(body, ast.ClassDef) else []
-        for line, below in itertools.pairwise(lines):
-            if (
-                isinstance(line, ast.AnnAssign)
-                and isinstance(line.target, ast.Name)
-                and isinstance(below, ast.Expr)
-                and isinstance(below.value, ast.Constant)
-            ):
-                docs[line.target.id] = str(below.value.value)
+        docs |= _own_docs(base) if base.__module__ != "types" else {}  # that is made at run time
     return docs
+
+
+@functools.cache
+def _own_docs(cls: type) -> dict[str, str]:
+    """Return the docstrings under the fields that stand in the source of a class."""
+    try:
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    except (OSError, TypeError, SyntaxError):  # made at run time, or built in
+        return {}
+    lines = body.body if isinstance(body, ast.ClassDef) else []
+    return {
+        line.target.id: str(below.value.value)
+        for line, below in itertools.pairwise(lines)
+        if isinstance(line, ast.AnnAssign)
+        and isinstance(line.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }

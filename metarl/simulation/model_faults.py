@@ -39,9 +39,9 @@ def nonfinite(model: mujoco.MjModel) -> str:
         for part in name.split(".")[:-1]:
             owner = getattr(owner, part)
         value = np.asarray(getattr(owner, name.rpartition(".")[2]))
-        bad = ~np.isfinite(value)
-        if not bad.any():
+        if not value.size or np.isfinite(value).all():
             continue
+        bad = ~np.isfinite(value)
         row, rows = (int(np.argwhere(bad)[0][0]), len(value)) if value.ndim else (0, 0)
         return f"{name}{_owner(model, name, row, rows)} is not finite ({value[bad].flat[0]})"
     return ""

@@ -357,7 +357,7 @@ class TaskFamily:
             if value > MOST_STEPS:
                 raise UserError(f"{where}: {field} must be at most {MOST_STEPS}, not {value}")
         check_within(self)
-        for method in METHODS:
+        for method in (name for name in METHODS if acts(self, name)):
             names = list(inspect.signature(getattr(TaskFamily, method)).parameters)
             try:
                 inspect.signature(getattr(self, method)).bind(*names[1:])

@@ -27,10 +27,18 @@ def run_experiment(folder: Path, *argv: str) -> int:
     return experiment("point-goal", FOUND, ["maml-trpo", *quick, *argv])
 
 
+@pytest.fixture
+def _no_plot(monkeypatch):
+    """A plot takes as long as the training."""
+    monkeypatch.setattr("metarl.report.charts.plot_results", lambda *_, **__: None)
+
+
 def test_an_experiment_writes_its_result_and_plot(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["/somewhere/experiments/point_goal.py"])
-    assert run_experiment(tmp_path, "--seed", "1") == 0
+    with monkeypatch.context() as patch:  # the second plot shows both runs
+        patch.setattr("metarl.report.charts.plot_results", lambda *_, **__: None)
+        assert run_experiment(tmp_path, "--seed", "1") == 0
     assert run_experiment(tmp_path, "--seed", "2") == 0
     results = tmp_path / "results"
     assert (results / "point-goal-maml-trpo.png").read_bytes()[:4] == b"\x89PNG"
@@ -47,6 +55,7 @@ def test_an_experiment_writes_its_result_and_plot(tmp_path, monkeypatch, capsys)
     assert os.uname().nodename not in json.dumps([got["hardware"], got["command"]])
 
 
+@pytest.mark.usefixtures("_no_plot")
 def test_an_experiment_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_experiment(tmp_path, "--iterations", "1") == 0
@@ -60,6 +69,7 @@ def test_an_experiment_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     assert "inner_lr cannot change" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_no_plot")
 def test_an_algorithm_may_have_several_presets_and_a_family_no_ood(tmp_path, plugin, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = {"maml-trpo-wide": Preset("it/maml-trpo-wide", "maml-trpo", SMALL)}

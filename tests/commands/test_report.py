@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers.html import Structure, check, words
-from helpers.runs import train_small
+from helpers.runs import train
 
 from metarl import cli
 from metarl.commands.report import Protocol, add_reports
@@ -27,16 +27,6 @@ FLAGS = ["--tasks", "4", "--episodes", "1", "--threads", "1", "--device", "cpu"]
 def run(trained_run, tmp_path) -> Path:
     """A copy of the small run, to be damaged."""
     return Path(shutil.copytree(trained_run, tmp_path / "run"))
-
-
-@pytest.fixture
-def _empty_charts(monkeypatch) -> None:
-    """Draw into axes as always, and write no picture: laying it out is most of a page's time."""
-
-    def save(figure, file, **_):
-        file.write('<svg><g id="figure_1"></g></svg>')
-
-    monkeypatch.setattr("metarl.report.charts.Figure.savefig", save)
 
 
 def report(run: Path, *flags: str, capsys) -> tuple[str, str]:
@@ -64,6 +54,7 @@ def test_missing_evaluations_are_made_and_kept(run, capsys):
     assert str(run) not in page
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_no_evaluate_shows_what_there_is(run, capsys):
     page, said = report(run, "--no-evaluate", capsys=capsys)
     check(page)
@@ -175,7 +166,7 @@ def test_bad_input_is_one_line(trained_run, tmp_path, capsys, argv, match):
 
 
 def test_training_leaves_a_page_and_figures(tmp_path):
-    run = train_small(tmp_path / "run")
+    run = train(tmp_path / "run", iterations=2, evaluate_every=2)
     page = (run / "report.html").read_text()
     text = words(page)
     assert "2 iterations" in text
@@ -187,9 +178,10 @@ def test_training_leaves_a_page_and_figures(tmp_path):
 
     events = EventAccumulator(str(run))
     events.Reload()
-    assert len(events.Images("heldout/adaptation")) == 3
+    assert len(events.Images("heldout/adaptation")) == 2
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_a_running_page_reads_itself_again(trained_run):
     found = read_run(trained_run, {"iteration": 1, "env_steps": 100, "seconds": 2.0})
     page = render([found], live=True, running=True)

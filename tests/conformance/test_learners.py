@@ -104,8 +104,14 @@ def draw(learner: Learner, worlds: TaskWorlds) -> Tasks:
     )
 
 
+@functools.cache
+def made(threads: int) -> TaskWorlds:
+    return TaskWorlds("point-goal", TASKS * WORLDS, threads)
+
+
 def ready(threads: int = 1) -> TaskWorlds:
-    worlds = TaskWorlds("point-goal", TASKS * WORLDS, threads)
+    """The worlds as if nothing had happened in them: one at a time of so many threads."""
+    worlds = made(threads)
     worlds.set_tasks(TaskDistribution(worlds.family).split("train", TASKS), WORLDS)
     worlds.seed(Key(0))
     worlds.reset()
@@ -136,6 +142,22 @@ def rollout(learner: Learner, *, explore: bool = True, seed: int = 0):
     if learner.adapts_to_demonstrations:
         data = data._replace(extras=data.extras | {DEMONSTRATED: data.valid})
     return data, state
+
+
+@functools.cache
+def _shared(cls: type[Learner], config: Any, explore: bool, steps: int):
+    learner = cls(spec(), config, seed=0)
+    if steps:
+        learner.load_state_dict(trained(learner)[steps - 1])
+    return rollout(learner, explore=explore)
+
+
+def same_rollout(learner: Learner, *, explore: bool = True, steps: int = 0):
+    """The rollout of a learner as it begins, or after so many meta-steps: one for many tests.
+
+    What acts or adapts must leave it as it is; a test of that has one of its own.
+    """
+    return _shared(type(learner), learner.config, explore, steps)
 
 
 def flat(state: object) -> list[torch.Tensor]:
@@ -194,7 +216,7 @@ def test_adapting_is_repeatable_and_leaves_the_weights_alone(learner: Learner) -
 
 
 def test_an_adapted_state_has_the_form_of_the_first(learner: Learner) -> None:
-    data, state = rollout(learner)
+    data, state = same_rollout(learner)
     adapted = learner.adapt(state, data)
     for other in (state, adapted):
         for a, b in zip(flat(learner.begin(TASKS, WORLDS)), flat(other), strict=True):
@@ -205,7 +227,7 @@ def test_an_adapted_state_has_the_form_of_the_first(learner: Learner) -> None:
 
 
 def test_diverged_transitions_teach_nothing(learner: Learner) -> None:
-    data, state = rollout(learner)
+    data, state = same_rollout(learner)
     diverged = torch.zeros_like(data.diverged)
     diverged[10, ::3] = True
     data = data._replace(diverged=diverged, reward=data.reward.masked_fill(diverged, 0.0))
@@ -218,10 +240,10 @@ def test_diverged_transitions_teach_nothing(learner: Learner) -> None:
 
 
 def test_without_exploring_the_noise_does_not_matter(learner: Learner) -> None:
-    one, two = (rollout(learner, explore=False, seed=seed)[0] for seed in (0, 1))
-    assert torch.equal(one.action, two.action)
-    one, two = (rollout(learner, seed=seed)[0].action for seed in (0, 1))
-    assert torch.equal(one, two) == (learner.name in NOISE_IN_THE_WEIGHTS)
+    for explore in (False, True):
+        one, two = same_rollout(learner, explore=explore), rollout(learner, explore=explore, seed=1)
+        same = torch.equal(one[0].action, two[0].action)
+        assert same == (not explore or learner.name in NOISE_IN_THE_WEIGHTS)
 
 
 def test_weights_survive_a_round_trip(learner: Learner) -> None:
@@ -229,7 +251,7 @@ def test_weights_survive_a_round_trip(learner: Learner) -> None:
     assert not equal(weights(other), weights(learner))
     other.load_state_dict(safetensors.torch.load(safetensors.torch.save(weights(learner))))
     for explore in (True, False):
-        (a, one), (b, two) = (rollout(each, explore=explore) for each in (learner, other))
+        (a, one), (b, two) = same_rollout(learner, explore=explore), rollout(other, explore=explore)
         assert torch.equal(a.action, b.action)
         adapted = zip(flat(learner.adapt(one, a)), flat(other.adapt(two, b)), strict=True)
         assert all(torch.equal(x, y) for x, y in adapted)
@@ -302,7 +324,7 @@ def test_every_learner_goes_on_where_tasks_change(learner: Learner) -> None:
 def test_the_adapted_policy_can_be_saved_and_loaded(learner: Learner) -> None:
     """Another learner, of other weights, acts alike and adapts alike with it."""
     learner.load_state_dict(trained(learner)[0])
-    data, state = rollout(learner)
+    data, state = same_rollout(learner, steps=1)
     for _ in range(3):
         saved = safetensors.torch.save(learner.adapted_state_dict(state))
         other = another(learner, seed=5)
@@ -328,7 +350,7 @@ def test_an_adapted_policy_of_other_parts_is_refused(learner: Learner) -> None:
 
 def test_a_state_belongs_to_tasks_or_to_worlds(learner: Learner) -> None:
     """So that `metarl probe` can give a task the state of another."""
-    _, state = rollout(learner)
+    _, state = same_rollout(learner)
     parts = dict(state_parts(state))
     mine = {
         name for name, part in parts.items() if part.ndim and len(part) in (TASKS, TASKS * WORLDS)
@@ -363,7 +385,7 @@ def test_the_policy_alone_acts_and_adapts_alike(learner: Learner) -> None:
     other = another(learner, seed=5)
     other.load_policy_state_dict(part)
     assert equal(other.policy_state_dict(), part)
-    (a, state_a), (b, state_b) = rollout(learner), rollout(other)
+    (a, state_a), (b, state_b) = same_rollout(learner, steps=1), rollout(other)
     assert torch.equal(a.action, b.action)
     for x, y in zip(flat(learner.adapt(state_a, a)), flat(other.adapt(state_b, b)), strict=True):
         assert torch.equal(x, y)

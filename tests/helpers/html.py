@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -115,6 +118,17 @@ def check(page: str) -> Structure:
     assert not re.search(r"\bNaN\b|\bnan\b|\binf\b", page)
     assert 'name="viewport"' in page
     return found
+
+
+@contextlib.contextmanager
+def empty_charts() -> Iterator[None]:
+    """Draw into axes as always, and write no picture: laying it out is most of a page's time."""
+
+    def save(figure, file, **_):
+        file.write('<svg><g id="figure_1"></g></svg>')
+
+    with mock.patch("metarl.report.charts.Figure.savefig", save):
+        yield
 
 
 def words(page: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.html import PROBE, STREAM, Structure, check, made, summary, words
+from helpers.html import PROBE, STREAM, Structure, check, empty_charts, made, summary, words
 from matplotlib.figure import Figure
 
 from metarl import UserError
@@ -66,6 +66,7 @@ def test_a_run_without_parameters_or_adaptation():
     check(render([run]))
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_videos_are_in_the_page_up_to_a_size(tmp_path, monkeypatch):
     run = summary("a", made([[-1.0, 2.0]]))
     for name in ("one.mp4", "two.gif"):
@@ -86,6 +87,7 @@ def test_videos_are_in_the_page_up_to_a_size(tmp_path, monkeypatch):
 # --- several -----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_runs_are_compared_on_the_tasks_that_they_share():
     """a has tasks 0, 1, 2 and b has 2, 1, 7: the returns of 1 and 2 are compared, task by task."""
     a = made([[-9, -9], [-8, -4], [-7, -2]], [[0.0], [1.0], [2.0]])
@@ -112,6 +114,7 @@ def test_tasks_that_occur_several_times_are_matched_as_often_as_both_have_them()
     assert both.after.tolist() == [2, 2]
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_no_shared_tasks_and_other_families():
     a, b = summary("a", made([[0, 1]], [[0.0]])), summary("b", made([[0, 1]], [[5.0]]))
     page = render([a, b])
@@ -122,6 +125,7 @@ def test_no_shared_tasks_and_other_families():
         render([a, b])
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_runs_of_one_name_are_told_apart():
     a, b = summary("a", made([[0, 1]])), summary("a", made([[0, 2]]))
     a.path, b.path = Path("/x/one/a"), Path("/x/two/a")
@@ -153,9 +157,11 @@ def test_a_probe_is_in_the_page_for_all_runs():
     assert "90 % of its way to the final rate by step 18." in text
     assert "The first episode does not come to 90 % of the final reward." in text
     assert "Within the first episode" in text
-    assert "Within the first episode" not in words(render([c]))
     assert "Sweep of &lt;y&gt;" in text
-    assert "Sweep of" not in words(render([c]))
+    with empty_charts():
+        text = words(render([c]))
+    assert "Within the first episode" not in text
+    assert "Sweep of" not in text
 
 
 def test_a_sweep_is_grey_beside_and_between_values_that_training_does_not_draw():
@@ -199,8 +205,11 @@ def test_a_stream_is_in_the_page_with_its_regret():
     assert "ppo on toy+told 4.25 oracle —" in text
     assert "Regret against the oracle" in text
     assert "Return while tasks change" in text
-    assert "Regret" not in words(render([b]))
-    assert "Where tasks change without notice" not in words(render([summary("c", made([[0, 1]]))]))
+    with empty_charts():
+        without, none = (words(render([run])) for run in (b, summary("c", made([[0, 1]]))))
+    assert "Regret" not in without
+    assert "Where tasks change without notice" in without
+    assert "Where tasks change without notice" not in none
 
 
 @pytest.mark.parametrize(("change", "note"), [
@@ -240,14 +249,16 @@ def test_the_score_stands_between_a_blind_policy_and_an_oracle():
     assert "Does adapting pay?" in text
     assert "learner 0.50 [0.50, 0.50] 1.00 [1.00, 1.00]" in text
     assert "Knowing the task is worth 20, 95 % interval 20 to 20 here." in text
-    assert "Does adapting pay?" not in words(render([learner, blind]))
     poor = summary("oracle", line("ppo", "toy+told", -10.0))
-    assert "no score: the oracle is not shown" in words(render([learner, blind, poor]))
+    with empty_charts():
+        assert "Does adapting pay?" not in words(render([learner, blind]))
+        assert "no score: the oracle is not shown" in words(render([learner, blind, poor]))
 
 
 # --- what the mean does not say ----------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_the_worst_tail_and_what_is_measured_are_in_the_page():
     """Of 200 tasks with returns 0 to 199 the worst ten have a mean of 4.5, then of 9."""
     returns = [[float(n), 2.0 * n] for n in range(200)]
@@ -272,8 +283,8 @@ def test_the_agreement_of_inner_gradients_is_read_and_drawn(tmp_path):
     assert run.checks == {"inner_agreement": [(10.0, 0.5), (30.0, 0.7)]}
     assert run.terms == {"run": [(10.0, 2.0), (20.0, 2.0), (30.0, 3.0)]}
     other = summary("b", made([[-1.0, 2.0]]))
-    page = render([other])
-    assert "Agreement of inner gradients" not in page
+    with empty_charts():
+        assert "Agreement of inner gradients" not in render([other])
     other.checks = run.checks
     check(page := render([other]))
     assert "Agreement of inner gradients" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import shutil
 
@@ -15,14 +16,16 @@ from metarl.adapters import GymEnv, GymVectorEnv, SB3VecEnv
 from metarl.cli import main
 from metarl.commands.viewing.play import Play, make_player
 
-pytest.importorskip("mujoco_warp")
-
-from helpers.warp import on_warp
+pytestmark = pytest.mark.skipif(  # importing it takes seconds, also of those who run no slow test
+    importlib.util.find_spec("mujoco_warp") is None, reason="no mujoco_warp here"
+)
 
 
 @pytest.fixture
 def small_room(monkeypatch):
     """Room for small robots, in place of a measurement of a second or two."""
+    from helpers.warp import on_warp
+
     monkeypatch.setattr("metarl.worlds.factory.backend_of", lambda *_: on_warp)
     monkeypatch.setattr("metarl.adapters.gymnasium_env.backend_of", lambda *_: on_warp)
 

@@ -138,7 +138,7 @@ def _main(family: str, settings: Mapping[str, Preset], argv: list[str]) -> int:
 def _parse(argv: list[str], tuned: Preset, prog: str) -> Any:
     train, learner = tuned.configs()
     which = tyro.conf.arg(metavar="ALGORITHM", help="Whose tuned settings to take.")
-    flat = tyro.conf.arg(name="")
+    flat = tyro.conf.arg(name="", help="")
     members = [
         ("algorithm", Annotated[str, tyro.conf.Positional, which]),
         ("measure", Annotated[Measure, flat], field(default_factory=Measure)),

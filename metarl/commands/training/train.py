@@ -172,15 +172,12 @@ def parse_train(
         )  # fmt: skip
     family_doc = "A registered name (`metarl families`), or file.py:Class."
     algorithm_doc = "Likewise (`metarl algorithms`)."
+    flat = tyro.conf.arg(name="", help="")  # with no help, tyro would read the sources for one
     members = [
         ("family", _word("FAMILY", family_doc), *_default(family if saved else None)),
         ("algorithm", _word("ALGORITHM", algorithm_doc), *_default(algorithm if saved else None)),
-        (
-            "train",
-            Annotated[TrainConfig, tyro.conf.arg(name="")],
-            field(default=with_target(train_default, argv)),
-        ),
-        ("learner", Annotated[config, tyro.conf.arg(name="")], field(default=learner_default)),
+        ("train", Annotated[TrainConfig, flat], field(default=with_target(train_default, argv))),
+        ("learner", Annotated[config, flat], field(default=learner_default)),
     ]
     cls = make_dataclass("Train", members, bases=(Start,), frozen=True)
     cls.__doc__ = (

@@ -26,7 +26,9 @@ from metarl.tasks.params import Param
 from metarl.tasks.variations.fields import KINDS, Terrain
 
 _BUILT: dict[type, mujoco.MjModel] = {}
-"""Compiled models of the last two families, never changed."""
+"""Compiled models of the last families, never changed."""
+_KEPT = 2
+"""How many: of ant-terrain, one takes 8 MB."""
 
 
 class OnTerrain(TaskFamily):
@@ -56,7 +58,7 @@ class OnTerrain(TaskFamily):
         if cls not in _BUILT:  # millions of elevations take a second, a copy takes none
             spec = spec.copy()
             self.terrain.add_to(spec, self.plane)
-            if len(_BUILT) >= 2:
+            if len(_BUILT) >= _KEPT:
                 _BUILT.pop(next(iter(_BUILT)))
             _BUILT[cls] = super().build(spec)
         return copy.deepcopy(_BUILT[cls])
