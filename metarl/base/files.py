@@ -72,10 +72,18 @@ def write_bytes(path: Path, data: bytes) -> None:
         draft.write_bytes(data)
 
 
-def check_writable(path: Path) -> None:
-    """Raise UserError if a file cannot be written there, before the work that it is to hold."""
+def check_writable(path: Path, *, folder: bool = False) -> None:
+    """Raise UserError if a file cannot be written there, before the work that it is to hold.
+
+    Args:
+        path: of the file; the folders above are made.
+        folder: whether it is a folder that is to be written whole.
+    """
     with file_errors(path):
-        refuse_special(path)
+        if not (folder and path.is_dir()):
+            refuse_special(path)
+            if folder and path.exists():
+                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f"{_DRAFT}{os.getpid()}-{path.name}")
         try:

@@ -21,7 +21,7 @@ from metarl.curriculum import PREFIX as CURRICULUM
 from metarl.evaluation.protocol import Report
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.agents import find_run
-from metarl.report.kept import check_probe, check_stream, is_whole
+from metarl.report.kept import MALFORMED, check_probe, check_stream, is_whole
 from metarl.runs.config import Position, TrainConfig, goal
 from metarl.worlds.reward_terms import PREFIX
 
@@ -205,11 +205,12 @@ def curve_entries(found: object) -> list[dict[str, Any]]:
     for entry in found if isinstance(found, list) else []:
         try:
             numbers = [entry[key] for key in ("env_steps", "before", "after")]
-            for key in ("before_ci", "after_ci", "experience"):
-                numbers += entry.get(key, ())
-            if all(map(math.isfinite, [*numbers, entry.get("stand_still", 0.0)])):
+            ends = [entry[key] for key in ("before_ci", "after_ci") if key in entry]
+            numbers += [end for low, high in ends for end in (low, high)]
+            numbers += [entry.get("stand_still", 0.0), *entry.get("experience", ())]
+            if all(map(math.isfinite, numbers)):
                 entries.append(entry)
-        except (TypeError, KeyError, AttributeError):
+        except MALFORMED:
             continue
     return entries
 

@@ -118,7 +118,7 @@ def test_no_pipe_device_or_folder_is_replaced_by_a_file(kind, tmp_path, monkeypa
     before = path.lstat()
     with pytest.raises(UserError, match=f"cannot write '{path}': (Is a dir|it is a.* no plain)"):
         check_writable(path)
-    with pytest.raises(OSError, match="Is a dir|no plain file"):
+    with pytest.raises(OSError, match=r"Is a dir|no plain file"):
         write_bytes(path, b"new")
     if kind != "folder":
         with pytest.raises(OSError, match="no plain file"):
