@@ -23,6 +23,7 @@ from metarl.base.distributed import says
 from metarl.base.errors import UserError, did_you_mean, printable, shortened
 from metarl.base.output import Output
 from metarl.base.plugins import plugin_error
+from metarl.runs.signals import ending_by_signals, exit_code
 
 COMMANDS = {
     "families": ("commands.families", "list the task families, or show one in full"),
@@ -137,7 +138,8 @@ def guarded(command: Callable[[list[str]], int], argv: list[str], *, unheard: bo
         stack.enter_context(warnings.catch_warnings())
         warnings.showwarning = say
         logging.getLogger("matplotlib").addFilter(_of_no_folder)
-        code = _code(command, argv)
+        with ending_by_signals():
+            code = _code(command, argv)
         out.flush()
         if out.lost and not (code or unheard or isinstance(out.lost, BrokenPipeError)):
             _say(f"metarl: error: cannot write to the standard output: {out.lost.strerror}")
@@ -156,7 +158,7 @@ def _code(command: Callable[[list[str]], int], argv: list[str]) -> int:
     except KeyboardInterrupt as stop:
         if says(stop):
             _say(f"metarl: {stop if str(stop) else 'interrupted'}")
-        return getattr(stop, "exit_code", 130)
+        return exit_code(stop)
     except OSError as error:
         if error.filename is None:
             return _confess(error)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metarl.base.errors import UserError
+from metarl.base.errors import UserError, warn
 from metarl.base.keys import Key
 from metarl.base.trust import CodeError
 from metarl.learning import checkpoint as checkpoints
@@ -32,7 +32,7 @@ from metarl.networks.categorical import Categorical
 from metarl.networks.memories.choice import GRU, MemoryState
 from metarl.networks.normalise import RunningMoments
 from metarl.networks.task_mlp import Gaussian
-from metarl.tasks.composition import observed
+from metarl.tasks.composition import observed, other_tasks, same_robot
 from metarl.tasks.distribution import Tasks
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.registry import find_family, in_same_file
@@ -157,7 +157,7 @@ class Distil(Learner):
             worlds: in which the student trains.
 
         Raises:
-            UserError: the teacher observes or does something else.
+            UserError: the teacher observes something else, or moves another robot.
         """
         own, sizes = worlds.family, worlds.spec[:2]
         (told, theirs), (student_told, ours) = observed(family), observed(own)
@@ -166,8 +166,7 @@ class Distil(Learner):
             (type(one).told, one.distribution.ranges() if told else None) for one in (own, family)
         )
         alike = theirs == ours and known == knows and told >= student_told
-        if not (family.has_model and own.has_model):
-            alike = family.name == own.name
+        alike = alike and same_robot(family, own)
         if isinstance(agent, Learner) and alike and not self.told:
             alike = sizes == agent.spec[:2]
         if not alike:
@@ -175,6 +174,8 @@ class Distil(Learner):
                 f"the teacher was trained on '{family.name}', which does not show it what "
                 f"'{own.name}' can: give one that was trained on '{own.name}' or on it with +told"
             )
+        if others := other_tasks(family, own):
+            warn(f"the teacher {others}: the student learns to do what pays there")
         self.agent = agent
 
     def plan(self, worlds: VecWorlds, iterations: int, env_steps: int | None) -> None:

@@ -21,6 +21,10 @@ from typing import Any
 
 from metarl.base.errors import UserError
 
+_KINDS = {
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}  # fmt: skip
 _DRAFT, _ASIDE = ".writing-", ".replaced-"
 
 
@@ -68,11 +72,18 @@ def write_bytes(path: Path, data: bytes) -> None:
         draft.write_bytes(data)
 
 
-def check_writable(path: Path) -> None:
-    """Raise UserError if a file cannot be written there, before the work that it is to hold."""
+def check_writable(path: Path, *, folder: bool = False) -> None:
+    """Raise UserError if a file cannot be written there, before the work that it is to hold.
+
+    Args:
+        path: of the file; the folders above are made.
+        folder: whether it is a folder that is to be written whole.
+    """
     with file_errors(path):
-        if path.is_dir():
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not (folder and path.is_dir()):
+            refuse_special(path)
+            if folder and path.exists():
+                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f"{_DRAFT}{os.getpid()}-{path.name}")
         try:
@@ -81,6 +92,20 @@ def check_writable(path: Path) -> None:
             error.filename = str(path)
             raise
         draft.unlink()
+
+
+def refuse_special(path: Path) -> None:
+    """Raise OSError where a file cannot be put by a rename: over a folder, a device or a pipe.
+
+    So is a link to an open file, as /dev/stdout is one, whatever that file is.
+    """
+    if path.is_dir():
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    kind = _KINDS.get(stat.S_IFMT(path.stat().st_mode)) if path.exists() else None
+    if path.is_symlink() and "/fd/" in os.readlink(path):
+        kind = "an open file of this process"
+    if kind:
+        raise OSError(errno.EINVAL, f"it is {kind} and no plain file", str(path))
 
 
 def finite(value: object) -> object:
@@ -126,7 +151,11 @@ def read_text(path: Path) -> str:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give the name to write a file under; it becomes `path` when the block ends without error."""
+    """Give the name to write a file under; it becomes `path` when the block ends without error.
+
+    Raises OSError if there is something else than a plain file: it would be replaced.
+    """
+    refuse_special(path)
     clean_up(path.parent, path.name)
     draft = path.with_name(f"{_DRAFT}{os.getpid()}-{path.name}")
     try:
@@ -145,8 +174,10 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder to fill; it replaces `path` when the block ends without error.
 
-    The folders above are made.
+    The folders above are made. Raises OSError if something else than a folder is there.
     """
+    if not path.is_dir():
+        refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     clean_up(path.parent, path.name)
     draft = path.with_name(f"{_DRAFT}{os.getpid()}-{path.name}")
@@ -202,6 +233,8 @@ def _publish(draft: Path, path: Path) -> None:
     """Rename a folder into place; the one that is there makes way first, and counts until then."""
     aside = path.with_name(f"{_ASIDE}{os.getpid()}-{path.name}")
     replaces = path.exists()
+    if replaces and not path.is_dir():
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     if replaces:
         os.rename(path, aside)
     try:

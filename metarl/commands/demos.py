@@ -14,6 +14,7 @@ from metarl.commands.arguments import Said, called, check_counts, parse
 from metarl.runs.progress import bar, say
 
 if TYPE_CHECKING:
+    from metarl.learning.demonstrations import Demonstrations
     from metarl.tasks.distribution import Tasks
     from metarl.tasks.family import TaskFamily
 
@@ -87,20 +88,31 @@ def demos(argv: Sequence[str]) -> int:
             progress=show,
         )  # fmt: skip
     found.save(path)
-    returns, steps = found.returns, found.length
-    say(
-        f"return {shown(float(returns.mean()), 2)} (tasks from "
-        f"{shown(float(returns.mean(1).min()), 2)} to {shown(float(returns.mean(1).max()), 2)}), "
-        f"{counted(int(steps.sum()), 'step')}"
-    )
-    if short := int((steps < found.action.shape[2]).sum()):
-        lost = int(((steps < found.action.shape[2]) & ~found.terminated).sum())
-        why = (
-            f", {lost} of them as the physics diverged: their returns lack the rest" if lost else ""
-        )
-        say(f"note: {short} of {counted(steps.numel(), 'episode')} ended before the horizon{why}")
+    for line in _earned(found):
+        say(line)
     say(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB, of {found.tasks.family}")
     return 0
+
+
+def _earned(found: Demonstrations) -> list[str]:
+    """Return in words what the demonstrations earn; one that diverged is in no mean."""
+    from metarl.worlds.rollout import mean_of_finished
+
+    steps, lost = found.length, found.diverged
+    returns = mean_of_finished(found.returns.masked_fill(lost, float("nan")))
+    known = returns[~returns.isnan()]
+    ends = (float(known.min()), float(known.max())) if len(known) else (float("nan"),) * 2
+    lines = [
+        f"return {shown(float(mean_of_finished(returns)), 2)} (tasks from {shown(ends[0], 2)} to "
+        f"{shown(ends[1], 2)}), {counted(int(steps.sum()), 'step')}"
+    ]
+    if short := int((steps < found.action.shape[2]).sum()):
+        count = int(lost.sum())
+        why = f", {count} of them as the physics diverged, which no mean holds" if count else ""
+        lines.append(
+            f"note: {short} of {counted(steps.numel(), 'episode')} ended before the horizon{why}"
+        )
+    return lines
 
 
 def _tasks(args: Demos, family: TaskFamily) -> tuple[Tasks, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from metarl.base.errors import UserError, quoted
+from metarl.base.files import check_writable
 from metarl.commands.arguments import check_counts, parse
 from metarl.runs.progress import say
 
@@ -76,6 +77,7 @@ def _export_onnx(run: str, out: Path, threads: int | None) -> int:
 
     if out.suffix != ".onnx":
         raise UserError(f"--onnx {out}: name the model such as policy.onnx")
+    check_writable(out)
     if (Path(run) / HEADER).is_file():
         learner, state = load_adapted(run)
         family = find_family(learner.family)
@@ -145,6 +147,7 @@ def _result_file(
 ) -> dict[str, Any] | None:
     """Return the result file of the run, or None if there is none. Raises UserError."""
     from metarl.base.files import read_json
+    from metarl.base.untrusted import refusing
 
     name = f"{checkpoint.family}-{checkpoint.algorithm}-seed{checkpoint.meta.get('seed')}.json"
     path = Path("experiments/results") / name if given is None else Path(given)
@@ -153,11 +156,23 @@ def _result_file(
     result = read_json(path)
     differs = _difference(result, checkpoint)
     if differs is None:
+        with refusing(path, "result"):
+            _check_shown(result)
         return result
     if given is not None:
         raise UserError(f"'{path}' is not the result of '{run}': {differs}")
     say(f"{path} is not the result of {run} ({differs}): evaluating it")
     return None
+
+
+def _check_shown(result: dict[str, Any]) -> None:
+    """Raise, as `refusing` takes it, if the card and the chart cannot be made of a result."""
+    from metarl.report.model_card import model_card
+    from metarl.report.run_summary import curve_entries
+
+    if len(curve_entries(result["curve"])) != len(result["curve"]):
+        raise ValueError("its curve has entries that cannot be read")
+    model_card(result, "agent")
 
 
 def _difference(result: Any, checkpoint: Checkpoint) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from metarl.base.errors import UserError
-from metarl.base.files import file_errors
+from metarl.base.files import check_writable, file_errors
 from metarl.base.plugins import KINDS
 from metarl.base.text import counted
 from metarl.commands.arguments import Said, check_counts, parse
@@ -76,16 +76,18 @@ class Report(Said, Protocol):
 def report(argv: Sequence[str]) -> int:
     """Write the page."""
     args = parse(Report, argv, prog="metarl report")
-    from metarl.report.page import write_page
+    from metarl.report.page import check_runs, write_page
     from metarl.report.run_summary import read_run
 
     runs = [read_run(path) for path in args.runs]
-    if args.evaluate and len({run.family.replace("+told", "") for run in runs}) == 1:
+    folder = runs[0].path if Path(args.runs[0]).exists() else Path()  # an agent's name: not there
+    out = Path(args.out) if args.out else folder / "report.html"
+    check_runs(runs)
+    check_writable(out)
+    if args.evaluate:
         for run, source in zip(runs, args.runs, strict=True):
             said = args.said() | {kind: None for kind in KINDS if ":" not in getattr(run, kind)}
             add_reports(run, source, args, say, **said)
-    folder = runs[0].path if Path(args.runs[0]).exists() else Path()  # an agent's name: not there
-    out = Path(args.out) if args.out else folder / "report.html"
     write_page(runs, out)
     for run in runs:
         for _, text in run.notes:

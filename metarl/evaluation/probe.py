@@ -14,15 +14,16 @@ from torch import Tensor
 
 from metarl.base.errors import check_progress
 from metarl.base.keys import Key
-from metarl.evaluation.statistics import gain_interval
+from metarl.base.text import counted
+from metarl.evaluation.statistics import gain_interval, too_few
 from metarl.learning.adaptation import adaptation_rounds
 from metarl.learning.learner import rebuilt_state, state_parts
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.policy import Policy
-from metarl.worlds.rollout import Rollout, collect
+from metarl.worlds.rollout import Rollout, collect, mean_of_finished
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from metarl.worlds.vector import Step, VecWorlds
 
@@ -53,12 +54,34 @@ class Probe(NamedTuple):
     readable: dict[str, float]
     """Task parameter -> R² of a linear readout from the state, on tasks it was not fitted to"""
     first: list[float]
-    """(T,) mean reward at each step of the first episode"""
+    """(T,) mean reward at each step of the first episode, over worlds that did not diverge"""
     last: list[float]
     """(T,) the same after the last round"""
     identified: int | None
     """Steps of the first episode until its reward reaches 90 % of the way to the final rate; None
     where it does not, or where nothing changes"""
+
+
+def effect_words(
+    returns: Sequence[float | None], whole: Sequence[float | None],
+    change: Sequence[float | None], tasks: np.ndarray,
+) -> str:  # fmt: skip
+    """Return what is shown of an intervention, and in how many tasks it cannot be compared.
+
+    Args:
+        returns: (M,) under it; NaN or None where every world of a task diverged.
+        whole: (M,) of the policy as it is.
+        change: see `Effect`.
+        tasks: (M, P).
+    """
+    known = np.isfinite(np.array(returns, float)) & np.isfinite(np.array(whole, float))
+    _, low, high = np.array(change, float)
+    words = "too few tasks for a verdict"
+    if known.any() and not too_few(tasks[known]):
+        words = "it gains return" if low > 0 else "no effect is shown"
+        words = "it costs return, so the policy makes use of it" if high < 0 else words
+    lost = f"; in {counted(int((~known).sum()), 'task')} all diverged" * (not known.all())
+    return words + lost
 
 
 class _Wrapped(Policy):
@@ -149,8 +172,14 @@ def probe(
         )
         for name, value in returns.items()
     }
-    early, late = (one.reward.double().mean(1).tolist() for one in (first, last))
+    early, late = (step_rewards(one) for one in (first, last))
     return Probe(effects, readable(state, tasks, each), early, late, identified(early, late))
+
+
+def step_rewards(data: Rollout) -> list[float]:
+    """Return (T,) the mean reward at each step, over the worlds whose physics did not fail."""
+    reward = data.reward.double().masked_fill(data.diverged.any(0), torch.nan)
+    return mean_of_finished(reward).tolist()
 
 
 def _rounds(

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from metarl.evaluation.measures import MEASURED
+
 _LEAST = {"seed": 0, "rollouts_per_task": 1, "env_steps": 0, "diverged": 0, "exploring": 0}
 _WITHIN = ("rl2", "pearl", "ppo")
 """Learners of older versions that adapt, if at all, to what is scored; of one world a task."""
@@ -35,6 +37,7 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{key} has shape {arrays[key].shape}, expected {expected}")
     if np.isnan(arrays["returns"]).any() and not values["diverged"]:
         raise ValueError("returns has nulls, but diverged is 0")
+    _check_measured(values.get("diagnostics", {}), sizes["K"])
     seen = arrays["experience"]
     if (seen != np.floor(seen)).any() or seen[0] < 0 or (np.diff(seen) < 0).any():
         raise ValueError("experience must be whole numbers that do not fall")
@@ -56,6 +59,20 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _check_measured(diagnostics: object, rounds: int) -> None:
+    """Raise ValueError for diagnostics that are none, or measures that are no (K, M) numbers."""
+    if not isinstance(diagnostics, dict):
+        raise ValueError("diagnostics must be an object")
+    for name, values in diagnostics.items():
+        if name.startswith(MEASURED):
+            try:
+                shape = np.array(values, float).shape
+            except (TypeError, ValueError, OverflowError):
+                shape = ()
+            if len(shape) != 2 or shape[0] != rounds:
+                raise ValueError(f"diagnostics: '{name}' must be a table of numbers")
+
+
 _MAY_BE_NULL = ("returns", "iqm", "ci95", "mean", "stand_still", "stand_still_by_task")
 
 
@@ -68,7 +85,7 @@ def _numbers(key: str, value: object, ndim: int) -> np.ndarray:
         )
         if null.any():
             array = np.asarray(np.where(null, 0.0, array).tolist())
-    except ValueError:  # rows of different lengths
+    except (ValueError, OverflowError):  # rows of different lengths, or too large for a float
         array = null = np.asarray(None)
     if array.ndim != ndim or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
         kind = ("a finite number", "a list of finite numbers", "a table of finite numbers")[ndim]

@@ -5,6 +5,10 @@ becomes another one; nothing that a policy may see says so. It goes on in rounds
 policy with a memory carries it over rounds and switches alike, and after each round every policy
 adapts to what it saw, as in an evaluation without an end (`Policy.adapt`). Which task runs when is
 a function of the seed and the stream alone, so that several policies meet the same sequences.
+
+A round in which a world's physics fails is left out of all that is said of the stream, as a
+diverged episode is of an evaluation. The mean is of the other worlds, and without any there is a
+gap: gaps are counted, and windows with one, and regret from one on, are of the other streams.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from metarl.tasks.distribution import TaskDistribution, Tasks
 from metarl.tasks.events import never_nominal
 from metarl.tasks.params import Choices
 from metarl.worlds.policy import Policy
-from metarl.worlds.rollout import Rollout, collect
+from metarl.worlds.rollout import Rollout, collect, mean_of_finished
 from metarl.worlds.task_worlds import TaskWorlds
 from metarl.worlds.vector import VecWorlds
 
@@ -88,9 +92,7 @@ def timeline(tasks: Tasks, streams: int, steps: int, every: float, key: Key) -> 
     _, rows = np.unique(tasks.values, axis=0, return_index=True)
     values = tasks.values[np.sort(rows)]
     if len(values) < 2:
-        raise UserError(
-            f"a stream needs at least two different tasks, and '{tasks.family}' gives 1"
-        )
+        raise UserError(f"a stream needs two different tasks or more: '{tasks.family}' gives 1")
     task, coming = np.empty((2, steps, streams), np.int64)
     share = np.empty((steps, streams))
     for m in range(streams):
@@ -129,25 +131,34 @@ class Stream:
 
     timeline: Timeline
     rewards: np.ndarray
-    """(T, M) float64, the mean over the worlds of a stream; 0 where the physics diverged"""
+    """(T, M) float64, the mean over the worlds of a stream whose physics did not fail in the round;
+    NaN throughout a round in which that of all of them did"""
     horizon: int
     """Steps of a round"""
     diverged: int
     """Steps at which the physics failed, summed over worlds"""
+    left_out: int = 0
+    """Rounds of a world in which it did"""
 
     @cached_property
     def by_phase(self) -> np.ndarray:
         """(T, 1) what the policy earns on average at the same step of an episode."""
         rounds = self.rewards.reshape(-1, self.horizon, self.rewards.shape[1])
-        return np.tile(rounds.mean((0, 2)), len(rounds))[:, None]
+        return np.tile(_mean(rounds, (0, 2)), len(rounds))[:, None]
 
     def windows(self, size: int) -> np.ndarray:
-        """Return the (K, M) returns of successive windows; what is left over is left out."""
+        """Return the (K, M) returns of successive windows, NaN for those with a gap.
+
+        Steps that do not fill a window are left out.
+        """
         count = len(self.rewards) // size
         return self.rewards[: count * size].reshape(count, size, -1).sum(1)
 
     def regret(self, best: Stream) -> np.ndarray:
-        """Return the (T, M) cumulative regret: what the best earned more, up to and with a step."""
+        """Return the (T, M) cumulative regret: what the best earned more, up to and with a step.
+
+        NaN from the first gap of either on.
+        """
         return np.cumsum(best.rewards - self.rewards, 0)
 
     def to_json(
@@ -170,7 +181,9 @@ class Stream:
             ends = np.arange(window, len(self.rewards) + 1, window) - 1
             regret = _curve(self.regret(best)[ends], seed)
         return {
-            "diverged": self.diverged, "windows": _curve(returns, seed), "regret": regret,
+            "diverged": self.diverged, "left_out": self.left_out,
+            "gaps": int(np.isnan(self.rewards).any(0).sum()),
+            "windows": _curve(returns, seed), "regret": regret,
             "recovery": None if recovery is None else recovery._asdict(),
         }  # fmt: skip
 
@@ -206,7 +219,7 @@ class Stream:
 def aligned(rewards: np.ndarray, switched: np.ndarray, lags: int) -> list[np.ndarray]:
     """Return M arrays (n, 2 lags): the rewards around each switch that none is near to.
 
-    A row has the `lags` steps before the switch, and as many from it.
+    A row has the `lags` steps before the switch, and as many from it; one with a gap is left out.
 
     Args:
         rewards: (T, M).
@@ -219,6 +232,7 @@ def aligned(rewards: np.ndarray, switched: np.ndarray, lags: int) -> list[np.nda
         edges = np.concatenate(([0], times, [len(own)]))
         alone = (times - edges[:-2] >= lags) & (edges[2:] - times >= lags)
         rows = [own[t - lags : t + lags] for t in times[alone]]
+        rows = [row for row in rows if np.isfinite(row).all()]
         found.append(np.array(rows) if rows else np.zeros((0, 2 * lags)))
     return found
 
@@ -243,10 +257,21 @@ def recovered(curve: np.ndarray, lags: int) -> tuple[float, float, int | None]:
 
 
 def _curve(values: np.ndarray, seed: int) -> dict[str, list[Any]]:
-    """Return mean, interquartile mean and its interval over streams of each row of (K, M)."""
+    """Return mean, interquartile mean and its interval over streams of each row of (K, M).
+
+    Streams that are NaN in a row are left out, and it gives NaN if all are.
+    """
     streams = np.arange(values.shape[1])[:, None]
     iqm, interval = iqm_interval(values.T, streams, Key("stream", seed).numpy())
-    return {"mean": values.mean(1).tolist(), "iqm": iqm.tolist(), "ci95": interval.tolist()}
+    return {"mean": _mean(values, 1).tolist(), "iqm": iqm.tolist(), "ci95": interval.tolist()}
+
+
+def _mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """Return the mean of what is not NaN; NaN where all is. Without any, the bits of `mean`."""
+    if not np.isnan(values).any():
+        return values.mean(axis)
+    count = (~np.isnan(values)).sum(axis)
+    return np.where(count, np.nansum(values, axis) / np.maximum(count, 1), np.nan)
 
 
 @torch.no_grad()
@@ -277,22 +302,24 @@ def stream(
         UserError: the family cannot change its tasks within an episode, or there is one task.
     """
     check_progress(progress)
-    _refuse(worlds, streams)
+    refuse(worlds, streams)
     assert isinstance(worlds, TaskWorlds)
     key, horizon = Key(seed, "stream"), worlds.spec.horizon
     line = timeline(tasks, streams, rounds * horizon, every, key)
     each, (drifts, held) = worlds.num_worlds // streams, _kinds(worlds, drift)
-    state, rewards, diverged = None, [], 0
+    state, rewards, diverged, left_out = None, [], 0, 0
     for k in range(rounds):
         change = _Change(worlds, tasks, line, k * horizon, each, drifts, held)
         if state is None or (forget and k % forget == 0):
             state = policy.begin_seeded(streams, each, key.fold("policy", k).seed(), 0)
         data, state = _round(policy, worlds, state, change, key.fold("round", k))
-        rewards.append(data.reward.double().cpu().reshape(horizon, streams, each).mean(2).numpy())
-        diverged += int(data.diverged.sum())
+        failed = data.diverged.any(0)
+        earned = data.reward.double().masked_fill(failed, torch.nan).cpu()
+        rewards.append(mean_of_finished(earned.reshape(horizon, streams, each)).numpy())
+        diverged, left_out = diverged + int(data.diverged.sum()), left_out + int(failed.sum())
         if progress is not None:
             progress(k + 1, rounds)
-    return Stream(line, np.concatenate(rewards), horizon, diverged)
+    return Stream(line, np.concatenate(rewards), horizon, diverged, left_out)
 
 
 def _round(
@@ -343,7 +370,7 @@ class _Change:
         self.now = new
 
 
-def _refuse(worlds: VecWorlds, streams: int) -> None:
+def refuse(worlds: VecWorlds, streams: int) -> None:
     """Raise UserError for worlds whose tasks cannot change while they run."""
     name = worlds.family.name
     if not isinstance(worlds, TaskWorlds):
@@ -367,5 +394,6 @@ def _kinds(worlds: TaskWorlds, drift: bool) -> tuple[np.ndarray | None, np.ndarr
 
 
 def best_of(found: Sequence[Stream]) -> int:
-    """Return which of several streams earned most, the first of equals."""
-    return int(np.argmax([one.rewards.sum() for one in found]))
+    """Return which of several streams earned most, where none has a gap; the first of equals."""
+    known = np.isfinite([one.rewards for one in found]).all(0)
+    return int(np.argmax([np.where(known, one.rewards, 0.0).sum() for one in found]))

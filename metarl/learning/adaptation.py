@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from metarl.base.errors import UserError
-from metarl.base.files import as_path, file_errors, standing, whole_folder, write_json
+from metarl.base.files import (
+    as_path,
+    check_writable,
+    file_errors,
+    refuse_special,
+    standing,
+    whole_folder,
+    write_json,
+)
 from metarl.base.keys import Key
 from metarl.base.trust import admitted, located
 from metarl.base.untrusted import read_object, refusing, regular_size
@@ -150,6 +158,16 @@ def best_round(rounds: Sequence[Round]) -> int:
     return scores.index(max(known)) if known else len(rounds) - 1
 
 
+def check_place(folder: Path) -> None:
+    """Raise UserError if an adapted policy cannot be put there: for before the work."""
+    with file_errors(folder):
+        if not folder.is_dir():
+            refuse_special(folder)
+        check_writable(folder.resolve(), folder=True)
+        if folder.exists() and {path.name for path in folder.iterdir()} - {WEIGHTS, HEADER}:
+            raise UserError(f"'{folder}' holds something else than a policy: choose another --out")
+
+
 def save_adapted(
     folder: Path, checkpoint: Checkpoint, learner: Learner, task: Tasks, rounds: Sequence[Round]
 ) -> Path:
@@ -187,12 +205,10 @@ def save_adapted(
         "returns": [one.mean for one in rounds],
         "sha256": {WEIGHTS: hashlib.sha256(weights).hexdigest()},
     }
-    with file_errors(folder):
-        if folder.exists() and {path.name for path in folder.iterdir()} - {WEIGHTS, HEADER}:
-            raise UserError(f"'{folder}' holds something else than a policy: choose another --out")
-        with whole_folder(folder.resolve()) as draft:
-            (draft / WEIGHTS).write_bytes(weights)
-            write_json(draft / HEADER, about)
+    check_place(folder)
+    with file_errors(folder), whole_folder(folder.resolve()) as draft:
+        (draft / WEIGHTS).write_bytes(weights)
+        write_json(draft / HEADER, about)
     return folder
 
 

@@ -207,7 +207,7 @@ def learner_config(checkpoint: Checkpoint) -> Any:
         values[name] = tuple(value) if isinstance(value, list) else value
     try:
         return cls(**values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"'{checkpoint.path}': its settings are refused: {error}") from None
 
 

@@ -92,6 +92,11 @@ class Demonstrations:
         """(M, E) float64: the return of each episode, up to its end."""
         return self.reward.double().sum(-1)
 
+    @property
+    def diverged(self) -> Tensor:
+        """(M, E) bool: the episodes that the physics ended, whose returns lack the rest."""
+        return (self.length < self.action.shape[2]) & ~self.terminated
+
     def rows_of(self, tasks: Tasks) -> np.ndarray:
         """Return (m,) int64: where each of some tasks is demonstrated.
 

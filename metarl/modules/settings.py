@@ -31,7 +31,8 @@ class Range:
     def refuse(self, name: str, value: Any) -> None:
         """Raise UserError if `value` is not a finite number of the range."""
         above = value > self.low if self.open_low else value >= self.low
-        if not (math.isfinite(value) and above and value <= self.high):
+        huge = isinstance(value, int) and abs(value) > 2**1000  # which no float can hold
+        if huge or not (math.isfinite(value) and above and value <= self.high):
             raise UserError(f"{name} must be {self._words()}, not {value}")
 
     def _words(self) -> str:

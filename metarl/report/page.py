@@ -58,6 +58,8 @@ LARGEST_VIDEO = 16 * 2**20
 """Bytes of a video that is put into the page; a larger one is named in a line."""
 LARGEST_PAGE = 48 * 2**20
 """Bytes of all videos in the page together."""
+MOST_RUNS = len(RUN_COLOURS)
+"""That a page compares."""
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("metarl.report"), autoescape=jinja2.select_autoescape(),
@@ -86,13 +88,7 @@ def render(runs: Sequence[RunSummary], *, live: bool = False, running: bool = Fa
         live: the page is the one that training keeps in its folder: videos are linked, not copied.
         running: training goes on, so the browser is asked to read the page again every half minute.
     """
-    if not runs:
-        raise UserError("a report needs at least one run")
-    if len({run.family.replace("+told", "") for run in runs}) > 1:
-        names = ", ".join(f"{run.label} ({run.family})" for run in runs)
-        raise UserError(f"runs of different families cannot be compared: {names}")
-    if len(runs) > len(RUN_COLOURS):
-        raise UserError(f"a report compares at most {len(RUN_COLOURS)} runs, not {len(runs)}")
+    check_runs(runs)
     _tell_apart(runs)
     one = runs[0] if len(runs) == 1 else None
     found, units = scores_of(runs), param_units(runs[0].family)
@@ -114,6 +110,17 @@ def render(runs: Sequence[RunSummary], *, live: bool = False, running: bool = Fa
         most=MOST_CHARTS, parameters=parameters, ranked=ranked, videos=_videos(runs, live),
         tables=_settings(runs),
     )  # fmt: skip
+
+
+def check_runs(runs: Sequence[RunSummary]) -> None:
+    """Raise UserError for what no page can show together: for before the work."""
+    if not runs:
+        raise UserError("a report needs at least one run")
+    if len({run.family.replace("+told", "") for run in runs}) > 1:
+        names = ", ".join(f"{run.label} ({run.family})" for run in runs)
+        raise UserError(f"runs of different families cannot be compared: {names}")
+    if len(runs) > MOST_RUNS:
+        raise UserError(f"a report compares at most {MOST_RUNS} runs, not {len(runs)}")
 
 
 def _tell_apart(runs: Sequence[RunSummary]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from metarl.curriculum import PREFIX as CURRICULUM
 from metarl.evaluation.protocol import Report
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.agents import find_run
+from metarl.report.kept import MALFORMED, check_probe, check_stream, is_whole
 from metarl.runs.config import Position, TrainConfig, goal
 from metarl.worlds.reward_terms import PREFIX
 
@@ -203,11 +205,12 @@ def curve_entries(found: object) -> list[dict[str, Any]]:
     for entry in found if isinstance(found, list) else []:
         try:
             numbers = [entry[key] for key in ("env_steps", "before", "after")]
-            for key in ("before_ci", "after_ci", "experience"):
-                numbers += entry.get(key, ())
-            if all(map(math.isfinite, [*numbers, entry.get("stand_still", 0.0)])):
+            ends = [entry[key] for key in ("before_ci", "after_ci") if key in entry]
+            numbers += [end for low, high in ends for end in (low, high)]
+            numbers += [entry.get("stand_still", 0.0), *entry.get("experience", ())]
+            if all(map(math.isfinite, numbers)):
                 entries.append(entry)
-        except (TypeError, KeyError, AttributeError):
+        except MALFORMED:
             continue
     return entries
 
@@ -265,63 +268,39 @@ def _read_report(run: RunSummary, split: str) -> None:
 
 
 def _read_probe(run: RunSummary) -> None:
-    """Read what a probe of the newest weights found; one of older weights is named."""
-    path = probe_path(run.path, SPLITS[0])
-    if not path.is_file() or not isinstance(found := _json(run, path), dict):
-        return
-    try:
-        numbers = [*found["first"], *found["last"]]
-        for effect in found["effects"].values():
-            numbers += [*effect["returns"], *effect["change"]]
-        numbers += [*found["readable"].values(), found["step"], found["identified"]]
-        for one in found.get("sweeps", {}).values():
-            length = len(one["values"])
-            numbers += [*one["values"], *one["first"], *one["last"]]
-            if not length == len(one["first"]) == len(one["last"]) == len(one["trained"]):
-                raise KeyError("sweeps")
-        whole = len(found["first"]) > 0 and all(n is None or math.isfinite(n) for n in numbers)
-    except (KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole or None in found["first"]:
-        return run.note("probe/heldout.json cannot be read: run `metarl probe` again")
-    run.probe = found
-    if found["step"] != run.iteration:
-        run.note(
-            f"The probe is of iteration {found['step']}; the newest checkpoint is of "
-            f"{run.iteration}"
-        )
+    """Read what a probe of the newest weights found."""
+    run.probe = _read_kept(run, "probe", probe_path(run.path, SPLITS[0]), check_probe)
 
 
 def _read_stream(run: RunSummary) -> None:
-    """Read what streaming the newest weights found; that of older weights is named."""
-    path = stream_path(run.path, SPLITS[0])
-    if not path.is_file() or not isinstance(found := _json(run, path), dict):
-        return
-    try:
-        run.stream = checked_stream(found)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return run.note("stream/heldout.json cannot be read: run `metarl stream` again")
+    """Read what streaming the newest weights found."""
+    run.stream = _read_kept(run, "stream", stream_path(run.path, SPLITS[0]), check_stream)
+
+
+def _read_kept(
+    run: RunSummary, command: str, path: Path, check: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Return what a command kept, or nothing; what is of older weights is named."""
+    if not path.is_file() or (found := _json(run, path)) is None:
+        return {}
+    if not isinstance(found, dict) or not is_whole(check, found):
+        again = f"{command}/{path.name} cannot be read: run `metarl {command}` again"
+        if isinstance(found, dict) and command == "probe" and _all_diverged(found):
+            again = "The probe says nothing: every world diverged in it"
+        run.note(again)
+        return {}
     if found["step"] != run.iteration:
         run.note(
-            f"The stream is of iteration {found['step']}; the newest checkpoint is of "
+            f"The {command} is of iteration {found['step']}; the newest checkpoint is of "
             f"{run.iteration}"
         )
-
-
-def checked_stream(found: dict[str, Any]) -> dict[str, Any]:
-    """Return what `metarl stream` wrote. Raises KeyError, TypeError or ValueError if it is not."""
-    numbers = [found[name] for name in ("step", "every", "window", "lags", "streams", "episodes")]
-    for run in found["runs"]:
-        for curve in filter(None, (run["windows"], run["regret"])):
-            numbers += [*curve["mean"], *curve["iqm"], *(end for ci in curve["ci95"] for end in ci)]
-            if not len(curve["mean"]) == len(curve["iqm"]) == len(curve["ci95"]) > 0:
-                raise ValueError("curves of different lengths, or of none")
-        if run["recovery"] is not None:
-            numbers += [run["recovery"][name] for name in ("switches", "drop", "lasting")]
-        numbers += [len(run["algorithm"]), len(run["family"])]
-    if not found["runs"] or not all(map(math.isfinite, numbers)):
-        raise ValueError("a number is not finite")
     return found
+
+
+def _all_diverged(probe: dict[str, Any]) -> bool:
+    """Whether a probe has no return at all."""
+    returns = _table(_table(probe, "effects"), "as it is").get("returns")
+    return isinstance(returns, list) and set(map(str, returns)) == {"None"}
 
 
 def _keep_report(run: RunSummary, split: str, data: object, name: str) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from metarl.base.errors import UserError
-from metarl.base.text import ALL_DIVERGED
+from metarl.base.text import ALL_DIVERGED, counted
 from metarl.tasks.params import Param
 
 if TYPE_CHECKING:
@@ -94,3 +94,29 @@ def family_params(family: str) -> dict[str, Param]:
 def param_units(family: str) -> dict[str, str]:
     """Return the unit of each parameter name of a registered family."""
     return {name: param.unit for name, param in family_params(family).items()}
+
+
+def stream_divergence(found: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each run of a stream in which the physics failed, on what that means.
+
+    Args:
+        found: what `metarl stream` wrote.
+    """
+    lines = []
+    for run in found["runs"]:
+        if not run.get("diverged"):
+            continue
+        who = f"{run['algorithm']} on {run['family']}"
+        failed = f"{counted(run['diverged'], 'step')} of {who} diverged"
+        if "left_out" not in run:  # of a version that did so
+            lines.append(f"{failed} and counted as a reward of 0: run `metarl stream` again")
+            continue
+        total = found["streams"] * run["worlds_each"] * found["episodes"]
+        text = f"{failed}: {run['left_out']} of {counted(total, 'episode')} are left out"
+        if run["gaps"]:
+            of = counted(found["streams"], "stream")
+            text += (
+                f"; {run['gaps']} of {of} have no world left in some, and no regret from there on"
+            )
+        lines.append(text)
+    return lines

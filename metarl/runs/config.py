@@ -151,7 +151,10 @@ class TrainConfig:
                 raise UserError(
                     f"'{where}': unknown train setting '{name}'{did_you_mean(name, known)}"
                 )
-        return cls(**data)
+        try:
+            return cls(**data)
+        except (TypeError, ArithmeticError) as error:
+            raise UserError(f"'{where}': its train configuration is refused: {error}") from None
 
 
 _MAY_BE_NONE = ("env_steps", "threads", "task_shards", "num_train_tasks")
@@ -190,10 +193,10 @@ class Position:
         try:
             return cls(
                 int(meta["iteration"]), int(meta["env_steps"]), float(meta["seconds"]),
-                [dict(entry) for entry in meta["curve"]], int(meta.get("diverged", 0)),
+                [_entry(entry) for entry in meta["curve"]], int(meta.get("diverged", 0)),
                 [int(i) for i in meta.get("ends", ())],
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise UserError(f"the checkpoint is not one of a training run: {error}") from None
 
     @classmethod
@@ -235,6 +238,13 @@ class Position:
 
 
 _ENTRY = {"iteration", "env_steps", "before", "after", "experience", "mean", "stand_still"}
+
+
+def _entry(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of an entry of a curve. Raises ValueError if it does not say of when it is."""
+    if type(entry["iteration"]) is not int:
+        raise ValueError(f"its curve has iteration {entry['iteration']!r:.40}")
+    return dict(entry)
 
 
 def _evaluated(path: Path) -> list[dict[str, Any]]:

@@ -33,7 +33,16 @@ class IterationAborted(Abort):
     """
 
 
-class TrainingStopped(KeyboardInterrupt):
+class Ended(KeyboardInterrupt):
+    """A signal ended what ran, as Ctrl-C does."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        """Say what was ended, and the exit code of the process."""
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class TrainingStopped(Ended):
     """A signal stopped training, and its state is saved.
 
     A KeyboardInterrupt, so that a script which trains several runs stops as a whole.
@@ -41,9 +50,36 @@ class TrainingStopped(KeyboardInterrupt):
 
     def __init__(self, message: str, signum: int, run: Path) -> None:
         """Say what stopped, by which signal, and where the run folder is."""
-        super().__init__(message)
-        self.exit_code = EXIT_CODES[signal.Signals(signum)]
+        super().__init__(message, EXIT_CODES[signal.Signals(signum)])
         self.run = run
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """Return the exit code of a process that this ends: that of its signal, or of Ctrl-C."""
+    return getattr(stop, "exit_code", EXIT_CODES[signal.SIGINT])
+
+
+@contextlib.contextmanager
+def ending_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that it removes its half-made files.
+
+    One that is ignored, as under nohup, stays so; and one that has a handler keeps it.
+    """
+
+    def end(signum: int, _: FrameType | None) -> None:
+        name = signal.Signals(signum).name
+        raise Ended(f"ended by {name}", EXIT_CODES[signal.Signals(signum)])
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for signum in set(EXIT_CODES) - {signal.SIGINT}:
+            if signal.getsignal(signum) is signal.SIG_DFL:
+                before[signum] = signal.signal(signum, end)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 class StopSignals:

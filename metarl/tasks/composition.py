@@ -265,6 +265,30 @@ def observed(family: TaskFamily) -> tuple[bool, list[object]]:
     return told, methods[told:]
 
 
+def same_robot(one: TaskFamily, other: TaskFamily) -> bool:
+    """Whether two families move the same joints by the same actuators, whatever they are paid for.
+
+    Of families without a model of ours: whether they are the same family.
+    """
+    if not (one.has_model and other.has_model):
+        return one.name == other.name
+    moved = []
+    for model in (one.compile(), other.compile()):
+        joints = [(model.joint(i).name, int(model.jnt_type[i])) for i in range(model.njnt)]
+        moved.append((joints, [model.actuator(i).name for i in range(model.nu)]))
+    return moved[0] == moved[1]
+
+
+def other_tasks(of: TaskFamily, own: TaskFamily) -> str:
+    """Return in words that an agent was trained on another family than one's own, ``+told`` aside.
+
+    "" if it was not.
+    """
+    plain = ("+".join(w for w in one.name.split("+") if w != "told") for one in (of, own))
+    other = len(set(plain)) > 1
+    return f"was trained on '{of.name}', and not on '{own.name}'" if other else ""
+
+
 GENERIC_VARIATIONS: Mapping[str, Variation] = MappingProxyType(
     {
         "command": Variation(command_of, Command, "velocities to follow, others in an episode"),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError, did_you_mean
 from metarl.base.text import shown
+from metarl.tasks.params import is_finite
 
 if TYPE_CHECKING:
     from metarl.learning.learner import Learner
@@ -51,7 +52,7 @@ class RewardTerms:
             )
         for name, weight in self._weights.items():
             real = isinstance(weight, int | float) and not isinstance(weight, bool)
-            if not real or not math.isfinite(weight):
+            if not real or not is_finite(weight):
                 raise UserError(
                     f"{self._family}: reward_weights['{name}'] must be a finite number, not "
                     f"{weight!r:.80}; one that is of the task is for reward() to multiply by"

@@ -1,6 +1,7 @@
 """Distillation: whose states, whose actions, how far the gradient goes, and which teachers fit."""
 
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from metarl.learning import checkpoint as checkpoints
 from metarl.run import resume_run, start_run, train_config
 from metarl.runs.config import TrainConfig
 from metarl.tasks.composition import compose
+from metarl.worlds.policy import ZeroPolicy
+from tests.helpers.robots import ARM, robot
 from tests.helpers.teacher import EitherWay, teacher, trained
 
 TASKS, EACH = 2, 2
@@ -170,19 +173,35 @@ def test_teachers_that_do_not_fit_are_refused(family: str, agent, message: str) 
 
 
 @pytest.mark.parametrize(
-    ("family", "of"),
+    ("family", "of", "said"),
     [
-        ("half-cheetah-dynamics", "half-cheetah-vel"),
-        ("half-cheetah-vel+told", "half-cheetah-vel+told"),
-        ("half-cheetah-vel+latency", "half-cheetah-vel+latency+told"),
-        ("half-cheetah-vel+sensor-bias", "half-cheetah-vel+sensor-bias+told"),
+        ("half-cheetah-dynamics", "half-cheetah-vel", 1),
+        ("half-cheetah-vel+told", "half-cheetah-vel+told", 0),
+        ("half-cheetah-vel+latency", "half-cheetah-vel+latency+told", 0),
+        ("half-cheetah-vel+sensor-bias", "half-cheetah-vel+sensor-bias+told", 0),
     ],
 )
-def test_teachers_of_what_is_observed_alike_fit(family: str, of: str) -> None:
+def test_teachers_of_what_is_observed_alike_fit(family: str, of: str, said: int) -> None:
+    """One that moves the same robot for another purpose is named in a warning."""
     worlds = ready(family)
     learner = student(worlds, teacher=teacher(family=of, hidden=(8,)))
-    learner.plan(worlds, 1, None)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        learner.plan(worlds, 1, None)
+    words = f"the teacher was trained on '{of}', and not on '{family}'"
+    assert [words in str(one.message) for one in told] == [True] * said
     assert learner.told == (of.endswith("told") and not family.endswith("told"))
+
+
+def test_a_teacher_of_another_robot_is_refused_though_it_observes_as_many_numbers() -> None:
+    """Two joints and two motors each: a cart on a table, and an arm."""
+    table = robot(
+        ARM.replace('name="shoulder"', 'name="x"').replace('joint="shoulder"', 'joint="x"')
+    )
+    worlds = TaskWorlds(table(), 1, 1)
+    with pytest.raises(UserError, match=r"the teacher was trained on '.*give one that was"):
+        student(worlds).teach(ZeroPolicy(), robot(ARM)(), worlds)
+    student(worlds).teach(ZeroPolicy(), table(), worlds)
 
 
 def test_a_teacher_runs_no_code_unasked(tmp_path) -> None:

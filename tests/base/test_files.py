@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,49 @@ def test_where_nothing_can_be_written_is_known_beforehand(tmp_path):
     check_writable(tmp_path / "new" / "file")
     assert (tmp_path / "file").read_text() == "old"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "new"]
+
+
+def special(kind: str, folder: Path) -> Path:
+    """Return something in a folder that a rename must not replace."""
+    path = folder / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        os.chdir(folder)  # a socket's name is short
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(kind)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link to a device":
+        path.symlink_to("/dev/null")
+    elif kind == "link to an open file":
+        (folder / "out.txt").write_text("printed")
+        path.symlink_to("/proc/self/fd/1")
+    return Path("/dev/full") if kind == "device" else path
+
+
+KINDS = ["pipe", "socket", "folder", "device", "link to a device", "link to an open file"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_pipe_device_or_folder_is_replaced_by_a_file(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = special(kind, tmp_path)
+    before = path.lstat()
+    with pytest.raises(UserError, match=f"cannot write '{path}': (Is a dir|it is a.* no plain)"):
+        check_writable(path)
+    with pytest.raises(OSError, match=r"Is a dir|no plain file"):
+        write_bytes(path, b"new")
+    if kind != "folder":
+        with pytest.raises(OSError, match="no plain file"):
+            fill(path, "new")
+    assert (path.lstat().st_mode, path.lstat().st_ino) == (before.st_mode, before.st_ino)
+    assert not list(path.parent.glob(".writing-*"))
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(NotADirectoryError):
+        fill(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

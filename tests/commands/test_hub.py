@@ -19,6 +19,7 @@ from metarl.learning import agents as known
 from metarl.learning.checkpoint import HEADER, WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]
+NAN = float("nan")
 SHIPPED = ROOT / "experiments" / "agents" / "half-cheetah-vel-maml-trpo"
 
 
@@ -179,6 +180,66 @@ def test_the_card_is_in_the_format_of_the_hub(hub, capsys, tmp_path):
     assert hub.branches["me/agent", "main"]["adapts.gif"] == b"GIF89a"
     own = (SHIPPED / "README.md").read_text()
     assert own.partition("## Trained on")[2] == text.partition("## Trained on")[2]
+
+
+def edited(path: Path, *change: object) -> None:
+    """Write a JSON file with a member, named by the words before the last, replaced or removed."""
+    found = json.loads(path.read_text())
+    at, (*way, name, value) = found, change
+    for word in way:
+        at = at[word]
+    if value is KeyError:
+        del at[name]
+    else:
+        at[name] = value
+    path.write_text(json.dumps(found))
+
+
+BAD_RESULTS = [
+    (lambda path: path.write_text("[]"), "no JSON object"),
+    (lambda path: path.write_text("{"), "not JSON"),
+    (lambda path: path.write_bytes(b"\xff\xfe"), "not JSON"),
+    (lambda path: path.write_text("[" * 10**5), "not JSON"),
+    (lambda path: edited(path, "family", KeyError), "lacks family"),
+    (lambda path: edited(path, "family", ["x"]), "family must be a string"),
+    (lambda path: edited(path, "family", "ant-dir"), "it is of maml-trpo on ant-dir"),
+    (lambda path: edited(path, "mean", NAN), "mean must be a list"),
+    (lambda path: edited(path, "mean", {}), "mean must be a list"),
+    (lambda path: edited(path, "experience", []), "returns has shape"),
+    (lambda path: edited(path, "ood", ["x"]), "no JSON object"),
+    (lambda path: edited(path, "ood", "experience", "many"), "experience must be a list"),
+    (lambda path: edited(path, "diagnostics", 3), "diagnostics must be an object"),
+    (lambda path: path.with_name("README.md").write_bytes(b"\xff\xfe"), "not a"),
+    (lambda path: path.write_bytes(b" " * (16 * 2**20 + 1)), "too large to share"),
+]
+
+
+@pytest.mark.parametrize(("break_it", "said"), BAD_RESULTS)
+def test_an_agent_whose_result_cannot_be_read_is_not_pushed(hub, tmp_path, capsys, break_it, said):
+    """One line that says what is wrong, before the hub is asked for anything."""
+    agent = shutil.copytree(SHIPPED, tmp_path / "agent")
+    break_it(agent / "result.json")
+    line = refused(capsys, "push", str(agent), "me/agent")
+    assert said in line
+    assert not hub.branches
+
+
+def test_what_the_list_cannot_show_is_the_error_of_its_agent(data, capsys):
+    for name, change in (
+        ("none", ("experience", [])), ("shorter", ("mean", [1.0])), ("text", ("mean", ["x"] * 4)),
+        ("still", ("stand_still", [1.0])),
+    ):  # fmt: skip
+        agent = shutil.copytree(SHIPPED, data / "them" / name)
+        edited(agent / "result.json", *change)
+    agent = shutil.copytree(SHIPPED, data / "them" / "infinite")
+    edited(agent / "result.json", "mean", 0, NAN)
+    assert cli.main(["agents", "them/", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)  # there is no NaN in it
+    assert {row["name"]: "error" in row for row in rows} == {
+        f"them/{name}": name != "infinite" for name in ("infinite", "none", "shorter", "still",
+                                                        "text")
+    }  # fmt: skip
+    assert cli.main(["agents", "them/"]) == 0
 
 
 def test_a_run_becomes_an_agent_and_a_branch_has_its_own(hub, data, small_run, tmp_path, capsys):

@@ -221,6 +221,22 @@ def test_a_wrong_option_is_one_line(words, message, tmp_path, capsys) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [[], ["study.db"], ["study.db", "0", "last"], ["study.db", "0", "last", "2", *TOY],
+     ["study.db", "-1", "last", "1", *TOY], ["study.db", "many", "last", "1", *TOY],
+     ["study.db", "0", "best", "1", *TOY], ["none.db", "0", "last", "1", *TOY]],
+)  # fmt: skip
+def test_what_starts_a_trial_is_not_for_users(words, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("study.db").touch()
+    for argv in (["tune", "--run-trial", *words], ["tune", "point-goal", "--run-trial", *words]):
+        assert main(argv) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("metarl: error: --run-trial is what `metarl tune` starts")
+    assert [path.name for path in tmp_path.iterdir()] == ["study.db"]
+
+
 def test_a_file_that_is_no_study_is_one_line(tmp_path, capsys) -> None:
     (tmp_path / "study.db").write_text("something else, and longer than a header of SQLite " * 9)
     assert main(search(tmp_path, 1)) == 2

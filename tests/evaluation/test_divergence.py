@@ -16,14 +16,17 @@ from metarl.base.keys import Key
 from metarl.cli import main
 from metarl.evaluation import protocol
 from metarl.evaluation.divergence import DivergenceWatch, percent, refuse_nonfinite
+from metarl.evaluation.probe import probe
 from metarl.evaluation.protocol import Report, stand_still
 from metarl.evaluation.statistics import gain_interval, iqm_interval, mean_of_tasks
+from metarl.evaluation.stream import stream
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.adaptation import adapt_to, load_adapted, save_adapted
 from metarl.report.page import render
 from metarl.report.run_summary import RunSummary
 from metarl.runs.config import Position
 from metarl.tasks.sampler import task_sampler
+from metarl.worlds.policy import ZeroPolicy
 
 NAN = float("nan")
 
@@ -105,6 +108,19 @@ def test_a_verdict_counts_the_tasks_that_are_left(left: int, words: str) -> None
         stand_still_by_task=[-9.0] * 10,
     )  # fmt: skip
     assert report.verdict() == words
+
+
+def test_a_step_that_diverges_is_in_no_mean_of_a_stream_or_a_probe() -> None:
+    """Each step pays −1: stream 0 has two whole worlds, stream 1 one, and stream 2 none."""
+    worlds = TaskWorlds(family(reward=broken_worlds([False] * 3 + [True] * 3)), 6, 1)
+    tasks = TaskDistribution(worlds.family).split("heldout", 3)
+    how = {"streams": 3, "rounds": 2, "every": 4.0, "seed": 0}
+    found = stream(ZeroPolicy(), worlds, tasks, **how)
+    np.testing.assert_array_equal(found.rewards, [[-1, -1, NAN]] * 20)
+    assert (found.left_out, found.diverged >= 6) == (3 * 2, True)
+    assert found.to_json(10, 2, None, 0)["windows"]["mean"] == [-10, -10]
+    probed = probe(ZeroPolicy(), worlds, tasks, episodes=1, seed=0)
+    assert probed.first == probed.last == [-1.0] * 10
 
 
 def test_a_report_of_which_everything_diverged_says_so() -> None:

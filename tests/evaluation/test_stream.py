@@ -39,7 +39,7 @@ def test_a_stream_is_the_same_beside_others_and_goes_on_as_it_began() -> None:
     for short, long in zip(line[1:], longer[1:], strict=True):
         assert np.array_equal(short, long[:50, :2])
     assert not np.array_equal(line.task, timeline(TASKS, 2, 50, 5.0, Key(2)).task)
-    with pytest.raises(UserError, match="at least two different tasks"):
+    with pytest.raises(UserError, match="two different tasks or more"):
         timeline(TASKS[1:3], 2, 50, 5.0, Key(1))
 
 
@@ -69,6 +69,28 @@ def test_windows_and_regret_by_hand() -> None:
     assert found["windows"]["mean"] == [1.5, 4.0]
     assert found["regret"]["mean"] == [(5 + 8) / 2, (6 + 15) / 2]
     assert found["recovery"] is None  # nothing changed
+
+
+def test_a_gap_is_in_no_window_no_regret_and_no_recovery() -> None:
+    """Nor does a run that earns nothing since it fails beat one that pays for every step."""
+    nan, line = np.nan, Timeline(np.zeros((1, 1)), *np.zeros((3, 4, 2), int))
+    broken = Stream(line, np.array([[-1.0, -2], [-1, -2], [nan, -2], [nan, -2]]), 2, 7, 2)
+    whole = Stream(line, np.array([[-1.0, -1]] * 4), 2, 0)
+    np.testing.assert_array_equal(broken.windows(2), [[-2, -4], [nan, -4]])
+    assert broken.by_phase.ravel().tolist() == pytest.approx([-5 / 3] * 4)
+    np.testing.assert_array_equal(broken.regret(whole), [[0, 1], [0, 2], [nan, 3], [nan, 4]])
+    assert best_of([broken, whole]) == 1
+    found = broken.to_json(2, 1, whole, 0)
+    assert found["windows"]["mean"] == [-3, -4]
+    assert found["regret"]["mean"] == [1, 4]
+    assert (found["diverged"], found["left_out"], found["gaps"]) == (7, 2, 1)
+    alone = aligned(broken.rewards, np.array([[0, 0], [1, 1], [0, 0], [0, 0]], bool), 1)
+    assert [part.tolist() for part in alone] == [[[-1, -1]], [[-2, -2]]]
+    alone = aligned(broken.rewards, np.array([[0, 0], [0, 0], [1, 1], [0, 0]], bool), 2)
+    assert [part.tolist() for part in alone] == [[], [[-2] * 4]]
+    none = Stream(line, np.full((4, 2), nan), 2, 8, 4).to_json(2, 1, whole, 0)
+    assert str(none["windows"]["mean"]) == "[nan, nan]"
+    assert none["recovery"] is None
 
 
 def test_rewards_around_lone_switches_alone() -> None:
@@ -219,9 +241,17 @@ def test_the_command_keeps_what_it_found_for_the_report(trained_run, tmp_path, c
     assert second["windows"] == first["windows"]
     assert read_run(run).stream == found
     assert not any("diverged" in line for line in lines(found))
-    found["runs"][1]["diverged"] = 3
-    warning = next(line for line in lines(found) if line.startswith("warning"))
-    assert warning.startswith("warning: 3 steps of maml-trpo on point-goal diverged")
+    found["runs"][1] |= {"diverged": 3, "left_out": 2, "gaps": 1}
+    found["runs"][1]["regret"] |= {"iqm": [None], "ci95": [[None, None]]}
+    found["runs"][1]["windows"]["mean"] = [-3.0, None, -1.0]
+    row, warning = lines(found)[3], next(line for line in lines(found) if "warning" in line)
+    assert row.split()[3:] == ["-3.0", "-2.0", "-1.0", "all", "diverged"]
+    assert warning == (
+        "warning: 3 steps of maml-trpo on point-goal diverged: 2 of 36 episodes are left out; 1 of "
+        "6 streams have no world left in some, and no regret from there on"
+    )
+    del found["runs"][1]["left_out"]  # as earlier versions wrote it
+    assert "counted as a reward of 0: run `metarl stream` again" in lines(found)[-1]
     found["runs"][0]["windows"]["mean"] = [None]
     (run / "stream" / "heldout.json").write_text(json.dumps(found))
     assert any("stream/heldout.json cannot be read" in note for _, note in read_run(run).notes)

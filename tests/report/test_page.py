@@ -153,6 +153,7 @@ def test_a_probe_is_in_the_page_for_all_runs():
     text = words(page)
     assert "it sees rewards of 0, while it acts and while it adapts 2 −2 [−3, −1]" in text
     assert "the policy after its rounds of adaptation 4" in text
+    assert "Reward hidden: too few tasks for a verdict; in 1 task all diverged." in text
     assert "x 0.75 &lt;y&gt; —" in text
     assert "90 % of its way to the final rate by step 18." in text
     assert "The first episode does not come to 90 % of the final reward." in text
@@ -162,6 +163,20 @@ def test_a_probe_is_in_the_page_for_all_runs():
         text = words(render([c]))
     assert "Within the first episode" not in text
     assert "Sweep of" not in text
+
+
+def test_a_probe_says_in_the_page_what_the_command_says():
+    """An interval without 0 is a verdict on enough tasks, and on fewer it is none."""
+    run, many = summary("a", made([[-1.0, 2.0]])), list(range(12))
+    change = [-2.0, -3.0, -1.0]
+    for tasks, said in (
+        ([[n] for n in many], "it costs return, so the policy makes use of it."),
+        ([[n % 2] for n in many[:4]], "too few tasks for a verdict."),
+    ):
+        returns = [0.0] * len(tasks)
+        effects = {name: {"returns": returns, "change": change} for name in PROBE["effects"]}
+        run.probe = PROBE | {"effects": effects, "tasks": tasks}
+        assert f"Reward hidden: {said}" in words(render([run]))
 
 
 def test_a_sweep_is_grey_beside_and_between_values_that_training_does_not_draw():
@@ -181,6 +196,9 @@ def test_a_sweep_is_grey_beside_and_between_values_that_training_does_not_draw()
     ({"first": [None]}, "cannot be read"), ({"sweeps": {}}, None),
     ({"sweeps": []}, "cannot be read"),
     ({"sweeps": {"x": PROBE["sweeps"]["<y>"] | {"last": [1.0]}}}, "cannot be read"),
+    ({"tasks": [[0.0]] * 3}, None), ({"tasks": [[0.0]] * 2}, "cannot be read"),
+    ({"step": 10**400}, "cannot be read"), ({"tasks": 7}, "cannot be read"),
+    ({"effects": {"as it is": {"returns": [1.0], "change": [0.0]}}}, "cannot be read"),
 ])  # fmt: skip
 def test_a_probe_is_read_if_it_is_whole(tmp_path, change, note):
     (tmp_path / "config.json").write_text("{}")
@@ -210,13 +228,26 @@ def test_a_stream_is_in_the_page_with_its_regret():
     assert "Regret" not in without
     assert "Where tasks change without notice" in without
     assert "Where tasks change without notice" not in none
+    failed = {"diverged": 9, "worlds_each": 1, "left_out": 4, "gaps": 2}
+    curve = {"mean": [None, None], "iqm": [None] * 2, "ci95": [[None, None]] * 2}
+    lost = STREAM["runs"][0] | failed | {"windows": curve, "regret": curve}
+    a.stream = STREAM | {"runs": [lost]}
+    text = words(render([a]))
+    assert "rl2 on toy all diverged all diverged 12 steps" in text
+    assert "9 steps of rl2 on toy diverged: 4 of 6 episodes are left out; 2 of 3 streams" in text
 
 
 @pytest.mark.parametrize(("change", "note"), [
     ({}, None), ({"step": 3}, "The stream is of iteration 3"), ({"runs": []}, "cannot be read"),
     ({"runs": [{}]}, "cannot be read"), ({"every": None}, "cannot be read"),
-    ({"runs": [STREAM["runs"][0] | {"windows": {"mean": [], "iqm": [], "ci95": []}}]},
-     "cannot be read"),
+    *(
+        ({"runs": [STREAM["runs"][0] | change]}, "cannot be read")
+        for change in (
+            {"windows": {"mean": [], "iqm": [], "ci95": []}}, {"windows": None},
+            {"windows": {"mean": [1.0], "iqm": [1.0], "ci95": [[1.0]]}}, {"algorithm": ["rl2"]},
+            {"recovery": {"steps": "many"}}, {"diverged": 3},
+        )
+    ),
 ])  # fmt: skip
 def test_a_stream_is_read_if_it_is_whole(tmp_path, change, note):
     (tmp_path / "config.json").write_text("{}")

@@ -234,9 +234,15 @@ def test_without_a_display_one_line_says_so(capsys, monkeypatch):
     monkeypatch.setattr("metarl.commands.viewing.render.platform.system", lambda: "Linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert cli.main(["play", "half-cheetah-vel-rl2"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "metarl play needs a display" in line
+    for words, said in (
+        (["half-cheetah-vel-rl2"], "metarl play needs a display"),
+        (["half-cheeta-vel-rl2"], "no run or checkpoint 'half-cheeta-vel-rl2'"),
+        (["half-cheetah-vel-rl2", "--set", "speed=1"], "speed"),
+    ):  # what is not there is said before what is missing to show it
+        for argv in (["play", *words], ["render", *words, "--live"]):
+            assert cli.main(argv) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert said.replace("metarl play", "" if "--live" in argv else "metarl play") in line
 
 
 @pytest.mark.slow

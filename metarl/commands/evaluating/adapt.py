@@ -32,11 +32,13 @@ class Adapt(OnRun):
 def adapt(argv: Sequence[str]) -> int:
     """Adapt to one task."""
     args = parse(Adapt, argv, prog="metarl adapt")
-    from metarl.learning.adaptation import adapt_to, best_round, save_adapted
+    from metarl.learning.adaptation import adapt_to, best_round, check_place, save_adapted
     from metarl.run import load_run, physics_for, worlds_for, worlds_per_task
 
     checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
     task = parse_task(family, args.set)
+    if args.out is not None:
+        check_place(Path(args.out))
     count = worlds_per_task(checkpoint, args.rollouts_per_task, 1)
     physics = physics_for(checkpoint, args.simulator, args.device)
     worlds = worlds_for(family, learner, count, args.threads, physics)

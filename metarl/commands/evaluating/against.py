@@ -7,43 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metarl.base.errors import UserError
 from metarl.base.text import counted, shown
 from metarl.runs.progress import bar
 
 if TYPE_CHECKING:
     from metarl.commands.evaluating.evaluate import Evaluate
+    from metarl.commands.evaluating.opened import Opened
     from metarl.evaluation.protocol import Report
 
 
-def evaluate_others(args: Evaluate, report: Report) -> list[Report]:
-    """Evaluate the runs of ``--against`` on the tasks of a report.
-
-    Raises:
-        UserError: a run's tasks are not those of the report.
-    """
+def evaluate_others(args: Evaluate, others: Sequence[Opened]) -> list[Report]:
+    """Evaluate the runs of ``--against``, which have been opened, as the first one was."""
     from metarl.evaluation.protocol import evaluate
-    from metarl.run import load_run, physics_for, worlds_for, worlds_per_task
-    from metarl.tasks.distribution import TaskDistribution
 
-    others = []
-    for run in args.against:
-        checkpoint, family, learner = load_run(run, args.device, args.threads)
-        count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
-        tasks = TaskDistribution(family).split(args.split, args.tasks)
-        if not np.array_equal(tasks.values, np.array(report.tasks)):
-            raise UserError(
-                f"'{run}' was trained on {family.name}, whose {args.split} tasks are not those of "
-                f"{report.family}: only runs on the same tasks can be compared"
-            )
-        physics = physics_for(checkpoint, args.simulator, args.device)
-        worlds = worlds_for(family, learner, len(tasks) * count, args.threads, physics)
-        how: dict[str, Any] = {"seed": args.seed, "split": args.split}
-        with bar(f"evaluating {run}") as show:
-            others.append(
-                evaluate(learner, worlds, tasks, episodes=args.episodes, **how, progress=show)
-            )
-    return others
+    reports, how = [], {"seed": args.seed, "split": args.split, "episodes": args.episodes}
+    for one in others:
+        worlds = one.worlds(len(one.tasks) * one.each, args.threads)
+        with bar(f"evaluating {one.run}") as show:
+            reports.append(evaluate(one.learner, worlds, one.tasks, **how, progress=show))
+    return reports
 
 
 def comparison(report: Report, others: Sequence[Report]) -> tuple[list[str], dict[str, Any]]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from metarl.base.text import counted
 from metarl.commands.arguments import called, check_counts, parse
 from metarl.commands.evaluating.on_run import OnRun, with_demonstrations
+from metarl.commands.evaluating.opened import Opened, check_json, opened
 from metarl.runs.progress import bar, say
+
+if TYPE_CHECKING:
+    from metarl.tasks.distribution import Tasks
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,14 @@ def evaluate(argv: Sequence[str]) -> int:
     args = parse(Evaluate, argv, prog="metarl evaluate")
     from metarl.commands.evaluating.simulators import across_simulators
     from metarl.evaluation.protocol import evaluate as evaluate_learner
-    from metarl.run import load_run, physics_for, worlds_for, worlds_per_task
-    from metarl.tasks.distribution import TaskDistribution
 
-    checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
-    count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
-    tasks = TaskDistribution(family).split(args.split, args.tasks)
-    physics = physics_for(checkpoint, args.simulator, args.device)
-    worlds = worlds_for(family, learner, len(tasks) * count, args.threads, physics)
+    first = _opened(args, args.run, None, **args.said())
+    checkpoint, learner, tasks = first.checkpoint, first.learner, first.tasks
+    others = [_opened(args, run, tasks) for run in args.against]
+    check_json(args.json)
+    worlds = first.worlds(len(tasks) * first.each, args.threads)
     if args.json != "-":
-        words = f"{tasks.counted(f'{args.split} task')}, {counted(count, 'world')} each"
+        words = f"{tasks.counted(f'{args.split} task')}, {counted(first.each, 'world')} each"
         say(f"{called(args.run, checkpoint.path)}: {words}")
     policy, more = with_demonstrations(learner, tasks, args.demos)
     with bar("evaluating") as show:
@@ -61,15 +63,15 @@ def evaluate(argv: Sequence[str]) -> int:
             progress=show,
         )  # fmt: skip
     lines = report.summary()
-    told, compared = across_simulators(args, checkpoint, learner, report, physics)
+    told, compared = across_simulators(args, checkpoint, learner, report, first.physics)
     lines, more = [*lines, *told], more | compared
     if args.against:
         from metarl.commands.evaluating.against import comparison, evaluate_others
 
-        others = evaluate_others(args, report)
-        compared, scores = comparison(report, others)
+        reports = evaluate_others(args, others)
+        compared, scores = comparison(report, reports)
         lines = [*lines, *compared]
-        more |= {"against": [o.to_json() for o in others], **scores}
+        more |= {"against": [one.to_json() for one in reports], **scores}
     if args.json == "-":
         print(json.dumps(report.to_json() | more))
         return 0
@@ -79,3 +81,14 @@ def evaluate(argv: Sequence[str]) -> int:
         report.save(args.json, more)
         say(f"wrote {args.json}")
     return 0
+
+
+def _opened(args: Evaluate, run: str, tasks: Tasks | None, **said: Any) -> Opened:
+    """Load a run. Raises UserError if it cannot be played, or not on these tasks."""
+    from metarl.run import worlds_per_task
+
+    return opened(
+        args, run, tasks, args.split, args.tasks,
+        lambda checkpoint, _: worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks),
+        simulator=args.simulator, **said,
+    )  # fmt: skip

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from metarl.base.errors import UserError
-from metarl.base.text import counted, shown
+from metarl.base.text import ALL_DIVERGED, counted, shown
 from metarl.commands.arguments import called, parse
 from metarl.commands.evaluating.on_run import OnRun
+from metarl.commands.evaluating.opened import check_json, keep
 from metarl.runs.config import MAX_WORLDS
 from metarl.runs.progress import bar, say
 
@@ -57,7 +57,7 @@ class ProbeRun(OnRun):
 def probe(argv: Sequence[str]) -> int:
     """Probe a run."""
     args = parse(ProbeRun, argv, prog="metarl probe")
-    from metarl.base.files import file_errors, finite, write_json
+    from metarl.base.files import finite
     from metarl.evaluation.probe import probe as probe_policy
     from metarl.report.run_summary import probe_path, read_run
     from metarl.run import load_run, physics_for, worlds_for, worlds_per_task
@@ -67,6 +67,7 @@ def probe(argv: Sequence[str]) -> int:
     count = worlds_per_task(checkpoint, args.rollouts_per_task, args.tasks)
     distribution = TaskDistribution(family)
     tasks, swept = distribution.split(args.split, args.tasks), to_sweep(args, distribution)
+    check_json(args.json)
     physics = physics_for(checkpoint, args.simulator, args.device)
     worlds = worlds_for(family, learner, len(tasks) * count, args.threads, physics)
     if args.json != "-":
@@ -82,20 +83,17 @@ def probe(argv: Sequence[str]) -> int:
     )  # fmt: skip
     names = {"family": family.name, "algorithm": learner.name, "split": args.split}
     how = {"step": checkpoint.step, "seed": args.seed, "episodes": args.episodes}
-    about = finite({**names, **how, **to_json(found), "sweeps": sweeps})
+    drawn = {"names": list(tasks.names), "tasks": tasks.values.tolist()}
+    about = finite({**names, **how, **drawn, **to_json(found), "sweeps": sweeps})
     if args.json == "-":
         print(json.dumps(about))
         return 0
     for line in (*lines(found, tasks), *sweep_lines(sweeps)):
         say(line)
-    kept = [] if args.json is None else [Path(args.json)]
+    own = None
     if not checkpoint.meta.get("exported"):  # a shipped agent's folder stays as it is
-        kept.append(probe_path(read_run(args.run).path, args.split))
-    for path in kept:
-        with file_errors(path):
-            path.parent.mkdir(exist_ok=True)
-            write_json(path, about)
-        say(f"wrote {path}")
+        own = probe_path(read_run(args.run).path, args.split)
+    keep(about, args.json, own)
     return 0
 
 
@@ -152,8 +150,7 @@ def lines(found: Probe, tasks: Tasks) -> list[str]:
     """Return what was found in words, given the tasks that it was found on."""
     import numpy as np
 
-    from metarl.evaluation.probe import INTERVENTIONS
-    from metarl.evaluation.statistics import too_few
+    from metarl.evaluation.probe import INTERVENTIONS, effect_words
 
     table = [f"{'':<15}{'mean return':>12}{'change (IQM)':>14}   95 % interval"]
     for name, effect in found.effects.items():
@@ -161,15 +158,14 @@ def lines(found: Probe, tasks: Tasks) -> list[str]:
         centre, low, high = effect.change
         row = f"{name:<15}{shown(mean, 1):>12}"
         if name != "as it is":
-            row += f"{centre:>+14.1f}   [{low:+.1f}, {high:+.1f}]"
+            known = f"{centre:>+14.1f}   [{low:+.1f}, {high:+.1f}]"
+            row += known if np.isfinite(centre) else f"{ALL_DIVERGED:>14}"
         table.append(row)
+    whole = found.effects["as it is"].returns
     for name, effect in found.effects.items():
         if name != "as it is":
-            known = np.isfinite(effect.returns) & np.isfinite(found.effects["as it is"].returns)
-            few = too_few(tasks.values[known])
-            words = "too few tasks for a verdict" if few else _verdict(effect.change)
-            lost = f"; in {counted(int((~known).sum()), 'task')} all diverged" * (not known.all())
-            table.append(f"{name} ({INTERVENTIONS[name]}): {words}{lost}")
+            words = effect_words(effect.returns, whole, effect.change, tasks.values)
+            table.append(f"{name} ({INTERVENTIONS[name]}): {words}")
     read = ", ".join(f"{name} {r2:.2f}" for name, r2 in found.readable.items())
     table.append(
         f"task parameters read linearly from the state, R² on other tasks: {read}"
@@ -183,10 +179,3 @@ def lines(found: Probe, tasks: Tasks) -> list[str]:
         else "the first episode does not come to 90 % of the final reward"
     )
     return table
-
-
-def _verdict(change: tuple[float, float, float]) -> str:
-    _, low, high = change
-    if high < 0:
-        return "it costs return, so the policy makes use of it"
-    return "it gains return" if low > 0 else "no effect is shown"

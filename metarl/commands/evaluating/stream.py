@@ -12,15 +12,17 @@ import numpy as np
 import tyro
 
 from metarl.base.errors import UserError
-from metarl.base.text import counted, shown
+from metarl.base.text import ALL_DIVERGED, counted, shown
 from metarl.commands.arguments import called, check_counts, parse
 from metarl.commands.evaluating.on_run import OnRun
+from metarl.commands.evaluating.opened import Opened, check_json, keep, opened
 from metarl.runs.config import MAX_WORLDS
 from metarl.runs.progress import bar, say
 
 if TYPE_CHECKING:
     from metarl.evaluation.stream import Stream
     from metarl.learning.checkpoint import Checkpoint
+    from metarl.learning.learner import Learner
     from metarl.tasks.distribution import Tasks
 
 FEWEST_STEPS = 20
@@ -69,11 +71,13 @@ class StreamRun(OnRun):
 def stream(argv: Sequence[str]) -> int:
     """Stream a run."""
     args = parse(StreamRun, argv, prog="metarl stream")
-    from metarl.base.files import file_errors, finite, write_json
+    from metarl.base.files import finite
     from metarl.report.run_summary import read_run, stream_path
 
-    played = [_play(args, args.run, None, **args.said())]
-    played += [_play(args, run, played[0]) for run in args.against]
+    first = _opened(args, args.run, None, **args.said())
+    runs = [first, *(_opened(args, run, first.tasks) for run in args.against)]
+    check_json(args.json)
+    played = [_play(args, one) for one in runs]
     about = finite(_described(args, played))
     assert isinstance(about, dict)
     if args.json == "-":
@@ -81,14 +85,10 @@ def stream(argv: Sequence[str]) -> int:
         return 0
     for line in lines(about):
         say(line)
-    kept = [] if args.json is None else [Path(args.json)]
-    if not played[0].checkpoint.meta.get("exported"):  # a shipped agent's folder stays as it is
-        kept.append(stream_path(read_run(args.run).path, args.split))
-    for path in kept:
-        with file_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, about)
-        say(f"wrote {path}")
+    own = None
+    if not first.checkpoint.meta.get("exported"):  # a shipped agent's folder stays as it is
+        own = stream_path(read_run(args.run).path, args.split)
+    keep(about, args.json, own)
     return 0
 
 
@@ -104,38 +104,43 @@ class _Played(NamedTuple):
     found: Stream
 
 
-def _play(args: StreamRun, run: str, first: _Played | None, **said: Any) -> _Played:
-    """Stream one run. Those whose worlds are trials of their own get one a stream, if not told.
+def _opened(args: StreamRun, run: str, tasks: Tasks | None, **said: Any) -> Opened:
+    """Load a run. Those whose worlds are trials of their own get one a stream, if not told.
 
-    Raises UserError if its tasks are not those of the first run.
+    Raises UserError if it cannot be streamed, or its tasks are others.
     """
-    from metarl.evaluation.stream import stream as stream_policy
-    from metarl.run import load_run, worlds_for, worlds_per_task
-    from metarl.tasks.distribution import TaskDistribution
+    from metarl.evaluation.stream import refuse
+    from metarl.run import worlds_per_task
 
-    checkpoint, family, learner = load_run(run, args.device, args.threads, **said)
-    wanted = args.rollouts_per_task or (None if learner.adapts_per_task else 1)
-    each = worlds_per_task(checkpoint, wanted, args.streams)
-    tasks = TaskDistribution(family).split(args.split, args.tasks)
-    if first is not None and not np.array_equal(first.tasks.values, tasks.values):
-        raise UserError(
-            f"'{run}' was trained on {family.name}, whose {args.split} tasks are not those of "
-            f"{first.family}: only runs on the same tasks can be compared"
-        )
-    worlds = worlds_for(family, learner, args.streams * each, args.threads)
+    def each(checkpoint: Checkpoint, learner: Learner) -> int:
+        wanted = args.rollouts_per_task or (None if learner.adapts_per_task else 1)
+        return worlds_per_task(checkpoint, wanted, args.streams)
+
+    simulator = args.simulator or "mujoco"  # whatever a run was trained on: it runs in any
+    found = opened(args, run, tasks, args.split, args.tasks, each, simulator=simulator, **said)
+    refuse(found.worlds(1, args.threads), 1)
+    return found
+
+
+def _play(args: StreamRun, one: Opened) -> _Played:
+    """Stream one run."""
+    from metarl.evaluation.stream import stream as stream_policy
+
+    worlds = one.worlds(args.streams * one.each, args.threads)
     horizon = worlds.spec.horizon
     if args.json != "-":
-        words = f"{counted(args.streams, 'stream')} of {counted(each, 'world')}"
+        words = f"{counted(args.streams, 'stream')} of {counted(one.each, 'world')}"
         count = counted(args.episodes * horizon, "step")
-        words = f"{words}, {count}, {tasks.counted(f'{args.split} task')}"
-        say(f"{called(args.run, checkpoint.path)}: {words}")
-    with bar(f"streaming {run}") as show:
+        drawn = one.tasks.counted(f"{args.split} task")
+        say(f"{called(one.run, one.checkpoint.path)}: {words}, {count}, {drawn}")
+    with bar(f"streaming {one.run}") as show:
         found = stream_policy(
-            learner, worlds, tasks, streams=args.streams, rounds=args.episodes,
+            one.learner, worlds, one.tasks, streams=args.streams, rounds=args.episodes,
             every=args.every or horizon, seed=args.seed, drift=args.drift, forget=args.forget,
             progress=show,
         )  # fmt: skip
-    return _Played(Path(run).name, family.name, learner.name, each, checkpoint, tasks, found)
+    name, of = Path(one.run).name, (one.family.name, one.learner.name)
+    return _Played(name, *of, one.each, one.checkpoint, one.tasks, found)
 
 
 # --- what was found -----------------------------------------------------------------------------
@@ -178,34 +183,31 @@ def _described(args: StreamRun, played: Sequence[_Played]) -> dict[str, Any]:
 
 def lines(about: dict[str, Any]) -> list[str]:
     """Return what was found in words."""
+    from metarl.report.text import stream_divergence
+
     words = "drift and " * about["drift"] + "change"
     switches = sum(len(own) - 1 for own in about["switches"])
     total = f"{counted(switches, 'change')} of task in {counted(about['streams'], 'stream')}"
     table = [f"tasks {words} every {about['every']:g} steps on average: {total}"]
     width = max(len(f"{run['algorithm']} on {run['family']}") for run in about["runs"])
     ends = f"return in {about['window']} steps: first, mean, last"
-    table.append(f"{'':<{width}}  {ends:>40}{'regret in the end (IQM, 95 %)':>36}")
+    table.append(f"{'':<{width}}  {ends:>42}{'regret in the end (IQM, 95 %)':>36}")
     for run in about["runs"]:
-        mean = run["windows"]["mean"]
-        shown_ends = "".join(
-            f"{shown(x, 1):>12}" for x in (mean[0], float(np.mean(mean)), mean[-1])
-        )
+        mean = np.array(run["windows"]["mean"], float)  # null is NaN
+        middle = float(np.nanmean(mean)) if np.isfinite(mean).any() else np.nan
         row = f"{run['algorithm']} on {run['family']}"
-        row = f"{row:<{width}}  {shown_ends:>40}"
+        shown_ends = "".join(f"{shown(x, 1):>14}" for x in (mean[0], middle, mean[-1]))
+        row = f"{row:<{width}}{shown_ends:>42}"
         if run["reference"]:
             row += f"{about['reference']:>36}"
         elif run["regret"] is not None:
             (low, high), centre = run["regret"]["ci95"][-1], run["regret"]["iqm"][-1]
-            row += f"{f'{centre:.1f} [{low:.1f}, {high:.1f}]':>36}"
+            words = f"{shown(centre, 1)} [{shown(low, 1)}, {shown(high, 1)}]"
+            row += f"{ALL_DIVERGED if centre is None else words:>36}"
         table.append(row)
     if not about["drift"]:
         table += [_recovery_line(run, about["lags"]) for run in about["runs"]]
-    table += [
-        f"warning: {counted(run['diverged'], 'step')} of {run['algorithm']} on {run['family']} "
-        f"diverged and counted as a reward of 0, so its returns and regret are not to be relied on"
-        for run in about["runs"]
-        if run["diverged"]
-    ]
+    table += [f"warning: {words}" for words in stream_divergence(about)]
     if about["reference"] is None:
         table.append("no regret: give runs to compare with in --against, such as an oracle")
     return table

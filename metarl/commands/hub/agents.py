@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -85,13 +86,15 @@ def describe_agent(name: str, folder: Path) -> dict[str, Any]:
             header = _object(folder / "checkpoint.json")
             result = _object(folder / "result.json")
             ood, experience = result.get("ood"), [int(n) for n in result["experience"]]
-            return about | {
+            row = about | {
                 "family": str(header["family"]), "algorithm": str(header["algorithm"]),
                 "env_steps": int(header["meta"]["env_steps"]), "seed": int(header["meta"]["seed"]),
                 "episodes": experience, "heldout": _returns(result),
                 "ood": None if ood is None else _returns(ood),
                 "score": _scores(folder / "README.md"), "video": _video(folder),
             }  # fmt: skip
+            _cells(row)  # what cannot be shown is an error of the agent, too
+            return row
     except UserError as error:
         return about | {"error": str(error)}
 
@@ -104,9 +107,15 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _returns(report: dict[str, Any]) -> dict[str, Any]:
-    mean = [None if value is None else float(value) for value in report["mean"]]
-    still = report["stand_still"]
-    return {"mean": mean, "stand_still": None if still is None else float(still)}
+    """Return the returns of a report; one that is not finite is none, as where all diverged."""
+    mean = [_finite(value) for value in report["mean"]]
+    if not mean or len(mean) != len(report["experience"]):
+        raise ValueError("it has no mean return for each round")
+    return {"mean": mean, "stand_still": _finite(report["stand_still"])}
+
+
+def _finite(value: Any) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _scores(card: Path) -> dict[str, list[float]]:

@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from metarl.base.errors import UserError, quoted
+from metarl.base.files import read_json
+from metarl.base.untrusted import refusing
 from metarl.commands.arguments import check_counts, parse
 from metarl.commands.hub.card import hub_card
 from metarl.commands.hub.client import (
@@ -23,10 +25,13 @@ from metarl.commands.hub.client import (
     hub_api,
     hub_errors,
 )
+from metarl.report.run_summary import RESULT
 from metarl.runs.progress import say
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+    from metarl.learning.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -77,12 +82,10 @@ def push(argv: Sequence[str]) -> int:
         if args.video is not None:
             video = f"adapts{Path(args.video).suffix}"
             shutil.copy(args.video, folder / video)
-        card = hub_card(folder, args.repo, args.license, video)
+        with refusing(Path(args.run), "agent"):
+            card = hub_card(folder, args.repo, args.license, video)
         (folder / CARD).write_text(card, encoding="utf-8")
-        for path in folder.iterdir():
-            if path.stat().st_size > LIMITS[path.name]:
-                limit = LIMITS[path.name] // 2**20
-                raise UserError(f"{path.name} is too large to share: the limit is {limit} MB")
+        check_sizes(folder)
         with hub_errors(args.repo, "push to"):
             url = send(api, folder, args)
     where = f" --revision {quoted(args.revision)}" if args.revision else ""
@@ -96,19 +99,40 @@ def agent_folder(args: Push, place: Path) -> Path:
     from metarl.learning import checkpoint as checkpoints
 
     path = checkpoints.newest(Path(args.run))
-    header = checkpoints.verify(path)
-    if not header["meta"].get("exported"):
+    if not checkpoints.load(path).meta.get("exported"):
         return export_agent(args.run, place, half=args.half, threads=args.threads, say=say)
     if args.half:
         raise UserError(f"'{args.run}' is an agent already: leave out --half")
-    missing = [name for name in ("result.json", CARD) if not (path / name).is_file()]
+    missing = [name for name in (RESULT, CARD) if not (path / name).is_file()]
     if missing:
         raise UserError(f"'{path}' has no {missing[0]}: export the run anew with `metarl export`")
+    check_sizes(path)
+    with refusing(path / RESULT, "result"):
+        check_result(read_json(path / RESULT), path / RESULT, checkpoints.load(path))
     place.mkdir()
     for name in LIMITS:
         if (path / name).is_file():
             shutil.copy(path / name, place / name)
     return place
+
+
+def check_sizes(folder: Path) -> None:
+    """Raise UserError for a file of an agent that is larger than it may be."""
+    for name, limit in LIMITS.items():
+        if (folder / name).is_file() and (folder / name).stat().st_size > limit:
+            raise UserError(f"{name} is too large to share: the limit is {limit // 2**20} MB")
+
+
+def check_result(result: Any, where: Path, agent: Checkpoint) -> None:
+    """Raise UserError, or what `refusing` turns into one, unless a result is this agent's."""
+    from metarl.evaluation.protocol import Report
+
+    reports = [Report.from_json(result, where)]
+    if result.get("ood") is not None:
+        reports.append(Report.from_json(result["ood"], where))
+    for report in reports:
+        if (report.family, report.algorithm) != (agent.family, agent.algorithm):
+            raise ValueError(f"it is of {report.algorithm} on {report.family}")
 
 
 def send(api: HfApi, folder: Path, args: Push) -> str:

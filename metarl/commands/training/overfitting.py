@@ -7,6 +7,7 @@ the training box.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,9 +204,10 @@ def _test(args: Overfitting, run: OneRun, number: int | None) -> dict[str, Repor
     how = {"format": FORMAT, "weights": weights, "tasks": args.test_tasks,
            "episodes": args.test_episodes, "seed": args.test_seed}  # fmt: skip
     if path.is_file():
-        kept = read_json(path)
-        if isinstance(kept, dict) and kept.get("how") == how:
-            return {name: Report.from_json(one, path) for name, one in kept["sets"].items()}
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # else: anew
+            kept = dict(read_json(path))
+            if kept["how"] == how:
+                return {name: Report.from_json(one, path) for name, one in kept["sets"].items()}
     _, family, learner = load_run(str(run.folder), train.device, train.threads, **said)
     found = {}
     for name, tasks in task_sets(TaskDistribution(family), args.test_tasks, number).items():

@@ -35,6 +35,7 @@ from metarl.commands.arguments import take_option, whole_number
 from metarl.runs.config import default_out
 from metarl.runs.presets import say_tuned
 from metarl.runs.progress import bar, say
+from metarl.runs.signals import Ended, ending_by_signals, exit_code
 
 if TYPE_CHECKING:
     from metarl.runs.config import TrainConfig
@@ -294,24 +295,18 @@ def train_all(
 
 @contextlib.contextmanager
 def _passing_on(going: dict[OneRun, subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does; at its end, stop what still runs, which saves."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+    """At the end of the block, stop what still runs, which saves; a signal ends the block."""
     try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            "stopped; what was trained is saved, and the same command goes on with it"
-        ) from None
+        with ending_by_signals():
+            yield
+    except KeyboardInterrupt as stop:
+        words = "stopped; what was trained is saved, and the same command goes on with it"
+        raise Ended(words, exit_code(stop)) from None
     finally:
         for process in going.values():
             process.send_signal(signal.SIGTERM)
         for process in going.values():
             process.wait()
-        signal.signal(signal.SIGTERM, before)
 
 
 def _share(run: OneRun) -> float:
@@ -335,7 +330,7 @@ def _outcome(run: OneRun, code: int) -> str:
 
 def summarise(runs: Sequence[OneRun], out: Path) -> None:
     """Print what the runs of each setting reached, and write it, and a page that compares them."""
-    from metarl.report.page import write_page
+    from metarl.report.page import MOST_RUNS, write_page
     from metarl.report.run_summary import read_run
 
     groups: dict[str, list[OneRun]] = {}
@@ -344,7 +339,7 @@ def summarise(runs: Sequence[OneRun], out: Path) -> None:
     rows = [_row(setting, group) for setting, group in groups.items()]
     with file_errors(out):
         write_json(out / "sweep.json", finite(rows))
-    write_page([read_run(run.folder) for run in runs], out / "report.html")
+    write_page([read_run(run.folder) for run in runs[:MOST_RUNS]], out / "report.html")
     digits = decimals([row["iqm"] for row in rows])
     width = max(len("setting"), *(len(row["setting"]) for row in rows)) if len(rows) > 1 else 0
     heading = f"{'setting':<{width}}  " if width else ""
@@ -358,7 +353,8 @@ def summarise(runs: Sequence[OneRun], out: Path) -> None:
         )
     for line in limits(min(len(row["seeds"]) for row in rows), [row["tasks"] for row in rows]):
         say(line)
-    say(f"wrote {out / 'sweep.json'} and {out / 'report.html'}")
+    some = f", of the first {MOST_RUNS} runs" * (len(runs) > MOST_RUNS)
+    say(f"wrote {out / 'sweep.json'} and {out / 'report.html'}{some}")
     say(f"next: metarl evaluate {quoted(runs[0].folder)}")
 
 
@@ -387,9 +383,10 @@ def _row(setting: str, group: Sequence[OneRun]) -> dict[str, Any]:
     from metarl.evaluation.protocol import Report
     from metarl.evaluation.statistics import interval_over_seeds
 
-    reports = [
-        Report.load(max((run.folder / "evaluation").glob("heldout_step_*.json"))) for run in group
-    ]
+    reports = []
+    for folder in (run.folder / "evaluation" for run in group):
+        files, missing = folder.glob("heldout_step_*.json"), folder / "heldout_step_*.json"
+        reports.append(Report.load(max(files, default=missing)))
     returns = np.array([[task[-1] for task in report.returns] for report in reports])
     centre, low, high = interval_over_seeds(returns, Key("sweep").numpy())
     return {

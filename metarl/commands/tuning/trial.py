@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from metarl.evaluation.protocol import Report
 
+OBJECTIVES = ("first", "last", "mean")
+"""Rounds whose held-out return is to be large."""
 PARTS = 10
 """The held-out curve is read off after each tenth of a run."""
 STARTUP = 4
@@ -139,12 +141,14 @@ def run_trial(argv: Sequence[str], read: Callable[[Sequence[str]], Any]) -> int:
             of `metarl train`.
         read: turns these into family, algorithm and settings.
     """
-    file, number, objective, prune, *words = argv
+    file, number, objective, prune, words = _given(argv)
     got = read(words)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _wait_for(Path(got.train.out))
     study = open_study(Path(file), prune=prune == "1")
-    callback = Reporting(handle(study, int(number), got.train.seed), objective)
+    if number not in (one.number for one in study.trials if one.state.name == "RUNNING"):
+        raise UserError(f"the study '{file}' has no trial {number} that has begun and not ended")
+    callback = Reporting(handle(study, number, got.train.seed), objective)
     from metarl.run import train_or_resume
 
     try:
@@ -153,6 +157,18 @@ def run_trial(argv: Sequence[str], read: Callable[[Sequence[str]], Any]) -> int:
         if not callback.pruned:
             raise
     return 0
+
+
+def _given(argv: Sequence[str]) -> tuple[str, int, str, str, Sequence[str]]:
+    """Return the words that a search starts a trial with. Raises UserError if they are others."""
+    file, number, objective, prune, *words = [*argv, "", "", "", ""][: max(4, len(argv))]
+    known = number.isdecimal() and len(number) < 10 and Path(file).is_file()
+    if not known or objective not in OBJECTIVES or prune not in ("0", "1"):
+        raise UserError(
+            "--run-trial is what `metarl tune` starts the processes of its trials with: leave it "
+            "out, or run a trial by itself with `metarl train`"
+        )
+    return file, int(number), objective, prune, words
 
 
 def _end_with_parent() -> None:

@@ -95,8 +95,8 @@ class OneTrial(OneRun):
 
 def tune(argv: list[str]) -> int:
     """Search settings; see `Tune`."""
-    if argv[:1] == [TRIAL]:
-        return run_trial(argv[1:], read_train)
+    if TRIAL in argv:
+        return run_trial(argv[1:] if argv[0] == TRIAL else [], read_train)
     if {"-h", "--help"} & set(argv):
         parse(Tune, ["--help"], prog="metarl tune")
     need_optuna()

@@ -62,8 +62,8 @@ class Play(Said):
 def play(argv: Sequence[str]) -> int:
     """Open the viewer."""
     args = parse(Play, argv, prog="metarl play")
+    player = make_player(args)  # what is wrong with what was named comes first
     check_display("metarl play", "try metarl render for a video")
-    player = make_player(args)
     with no_thread_left():
         open_window(player)
     return 0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import tyro
 
 from metarl.base.errors import UserError
+from metarl.base.files import check_writable
 from metarl.base.text import shown
 from metarl.commands.arguments import parse
 from metarl.commands.evaluating.on_run import OnRun, parse_task
@@ -124,13 +125,13 @@ def render(argv: Sequence[str]) -> int:
     config = video.VideoConfig(size=args.size, fps=args.fps, speed=args.speed, seconds=args.seconds)
     if args.out is not None:
         video.check_out(args.out)
-    if args.live:
-        check_display("--live", "leave out --live to write a video")
     if args.against:
         from metarl.commands.viewing.versus import render_against
 
         return render_against(args, config)
     checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
+    if args.out is not None:
+        check_writable(Path(args.out))
     split, tasks = "the task", parse_task(family, args.set) if args.set else None
     if tasks is None:
         split, tasks = args.split, TaskDistribution(family).split(args.split, args.tasks)
@@ -138,7 +139,9 @@ def render(argv: Sequence[str]) -> int:
         count = worlds_per_task(checkpoint, args.rollouts_per_task, len(tasks))
         out = Path(args.out) if args.out else default_out(checkpoint, split, args.set)
         return _render_pictures(args, learner, family, tasks, count, out)
-    if not args.live:
+    if args.live:
+        check_display("--live", "leave out --live to write a video")
+    else:
         make_context(8, 8).free()  # what is missing is better said before the work than after it
     count = worlds_per_task(checkpoint, args.rollouts_per_task, len(tasks))
     physics = physics_for(checkpoint, args.simulator, args.device)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from metarl.base.text import counted
-from metarl.evaluation.probe import INTERVENTIONS, WINDOW
+from metarl.base.text import ALL_DIVERGED, counted
+from metarl.evaluation.probe import INTERVENTIONS, WINDOW, effect_words
 from metarl.evaluation.protocol import Report
 from metarl.evaluation.score import adaptation_score, is_blind, is_oracle
 from metarl.report.charts import PALETTE, RUN_COLOURS
@@ -82,6 +82,8 @@ class ProbeTable(NamedTuple):
     label: str
     effects: list[tuple[str, str, str, str]]
     """What is done to the policy, what that means, its mean return, and the change."""
+    verdicts: list[str]
+    """What is shown of each intervention, or why nothing is."""
     readable: list[tuple[str, str]]
     """A task parameter, and the R² of its linear readout."""
     identified: str
@@ -94,15 +96,19 @@ def probe_tables(runs: Sequence[RunSummary]) -> list[ProbeTable]:
 
 
 def _probe_table(label: str, found: dict[str, Any]) -> ProbeTable:
-    effects = []
+    effects, verdicts, whole = [], [], found["effects"]["as it is"]["returns"]
+    tasks = np.array(found.get("tasks", [[m] for m in range(len(whole))]), float)
     for name, effect in found["effects"].items():
         returns = [value for value in effect["returns"] if value is not None]
-        change = "" if None in effect["change"] else (
+        change = ALL_DIVERGED if None in effect["change"] else (
             "{} [{}, {}]".format(*(number(value, True) for value in effect["change"]))
         )  # fmt: skip
-        mean = number(float(np.mean(returns))) if returns else "—"
+        mean = number(float(np.mean(returns))) if returns else ALL_DIVERGED
         what = "" if name == "as it is" else change
         effects.append((name, INTERVENTIONS.get(name, ""), mean, what))
+        if name != "as it is":
+            words = effect_words(effect["returns"], whole, effect["change"], tasks)
+            verdicts.append(f"{name[:1].upper()}{name[1:]}: {words}.")
     readable = [(k, "—" if r2 is None else f"{r2:.2f}") for k, r2 in found["readable"].items()]
     steps = found["identified"]
     words = (
@@ -110,7 +116,7 @@ def _probe_table(label: str, found: dict[str, Any]) -> ProbeTable:
         if steps is not None
         else "The first episode does not come to 90 % of the final reward."
     )
-    return ProbeTable(label, effects, readable, words)
+    return ProbeTable(label, effects, verdicts, readable, words)
 
 
 def draw_sweep(axes: Axes, runs: Sequence[RunSummary], parameter: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from metarl.base.text import counted
+from metarl.base.text import ALL_DIVERGED, counted
 from metarl.report.charts import PALETTE, RUN_COLOURS, Panel, panel
 from metarl.report.run_summary import RunSummary
-from metarl.report.text import number
+from metarl.report.text import number, stream_divergence
 
 NOTE = "Interquartile means over streams, and 95 % intervals."
 
@@ -25,6 +26,8 @@ class StreamTable(NamedTuple):
     """What changed, and when."""
     rows: list[tuple[str, str, str, str]]
     """Who, mean return of a window, regret in the end, and how it recovers."""
+    diverged: list[str]
+    """Sentences on runs in which the physics failed."""
 
 
 def stream_tables(runs: Sequence[RunSummary]) -> list[StreamTable]:
@@ -37,19 +40,22 @@ def stream_tables(runs: Sequence[RunSummary]) -> list[StreamTable]:
                 f"Tasks {moves} every {number(found['every'])} steps on average, in "
                 f"{counted(found['streams'], 'stream')} of {counted(found['episodes'], 'episode')}."
             )
-            tables.append(
-                StreamTable(run.label, words, [_row(one, found) for one in found["runs"]])
-            )
+            rows = [_row(one, found) for one in found["runs"]]
+            lost = [f"{text[:1].upper()}{text[1:]}." for text in stream_divergence(found)]
+            tables.append(StreamTable(run.label, words, rows, lost))
     return tables
 
 
 def _row(run: dict[str, Any], found: dict[str, Any]) -> tuple[str, str, str, str]:
     who = f"{run['algorithm']} on {run['family']}"
-    mean = number(float(np.mean(run["windows"]["mean"])))
+    means = [mean for mean in run["windows"]["mean"] if mean is not None]
+    mean = number(float(np.mean(means)) if means else math.nan)
     regret = found["reference"] if run["reference"] else "—"
     if run["regret"] is not None and not run["reference"]:
-        low, high = run["regret"]["ci95"][-1]
-        regret = f"{number(run['regret']['iqm'][-1])} [{number(low)}, {number(high)}]"
+        centre, (low, high) = run["regret"]["iqm"][-1], run["regret"]["ci95"][-1]
+        regret = ALL_DIVERGED
+        if centre is not None:
+            regret = f"{number(centre)} [{number(low)}, {number(high)}]"
     back = run["recovery"]
     if back is None:
         return who, mean, regret, "—"
@@ -86,7 +92,7 @@ def _draw(axes: Axes, found: dict[str, Any], what: str, ylabel: str) -> None:
         steps = found["window"] * np.arange(1, len(curve["iqm"]) + 1)
         style = "--" if run["reference"] else "-"
         label = f"{run['algorithm']} on {run['family']}"
-        axes.plot(steps, curve["iqm"], style, color=PALETTE[colour], label=label)
+        axes.plot(steps, np.array(curve["iqm"], float), style, color=PALETTE[colour], label=label)
         band = np.array(curve["ci95"], float).T
         axes.fill_between(steps, *band, color=PALETTE[colour], alpha=0.17, lw=0)
     axes.set(xlabel="steps of a stream", ylabel=ylabel)
