@@ -90,7 +90,6 @@ def speed() -> str:
         f"{100 * few['share_of_bare_speed']:.0f} %.",
         f"PEARL collects from {collect['tasks'] * collect['rollouts_per_task']} worlds "
         f"{collect['speedup']:.0f} times as fast as from one gymnasium environment.",
-        f"Videos are drawn at {pictures():.0f} pictures of 480×480 a second.",
         *from_nothing(),
     )
     return f"{table([head, *rows])}\n\n{fill(' '.join(sentences))}"
@@ -124,26 +123,6 @@ CONTENDERS = {
     "gymnasium sync": "gymnasium's SyncVectorEnv, {} environments in one process",
     "gymnasium async": "gymnasium's AsyncVectorEnv, {} environments in a process each",
 }
-
-
-def pictures() -> float:
-    """Return the pictures a second of the larger number of threads, the slowest round."""
-    by_threads = load("rendering")["pictures_per_second"]
-    return min(by_threads[max(by_threads, key=int)])
-
-
-def rendering() -> str:
-    """What a picture costs, for the page on videos."""
-    result = load("rendering")
-    seconds, size = result["cpu_seconds_per_picture"], result["size"]
-    low, high = (1000 * pick(seconds) for pick in (min, max))
-    threads = max(result["pictures_per_second"], key=int)
-    return fill(
-        f"On a shared machine without a GPU ({result['environment']['hardware']['cores']} cores, "
-        f"{result['environment']['hardware']['cpu']}, Mesa's llvmpipe) a {size}×{size} picture "
-        f"with shadows and antialiasing takes {low:.0f} to {high:.0f} ms of one core's time, and "
-        f"{threads} threads drew {pictures():.0f} a second."
-    )
 
 
 def pearl_update() -> str:
@@ -302,7 +281,6 @@ BLOCKS = {
     "growth": ("docs/cluster.md", growth),
     "beside-sb3": ("docs/algorithms/ppo.md", beside_sb3),
     "speed": ("docs/speed.md", speed),
-    "rendering": ("docs/videos.md", rendering),
     "pearl-update": ("docs/algorithms/pearl.md", pearl_update),
 }
 """Name of the marks -> the page, and what makes the text."""

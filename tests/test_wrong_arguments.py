@@ -17,6 +17,7 @@ from metarl.adapters import GymEnv
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.algorithms.rl2 import Rl2, Rl2Config
 from metarl.evaluation import protocol
+from metarl.learning.adapted_policy import AdaptedPolicy
 
 
 @functools.cache
@@ -103,6 +104,23 @@ CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: Tasks("f", 3, np.zeros((1, 1))), "names must be of type"),  # type: ignore[arg-type]
     (lambda: Tasks("f", ("a",), "x"), "values must be numbers (M, P), not 'x'"),  # type: ignore[arg-type]
     (lambda: Tasks.from_json([]), "tasks JSON is malformed"),  # type: ignore[arg-type]
+    (
+        lambda: metarl.train("point-goal", "maml-trpo", total_timesteps=1),
+        "maml-trpo has no setting 'total_timesteps': here it is env_steps",
+    ),
+    (
+        lambda: metarl.train("point-goal", "maml-trpo", n_envs=4),
+        "no setting 'n_envs': here it is tasks_per_iteration and rollouts_per_task",
+    ),
+    (lambda: metarl.train("point-goal", "maml"), "'maml' (did you mean 'maml-trpo'?)"),
+    (
+        lambda: metarl.TaskDistribution("point-goal"),  # type: ignore[arg-type]
+        "not 'point-goal': find_family('point-goal') gives one",
+    ),
+    (
+        lambda: AdaptedPolicy(maml(), maml().begin(1, 1), []).predict("abc"),
+        "obs must be an array of numbers, not 'abc'",
+    ),
 ]  # fmt: skip
 
 

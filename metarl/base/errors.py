@@ -33,8 +33,13 @@ class UserError(ValueError):
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the option closest to `word`, or ``""``."""
-    close = difflib.get_close_matches(word, list(options), n=1)
+    """Return ``" (did you mean 'x'?)"`` for the option closest to `word`, or ``""``.
+
+    One that `word` is the beginning of is closer than any other: maml is maml-trpo, not es-maml.
+    """
+    options = list(options)
+    begun = [one for one in options if len(word) > 2 and one.startswith(f"{word}-")]
+    close = begun if len(begun) == 1 else difflib.get_close_matches(word, options, n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 

@@ -18,41 +18,9 @@ import tyro
 from metarl.base.errors import UserError, did_you_mean
 from metarl.commands.flags import Flag, flags_of, help_page
 from metarl.runs.config import MAX_EPISODES, MAX_WORLDS
+from metarl.runs.elsewhere import called_here
 
 T = TypeVar("T")
-
-ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "total-timesteps timesteps n-timesteps num-timesteps total-steps max-steps steps":
-        ("env-steps",),
-    "n-iterations num-iterations n-iter iters n-updates updates": ("iterations",),
-    "lr learning-rate": ("lr", "inner-lr", "max-kl"),
-    "n-envs num-envs num-worlds envs n-steps num-steps rollout-length":
-        ("tasks-per-iteration", "rollouts-per-task"),
-    "n-tasks num-tasks meta-batch-size": ("tasks", "meta-batch", "tasks-per-iteration"),
-    "batch-size minibatch-size": ("batch-size", "minibatches", "tasks-per-iteration"),
-    "n-epochs num-epochs": ("epochs",),
-    "buffer-size": ("replay-capacity",),
-    "ent-coef entropy-coef": ("entropy-weight",),
-    "vf-coef value-coef": ("value-weight",),
-    "clip-range clip-coef": ("clip",),
-    "target-kl": ("desired-kl", "max-kl"),
-    "discount": ("gamma",),
-    "lambda lam": ("gae-lambda",),
-    "tau": ("target-rate",),
-    "net-arch hidden-size hidden-sizes layers": ("hidden",),
-    "eval-freq eval-every": ("evaluate-every",),
-    "n-eval-episodes eval-episodes n-episodes num-episodes": ("episodes", "evaluate-episodes"),
-    "n-eval-tasks": ("evaluate-tasks",),
-    "save-freq save-every": ("checkpoint-every",),
-    "wandb use-wandb wandb-project-name logger": ("track",),
-    "log-dir logdir log-folder save-path save-dir output output-dir tensorboard-log":
-        ("out",),
-    "n-jobs num-threads num-workers workers": ("threads",),
-    "gpu cuda": ("device",),
-    "verbose quiet": ("progress",),
-    "checkpoint load ckpt": ("resume",),
-}  # fmt: skip
-"""What other libraries call a flag -> our flags for it, of which a command has some or none."""
 
 WORDS = {
     "algo algorithm agent model": "ALGORITHM",
@@ -247,10 +215,8 @@ def _hint(option: str, flags: list[Flag], prog: str) -> str:
     for theirs, word in WORDS.items():
         if name in theirs.split() and word in usage:
             return f": it is {word} in `{usage}`"
-    for theirs, ours in ELSEWHERE.items():
-        here = [f"--{one}" for one in ours if one in names]
-        if name in theirs.split() and here:
-            return f": here it is {' and '.join(here[:2])}"
+    if here := called_here(name, names):
+        return f": here it is {' and '.join(f'--{one}' for one in here[:2])}"
     begun = [one for one in names if len(name) > 2 and one.startswith(name)]
     close = begun if len(begun) == 1 else difflib.get_close_matches(name, names, 1, 0.75)
     return f" (did you mean '--{close[0]}'?)" if close else ""

@@ -63,7 +63,10 @@ class AdaptedPolicy:
         """
         if not deterministic:
             raise UserError("an adapted policy acts deterministically: deterministic must be True")
-        rows = torch.as_tensor(np.atleast_2d(np.asarray(obs, np.float32)))
+        try:
+            rows = torch.as_tensor(np.atleast_2d(np.asarray(obs, np.float32)))
+        except (TypeError, ValueError):
+            raise UserError(f"obs must be an array of numbers, not {obs!r:.80}") from None
         if rows.ndim != 2 or rows.shape[1] != self.learner.spec.observation_size:
             size = self.learner.spec.observation_size
             raise UserError(f"obs must have shape ({size},) or (n, {size}), not {np.shape(obs)}")

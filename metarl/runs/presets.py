@@ -20,6 +20,7 @@ from metarl.base.files import read_json, read_text
 from metarl.base.plugins import absolute
 from metarl.learning.registry import find_learner
 from metarl.runs.config import TrainConfig
+from metarl.runs.elsewhere import called_here
 from metarl.runs.progress import say
 
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -145,8 +146,7 @@ def with_settings(start: Configs, settings: Mapping[str, Any], where: str) -> Co
     names = [[field.name for field in fields(part)] for part in start]
     for name in settings:
         if name not in (*names[0], *names[1]):
-            near = did_you_mean(name, [*names[0], *names[1]])
-            raise UserError(f"{where} has no setting '{name}'{near}")
+            raise UserError(f"{where} has no setting '{name}'{_hint(name, names[0] + names[1])}")
     if "iterations" in settings:
         settings = {"env_steps": None, **settings}
     try:
@@ -157,6 +157,14 @@ def with_settings(start: Configs, settings: Mapping[str, Any], where: str) -> Co
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}") from None
     return train, learner
+
+
+def _hint(name: str, known: list[str]) -> str:
+    """Return what an unknown setting is called here, or which one is near."""
+    here = called_here(name.replace("_", "-"), [one.replace("_", "-") for one in known])
+    if here:
+        return f": here it is {' and '.join(one.replace('-', '_') for one in here[:2])}"
+    return did_you_mean(name, known)
 
 
 def _plain(value: Any) -> Any:

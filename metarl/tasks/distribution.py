@@ -150,7 +150,8 @@ class TaskDistribution:
     def __init__(self, family: TaskFamily) -> None:
         """Take the parameters of `family`. Raises UserError if it is none."""
         if not isinstance(getattr(family, "params", None), tuple):
-            raise UserError(f"family must be of type TaskFamily, not {family!r:.80}")
+            hint = f": find_family({family!r:.80}) gives one" if isinstance(family, str) else ""
+            raise UserError(f"family must be of type TaskFamily, not {family!r:.80}{hint}")
         self.family = family
         self._split_name = getattr(family, "split_name", "") or family.name
         self.params = family.params

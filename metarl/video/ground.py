@@ -200,7 +200,8 @@ class Course:
         for n in range(math.ceil(max(far - reach, 0.0) / self.step),
                        math.floor((far + reach) / self.step) + 1):  # fmt: skip
             radius = n * self.step or 0.2 * self.step
-            half = math.pi if far <= reach else min(math.pi, reach / radius)
+            cosine = (radius**2 + far**2 - reach**2) / max(2 * radius * far, 1e-9)
+            half = math.acos(min(max(cosine, -1.0), 1.0))  # of the arc that is within reach
             angles = bearing + np.linspace(-half, half, 2 + math.ceil(2 * half / PIECE))
             xy = self.start[:2] + radius * np.stack([np.cos(angles), np.sin(angles)], 1)
             z = [self._along(x, y) for x, y in xy.tolist()]

@@ -10,10 +10,11 @@ import tyro
 
 from metarl.base.errors import UserError
 from metarl.cli import main
-from metarl.commands.arguments import ELSEWHERE, WORDS, parse
+from metarl.commands.arguments import WORDS, parse
 from metarl.commands.flags import GROUPS, flags_of
 from metarl.commands.training.train import parse_train
 from metarl.learning.registry import list_learners
+from metarl.runs.elsewhere import ELSEWHERE
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from metarl.worlds.task_worlds import TaskWorlds
 BARE = """<mujoco><worldbody><geom name="floor" type="plane" size="5 5 .1" rgba="1 0 0 1"/>
 <body name="cart" pos="0 0 .3"><joint type="slide" axis="1 0 0"/><geom size=".1" mass="1"/></body>
 </worldbody></mujoco>"""
+ROAMS = BARE.replace("</body>", '<joint type="slide" axis="0 1 0"/></body>')
 ABOVE = View(np.array([20.0, 0.0, 0.0]), 4.0, 90.0, -90.0)
 """Far from the robot, so that nothing but the floor is in view: 3.3 m of it up and down."""
 
@@ -101,6 +102,41 @@ def test_marks_of_a_robot_that_roams_are_rings():
     assert [ring.label for ring in rings[:3]] == ["2 m", "4 m", "6 m"]
     for ring in rings:
         assert np.allclose(np.hypot(*ring.points[:, :2].T), float(ring.label.removesuffix(" m")))
+
+
+def test_rings_fade_before_they_end():
+    """Opaque around the robot, and nothing where a ring would end within the picture."""
+    model = find_family("ant-dir").compile()
+    course = Course(model, find_root(model), 5.0, 1.4)
+    start, *rings = course.near(np.array([13.0, 0.0, 0.5]))
+    assert not start.start
+    for ring in (start, *rings):
+        assert ring.seen.shape == (len(ring.points) - 1,)
+        assert ring.seen[[0, -1]].max() < 0.2
+    nearest = next(ring for ring in rings if ring.label == "12 m")
+    assert nearest.seen[len(nearest.seen) // 2] == 1.0
+    nothing = np.zeros((0, 3))
+    marks = renderers.Marks(
+        [], np.zeros(3), np.zeros(3), nothing, 0.5, 1.0, [nearest], 1.0, (1, 1, 1)
+    )
+    assert len(renderers.drawn(marks)) == (nearest.seen > 0).sum()
+
+
+@pytest.mark.usefixtures("_gl")
+def test_the_start_of_a_robot_that_roams_is_a_ring_without_teeth():
+    """Seen from above, it is white as far as its rim, 0.2 m and half its width from the middle."""
+    model = mujoco.MjModel.from_xml_string(ROAMS)
+    start = Course(model, find_root(model), 4.0, 1.0).near(np.zeros(3))[0]
+    view = View(np.zeros(3), 1.0, 90.0, -90.0)
+    white = picture(model, view, [start], 240).min(2) > 200
+    rim = np.array([[0.2 + 0.9 * 0.035, 0.0, 0.0]])
+    x, _ = project(rim, view, 45.0, 240, 240)
+    angle = np.linspace(0, 2 * np.pi, 720)
+    row, column = (
+        np.rint(119.5 + (x[0, 0] - 120) * f(angle)).astype(int) for f in (np.sin, np.cos)
+    )
+    assert start.start
+    assert white[row, column].all()
 
 
 def test_marks_lie_on_the_terrain():
