@@ -13,9 +13,10 @@ import pytest
 import torch
 from helpers.process import forked
 
-from metarl import cli
+from metarl import UserError, cli, find_family
 from metarl.base.files import whole_file
 from metarl.cli import main
+from metarl.tasks.composition import compose
 
 
 def metarl(*argv: str, **more) -> subprocess.CompletedProcess:
@@ -132,6 +133,20 @@ def test_a_product_in_full(capsys):
     assert row["gymnasium_id"] == "metarl/TaskFamily-v0"
 
 
+@pytest.mark.parametrize(
+    "name", ["half-cheetah-dir+switch+history", "point-goal+told", "half-cheetah-vel+command+told"]
+)
+def test_a_product_takes_no_variation_that_it_has(name, capsys):
+    """What it could be combined with is listed, whatever the class of a variation is."""
+    assert main(["families", name]) == 0
+    said = capsys.readouterr().out
+    has = name.split("+")[1:]
+    assert "+noise  " in said
+    assert not any(f"+{word}  " in said for word in has)
+    with pytest.raises(UserError, match=f"'{has[-1]}'|parameter"):
+        compose(type(find_family(name)), [has[-1]])
+
+
 def test_families_as_json(capsys):
     assert main(["families", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
@@ -199,7 +214,7 @@ def test_ctrl_c_anywhere_is_one_line(monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_ends_any_command_in_one_line_and_leaves_nothing_half(name, tmp_path):
-    """Its code is that of the signal, as a shell has it; under nohup a closed terminal ends none."""
+    """Its code is that of the signal, as a shell has it."""
     number = getattr(signal, name)
 
     def work(argv: list[str]) -> int:
