@@ -12,6 +12,7 @@ from metarl.simulation.model_faults import can_land
 from metarl.simulation.names import actuator_names
 from metarl.tasks.family import TaskFamily, acts, without_termination
 from metarl.video.scene import find_root
+from metarl.worlds.model_probe import idle_ends
 
 _STEPS = 200
 """Steps in which actions must move something, and each term of the reward change."""
@@ -20,14 +21,14 @@ _LISTED = 4
 
 
 def notes(family: TaskFamily) -> list[str]:
-    """Return the notes on a family, each one line: on its ground, actuators and reward's terms."""
+    """Return the notes on a family, each one line: on its ground, actuators, terms and ranges."""
     if not family.has_model:
         return []
     model = family.compile()
     on_controls = _on_controls(model) if family.actions is None else []
     return [
         *_on_the_ground(family, model), *on_controls, *_on_actions(family, model),
-        *_on_terms(family),
+        *_on_terms(family), *_on_parameters(family),
     ]  # fmt: skip
 
 
@@ -58,6 +59,14 @@ def _on_controls(model: mujoco.MjModel) -> list[str]:
             named = _listed(model, which)
             found.append(f"no ctrlrange for actuator {named}: actions of -1 and 1 give {ends}")
     return found
+
+
+def _on_parameters(family: TaskFamily) -> list[str]:
+    """Of ranges of which a part is one and the same task."""
+    try:
+        return idle_ends(family, family.probe_steps) if family.probe_steps else []
+    except UserError:  # a check has said so
+        return []
 
 
 def _on_actions(family: TaskFamily, model: mujoco.MjModel) -> list[str]:

@@ -171,6 +171,8 @@ def _with_params(
     """A subclass of `family` with `params` after its own."""
     label = class_name(family)
     whole = f"{label}+{name}"
+    if mixin in family.__mro__:
+        raise UserError(f"family '{label}' has the variation '{name}' already")
     _refuse_clashes(whole, family.params, params)
     tasks = family.split_name or label
     if mixin not in (_Told, History):

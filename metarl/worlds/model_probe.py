@@ -53,30 +53,14 @@ def inert_parameter(family: TaskFamily, steps: int) -> str:
         family: whose parameters.
         steps: environment steps, at most; a comparison ends at the first difference.
     """
-    distribution = TaskDistribution(family)
-    free = without_termination(family)  # a fallen robot meets more of its world
-    free = replace_attributes(free, switch_at=None)  # the task from the beginning
-    worlds, others = (TaskWorlds(free, _WORLDS, 1) for _ in range(2))
-    size = (min(steps, family.horizon), _WORLDS, worlds.spec.action_size)
-    actions = 2 * torch.rand(*size, generator=_KEY.fold("actions").torch()) - 1
-    nominal, played = _played(worlds, actions), []
-
-    def moves(task: Tasks) -> bool:
-        others.set_tasks(task, _WORLDS)
-        for t, got in enumerate(_played(others, actions)):
-            if t == len(played):
-                played.append(next(nominal))
-            if got != played[t]:
-                return True
-        return False
-
+    distribution, compared = TaskDistribution(family), _Compared(family, steps)
     for param in family.params:
         if param.name == family.switch_at:
             continue
         inert: list[str] = []
         for name in param.names:
             tasks = far_tasks(distribution, name)
-            if not any(moves(tasks[k]) for k in range(len(tasks))):
+            if not any(compared.moves(tasks[k]) for k in range(len(tasks))):
                 inert.append(f"{name}={tasks.column(name)[0]:.4g}")
             elif param.edits:
                 break
@@ -91,6 +75,57 @@ def inert_parameter(family: TaskFamily, steps: int) -> str:
                 f"random actions rarely meet the difference, raise `probe_steps` = {steps}"
             )
     return ""
+
+
+def idle_ends(family: TaskFamily, steps: int) -> list[str]:
+    """Return a line for each end of a parameter's range that gives the run of the nominal task.
+
+    So does a friction below the ground's, of which MuJoCo takes the larger: half of such a range is
+    one and the same task. Of parameters of one number, whose other end does change something.
+
+    Args:
+        family: of which every parameter changes something.
+        steps: see `inert_parameter`.
+    """
+    distribution, compared = TaskDistribution(family), _Compared(family, steps)
+    found, nominal = [], distribution.nominal()
+    for param in family.params:
+        if len(param.names) > 1 or isinstance(param.train, Choices) or not param.edits:
+            continue
+        (name,) = param.names
+        tasks, own = far_tasks(distribution, name), float(nominal.column(name)[0])
+        ends = [(end, tasks[k]) for k, end in enumerate(tasks.column(name).tolist()) if end != own]
+        idle = [end for end, task in ends if not compared.moves(task)]
+        if len(idle) < len(ends):
+            found += [
+                f"{name}={end:.4g} gives the run of its nominal {own:.4g} in {compared.steps} "
+                f"random steps: what lies between them may be one and the same task"
+                for end in idle
+            ]
+    return found
+
+
+class _Compared:
+    """Runs of tasks beside that of the nominal one, with the same seed and actions."""
+
+    def __init__(self, family: TaskFamily, steps: int) -> None:
+        free = without_termination(family)  # a fallen robot meets more of its world
+        free = replace_attributes(free, switch_at=None)  # the task from the beginning
+        worlds, self.others = (TaskWorlds(free, _WORLDS, 1) for _ in range(2))
+        self.steps = min(steps, family.horizon)
+        size = (self.steps, _WORLDS, worlds.spec.action_size)
+        self.actions = 2 * torch.rand(*size, generator=_KEY.fold("actions").torch()) - 1
+        self._nominal, self._played = _played(worlds, self.actions), []
+
+    def moves(self, task: Tasks) -> bool:
+        """Whether a task's run differs from the nominal one's, in any bit of any step."""
+        self.others.set_tasks(task, _WORLDS)
+        for t, got in enumerate(_played(self.others, self.actions)):
+            if t == len(self._played):
+                self._played.append(next(self._nominal))
+            if got != self._played[t]:
+                return True
+        return False
 
 
 def far_tasks(distribution: TaskDistribution, name: str) -> Tasks:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.process import forked
 
-from metarl import cli
+from metarl import UserError, cli, find_family
+from metarl.base.files import whole_file
 from metarl.cli import main
+from metarl.tasks.composition import compose
 
 
 def metarl(*argv: str, **more) -> subprocess.CompletedProcess:
@@ -128,6 +132,20 @@ def test_a_product_in_full(capsys):
     assert row["gymnasium_id"] == "metarl/TaskFamily-v0"
 
 
+@pytest.mark.parametrize(
+    "name", ["half-cheetah-dir+switch+history", "point-goal+told", "half-cheetah-vel+command+told"]
+)
+def test_a_product_takes_no_variation_that_it_has(name, capsys):
+    """What it could be combined with is listed, whatever the class of a variation is."""
+    assert main(["families", name]) == 0
+    said = capsys.readouterr().out
+    has = name.split("+")[1:]
+    assert "+noise  " in said
+    assert not any(f"+{word}  " in said for word in has)
+    with pytest.raises(UserError, match=f"'{has[-1]}'|parameter"):
+        compose(type(find_family(name)), [has[-1]])
+
+
 def test_families_as_json(capsys):
     assert main(["families", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
@@ -191,6 +209,45 @@ def test_ctrl_c_anywhere_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("metarl.commands.families.families", interrupted)
     assert main(["families"]) == 130
     assert capsys.readouterr().err == "metarl: interrupted\n"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_ends_any_command_in_one_line_and_leaves_nothing_half(name, tmp_path):
+    """Its code is that of the signal, as a shell has it."""
+    number = getattr(signal, name)
+
+    def work(argv: list[str]) -> int:
+        with whole_file(tmp_path / "out") as draft:
+            draft.write_text("half")
+            print("begun", flush=True)
+            time.sleep(60)
+        return 0
+
+    process = forked(lambda: cli.guarded(work, []))
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(number)
+    said = process.communicate(timeout=30)[1].splitlines()
+    assert process.returncode == 128 + number
+    assert said == ["metarl: interrupted" if name == "SIGINT" else f"metarl: ended by {name}"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_ignored_stays_so_and_handlers_are_given_back():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        found = []
+
+        def work(argv: list[str]) -> int:
+            found.extend(map(signal.getsignal, (signal.SIGHUP, signal.SIGTERM)))
+            return 0
+
+        own = signal.getsignal(signal.SIGTERM)
+        assert cli.guarded(work, []) == 0
+        assert found[0] == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) == own
+        assert (found[1] == own) == (own is not signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_too_little_memory_for_torch_is_one_line(monkeypatch, capsys):

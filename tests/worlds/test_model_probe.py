@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from envs.point import PointGoal
-from metarl import Choices, Interval, Param, UserError, shift
+from metarl import Choices, Interval, Param, UserError, assign, shift
+from metarl.check.notes import notes
 from metarl.check.suite import CheckError, check_parameters
 from metarl.cli import main
-from metarl.worlds.model_probe import inert_parameter, refuse_inert
+from metarl.worlds.model_probe import idle_ends, inert_parameter, refuse_inert
 from tests.helpers.families import every_family
+from tests.helpers.robots import robot
 
 INERT = """
 from envs.point import PointGoal
@@ -93,7 +95,32 @@ def test_steps_that_cannot_be_are_refused(steps: object) -> None:
 def test_the_families_of_the_library_are_moved_by_every_parameter(name: str) -> None:
     from metarl import find_family
 
-    assert inert_parameter(find_family(name), 200) == ""
+    family = find_family(name)
+    assert inert_parameter(family, 200) == ""
+    assert idle_ends(family, 200) == []
+
+
+PUCK = """<mujoco><worldbody><geom type="plane" size="5 5 .1" friction=".5"/>
+<body pos="0 0 .05"><freejoint/><geom name="puck" type="box" size=".1 .1 .05" mass="1"/>
+<site name="s"/></body></worldbody>
+<actuator><motor site="s" gear="20 0 0 0 0 0" ctrlrange="-1 1"/></actuator></mujoco>"""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "nominal", "idle"),
+    [(0.1, 0.9, 0.5, "0.1"), (0.1, 0.7, 0.4, "0.1"), (0.5, 0.9, 0.5, None), (0.6, 0.9, 0.7, None)],
+)
+def test_an_end_that_changes_nothing_is_noted_and_the_other_is_tried(low, high, nominal, idle):
+    """Of two frictions MuJoCo takes the larger: below the ground's, a puck's is all the same."""
+    param = Param(
+        "friction", Interval(low, high), nominal=nominal,
+        edit=assign("geom_friction", "puck", index=0),
+    )  # fmt: skip
+    puck = robot(PUCK, params=(param,), reward=lambda self, sim, *_: sim.qvel[:, 0])()
+    assert inert_parameter(puck, 60) == ""
+    said = [] if idle is None else [f"friction={idle} gives the run of its nominal {nominal}"]
+    assert [line.partition(" in ")[0] for line in idle_ends(puck, 60)] == said
+    assert [note for note in notes(puck) if note.startswith("friction=")] == idle_ends(puck, 60)
 
 
 def test_a_probe_draws_nothing() -> None:

@@ -116,7 +116,6 @@ def render(argv: Sequence[str]) -> int:
     """Render a run."""
     args = parse(Render, argv, prog="metarl render")
     from metarl.run import load_run, physics_for, worlds_for, worlds_per_task
-    from metarl.tasks.distribution import TaskDistribution
     from metarl.video import encode as video
     from metarl.video.opengl import make_context
     from metarl.video.recording import record
@@ -130,14 +129,12 @@ def render(argv: Sequence[str]) -> int:
 
         return render_against(args, config)
     checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
-    if args.out is not None:
-        check_writable(Path(args.out))
-    split, tasks = "the task", parse_task(family, args.set) if args.set else None
-    if tasks is None:
-        split, tasks = args.split, TaskDistribution(family).split(args.split, args.tasks)
+    split, tasks = _tasks(args, family)
+    out = Path(args.out or default_out(checkpoint, split, args.set))
+    if not args.live:
+        check_writable(out)
     if not family.has_model:
         count = worlds_per_task(checkpoint, args.rollouts_per_task, len(tasks))
-        out = Path(args.out) if args.out else default_out(checkpoint, split, args.set)
         return _render_pictures(args, learner, family, tasks, count, out)
     if args.live:
         check_display("--live", "leave out --live to write a video")
@@ -160,9 +157,17 @@ def render(argv: Sequence[str]) -> int:
         return 0
     from metarl.video.film import Film
 
-    out = Path(args.out or default_out(checkpoint, split, args.set))
     draw(Film(recording, config), out, args.threads)
     return 0
+
+
+def _tasks(args: Render, family: TaskFamily) -> tuple[str, Tasks]:
+    """Return what the tasks are called, and the tasks. Raises UserError for one that is none."""
+    from metarl.tasks.distribution import TaskDistribution
+
+    if args.set:
+        return "the task", parse_task(family, args.set)
+    return args.split, TaskDistribution(family).split(args.split, args.tasks)
 
 
 def _render_pictures(

@@ -32,16 +32,16 @@ def render_against(args: Render, config: VideoConfig) -> int:
                 f"'{one.run}' was trained on {one.family.name} and '{first.run}' on "
                 f"{first.family.name}: they have not the same tasks"
             )
-    if args.out is not None:
-        check_writable(Path(args.out))
+    name = "-".join(args.set) or args.split
+    out = Path(args.out or default_out(first.checkpoint, f"{name}-against", ()))
+    check_writable(out)
     make_context(8, 8).free()  # what is missing is better said before the work than after it
-    recordings, name = [play(args, one) for one in opened], "-".join(args.set) or args.split
+    recordings = [play(args, one) for one in opened]
     films = [Versus(recordings, config, k, args.labels) for k in range(args.rounds + 1)]
     for run, one in zip((args.run, *args.against), recordings, strict=True):
         returns = " → ".join(shown(value, 1) for value in one.report.returns[0])
         say(f"{run}: return {returns}")
-    out = args.out or default_out(first.checkpoint, f"{name}-against", ())
-    draw(Reel(films), Path(out), args.threads)
+    draw(Reel(films), out, args.threads)
     return 0
 
 
