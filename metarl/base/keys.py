@@ -101,9 +101,10 @@ class BatchedRNG:
             device: where the draws go.
             dtype: of the draws.
         """
+        parts = np.array((task, world, episode, *steps)).astype(np.uint64)
+        parts += _GOLDEN
         state = np.full(len(task), key.uint64(), np.uint64)
-        for part in (task, world, episode, *steps):
-            part = _mix(np.asarray(part).astype(np.uint64) + _GOLDEN)
+        for part in _mix(parts):
             part ^= state
             state = _mix(part)
         self._state = state

@@ -52,7 +52,11 @@ MANY = 200
 
 def check_model(family: TaskFamily) -> None:
     """The model compiles, and every parameter fits it."""
-    demand(family.params, "the family has no parameters: add a Param, or there is one task only")
+    demand(
+        family.params,
+        "the family has no parameters, so one task only: add a Param, or a variation to its name, "
+        "such as +dynamics",
+    )
     nominal = family.compile()
     for row in extreme_tasks(family, ood=True).values:
         model = edited_model(family, row)

@@ -28,7 +28,13 @@ from torch import Tensor
 
 from metarl.base.errors import UserError, did_you_mean
 from metarl.simulation.backend import Backend
-from metarl.simulation.controls import control_range, drives_a_joint, holds_position, is_servo
+from metarl.simulation.controls import (
+    control_of_position,
+    control_range,
+    drives_a_joint,
+    holds_position,
+    is_servo,
+)
 from metarl.simulation.names import actuator_names
 
 MOST_ACTIONS = 10**4
@@ -187,19 +193,24 @@ def _commands(
     servo, name = is_servo(model), actuator_labels(model)
     unlimited = (model.actuator_ctrllimited == 0) & ~holds_position(model)
     if declared.kind == "targets" and not servo.all():
+        cure = (
+            "torques() makes such ones" if drives_a_joint(model).all()
+            else "increments() takes any with a control range"
+        )  # fmt: skip
         raise UserError(
             f"position_targets() needs actuators that hold a position, and "
-            f"'{name[int(servo.argmin())]}' does not: torques() makes such ones"
+            f"'{name[int(servo.argmin())]}' does not: {cure}"
         )
     if declared.kind == "increments" and (unlimited & ~servo).any():
         raise UserError(
             f"increments() needs a control range, and actuator "
             f"'{name[int((unlimited & ~servo).argmax())]}' has none: set its ctrlrange"
         )
-    rest = np.where(servo, _around(declared.around, model, home), (low + high) / 2)
+    unit, increments = control_of_position(model), declared.kind == "increments"
+    rest = np.where(servo, unit * _around(declared.around, model, home), (low + high) / 2)
     if not isinstance(declared.around, str):
-        rest = per_actuator("around", declared.around, model)
-    scale = per_actuator("scale", declared.scale, model)
+        rest = unit * per_actuator("around", declared.around, model)
+    scale = per_actuator("scale", declared.scale, model) * (1.0 if increments else unit)
     low, high = np.where(unlimited, -np.inf, low), np.where(unlimited, np.inf, high)
     if (outside := (rest < low) | (rest > high)).any():
         i = int(outside.argmax())
@@ -207,7 +218,6 @@ def _commands(
             f"around: {rest[i]:g} is outside the control range of actuator '{name[i]}', "
             f"[{low[i]:g}, {high[i]:g}]"
         )
-    increments = declared.kind == "increments"
     return Commands(rest, scale, low, high, model.nu, increments, smoothing)
 
 

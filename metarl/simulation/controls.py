@@ -19,11 +19,11 @@ def control_range(model: mujoco.MjModel) -> np.ndarray:
     They are the actuator's ctrlrange; without one, the range of the joint for a position actuator
     of a limited joint, times its gear; else -1 and 1.
     """
-    limited = model.actuator_ctrllimited.astype(bool)
+    limited, unit = model.actuator_ctrllimited.astype(bool), control_of_position(model)
     ranges = np.where(limited[:, None], model.actuator_ctrlrange, [-1.0, 1.0])
     for i in np.flatnonzero(~limited & holds_position(model)):
         joint = int(model.actuator_trnid[i, 0])
-        ranges[i] = np.sort(model.actuator_gear[i, 0] * model.jnt_range[joint])
+        ranges[i] = np.sort(unit[i] * model.actuator_gear[i, 0] * model.jnt_range[joint])
     return ranges
 
 
@@ -44,9 +44,18 @@ def drives_a_joint(model: mujoco.MjModel) -> np.ndarray:
 
 
 def is_servo(model: mujoco.MjModel) -> np.ndarray:
-    """Return (nu,) bool: the actuators whose control is where their joint or tendon is to be."""
-    kp = model.actuator_gainprm[:, 0]
-    servo = (model.actuator_gaintype == int(mujoco.mjtGain.mjGAIN_FIXED)) & (kp != 0)
+    """Return (nu,) bool: the actuators whose control says where their joint or tendon is to be."""
+    gain, kp = model.actuator_gainprm[:, 0], -model.actuator_biasprm[:, 1]
+    servo = (model.actuator_gaintype == int(mujoco.mjtGain.mjGAIN_FIXED)) & (gain * kp > 0)
     servo &= model.actuator_biastype == int(mujoco.mjtBias.mjBIAS_AFFINE)
-    servo &= (model.actuator_biasprm[:, 0] == 0) & (model.actuator_biasprm[:, 1] == -kp)
-    return servo & np.isin(model.actuator_dyntype, _DIRECT)
+    return servo & (model.actuator_biasprm[:, 0] == 0) & np.isin(model.actuator_dyntype, _DIRECT)
+
+
+def control_of_position(model: mujoco.MjModel) -> np.ndarray:
+    """Return (nu,) the control that a position actuator takes for each m or rad; of others 1.
+
+    It is 1 as a rule. A gripper may take 0 to 255 all the same: force = gain u − kp q holds the
+    position gain u / kp.
+    """
+    gain, kp = model.actuator_gainprm[:, 0], -model.actuator_biasprm[:, 1]
+    return np.divide(kp, gain, out=np.ones(model.nu), where=is_servo(model))

@@ -8,9 +8,9 @@ contacts = {"feet": contact("*_foot")}                sensors of what touches wh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import mujoco
 
@@ -145,7 +145,7 @@ def _add_floor(spec: mujoco.MjSpec) -> None:
         material = spec.add_material(name="metarl floor", texuniform=True, texrepeat=[1, 1])
         material.textures[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = checker.name
         spec.worldbody.add_geom(
-            name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05],
+            name=_free("floor", geoms), type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05],
             material="metarl floor", contype=kind, conaffinity=affinity,
         )  # fmt: skip
     if not spec.lights:
@@ -153,6 +153,14 @@ def _add_floor(spec: mujoco.MjSpec) -> None:
             pos=[0, 0, 4], dir=[-0.3, 0.3, -1], diffuse=[0.6, 0.6, 0.6],
             type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
         )  # fmt: skip
+
+
+def _free(name: str, taken: Iterable[Any]) -> str:
+    """Return a name, or one that begins with it if something of that kind has it already."""
+    names, free = {one.name for one in taken}, name
+    while free in names:
+        free += " of metarl"
+    return free
 
 
 def _add_actuators(spec: mujoco.MjSpec, parts: Sequence[PD], home: HomePose) -> None:
@@ -194,7 +202,8 @@ def _add_pd(
         drag = part.effort / part.no_load_speed
         joint.damping[0] += drag
     actuator = spec.add_actuator(
-        name=joint.name, target=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT,
+        name=_free(joint.name, spec.actuators), target=joint.name,
+        trntype=mujoco.mjtTrn.mjTRN_JOINT,
         gaintype=mujoco.mjtGain.mjGAIN_FIXED, biastype=mujoco.mjtBias.mjBIAS_AFFINE,
         ctrllimited=True, ctrlrange=ends,
     )  # fmt: skip

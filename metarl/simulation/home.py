@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.simulation.backend import Backend
-from metarl.simulation.controls import is_servo
+from metarl.simulation.controls import control_of_position, is_servo
 from metarl.simulation.edits import joint_positions
 from metarl.simulation.names import all_names, matching
 from metarl.simulation.root import find_base
@@ -117,7 +117,7 @@ def _follow(model: mujoco.MjModel, qpos: np.ndarray, ctrl: np.ndarray) -> None:
     data.qpos[:] = qpos
     mujoco.mj_fwdPosition(model, data)
     which = is_servo(model)
-    ctrl[which] = data.actuator_length[which]
+    ctrl[which] = (control_of_position(model) * data.actuator_length)[which]
     limited = which & model.actuator_ctrllimited.astype(bool)
     ctrl[limited] = np.clip(ctrl[limited], *model.actuator_ctrlrange[limited].T)
 

@@ -172,8 +172,11 @@ def advice(model: mujoco.MjModel, joint: int) -> str:
         found = [finding for other in range(model.njnt) for finding in _findings(model, other)]
     found = sorted(found, key=lambda finding: -finding.severity)[:_MOST]
     if not found:
+        held = ""
+        if model.neq:
+            held = f"begin episodes where {_called(model, 'equality', 0)} holds, "
         return (
-            f"nothing in the model stands out, so lower its timestep (now "
+            f"nothing in the model stands out, so {held}lower its timestep (now "
             f"{model.opt.timestep:g} s), or narrow the ranges of the parameters"
         )
     return "; ".join(finding.text for finding in found)

@@ -13,11 +13,15 @@ from torch import Tensor
 from metarl.base.errors import UserError
 from metarl.simulation.backend import Backend
 
-_FREE, _SLIDE, _HINGE = (
+_FREE, _BALL, _SLIDE, _HINGE = (
     int(kind) for kind in (
-        mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE,
+        mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_BALL, mujoco.mjtJoint.mjJNT_SLIDE,
+        mujoco.mjtJoint.mjJNT_HINGE,
     )
 )  # fmt: skip
+
+
+_AT_JOINT = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
 
 
 class Base(NamedTuple):
@@ -38,20 +42,24 @@ class Base(NamedTuple):
     def feels(self, model: mujoco.MjModel, axis: int) -> bool:
         """Return whether a shift of its centre of mass along an own axis, 0 to 2, matters."""
         turns = [model.jnt_axis[j] for j in self.joints if model.jnt_type[j] == _HINGE]
-        return self.kind == "free" or any(abs(turn[axis]) < 0.99 for turn in turns)
+        free = self.kind == "free" or (model.jnt_type[list(self.joints)] == _BALL).any()
+        return bool(free) or any(abs(turn[axis]) < 0.99 for turn in turns)
 
 
 def find_base(model: mujoco.MjModel) -> Base:
-    """Return the base of the robot: of the first joint that an actuator drives, else of any."""
+    """Return the base of the robot: of what the first actuator drives, else of the first joint.
+
+    Actuators of joints come before others, as of tendons and at sites.
+    """
     if not model.njnt:
         return Base(0, "fixed")
     tree = model.body_rootid[model.jnt_bodyid]
-    driven = [
-        int(tree[joint])
-        for kind, (joint, _) in zip(model.actuator_trntype, model.actuator_trnid, strict=True)
-        if kind in (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
-    ]
-    first = int(np.flatnonzero(tree == (driven or [int(tree[0])])[0])[0])
+    driven = sorted(
+        (kind not in _AT_JOINT, i, int(model.body_rootid[body]))
+        for i, kind in enumerate(model.actuator_trntype)
+        for body in _pulled(model, i)[:1]
+    )
+    first = int(np.flatnonzero(tree == (driven[0][-1] if driven else int(tree[0])))[0])
     body = int(model.jnt_bodyid[first])
     joints = tuple(int(j) for j in np.flatnonzero(model.jnt_bodyid == body))
     if model.jnt_type[first] == _FREE:
@@ -62,6 +70,27 @@ def find_base(model: mujoco.MjModel) -> Base:
     if {0, 2} <= {int(line.argmax()) for line in lines if line.max() > 0.999} and len(lines) == 2:
         return Base(body, "planar", joints)
     return Base(body, "sliding", joints)
+
+
+def _pulled(model: mujoco.MjModel, actuator: int) -> list[int]:
+    """Return the bodies that an actuator acts on and that joints move, in the model's order."""
+    kind, target = int(model.actuator_trntype[actuator]), int(model.actuator_trnid[actuator, 0])
+    if kind in _AT_JOINT:
+        return [int(model.jnt_bodyid[target])]
+    bodies = [target] if kind == int(mujoco.mjtTrn.mjTRN_BODY) else []
+    if kind in (int(mujoco.mjtTrn.mjTRN_SITE), int(mujoco.mjtTrn.mjTRN_SLIDERCRANK)):
+        bodies = [int(model.site_bodyid[target])]
+    if kind == int(mujoco.mjtTrn.mjTRN_TENDON):
+        start = int(model.tendon_adr[target])
+        wraps = range(start, start + int(model.tendon_num[target]))
+        for wrap, body_of in (
+            (mujoco.mjtWrap.mjWRAP_JOINT, model.jnt_bodyid),
+            (mujoco.mjtWrap.mjWRAP_SITE, model.site_bodyid),
+        ):
+            ids = [int(model.wrap_objid[k]) for k in wraps if model.wrap_type[k] == int(wrap)]
+            bodies += [int(body_of[i]) for i in ids]
+    moved = set(model.body_rootid[model.jnt_bodyid].tolist())
+    return sorted(body for body in bodies if int(model.body_rootid[body]) in moved)
 
 
 class Root:
@@ -80,8 +109,10 @@ class Root:
         base = self.base = find_base(model)
         if base.kind not in ("free", "planar"):
             what = "is fixed" if base.kind == "fixed" else "slides in another way"
+            name = model.body(base.body).name
+            body = f"body '{name}'" if name else "a body without a name"
             raise UserError(
-                f"the robot's base, body '{model.body(base.body).name}', {what}: this needs one "
+                f"the robot's base, {body}, {what}: this needs one "
                 f"with a free joint, or with slide joints along x and z"
             )
         self.free = base.kind == "free"

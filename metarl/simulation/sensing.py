@@ -85,7 +85,7 @@ class Places:
         """Return (B, n, 3) the places of their middles in the world, m."""
         if self._ids.device != sim.device:
             self._ids = self._ids.to(sim.device)
-        return sim.bind(self._field)[:, self._ids]
+        return sim.bind(self._field).index_select(1, self._ids)
 
     def heights(self, sim: Backend) -> Tensor:
         """Return (B, n) how far their middles are above the ground, m."""

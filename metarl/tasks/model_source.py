@@ -45,6 +45,10 @@ def spec_of(model: str | Path | mujoco.MjSpec) -> mujoco.MjSpec:
     return mujoco.MjSpec.from_file(str(model))
 
 
+_SAID: set[str] = set()
+"""What MuJoCo said of the models that this process compiled."""
+
+
 @contextmanager
 def model_warnings(family: str) -> Iterator[None]:
     """Keep deprecations of a model file from the user, who cannot act on them."""
@@ -57,8 +61,10 @@ def model_warnings(family: str) -> Iterator[None]:
         finally:
             mujoco.set_mju_user_warning(previous)
     for warning in caught:
-        if "deprecated" not in str(warning.message):
-            warnings.warn(f"family '{family}': {warning.message}", stacklevel=4)
+        text = " ".join(str(warning.message).split())
+        if "deprecated" not in text and text not in _SAID:
+            _SAID.add(text)  # every variation of a family compiles its model again
+            warnings.warn(f"family '{family}': {text}", stacklevel=4)
 
 
 def check_compiled(family: TaskFamily, model: mujoco.MjModel) -> None:

@@ -259,10 +259,11 @@ class TaskWorlds(VecWorlds):
             self._unchecked = None
             none = torch.zeros_like(failed)
             return Transition(obs, reward, terminated, none, obs, none), paid, _NOBODY
-        finite = torch.isfinite(paid) & torch.isfinite(obs).all(1)
-        diverged = failed | ~(finite & torch.isfinite(action).all(1))
-        over = ~torch.isfinite(known)
+        finite, over = torch.isfinite(paid), ~torch.isfinite(known)
+        diverged = failed | ~finite
         if over.all():
+            finite = finite & torch.isfinite(obs).all(1)
+            diverged = failed | ~(finite & torch.isfinite(action).all(1))
             self._check_start()
             if not (finite.any() or failed.any()):
                 self._terms.refuse_nonfinite(self._terms.finite(obs), self.tasks.label(0))
@@ -270,7 +271,8 @@ class TaskWorlds(VecWorlds):
         self._unchecked = None
         late = torch.from_numpy(self._clock - self._began >= self.family.horizon)
         truncated = late.to(self.device) & ~(terminated | diverged)
-        obs = torch.where(diverged[:, None], self.current.obs, obs)
+        if self.device.type != "cpu" or diverged.any():  # elsewhere, to ask would be to wait
+            obs = torch.where(diverged[:, None], self.current.obs, obs)
         reward, terminated = reward.where(~diverged, 0.0), terminated & ~diverged
         transition = Transition(obs, reward, terminated, truncated, obs, diverged)
         return transition, reward.float(), np.flatnonzero((over | late).numpy())

@@ -30,7 +30,7 @@ class Push(TaskFamily):
     """A robot that is pushed at random times: a force on one body through one environment step.
 
     A free base is pushed along the ground, one on slides along them. Of a robot whose base is
-    fixed it is the last body that is pushed, any way.
+    fixed it is the robot's last body that is pushed, any way.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,8 @@ class Push(TaskFamily):
         slides = [j for j in base.joints if model.jnt_type[j] == int(mujoco.mjtJoint.mjJNT_SLIDE)]
         ways = {"free": np.eye(3)[:2], "planar": np.eye(3)[:1], "fixed": np.eye(3)}
         self._ways = ways.get(base.kind, data.xaxis[slides]).tolist()
-        self._pushed = base.body if base.kind != "fixed" else int(model.jnt_bodyid.max())
+        mine = model.body_rootid[model.jnt_bodyid] == model.body_rootid[base.body]
+        self._pushed = base.body if base.kind != "fixed" else int(model.jnt_bodyid[mine].max())
         self._mass = float(model.body_subtreemass[self._pushed])
         self.memory = {**self.memory, "push": (3,), "unpushed": (3,)}
         self.events = {**self.events, "push": every("push_interval", jitter=0.5)}

@@ -73,9 +73,10 @@ class History(TaskFamily):
 
     def act(self, sim: Backend, action: Tensor, task: Mapping[str, Tensor]) -> None:
         """Note the observation that the agent acted on, and the action: (B, A), clipped."""
-        history = sim.memory["history"]
-        now = torch.cat((sim.memory["seen"], action), 1)
-        sim.memory["history"] = torch.cat((history[:, 1:], now[:, None]), 1)
+        history, seen = sim.memory["history"], sim.memory["seen"]
+        for row in range(self.history_length - 1):
+            history[:, row] = history[:, row + 1]
+        history[:, -1, : seen.shape[1]], history[:, -1, seen.shape[1] :] = seen, action
         super().act(sim, action, task)
 
     def observe(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.simulation.backend import Backend
-from metarl.simulation.ground import Ground, HeightScan
+from metarl.simulation.ground import GEOM, Ground, HeightScan
 from metarl.simulation.root import Root, find_base
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.params import Param
@@ -142,6 +142,11 @@ def terrain_of(family: TaskFamily) -> tuple[Param, ...]:
         raise UserError(
             f"family '{family.name}': +terrain rises out of a floor, which the model lacks: write "
             f"floor = True in the family, or a plane at z = 0 into the model"
+        )
+    if GEOM in (model.geom(i).name for i in range(model.ngeom)):
+        raise UserError(
+            f"family '{family.name}': +terrain adds a geom '{GEOM}', and the model has one of that "
+            f"name: give it another name, or delete it, in the family's build(spec)"
         )
     first = planes[0]
     level = abs(model.geom_quat[first, 0]) > 1 - 1e-9 and model.geom_pos[first, 2] == 0
