@@ -1,7 +1,8 @@
 """Minutes and held-out returns of whole trainings, each a command of its own.
 
     python benchmarks/from_nothing.py --threads 2 --json benchmarks/results/from_nothing.json
-    python benchmarks/from_nothing.py --preset half-cheetah-vel/rl2 --seeds 1 --env-steps 1e5
+    python benchmarks/from_nothing.py --preset ladder/mingru --family walker2d-params \\
+        --env-steps 1e6 --seeds 1
 
 On the clock is all that ``metarl train`` does: imports, the model, training, and its evaluations
 before and after. Then, off the clock, the run is evaluated anew by the protocol of
@@ -37,9 +38,8 @@ from metarl.runs.progress import say
 
 def train(args: argparse.Namespace, seed: int, folder: Path) -> dict[str, float]:
     """Train a seed in a process of its own; return its wall and CPU seconds."""
-    family = args.preset.partition("/")[0]
     command = [
-        sys.executable, "-m", "metarl", "train", family, presets()[args.preset].algorithm,
+        sys.executable, "-m", "metarl", "train", args.family, presets()[args.preset].algorithm,
         "--preset", args.preset, "--seed", str(seed), "--threads", str(args.threads),
         "--device", "cpu", "--out", str(folder), "--no-progress",
     ]  # fmt: skip
@@ -60,6 +60,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Train and test every seed, and write what there is after each."""
     if args.preset not in presets():
         raise UserError(f"unknown preset '{args.preset}'; `metarl presets` lists them")
+    args.family = args.family or args.preset.partition("/")[0]
     args.threads, rows, result = set_threads(args.threads), [], {}
     for seed in args.seeds:
         with tempfile.TemporaryDirectory() as folder:
@@ -76,8 +77,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             + " → ".join(f"{value:.1f}" for value in row["returns"])
         )
         result = {
-            "benchmark": "from_nothing", "preset": args.preset, "tasks": args.tasks,
-            "seconds": statistics.median(row["seconds"] for row in rows),
+            "benchmark": "from_nothing", "family": args.family, "preset": args.preset,
+            "tasks": args.tasks, "seconds": statistics.median(row["seconds"] for row in rows),
             "return": statistics.mean(row["returns"][0] for row in rows),
             **environment(args.threads), "results": rows,
         }  # fmt: skip
@@ -89,6 +90,7 @@ def main(argv: list[str]) -> int:
     """Parse the flags, measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--preset", default="half-cheetah-vel/rl2-fast", metavar="FAMILY/NAME")
+    parser.add_argument("--family", help="default: the preset's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--env-steps", type=float, help="default: the preset's")
     parser.add_argument("--tasks", type=int, default=40, help="held-out tasks of the test")
