@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metarl.base.keys import Key
-from metarl.learning.learner import Learner, load_parts, load_tensors, refuse_misfit, state_of
+from metarl.learning.learner import Learner, load_but_replay, state_of
 from metarl.modules.model_based.adaptive_model import AdaptiveModel, AdaptiveModelSettings
 from metarl.modules.model_based.planning import (
     PlannerSettings,
@@ -33,7 +33,6 @@ from metarl.modules.model_based.transitions import (
     Window,
     returns_of,
 )
-from metarl.modules.replay import TaskReplay
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.rollout import Rollout
 from metarl.worlds.vector import Spec, Step, VecWorlds
@@ -133,23 +132,15 @@ class Grbal(Learner):
 
     # --- saving --------------------------------------------------------------------------------
 
-    def _own(self) -> dict[str, Tensor]:
-        return {"iterations": self.data.iterations, **self.model.tensors()}
-
     def state_dict(self) -> dict[str, Tensor]:
         """Return model, optimiser, running statistics and, if to be saved, the replay."""
-        return self._own() | state_of({**self.data.moments, **self.data.saved_episodes()})
+        return self.model.tensors() | state_of({**self.data.moments, **self.data.saved_episodes()})
 
     def policy_state_dict(self) -> dict[str, Tensor]:
         """Return the model, and the statistics that scale what it sees and predicts."""
-        own = {name: t for name, t in self._own().items() if name in ("iterations", "adam.params")}
-        return own | state_of(self.data.moments)
+        return self.model.policy_tensors() | state_of(self.data.moments)
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned; without a replay in it, the replay is empty."""
-        weights, (replay,) = TaskReplay.split_state(tensors, ("replay",))
-        own = self._own()
-        refuse_misfit(own | state_of(self.data.moments), weights, self.name)
-        load_tensors(own, {name: weights[name] for name in own}, self.name)
-        load_parts(self.data.moments, weights)
-        self.data.load_episodes(replay)
+        own = self.model.tensors()
+        self.data.load_episodes(load_but_replay(own, self.data.moments, tensors, self.name))

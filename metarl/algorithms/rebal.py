@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.base.keys import Key
-from metarl.learning.learner import Learner, load_parts, load_tensors, refuse_misfit, state_of
+from metarl.learning.learner import Learner, load_but_replay, state_of
 from metarl.modules.model_based.planning import (
     PlannerSettings,
     Returns,
@@ -38,7 +38,6 @@ from metarl.modules.model_based.transitions import (
     returns_of,
 )
 from metarl.modules.optim import ClippedAdam
-from metarl.modules.replay import TaskReplay
 from metarl.modules.settings import Count, Layers, Positive
 from metarl.networks.memories.backbone import MemoryState
 from metarl.networks.memories.recurrent import LSTM
@@ -235,9 +234,5 @@ class Rebal(Learner):
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned; without a replay in it, the replay is empty."""
-        weights, (replay,) = TaskReplay.split_state(tensors, ("replay",))
         own = {"iterations": self.data.iterations}
-        refuse_misfit(own | state_of(self._parts), weights, self.name)
-        load_tensors(own, {name: weights[name] for name in own}, self.name)
-        load_parts(self._parts, weights)
-        self.data.load_episodes(replay)
+        self.data.load_episodes(load_but_replay(own, self._parts, tensors, self.name))

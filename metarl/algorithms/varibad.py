@@ -31,12 +31,11 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
-from metarl.learning.learner import Learner, load_parts, load_tensors, refuse_misfit, state_of
+from metarl.learning.learner import Learner, load_but_replay, state_of
 from metarl.modules import ppo
 from metarl.modules.batched_ppo import Adam, BatchedPpo, FeedForwardSettings
 from metarl.modules.novelty import Bonus, BonusSettings, Visits
 from metarl.modules.optim import ClippedAdam
-from metarl.modules.replay import TaskReplay
 from metarl.modules.settings import Count, Layers, NonNegative, Positive
 from metarl.modules.trial_replay import TrialReplay, TrialRows
 from metarl.modules.trials import SeenTrial, VirtualSettings, ending, seen_trial, with_ending
@@ -391,9 +390,5 @@ class Varibad(Learner):
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned; without a replay in it, the replay is empty."""
-        weights, (replay,) = TaskReplay.split_state(tensors, ("replay",))
-        refuse_misfit(self._weights(), weights, self.name)
-        load_parts(self._parts, weights)
-        own = self._policy()
-        load_tensors(own, {name: weights[name] for name in own}, self.name)
+        replay = load_but_replay(self._policy(), self._parts, tensors, self.name)
         self.replay.load_state_dict(replay)

@@ -19,6 +19,7 @@ from torch import Tensor
 from metarl.base.distributed import ALONE, Ranks
 from metarl.base.errors import UserError, check_kinds
 from metarl.base.threads import check_defaults
+from metarl.modules.replay import TaskReplay
 from metarl.worlds.policy import Policy
 from metarl.worlds.vector import Spec
 
@@ -277,6 +278,27 @@ def load_parts(parts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         holder.load_state_dict(
             {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
         )
+
+
+def load_but_replay(
+    own: dict[str, Tensor], parts: Mapping[str, Any], given: dict[str, Tensor], name: str
+) -> dict[str, Tensor]:
+    """Copy what a learner saved into its own tensors and its parts, in place.
+
+    Args:
+        own: the learner's tensors, by name.
+        parts: what has a `state_dict` of its own, by name.
+        given: the saved tensors, which may have those of a replay among them.
+        name: of the learner, for what is wrong. Raises as `refuse_misfit` does.
+
+    Returns:
+        The tensors of the replay, still to be loaded; without a saved one there are none.
+    """
+    weights, (replay,) = TaskReplay.split_state(given, ("replay",))
+    refuse_misfit(own | state_of(parts), weights, name)
+    load_tensors(own, {key: weights[key] for key in own}, name)
+    load_parts(parts, weights)
+    return replay
 
 
 def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:

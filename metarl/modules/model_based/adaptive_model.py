@@ -158,5 +158,10 @@ class AdaptiveModel:
     # --- saving --------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the prior and its optimiser, to save or to load into."""
-        return {f"adam.{name}": tensor for name, tensor in self.adam.tensors().items()}
+        """Return how much there was to learn from, the prior and its optimiser: what is saved."""
+        adam = {f"adam.{name}": tensor for name, tensor in self.adam.tensors().items()}
+        return {"iterations": self.data.iterations, **adam}
+
+    def policy_tensors(self) -> dict[str, Tensor]:
+        """Return those that acting and adapting need."""
+        return {"iterations": self.data.iterations, "adam.params": self.tensors()["adam.params"]}
