@@ -158,8 +158,7 @@ class TaskWorlds(VecWorlds):
         self._check_start()
         self.privileged = self._privileged()
         if ids is None:
-            size = self.num_worlds, self.family.command_map.size
-            zeros = torch.zeros(*size, device=self.device)
+            zeros = torch.zeros(self.num_worlds, self.family.command_map.size, device=self.device)
             first = torch.ones(self.num_worlds, dtype=torch.bool, device=self.device)
             self.current = Step(obs, zeros, zeros.new_zeros(self.num_worlds), first)
             return obs
@@ -254,8 +253,7 @@ class TaskWorlds(VecWorlds):
         paid = reward.float()  # what a learner gets
         ended = terminated if failed is self.simulator.calm else terminated | failed
         known = paid.masked_fill(ended, torch.nan).add_(others, alpha=0.0).cpu()
-        limit = self._clock >= self._first_limit
-        if not limit and math.isfinite(known.sum().item()):
+        if self._clock < self._first_limit and math.isfinite(known.sum().item()):
             self._unchecked = None
             none = torch.zeros_like(failed)
             return Transition(obs, reward, terminated, none, obs, none), paid, _NOBODY
