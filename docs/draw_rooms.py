@@ -94,8 +94,8 @@ READING = {
         "worlds/rollout",
     ),
     "varibad": (
-        "algorithms/varibad", "networks/belief", "modules/trials", "modules/trial_replay",
-        "modules/batched_ppo", "worlds/rollout",
+        "algorithms/varibad", "networks/belief", "modules/trials", "modules/batched_ppo",
+        "worlds/rollout",
     ),
     "diayn": (
         "algorithms/diayn", "tasks/variations/skills", "modules/batched_ppo", "modules/ppo",

@@ -1,8 +1,8 @@
-"""What following the leader is worth in a stream: ``ftml_stream.py``, some minutes of a thread.
+"""What following the leader is worth in a stream: ``ftml_stream.py``, ten minutes of a thread.
 
 Trains FTML's prior on point-goal, and lets it act in streams of tasks that change without notice:
 with the prior frozen, with the prior that goes on learning, and beside PPO from scratch and FTML
-from an untrained prior. All meet the same tasks at the same steps. Writes
+from an untrained prior. All meet the same tasks at the same steps. Writes each seed into
 results/streams/point-goal-ftml.json, and the table that the page of FTML has of it
 (``--write``: only that).
 """
@@ -48,26 +48,34 @@ def main(argv: list[str]) -> int:
     """Measure, and write file and table."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="only write the table of the page")
-    parser.add_argument("--seeds", type=int, default=3, help="of trainings, and of their streams")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[1, 2], help="of trainings and their streams"
+    )
     parser.add_argument("--iterations", type=int, default=10, help="of a training")
     parser.add_argument("--streams", type=int, default=8, help="of each seed")
     parser.add_argument("--episodes", type=int, default=60, help="of each stream")
     parser.add_argument("--every", type=float, default=5.0, help="mean episodes between changes")
     args = parser.parse_args(argv)
     set_threads(1)
-    if not args.write:
-        result = {
-            "family": "point-goal",
-            "settings": vars(args) | {"tasks": TASKS, "worlds": WORLDS},
-        }
-        result |= {"seeds": [measured(args, seed) for seed in range(1, args.seeds + 1)]}
-        result |= {"versions": versions(), "hardware": hardware()}
-        write_json(RESULT, finite(result | summary(result["seeds"])))
-        say(f"wrote {RESULT}")
+    for seed in () if args.write else args.seeds:
+        add(measured(args, seed), args)
     text = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(filled(text, table()), encoding="utf-8")
     say(f"wrote {PAGE}")
     return 0
+
+
+def add(found: dict[str, Any], args: Namespace) -> None:
+    """Write what a seed gave into the file, beside the other seeds of the same settings."""
+    settings = {k: v for k, v in vars(args).items() if k not in ("write", "seeds")}
+    settings |= {"tasks": TASKS, "worlds": WORLDS}
+    seeds = {found["seed"]: found}
+    if RESULT.exists() and (old := json.loads(RESULT.read_text("utf-8")))["settings"] == settings:
+        seeds = {one["seed"]: one for one in old["seeds"]} | seeds
+    ordered = [seeds[seed] for seed in sorted(seeds)]
+    about = {"family": "point-goal", "settings": settings, "seeds": ordered, **summary(ordered)}
+    write_json(RESULT, finite(about | {"versions": versions(), "hardware": hardware()}))
+    say(f"wrote {RESULT}")
 
 
 def measured(args: Namespace, seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tables of GrBAL, MOLe and streams are those of their files."""
+"""The tables of GrBAL, MOLe, FTML and streams are those of their files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def script():
-    path = ROOT / "experiments" / "grbal_adaptation.py"
-    spec = importlib.util.spec_from_file_location("grbal_adaptation", path)
+def script(name: str = "grbal_adaptation"):
+    path = ROOT / "experiments" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -31,3 +31,30 @@ def test_a_table_of_streams_by_hand():
     *_, first, second = script().stream_rows("who", {"a": one, "b": two}).splitlines()
     assert first == "| a | −2 | 3 [−7, 12] | — | — |"
     assert second == "| b | −2 | earns most | 0.46 | 7 steps [5, 9] |"
+
+
+def test_the_page_of_ftml_has_the_table_of_its_file():
+    """`python experiments/ftml_stream.py --write` would not change it."""
+    module = script("ftml_stream")
+    text = module.PAGE.read_text(encoding="utf-8")
+    assert module.filled(text, module.table()) == text
+
+
+def test_a_seed_joins_those_of_the_same_settings(tmp_path, monkeypatch):
+    """And replaces itself; differences are paired, stream by stream. Other settings begin anew."""
+    module = script("ftml_stream")
+    monkeypatch.setattr(module, "RESULT", tmp_path / "found.json")
+    args = module.Namespace(write=False, seeds=[1], streams=2)
+
+    def found(seed, *online):
+        returns = {name: [-1.0, -3.0] for name in module.WORDS} | {"online": list(online)}
+        return {"seed": seed, "curve": [], "returns": returns}
+
+    for one in (found(2, -9.0, -9.0), found(1, -2.0, -4.0), found(2, -2.0, -4.0)):
+        module.add(one, args)
+    about = module.json.loads(module.RESULT.read_text())
+    assert [one["seed"] for one in about["seeds"]] == [1, 2]
+    assert about["mean"]["online"] == -3.0
+    assert about["against_frozen"]["online"] == [-1.0, -1.0, -1.0]
+    module.add(found(5, -1.0, -3.0), module.Namespace(write=False, seeds=[5], streams=3))
+    assert [one["seed"] for one in module.json.loads(module.RESULT.read_text())["seeds"]] == [5]

@@ -36,9 +36,9 @@ from metarl.modules import ppo
 from metarl.modules.batched_ppo import Adam, BatchedPpo, FeedForwardSettings
 from metarl.modules.novelty import Bonus, BonusSettings, Visits
 from metarl.modules.optim import ClippedAdam
-from metarl.modules.settings import Count, Layers, NonNegative, Positive
+from metarl.modules.settings import Count, Layers, NonNegative, Positive, VirtualSettings
 from metarl.modules.trial_replay import TrialReplay, TrialRows
-from metarl.modules.trials import SeenTrial, VirtualSettings, ending, seen_trial, with_ending
+from metarl.modules.trials import SeenTrial, ending, seen_trial, with_ending
 from metarl.networks.belief import BeliefEncoder, Trials, TrialVae, make_decoders
 from metarl.networks.contrastive import Code, CodeEncoder, ContrastiveModel
 from metarl.networks.memories.choice import MemoryName, MemoryState, make_memory
@@ -46,7 +46,8 @@ from metarl.networks.mixture import Mixture, MixtureEncoder, MixtureVae
 from metarl.networks.normalise import RunningMoments
 from metarl.networks.task_mlp import Gaussian
 from metarl.tasks.distribution import Tasks
-from metarl.worlds.rollout import Pay, Rollout, mean_of_finished
+from metarl.worlds.reward_terms import Pay
+from metarl.worlds.rollout import Rollout, mean_of_finished
 from metarl.worlds.vector import Spec, Step, VecWorlds
 
 

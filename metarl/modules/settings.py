@@ -89,6 +89,23 @@ class CriticSettings(Settings):
             object.__setattr__(self, "privileged_critic", False)
 
 
+@dataclass(frozen=True)
+class VirtualSettings(Settings):
+    """Settings of trials in imagined tasks; each begins with virtual_."""
+
+    virtual_share: Share = 0.0
+    """Share of an iteration's trials, in the end, in tasks whose rewards the decoder makes of mixed
+    categories, with --objective mixture; 0 is off."""
+    virtual_steps: Count | None = None
+    """Environment steps of training over which it rises linearly to that; default: at once."""
+    virtual_kinds: Count = 3
+    """Categories in such a mixture."""
+
+    def virtual_now(self, env_steps: float) -> float:
+        """Return the share after some environment steps of training."""
+        return self.virtual_share * min(1.0, env_steps / (self.virtual_steps or 1))
+
+
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)

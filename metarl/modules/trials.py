@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metarl.base.keys import Key
-from metarl.modules.settings import Count, Settings, Share
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.policy import Policy
-from metarl.worlds.rollout import Pay, Rollout, collect
+from metarl.worlds.reward_terms import Pay
+from metarl.worlds.rollout import Rollout, collect
 from metarl.worlds.vector import Step, VecWorlds
 
 
@@ -77,23 +76,6 @@ class SeenTrial(NamedTuple):
         kept = {name: part[:, ~self.virtual] for name, part in self.rollout.tensors().items()}
         extras = {name: part[:, ~self.virtual] for name, part in self.rollout.extras.items()}
         return self.rollout._replace(**kept, tasks=int((~self.virtual).sum()), extras=extras)
-
-
-@dataclass(frozen=True)
-class VirtualSettings(Settings):
-    """Settings of trials in imagined tasks; each begins with virtual_."""
-
-    virtual_share: Share = 0.0
-    """Share of an iteration's trials, in the end, in tasks whose rewards the decoder makes of mixed
-    categories, with --objective mixture; 0 is off."""
-    virtual_steps: Count | None = None
-    """Environment steps of training over which it rises linearly to that; default: at once."""
-    virtual_kinds: Count = 3
-    """Categories in such a mixture."""
-
-    def virtual_now(self, env_steps: float) -> float:
-        """Return the share after some environment steps of training."""
-        return self.virtual_share * min(1.0, env_steps / (self.virtual_steps or 1))
 
 
 def seen_trial(

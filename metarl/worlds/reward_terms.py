@@ -3,13 +3,15 @@
 A family's `reward` may return name -> (B,). The worlds add the terms up, `collect` keeps them in
 `Rollout.extras` as ``reward/NAME``, and a run logs their means over an iteration's transitions. A
 term of weight 0 is measured and not paid: it is kept as it is.
+
+`Pay` puts rewards of another making in the place of the worlds' own, while `collect` goes on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -23,13 +25,32 @@ if TYPE_CHECKING:
     from metarl.simulation.backend import Backend
     from metarl.tasks.family import TaskFamily
     from metarl.worlds.rollout import Rollout
-    from metarl.worlds.vector import VecWorlds
+    from metarl.worlds.vector import Transition, VecWorlds
 
 PREFIX = "reward/"
 """Of the names of terms among metrics and in `Rollout.extras`."""
 SUCCESS = "success"
 """The term that says whether a step succeeded, of environments whose info does."""
 MOST_TERMS = 64
+
+
+class Pay(NamedTuple):
+    """Rewards of another making, in some of the worlds."""
+
+    worlds: Tensor
+    """(B,) bool, in which they take the place of the worlds' own"""
+    reward: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """(B, O) observation, (B, A) clipped action, (B, O) true successor -> (B,) float32"""
+
+    def replaced(self, obs: Tensor, action: Tensor, got: Transition) -> Transition:
+        """Return what a step of the worlds gave with these rewards in it, 0 where it diverged."""
+        paid = self.reward(obs, action.clamp(-1, 1), got.next_obs.to(obs.device))
+        paid = paid.to(got.reward).where(~got.diverged, 0.0)
+        return got._replace(reward=torch.where(self.worlds.to(paid.device), paid, got.reward))
+
+    def unknown(self, rollout: Rollout) -> Rollout:
+        """Return a rollout with NaN for the rewards of these worlds: they earned no return."""
+        return rollout._replace(reward=rollout.reward.masked_fill(self.worlds, torch.nan))
 
 
 class RewardTerms:

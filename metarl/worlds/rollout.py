@@ -13,32 +13,13 @@ from metarl.base.errors import UserError
 from metarl.base.keys import Key, as_key
 from metarl.worlds.policy import Policy, Teacher, as_policy
 from metarl.worlds.privileged import privileged_extras
-from metarl.worlds.reward_terms import kept_terms
+from metarl.worlds.reward_terms import Pay, kept_terms
 from metarl.worlds.vector import Spec, Step, Transition, VecWorlds, check_worlds
 
-__all__ = ["OnStep", "Pay", "Rollout", "Step", "collect"]
+__all__ = ["OnStep", "Rollout", "Step", "collect"]
 
 OnStep = Callable[[Transition], None]
 """Called after each step of the worlds that an episode is collected in."""
-
-
-class Pay(NamedTuple):
-    """Rewards of another making, in some of the worlds."""
-
-    worlds: Tensor
-    """(B,) bool, in which they take the place of the worlds' own"""
-    reward: Callable[[Tensor, Tensor, Tensor], Tensor]
-    """(B, O) observation, (B, A) clipped action, (B, O) true successor -> (B,) float32"""
-
-    def replaced(self, obs: Tensor, action: Tensor, got: Transition) -> Transition:
-        """Return what a step of the worlds gave with these rewards in it, 0 where it diverged."""
-        paid = self.reward(obs, action.clamp(-1, 1), got.next_obs.to(obs.device))
-        paid = paid.to(got.reward).where(~got.diverged, 0.0)
-        return got._replace(reward=torch.where(self.worlds.to(paid.device), paid, got.reward))
-
-    def unknown(self, rollout: Rollout) -> Rollout:
-        """Return a rollout with NaN for the rewards of these worlds: they earned no return."""
-        return rollout._replace(reward=rollout.reward.masked_fill(self.worlds, torch.nan))
 
 
 class Rollout(NamedTuple):

@@ -7,7 +7,8 @@ from torch import Tensor
 from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, collect, find_family
 from metarl.algorithms.maml_trpo import MamlTrpo, MamlTrpoConfig
 from metarl.base.keys import Key
-from metarl.worlds.rollout import Pay, Rollout
+from metarl.worlds.reward_terms import Pay
+from metarl.worlds.rollout import Rollout
 from metarl.worlds.vector import Transition
 
 PointGoal = type(find_family("point-goal"))
