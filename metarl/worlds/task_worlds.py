@@ -254,21 +254,19 @@ class TaskWorlds(VecWorlds):
         paid = reward.float()  # what a learner gets
         ended = terminated if failed is self.simulator.calm else terminated | failed
         known = paid.masked_fill(ended, torch.nan).add_(others, alpha=0.0).cpu()
-        limit = self._clock >= self._first_limit
-        if not limit and math.isfinite(known.sum().item()):
+        if self._clock < self._first_limit and math.isfinite(known.sum().item()):
             self._unchecked = None
             none = torch.zeros_like(failed)
             return Transition(obs, reward, terminated, none, obs, none), paid, _NOBODY
-        finite, over = torch.isfinite(paid), ~torch.isfinite(known)
-        diverged = failed | ~finite
+        sane, over = torch.isfinite(paid), ~torch.isfinite(known)
         if over.all():
-            finite = finite & torch.isfinite(obs).all(1)
-            diverged = failed | ~(finite & torch.isfinite(action).all(1))
+            sane &= torch.isfinite(obs).all(1)
             self._check_start()
-            if not (finite.any() or failed.any()):
+            if not (sane.any() or failed.any()):
                 self._terms.refuse_nonfinite(self._terms.finite(obs), self.tasks.label(0))
-            over = (terminated | diverged).cpu()
-        self._unchecked = None
+            sane &= torch.isfinite(action).all(1)
+            over = (terminated | failed | ~sane).cpu()
+        self._unchecked, diverged = None, failed | ~sane
         late = torch.from_numpy(self._clock - self._began >= self.family.horizon)
         truncated = late.to(self.device) & ~(terminated | diverged)
         if self.device.type != "cpu" or diverged.any():  # elsewhere, to ask would be to wait
