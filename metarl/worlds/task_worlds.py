@@ -182,7 +182,7 @@ class TaskWorlds(VecWorlds):
         if len(ended):
             acted = acted.where(~got.diverged[:, None], 0.0)
             done = got.terminated | got.truncated | got.diverged
-            got = got._replace(obs=self._restart(ended, done, got.next_obs))
+            got = got._replace(obs=self._restart(ended, got.next_obs))
             self.privileged = self._privileged()
         self.current = Step(got.obs, acted.float(), paid, done)
         return got
@@ -282,13 +282,13 @@ class TaskWorlds(VecWorlds):
             now = torch.where(diverged[:, None], before, now)
         self.privileged = self.next_privileged = now
 
-    def _restart(self, ended: np.ndarray, done: Tensor, next_obs: Tensor) -> Tensor:
+    def _restart(self, ended: np.ndarray, next_obs: Tensor) -> Tensor:
         """Begin the next episode of the trial in the worlds `ended`; return what to act on."""
         self.on_episode_end()
         every = len(ended) == self.num_worlds
         self._begin_episodes(None if every else ended)
-        obs = self._observe_start()
-        return obs if every else torch.where(done[:, None], obs, next_obs)
+        obs, rows = self._observe_start(), torch.from_numpy(ended).to(self.device)
+        return obs if every else next_obs.index_copy(0, rows, obs[rows])
 
     # --- inside --------------------------------------------------------------------------------
 
