@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SPLITS = ("train", "heldout", "ood")
 MOST_TASKS = 10**6
 """Of a split."""
+_SHOWN = 12
+"""Numbers of a task, at most, that a line names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +104,11 @@ class Tasks:
         return f"{counted(distinct, kind)}{rows}"
 
     def label(self, m: int) -> str:
-        """Return task m in words, such as ``goal_velocity=1.7``."""
-        return ", ".join(f"{n}={v:.4g}" for n, v in zip(self.names, self.values[m], strict=True))
+        """Return task m in words, such as ``goal_velocity=1.7``; of many numbers the first ones."""
+        words = [f"{n}={v:.4g}" for n, v in zip(self.names, self.values[m], strict=True)]
+        if len(words) > _SHOWN:
+            words[_SHOWN - 1 :] = [f"and {len(words) - _SHOWN + 1} more numbers"]
+        return ", ".join(words)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object; floats survive the round trip to the bit."""

@@ -181,7 +181,7 @@ class TaskWorlds(VecWorlds):
         if len(ended):
             acted = acted.where(~got.diverged[:, None], 0.0)
             done = got.terminated | got.truncated | got.diverged
-            got = got._replace(obs=self._restart(ended, done, got.next_obs))
+            got = got._replace(obs=self._restart(ended, got.next_obs))
             self.privileged = self._privileged()
         self.current = Step(got.obs, acted.float(), paid, done)
         return got
@@ -257,16 +257,15 @@ class TaskWorlds(VecWorlds):
             self._unchecked = None
             none = torch.zeros_like(failed)
             return Transition(obs, reward, terminated, none, obs, none), paid, _NOBODY
-        finite, over = torch.isfinite(paid), ~torch.isfinite(known)
-        diverged = failed | ~finite
+        sane, over = torch.isfinite(paid), ~torch.isfinite(known)
         if over.all():
-            finite = finite & torch.isfinite(obs).all(1)
-            diverged = failed | ~(finite & torch.isfinite(action).all(1))
+            sane &= torch.isfinite(obs).all(1)
             self._check_start()
-            if not (finite.any() or failed.any()):
+            if not (sane.any() or failed.any()):
                 self._terms.refuse_nonfinite(self._terms.finite(obs), self.tasks.label(0))
-            over = (terminated | diverged).cpu()
-        self._unchecked = None
+            sane &= torch.isfinite(action).all(1)
+            over = (terminated | failed | ~sane).cpu()
+        self._unchecked, diverged = None, failed | ~sane
         late = torch.from_numpy(self._clock - self._began >= self.family.horizon)
         truncated = late.to(self.device) & ~(terminated | diverged)
         if self.device.type != "cpu" or diverged.any():  # elsewhere, to ask would be to wait
@@ -282,13 +281,13 @@ class TaskWorlds(VecWorlds):
             now = torch.where(diverged[:, None], before, now)
         self.privileged = self.next_privileged = now
 
-    def _restart(self, ended: np.ndarray, done: Tensor, next_obs: Tensor) -> Tensor:
+    def _restart(self, ended: np.ndarray, next_obs: Tensor) -> Tensor:
         """Begin the next episode of the trial in the worlds `ended`; return what to act on."""
         self.on_episode_end()
         every = len(ended) == self.num_worlds
         self._begin_episodes(None if every else ended)
-        obs = self._observe_start()
-        return obs if every else torch.where(done[:, None], obs, next_obs)
+        obs, rows = self._observe_start(), torch.from_numpy(ended).to(self.device)
+        return obs if every else next_obs.index_copy(0, rows, obs[rows])
 
     # --- inside --------------------------------------------------------------------------------
 

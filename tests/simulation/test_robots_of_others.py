@@ -150,6 +150,16 @@ def test_what_mujoco_says_of_a_model_comes_once_and_in_one_line() -> None:
     assert "\n" not in said[0]
 
 
+def test_a_task_of_many_numbers_leaves_room_for_what_is_said_of_it() -> None:
+    """A dog's masses alone are nine; what is wrong with a task comes after it."""
+    family = compose(robot(DOG, floor=True, actuators=pd(25, 1, reach=0.6)), ["dynamics"])()
+    nominal = family.distribution.nominal()
+    words = nominal.label(0).split(", ")
+    assert words[:2] == ["goal=0", "mass[0]=1"]
+    assert len(words) == 12
+    assert words[-1] == f"and {nominal.values.shape[1] - 11} more numbers"
+
+
 def test_a_constraint_that_does_not_hold_is_thought_of() -> None:
     """A gripper that a weld pulls to where its hand was put explodes, with a sound model."""
     mjcf = ALL["arm"].replace(
