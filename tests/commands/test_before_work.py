@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from metarl.base.errors import UserError
 from metarl.cli import main
+from metarl.commands.evaluating.opened import keep
 from metarl.worlds.task_worlds import TaskWorlds
 
 FILES = {
@@ -86,3 +88,14 @@ def test_every_run_is_read_before_the_first_one_acts(command, trained_run, torn,
     line = refused(capsys, *words)
     assert "tasks" in line
     assert "half-cheetah-vel" in line
+
+
+def test_a_run_that_cannot_be_written_to_is_a_note_and_a_file_that_was_named_an_error(capsys):
+    """The numbers are printed: somebody else's run may be looked at."""
+    Path("probe").write_text("in the way")
+    keep({"step": 1}, "out.json", Path("probe/heldout.json"))
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "wrote out.json"
+    assert said[1].startswith("note: it is not kept for `metarl report`: cannot write 'probe")
+    with pytest.raises(UserError, match="cannot write 'probe"):
+        keep({"step": 1}, "probe/out.json", None)

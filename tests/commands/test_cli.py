@@ -16,6 +16,7 @@ from helpers.process import forked
 from metarl import UserError, cli, find_family
 from metarl.base.files import whole_file
 from metarl.cli import main
+from metarl.runs.presets import MEASURED
 from metarl.tasks.composition import compose
 
 
@@ -179,6 +180,19 @@ def test_a_broken_family_does_not_hide_the_others(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "gone cannot be used: unknown family 'gone'" in out
     assert "goal_x" in out
+
+
+def test_presets_say_what_was_reached_with_each_that_was_measured(capsys):
+    """A blind policy has one return: it does not adapt."""
+    assert main(["presets"]) == 0
+    said = capsys.readouterr().out
+    measured = json.loads(MEASURED.read_text())
+    for name, result in measured.items():
+        (line,) = (line for line in said.splitlines() if line.startswith(f"{name}   "))
+        returns = [result["return"][0], *result["return"][1:][-1:]]
+        assert f" tasks {' → '.join(map(str, returns))} " in line
+        assert (" after " in line) == (len(returns) == 2)
+    assert min(len(result["return"]) for result in measured.values()) == 1
 
 
 def test_algorithms(capsys):

@@ -20,7 +20,7 @@ import tyro
 
 from metarl.base.errors import UserError, did_you_mean
 from metarl.base.files import file_errors, read_json, write_json
-from metarl.base.text import si
+from metarl.base.text import counted, si
 from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
 from metarl.commands.arguments import check_counts, parse, take_option
@@ -66,11 +66,12 @@ def _reached(name: str, result: dict[str, Any] | None) -> str:
     """What runs with a preset reached."""
     if result is None:
         return "see docs/ladder.md" if name.startswith("ladder/") else "not measured"
-    first, *_, last = result["return"]
+    words, seen = str(result["return"][0]), result["episodes"][-1]
+    if len(result["return"]) > 1:  # else it does not adapt
+        words += f" → {result['return'][-1]} after {counted(seen, 'episode')}"
     return (
-        f"return on {result['tasks']} tasks {first} → {last} after {result['episodes'][-1]} "
-        f"episodes (standing still {result['stand_still']}); {si(result['env_steps'])} env steps, "
-        f"seeds {' '.join(map(str, result['seeds']))}"
+        f"return on {result['tasks']} tasks {words} (standing still {result['stand_still']}); "
+        f"{si(result['env_steps'])} env steps, seeds {' '.join(map(str, result['seeds']))}"
         + "".join(f", {name}={value}" for name, value in result["unlike"].items())
     )
 
