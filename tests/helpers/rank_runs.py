@@ -1,9 +1,5 @@
-"""Trains every learner a little, as one of the ranks that torchrun starts, or as the only one.
+"""Trains every learner a little, as one of some ranks, or as the only one."""
 
-python -m torch.distributed.run --nproc-per-node 2 -m tests.helpers.rank_runs FOLDER SHARDS
-"""
-
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -45,7 +41,3 @@ def _train_all(folder: Path, shards: int) -> None:
         start_run(
             "point-goal", name, train, find_learner(name).Config(**small(name, TASKS, **needed))
         )
-
-
-if __name__ == "__main__":
-    train_all(Path(sys.argv[1]), int(sys.argv[2]))

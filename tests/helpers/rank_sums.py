@@ -1,4 +1,4 @@
-"""Adds up tensors of five shards, as one of the ranks that torchrun starts, and compares."""
+"""Adds up tensors of five shards, as one of some ranks, and compares."""
 
 import sys
 
@@ -16,7 +16,3 @@ def main() -> None:
         assert torch.equal(one.sum(parts), mine.sum([parts[shard] for shard in mine.owned])), size
     sys.stdout.write("equal\n")  # in one piece: print may write the end of the line by itself
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,15 +13,18 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from helpers.forked_ranks import environment_of_ranks, forked_ranks, free_port
+from helpers.process import run_forked
 from safetensors.torch import load_file
 
 from metarl.base.distributed import LostRankError, Ranks, ranks, says
 from metarl.base.errors import UserError
+from metarl.cli import main
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.registry import find_learner, list_learners
 from metarl.run import start_run
 from metarl.runs.config import TrainConfig
-from tests.helpers import rank_runs
+from tests.helpers import rank_runs, rank_sums
 from tests.helpers.small_learners import small
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
@@ -30,9 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def launched(size: int, *argv: str, **more) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    if sys.platform.startswith("linux"):  # whatever this machine's own name leads to
-        environment["GLOO_SOCKET_IFNAME"] = "lo"
+    environment = os.environ | environment_of_ranks() | {"PYTHONPATH": str(ROOT)}
     command = [*TORCHRUN, "--nproc-per-node", str(size), *argv]
     return subprocess.Popen(
         command, env=environment | more, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
@@ -47,10 +47,10 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def test_two_ranks_reach_the_bits_of_one(tmp_path) -> None:
     """The runs of one process, and those of two: a test, not a fixture, for they take long."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    process = launched(2, "-m", "tests.helpers.rank_runs", str(shared), "4")
+    processes = forked_ranks(2, lambda: rank_runs.train_all(shared, 4))
     rank_runs.train_all(alone, 4)
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
     for name in list_learners():
         assert_same_run(alone / name, shared / name)
 
@@ -76,10 +76,8 @@ def assert_same_run(alone: Path, shared: Path) -> None:
 
 @pytest.mark.slow
 def test_three_ranks_sum_to_the_bits_of_one() -> None:
-    process = launched(3, "-m", "tests.helpers.rank_sums")
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
-    assert sorted(output.split()) == ["equal"] * 3
+    processes = forked_ranks(3, rank_sums.main)
+    assert [process.communicate()[0] for process in processes] == ["equal\n"] * 3
 
 
 def test_shards_change_what_is_computed_and_ranks_do_not(tmp_path) -> None:
@@ -210,21 +208,17 @@ def rank_processes(agent: subprocess.Popen) -> list[int]:
 def whole(tmp_path_factory) -> Path:
     """The run of one rank that nothing interrupted."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    process = launched(1, *KILLED, "--out", str(run))
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
+    done = run_forked(lambda: main([*KILLED[2:], "--out", str(run)]))
+    assert done.returncode == 0, done.stderr
     return run
 
 
 @pytest.mark.slow
 def test_two_launchers_meet_by_rendezvous_and_reach_the_bits_of_one(whole, tmp_path) -> None:
     """As on two machines: each starts torchrun with the same line, and ranks of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
     line = (
-        "--nnodes", "2", "--rdzv-id", "test", "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint,
-        *KILLED, "--out", str(tmp_path / "run"),
+        "--nnodes", "2", "--rdzv-id", "test", "--rdzv-backend", "c10d", "--rdzv-endpoint",
+        f"127.0.0.1:{free_port()}", *KILLED, "--out", str(tmp_path / "run"),
     )  # fmt: skip
     machines = [launched(1, *line) for _ in range(2)]
     outputs = [machine.communicate()[0] for machine in machines]
@@ -247,6 +241,7 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_bits(
             if max(steps, default=0) >= goal:
                 break
             time.sleep(0.005)
+        assert process.poll() is None, process.communicate()[0]
         os.kill(rank_processes(process)[rank], signal.SIGKILL)
     output = process.communicate()[0]
     assert process.returncode == 0, output
