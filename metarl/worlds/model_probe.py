@@ -90,9 +90,9 @@ def idle_ends(family: TaskFamily, steps: int) -> list[str]:
     distribution, compared = TaskDistribution(family), _Compared(family, steps)
     found, nominal = [], distribution.nominal()
     for param in family.params:
-        name, *others = param.names
-        if others or isinstance(param.train, Choices) or not param.edits:
+        if len(param.names) != 1 or isinstance(param.train, Choices) or not param.edits:
             continue
+        name = param.names[0]
         tasks, own = far_tasks(distribution, name), float(nominal.column(name)[0])
         ends = [(end, tasks[k]) for k, end in enumerate(tasks.column(name).tolist()) if end != own]
         idle = [end for end, task in ends if not compared.moves(task)]
