@@ -19,7 +19,6 @@ from torch import Tensor
 from metarl.base.distributed import ALONE, Ranks
 from metarl.base.errors import UserError, check_kinds
 from metarl.base.threads import check_defaults
-from metarl.modules.replay import TaskReplay
 from metarl.worlds.policy import Policy
 from metarl.worlds.vector import Spec
 
@@ -294,11 +293,13 @@ def load_but_replay(
     Returns:
         The tensors of the replay, still to be loaded; without a saved one there are none.
     """
-    weights, (replay,) = TaskReplay.split_state(given, ("replay",))
+    check_kinds(weights=(given, Mapping))
+    replay = {key: tensor for key, tensor in given.items() if key.startswith("replay.")}
+    weights = {key: tensor for key, tensor in given.items() if key not in replay}
     refuse_misfit(own | state_of(parts), weights, name)
     load_tensors(own, {key: weights[key] for key in own}, name)
     load_parts(parts, weights)
-    return replay
+    return {key.removeprefix("replay."): tensor for key, tensor in replay.items()}
 
 
 def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:
