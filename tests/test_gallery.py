@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from metarl import TaskDistribution
+from metarl.base.versions import hardware
 from metarl.commands.export import export_agent
 from metarl.tasks.registry import find_family
 
@@ -82,7 +84,11 @@ def test_the_task_that_is_drawn_is_that_of_the_caption(trained_run, tmp_path) ->
 
 
 def test_a_policy_that_does_not_adapt_has_no_rounds() -> None:
-    """Its video is of the first episode, on three tasks, and its returns are those of its file."""
+    """Its video is of the first episode, on three tasks, and its returns are those of its file.
+
+    To all digits on the kind of processor that the file is of: elsewhere sums are rounded
+    otherwise, and a contact more or less is a few points of return.
+    """
     torch.set_num_threads(1)
     agent = gallery.AGENTS / "half-cheetah-vel-ppo"
     report = gallery.results(agent, "heldout")
@@ -91,8 +97,10 @@ def test_a_policy_that_does_not_adapt_has_no_rounds() -> None:
     which, _ = gallery.chosen(agent)
     clips = [clip for block in film.blocks for clip in block.clips]
     assert [clip.overlay.panel.name for clip in clips] == ["blind"] * 3
+    made_on = json.loads((agent / "result.json").read_text())["hardware"]
+    near = 1e-6 if made_on["cpu"] == hardware()["cpu"] else 0.1
     for m, row in zip(which, film.recording.report.returns, strict=True):
-        assert row == pytest.approx(report.returns[m][:1], rel=1e-6)
+        assert row == pytest.approx(report.returns[m][:1], rel=near)
 
 
 # --- the files ---------------------------------------------------------------------------------
