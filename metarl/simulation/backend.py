@@ -131,13 +131,17 @@ class Backend(Protocol):
         ...
 
     def exchange_fields(self, which: Tensor, fields: Mapping[str, Tensor]) -> None:
-        """Give model fields other values in some worlds, where the back end is `on_device`.
+        """Give model fields other values in some worlds.
+
+        A back end that is `on_device` does it without a wait; this asks which worlds they are.
 
         Args:
             which: (B,) bool, the worlds.
             fields: (B, …) values in float64, on the device, of all fields that were last set.
         """
-        raise NotImplementedError
+        ids = which.nonzero()[:, 0]
+        if len(ids):
+            self.set_fields({name: part[ids].cpu().numpy() for name, part in fields.items()}, ids)
 
     varied: frozenset[str] = frozenset()
     """The fields that `vary` has changed since all of them were last set."""
