@@ -2,18 +2,19 @@
 
 ``RUN`` of --told is of ppo on FAMILY+told, and of --blind on FAMILY. ES-MAML begins with the policy
 of the first, to which what it was told is a context to try others in its place, and looks for a
-good one by hill climbing: 20 rollouts a round. Writes results/es-maml/FAMILY-seedN.json.
-
-    metarl train half-cheetah-crippled+told ppo --preset ladder/ppo --env-steps 500000 --seed 1
-    metarl train half-cheetah-crippled ppo --preset ladder/ppo --env-steps 500000 --seed 1
+good one by hill climbing: 20 rollouts a round. Writes results/es-maml/FAMILY-seedN.json, and of
+that on half-cheetah-crippled the table that the page of ES-MAML has (``--write``: only that). The
+page has the commands that trained these runs.
 """
 
+import json
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from result_files import filled
 
 from metarl import TaskDistribution, TaskFamily, TaskWorlds, evaluate
 from metarl.algorithms import EsMaml, EsMamlConfig
@@ -27,26 +28,45 @@ from metarl.learning.learner import Learner
 from metarl.run import load_run
 from metarl.runs.progress import say
 
-RESULTS = Path(__file__).resolve().parent / "results" / "es-maml"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "experiments" / "results" / "es-maml"
+SHOWN = RESULTS / "half-cheetah-crippled-seed1.json"
+PAGE = ROOT / "docs" / "algorithms" / "es-maml.md"
+SPLITS = {
+    "heldout": "one of five, as in training", "ood": "the back thigh's, never in training"
+}  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
     """Measure and write."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--told", required=True, help="run of ppo on FAMILY+told")
-    parser.add_argument("--blind", required=True, help="run of ppo on FAMILY")
+    parser.add_argument("--write", action="store_true", help="only write the table of the page")
+    parser.add_argument("--told", help="run of ppo on FAMILY+told")
+    parser.add_argument("--blind", help="run of ppo on FAMILY")
     parser.add_argument("--tasks", type=int, default=20, help="rows of each split")
     parser.add_argument("--rollouts", type=int, default=20, help="of a round")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--sigma", type=float, default=1.0, help="of the contexts that are tried")
     parser.add_argument("--seed", type=int, default=0, help="of initial states and queries")
     args = parser.parse_args(argv)
+    if not args.write:
+        if not (args.told and args.blind):
+            raise UserError("give --told RUN and --blind RUN, or --write")
+        measure(args)
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), "es damage", table()), "utf-8")
+    say(f"wrote {PAGE}")
+    return 0
+
+
+def measure(args: Namespace) -> None:
+    """Measure, and write the result."""
     set_threads(1)
     blind_checkpoint, family, blind = load_run(args.blind, "cpu", 1)
     told_checkpoint, told_family, told = load_run(args.told, "cpu", 1)
     seed = int(told_checkpoint.meta["seed"])
     result: dict[str, Any] = {
-        "family": family.name, "seed": seed, "settings": vars(args) | {"told": "", "blind": ""},
+        "family": family.name, "seed": seed,
+        "settings": {k: v for k, v in vars(args).items() if k not in ("write", "told", "blind")},
         "env_steps": {"told": told_checkpoint.meta["env_steps"],
                       "blind": blind_checkpoint.meta["env_steps"]},
         "versions": versions(), "hardware": hardware(),
@@ -64,7 +84,24 @@ def main(argv: list[str]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, finite(result))
     say(f"wrote {path}")
-    return 0
+
+
+def table() -> str:
+    """Return the page's table of the file: a row for each split, and gains of a round and two."""
+    result = json.loads(SHOWN.read_text(encoding="utf-8"))
+    each = result["settings"]["rollouts"]
+    rows = [
+        f"| dead motor | blind | told | context: before | after {each} rollouts | after {2 * each} "
+        f"| gain of {each} rollouts | gain of {2 * each} |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for split, words in SPLITS.items():
+        found = result[split]
+        means = [found[name]["mean"][0] for name in ("blind", "told")] + found["context"]["mean"]
+        gains = ["{:+.0f} [{:+.0f}, {:+.0f}]".format(*gain) for gain in found["context"]["gain"]]
+        cells = (words, *(f"{mean:.0f}" for mean in means), *gains)
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def searcher(family: TaskFamily, told: Learner, args: Namespace) -> EsMaml:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from result_files import filled
 
 from metarl import TaskDistribution, TaskWorlds, evaluate
 from metarl.algorithms import Finetune, FinetuneConfig, Ftml, FtmlConfig
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
     for seed in () if args.write else args.seeds:
         add(measured(args, seed), args)
     text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(filled(text, table()), encoding="utf-8")
+    PAGE.write_text(filled(text, "ftml streams", table()), encoding="utf-8")
     say(f"wrote {PAGE}")
     return 0
 
@@ -166,13 +167,6 @@ def table() -> str:
 def number(value: float) -> str:
     """Return a number with two decimals and a true minus."""
     return f"{value:.2f}".replace("-", "−")
-
-
-def filled(text: str, rows: str) -> str:
-    """Return the page with the table between its markers."""
-    before, rest = text.split("<!-- ftml streams -->")
-    after = rest.split("<!-- /ftml streams -->")[1]
-    return f"{before}<!-- ftml streams -->\n\n{rows}\n\n<!-- /ftml streams -->{after}"
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from result_files import filled
 
 from metarl import evaluate
 from metarl.algorithms.grbal import Grbal
@@ -232,13 +233,6 @@ def pages() -> dict[str, tuple[Path, str]]:
         "mole results": (docs / "mole.md", stream_table(result)),
         "stream vel": (ROOT / "docs" / "streaming.md", command_table(VEL)),
     }
-
-
-def filled(text: str, name: str, table: str) -> str:
-    """Return a page with a table between its markers."""
-    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, rest = text.split(start)
-    return f"{before}{start}\n\n{table}\n\n{end}{rest.split(end)[1]}"
 
 
 def returns_table(results: list[dict[str, Any]]) -> str:

@@ -9,6 +9,13 @@ Results = dict[tuple[str, str], list[dict[str, Any]]]
 """(family, settings) -> one for each seed."""
 
 
+def filled(text: str, name: str, table: str) -> str:
+    """Return a page with a table between its markers."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, rest = text.split(start)
+    return f"{before}{start}\n\n{table}\n\n{end}{rest.split(end)[1]}"
+
+
 def load(folder: Path) -> Results:
     """Return the result files by family and algorithm."""
     found = defaultdict(list)

@@ -1,9 +1,11 @@
-"""The tables of GrBAL, MOLe, FTML and streams are those of their files."""
+"""The tables of GrBAL, MOLe, FTML, ES-MAML and streams are those of their files."""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -12,7 +14,8 @@ def script(name: str = "grbal_adaptation"):
     path = ROOT / "experiments" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with mock.patch.object(sys, "path", [str(path.parent), *sys.path]):
+        spec.loader.exec_module(module)
     return module
 
 
@@ -37,7 +40,14 @@ def test_the_page_of_ftml_has_the_table_of_its_file():
     """`python experiments/ftml_stream.py --write` would not change it."""
     module = script("ftml_stream")
     text = module.PAGE.read_text(encoding="utf-8")
-    assert module.filled(text, module.table()) == text
+    assert module.filled(text, "ftml streams", module.table()) == text
+
+
+def test_the_page_of_es_maml_has_the_table_of_its_file():
+    """`python experiments/es_damage.py --write` would not change it."""
+    module = script("es_damage")
+    text = module.PAGE.read_text(encoding="utf-8")
+    assert module.filled(text, "es damage", module.table()) == text
 
 
 def test_a_seed_joins_those_of_the_same_settings(tmp_path, monkeypatch):

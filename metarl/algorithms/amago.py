@@ -27,7 +27,7 @@ from torch.nn.functional import pad
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.base.versions import claim
-from metarl.learning.learner import Learner, load_parts, refuse_misfit, state_of
+from metarl.learning.learner import Learner, load_but_replay, state_of
 from metarl.modules import ppo
 from metarl.modules.optim import ClippedAdam
 from metarl.modules.replay import TaskReplay, refuse_large_rewards
@@ -370,9 +370,7 @@ class Amago(Learner):
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned; without a replay in it, the replay is empty."""
-        weights, (replay,) = TaskReplay.split_state(tensors, ("replay",))
-        refuse_misfit(state_of(self._parts), weights, self.name)
-        load_parts(self._parts, weights)
+        replay = load_but_replay({}, self._parts, tensors, self.name)
         self._replay = None
         if replay:
             self._memory().load_state_dict(replay)

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.autograd import grad
 
 from metarl.base.keys import Key
-from metarl.learning.learner import Learner, load_tensors, refuse_misfit
+from metarl.learning.learner import Learner, load_tensors, refuse_misfit, split_state
 from metarl.modules.batched_ppo import Adam
 from metarl.modules.gradients import inner_loop
 from metarl.modules.gradients.inner_loop import InnerLoop, InnerSettings, Phases
@@ -236,7 +236,7 @@ class Ftml(Learner):
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned."""
-        weights, (held,) = TaskReplay.split_state(tensors, ("buffer",))
+        weights, (held,) = split_state(tensors, ("buffer",))
         refuse_misfit(self._weights(), weights, self.name)
         load_tensors(self._weights(), weights, self.name)
         self.buffer.load_state_dict(held)

@@ -23,7 +23,7 @@ from torch.autograd import grad
 
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
-from metarl.learning.learner import Learner, load_tensors, state_parts
+from metarl.learning.learner import Learner, load_tensors, split_state, state_parts
 from metarl.modules.context import ContextEncoder, Posterior, kl_from_prior, product_of_gaussians
 from metarl.modules.cuda_graph import GraphedStep, can_capture
 from metarl.modules.replay import Batch, Experience, TaskReplay, pack, refuse_large_rewards
@@ -382,7 +382,7 @@ class Pearl(Learner):
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state_dict` returned; without a replay in it, the replay is empty."""
-        weights, parts = TaskReplay.split_state(tensors, ("replay", "context"))
+        weights, parts = split_state(tensors, ("replay", "context"))
         load_tensors(self._weights(), weights, self.name)
         if self.moments is not None:
             self.moments.load_state_dict(self.moments.state_dict())

@@ -279,6 +279,17 @@ def load_parts(parts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         )
 
 
+def split_state(
+    tensors: dict[str, Tensor], groups: Sequence[str]
+) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    """Return the tensors whose names begin with no ``group.``, and those of each group."""
+    rest, parts = {}, {group: {} for group in groups}
+    for name, tensor in tensors.items():
+        group, _, key = name.partition(".")
+        parts.get(group, rest)[key if group in parts else name] = tensor
+    return rest, list(parts.values())
+
+
 def load_but_replay(
     own: dict[str, Tensor], parts: Mapping[str, Any], given: dict[str, Tensor], name: str
 ) -> dict[str, Tensor]:
@@ -294,12 +305,11 @@ def load_but_replay(
         The tensors of the replay, still to be loaded; without a saved one there are none.
     """
     check_kinds(weights=(given, Mapping))
-    replay = {key: tensor for key, tensor in given.items() if key.startswith("replay.")}
-    weights = {key: tensor for key, tensor in given.items() if key not in replay}
+    weights, (replay,) = split_state(given, ("replay",))
     refuse_misfit(own | state_of(parts), weights, name)
     load_tensors(own, {key: weights[key] for key in own}, name)
     load_parts(parts, weights)
-    return {key.removeprefix("replay."): tensor for key, tensor in replay.items()}
+    return replay
 
 
 def refuse_misfit(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:

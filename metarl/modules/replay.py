@@ -133,17 +133,6 @@ class TaskReplay:
         out = torch.empty(len(where), rows.shape[1], pin_memory=True) if self.pinned else None
         return torch.index_select(rows, 0, where, out=out).unflatten(0, (len(ids), n))
 
-    @staticmethod
-    def split_state(
-        tensors: dict[str, Tensor], groups: Sequence[str]
-    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-        """Return the tensors whose names begin with no ``group.``, and those of each group."""
-        rest, parts = {}, {group: {} for group in groups}
-        for name, tensor in tensors.items():
-            group, _, key = name.partition(".")
-            parts.get(group, rest)[key if group in parts else name] = tensor
-        return rest, list(parts.values())
-
     def state_dict(self) -> dict[str, Tensor]:
         """Return the rows up to the fullest buffer's, and where each buffer stands."""
         filled = int(self.size.max())

@@ -34,6 +34,12 @@ class State(NamedTuple):
     """The fields that the family's `keep` names, (B, …)."""
 
 
+def write_where(which: Tensor, values: Tensor, into: Tensor) -> None:
+    """Write (B, …) values in the worlds of a mask, (B,) bool, without asking which they are."""
+    mask = which.view(-1, *[1] * (into.ndim - 1))
+    into.copy_(torch.where(mask, values, into))
+
+
 class Backend(Protocol):
     """B worlds of one model, each with its own state and, where asked, its own model fields.
 

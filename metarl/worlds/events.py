@@ -16,7 +16,8 @@ from metarl.tasks.family import TaskFamily
 
 Draws = Callable[..., BatchedRNG]
 """Of the worlds `ids` (n,), and words for what: other draws at each step of each episode."""
-_NEVER = 2**62
+NEVER = 2**62
+"""The step at which something is due that does not come."""
 SWITCH = ""
 """What `Schedule.due` calls the switch to the task; no event has that name."""
 
@@ -50,9 +51,9 @@ class Schedule(Kinds):
         """Read what the family declares."""
         super().__init__(family)
         self._seconds = np.zeros((len(self._kinds), num_worlds))
-        self._due = np.full((len(self._kinds), num_worlds), _NEVER)
+        self._due = np.full((len(self._kinds), num_worlds), NEVER)
         """By the clock of the worlds, in steps."""
-        self.first = _NEVER
+        self.first = NEVER
         """The earliest of them."""
 
     def set_tasks(self, values: np.ndarray, ids: slice | np.ndarray) -> None:
@@ -74,7 +75,7 @@ class Schedule(Kinds):
                 continue
             yield name, ids
             if name == SWITCH:
-                self._due[k, ids] = _NEVER
+                self._due[k, ids] = NEVER
             else:
                 self._plan(k, ids, clock, draws)
         self._look_ahead()
@@ -92,4 +93,4 @@ class Schedule(Kinds):
         self._due[k, ids] = clock + np.clip(steps, 1, 2**40).astype(np.int64)
 
     def _look_ahead(self) -> None:
-        self.first = int(self._due.min()) if len(self._due) else _NEVER
+        self.first = int(self._due.min()) if len(self._due) else NEVER

@@ -99,7 +99,8 @@ def agent_folder(args: Push, place: Path) -> Path:
     from metarl.learning import checkpoint as checkpoints
 
     path = checkpoints.newest(Path(args.run))
-    if not checkpoints.load(path).meta.get("exported"):
+    agent = checkpoints.load(path)
+    if not agent.meta.get("exported"):
         return export_agent(args.run, place, half=args.half, threads=args.threads, say=say)
     if args.half:
         raise UserError(f"'{args.run}' is an agent already: leave out --half")
@@ -108,7 +109,7 @@ def agent_folder(args: Push, place: Path) -> Path:
         raise UserError(f"'{path}' has no {missing[0]}: export the run anew with `metarl export`")
     check_sizes(path)
     with refusing(path / RESULT, "result"):
-        check_result(read_json(path / RESULT), path / RESULT, checkpoints.load(path))
+        check_result(read_json(path / RESULT), path / RESULT, agent)
     place.mkdir()
     for name in LIMITS:
         if (path / name).is_file():

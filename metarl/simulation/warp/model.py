@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from metarl.base.errors import UserError
+from metarl.simulation.backend import write_where
 from metarl.simulation.edits import nominal_value
 from metarl.simulation.warp.install import load
 
@@ -124,11 +125,11 @@ class WorldModels:
     def exchange(self, which: Tensor, fields: Mapping[str, Tensor]) -> None:
         """Write (B, …) values of fields, which were set before, in the worlds of a mask."""
         for name, values in fields.items():
+            if name in _ELSEWHERE:  # of which `live` has the numbers of MuJoCo
+                self._live[name] = self.live(name).clone()
+                write_where(which, values.float(), self._live[name])
             rows = self._rows(name)
-            mask = which.view(-1, *[1] * (rows.ndim - 1))
-            if name in _ELSEWHERE:
-                self._live[name] = torch.where(mask, values.float(), self.live(name))
-            rows.copy_(torch.where(mask, _stored(name, values).to(rows.dtype), rows))
+            write_where(which, _stored(name, values).to(rows.dtype), rows)
         self._exchanged |= fields.keys()
 
     def derive(self, d: Any) -> None:

@@ -11,9 +11,8 @@ from torch import Tensor
 from metarl.base.keys import DeviceRNG
 from metarl.tasks.events import times
 from metarl.tasks.family import TaskFamily
-from metarl.worlds.events import SWITCH, Kinds
+from metarl.worlds.events import NEVER, SWITCH, Kinds
 
-_NEVER = 2**62
 Draws = Callable[..., DeviceRNG]
 """Words for what -> other draws of all worlds at each step of each episode."""
 
@@ -46,7 +45,7 @@ class DeviceSchedule(Kinds):
             now = self._due[k] <= clock
             yield name, now
             if name == SWITCH:
-                self._due[k].masked_fill_(now, _NEVER)
+                self._due[k].masked_fill_(now, NEVER)
             else:
                 self._plan(k, now, clock, draws)
 

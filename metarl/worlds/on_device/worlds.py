@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.keys import DeviceRNG, Key
+from metarl.simulation.backend import write_where
 from metarl.tasks.distribution import Tasks, TaskValues
 from metarl.worlds.events import SWITCH
 from metarl.worlds.on_device.noise import DeviceNoise
@@ -170,8 +171,7 @@ class DeviceWorlds(TaskWorlds):
     def _exchange(self, which: Tensor, tasks: Placed) -> None:
         """Let the worlds of a mask, (B,) bool, run other tasks from now on; their states stay."""
         for name, values in tasks.values.items():
-            mask = which.view(-1, *[1] * (values.ndim - 1))
-            self.task[name].copy_(torch.where(mask, values, self.task[name]))
+            write_where(which, values, self.task[name])
         self.simulator.exchange_fields(which, tasks.fields)
 
     @contextlib.contextmanager
@@ -183,8 +183,7 @@ class DeviceWorlds(TaskWorlds):
         kept = [part.clone() for part in live]
         yield
         for part, old in zip(live, kept, strict=True):
-            mask = which.view(-1, *[1] * (part.ndim - 1))
-            part.copy_(torch.where(mask, part, old))
+            write_where(~which, old, part)
 
     def _note_sense(self, sane: Tensor, obs: Tensor) -> None:
         """Note whether nothing of the family's was finite, and what of it was not at first."""
