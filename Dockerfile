@@ -9,7 +9,7 @@ FROM python:3.13-slim
 
 # What draws videos without a display.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends libegl1 libgl1-mesa-dri \
+    && apt-get install -y --no-install-recommends libegl1 libopengl0 libgl1-mesa-dri \
     && rm -rf /var/lib/apt/lists/*
 
 # More words for pip. The index of other packages must stay: `--extra-index-url`, not `--index-url`.

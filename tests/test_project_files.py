@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from metarl.video.opengl import PACKAGES
+
 ROOT = Path(__file__).resolve().parents[1]
 MAKE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -64,3 +66,17 @@ def test_the_container_has_the_tested_torch():
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     torch = re.search(r"^torch==\S+", pins, re.M)[0]
     assert torch in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["README.md", "Dockerfile", "docs/videos.md", "docs/faq.md", "docs/colab.md",
+     ".github/workflows/check.yml", ".ci/run"],
+)  # fmt: skip
+def test_whoever_installs_egl_gets_all_that_drawing_needs(path):
+    text = (ROOT / path).read_text(encoding="utf-8").replace("\\\n", " ")
+    installed = [set(line.split()) for line in re.findall(r"install -[^`#&]*libegl1[^`#&]*", text)]
+    needed = set(re.findall(r"lib[\w-]+", PACKAGES["egl"][0]))
+    assert needed == {"libegl1", "libopengl0", "libgl1-mesa-dri"}
+    assert installed
+    assert all(needed <= names for names in installed)

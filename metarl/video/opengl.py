@@ -27,7 +27,10 @@ from metarl.base.errors import UserError
 _LOCK = threading.Lock()
 
 PACKAGES = {
-    "egl": ("libegl1 and libgl1-mesa-dri", "mesa-libEGL and mesa-dri-drivers"),
+    "egl": (
+        "libegl1, libopengl0 and libgl1-mesa-dri",
+        "mesa-libEGL, libglvnd-opengl and mesa-dri-drivers",
+    ),
     "osmesa": ("libosmesa6", "mesa-libOSMesa"),
 }
 """What a backend needs, on Debian and Ubuntu and on Fedora."""
