@@ -6,6 +6,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
 # Extra words for pip, e.g. an index of CPU-only torch builds.
 PIP_FLAGS ?=
 # Which versions are installed; CONSTRAINTS=/dev/null takes the newest that are allowed.
@@ -18,41 +19,47 @@ SLOW ?=
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: help install demo test lint types docs check package results clean
+.PHONY: help install dev demo test lint types docs check package results clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
 		| awk -F '\t' '{printf "make %-9s %s\n", $$1, $$2}'
 
-install: $(STAMP)  ## Create .venv and install metarl with its development tools
+install: $(STAMP)  ## Create .venv and install metarl
+
+dev: $(DEV)  ## The same, with the optional packages and the tools that the tests and the docs need
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "metarl needs Python 3.11 or newer; none was found." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e . $(PIP_FLAGS)
+	@touch $@
+
+$(DEV): $(STAMP)
 	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[dev]' $(PIP_FLAGS)
 	@touch $@
 
 demo: $(STAMP)  ## Under 2 minutes: meta-train, adapt to held-out tasks, make a video
 	$(BIN)/python experiments/demo.py
 
-test: $(STAMP)  ## Run the fast tests (SLOW=1: all; ARGS=...: more words for pytest)
+test: $(DEV)  ## Run the fast tests (SLOW=1: all; ARGS=...: more words for pytest)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(if $(SLOW),,-m "not slow") $(ARGS)
 
-lint: $(STAMP)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(STAMP)
+types: $(DEV)
 	$(BIN)/pyright
 
-docs: $(STAMP)  ## Build the documentation into site/
+docs: $(DEV)  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: lint types docs test  ## What CI runs: ruff, pyright, the docs and the tests
 
-package: $(STAMP)  ## Build wheel and sdist into dist/, and try the wheel in a clean environment
+package: $(DEV)  ## Build wheel and sdist into dist/, and try the wheel in a clean environment
 	.ci/package $(BIN)/python $(PIP_FLAGS)
 
 results: $(STAMP)  ## Go on with the trainings behind the results table, on one thread
