@@ -131,4 +131,5 @@ def test_the_presets_are_listed_with_what_was_measured(capsys):
     assert "19.2M env steps, seeds 1 2 3\n  tasks_per_iteration=10," in capsys.readouterr().out
     assert main(["presets", "nothing"]) == 2
     assert main(["families", "half-cheetah-vel"]) == 0
-    assert "presets      maml-trpo, rl2, rl2-fast, pearl, pearl-full" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "presets      maml-trpo, rl2, rl2-fast, rl2-long, pearl, pearl-full" in listed
