@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -238,8 +239,8 @@ def _command(run: RunSummary) -> str:
     from metarl.runs.config import TrainConfig
     from metarl.runs.presets import PLAIN, choose
 
-    words = ["metarl train", run.family, run.algorithm]
-    words += [f"--preset {PLAIN}"] if choose(run.family, run.algorithm) else []
+    words = ["metarl", "train", run.family, run.algorithm]
+    words += ["--preset", PLAIN] if choose(run.family, run.algorithm) else []
     defaults = asdict(TrainConfig()) | asdict(find_learner(run.algorithm).Config())
     unshown = (
         "out", "progress", "print_every", "device", "threads", "keep_checkpoints", "track",
@@ -256,7 +257,7 @@ def _command(run: RunSummary) -> str:
         else:
             values = value if isinstance(value, list) else [value]
             words += [f"--{flag}", *map(str, values)]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 __all__ = ["export", "export_agent"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -131,6 +132,20 @@ def test_a_product_in_full(capsys):
     (row,) = json.loads(capsys.readouterr().out)
     assert [param["name"] for param in row["params"]][:2] == ["goal_velocity", "mass"]
     assert row["gymnasium_id"] == "metarl/TaskFamily-v0"
+
+
+def test_the_command_that_ends_a_page_names_the_file_and_is_one_line(plugin, tmp_path, capsys):
+    folder = tmp_path / "a folder with spaces and a long name"
+    folder.mkdir()
+    file = folder / "mine.py"
+    file.write_text(Path(plugin.partition(":")[0]).read_text())
+    assert main(["families", f"{file}:Slider+told+noise"]) == 0
+    page = capsys.readouterr().out.splitlines()
+    assert page[0] == f"{file}:Slider+noise+told"
+    family = shlex.split(page[-1])[2]
+    assert page[-1] == f"metarl train '{family}' maml-trpo"
+    assert family.startswith(f"{file}:Slider+noise+told+")
+    assert find_family(family).params
 
 
 @pytest.mark.parametrize(
