@@ -56,7 +56,7 @@ def families(argv: Sequence[str]) -> int:
     console = Console(file=sys.stdout, width=width, markup=False, emoji=False)
     rows = _shown(rows)
     for part in _page(rows[0]) if whole else _list(rows):
-        console.print(part, crop=False)  # a command is whole
+        console.print(part, soft_wrap=isinstance(part, Text) and bool(part.no_wrap))
     return 0
 
 
