@@ -189,6 +189,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
             _sync(file)
         _sync(draft)
         _publish(draft, path)
+    except OSError as error:
+        if error.filename and Path(error.filename).is_relative_to(draft):
+            error.filename = str(path / Path(error.filename).relative_to(draft))
+        raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
