@@ -154,7 +154,7 @@ def _code(command: Callable[[list[str]], int], argv: list[str]) -> int:
     except UserError as error:
         return _refuse(str(error)) if says(error) else 2
     except MemoryError as error:
-        return _refuse(f"out of memory: {error or 'use fewer tasks or rollouts'}")
+        return _refuse(f"out of memory: {str(error) or 'use fewer tasks or rollouts'}")
     except KeyboardInterrupt as stop:
         if says(stop):
             _say(f"metarl: {stop if str(stop) else 'interrupted'}")

@@ -290,6 +290,16 @@ def test_too_little_memory_for_torch_is_one_line(monkeypatch, capsys):
     assert len(error.splitlines()) == 1
 
 
+def test_too_little_memory_for_python_is_one_line(monkeypatch, capsys):
+    def hungry(argv):
+        raise MemoryError
+
+    monkeypatch.setattr("metarl.commands.families.families", hungry)
+    assert main(["families"]) == 2
+    error = capsys.readouterr().err
+    assert error == "metarl: error: out of memory: use fewer tasks or rollouts\n"
+
+
 @pytest.mark.parametrize("error", [RuntimeError, OSError])
 def test_a_bug_keeps_its_traceback_without_control_characters(monkeypatch, capsys, error):
     def buggy(argv):
