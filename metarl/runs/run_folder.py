@@ -145,6 +145,10 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         """Make the folders and take the lock. Raises UserError if another process trains here."""
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:  # bytes that are no text: TensorBoard takes no such name
+            raise UserError(f"cannot write '{self.path}': its name is not in UTF-8") from None
         with file_errors(self.path):
             for folder in (self.path, self.checkpoints, self.evaluation):
                 folder.mkdir(parents=True, exist_ok=True)

@@ -128,6 +128,12 @@ def test_a_pipe_in_a_run_folder_is_not_waited_for(name, run, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_run_folder_whose_name_is_no_text_is_refused(capsys, tmp_path):
+    line = refused(capsys, [*START, "--iterations", "1", "--threads", "1", "--out", "run\udcff"])
+    assert line == r"metarl: error: cannot write 'run\udcff': its name is not in UTF-8"
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- values of train's flags -------------------------------------------------------------------
 
 COUNTS = ["tasks-per-iteration", "rollouts-per-task", "iterations", "env-steps", "evaluate-every",
