@@ -137,7 +137,7 @@ def export_agent(
 
     def measured(weights: Path) -> dict[str, Any]:
         found = None if half else _result_file(checkpoint, run, result, say)
-        return found or _measure(run, weights if half else run, threads, say)
+        return found or _measure(run, checkpoint, weights if half else run, threads, say)
 
     write_agent(checkpoint, final, measured, half=half, note=note)
     return final
@@ -199,13 +199,19 @@ def _difference(result: Any, checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _measure(run: Path | str, weights: Path | str, threads: int | None, say: Say) -> dict[str, Any]:
-    """Return the result of evaluating some weights; curve and settings are those of the run."""
+def _measure(
+    run: Path | str, checkpoint: Checkpoint, weights: Path | str, threads: int | None, say: Say
+) -> dict[str, Any]:
+    """Return the result of evaluating some weights; the curve is that of the run.
+
+    Settings are those of its checkpoint, which cannot have been changed by hand.
+    """
     from metarl.base.versions import hardware, versions
     from metarl.commands.report import Protocol, add_reports
     from metarl.report.run_summary import read_run
 
     summary = read_run(run)
+    summary.train, summary.learner = checkpoint.meta["train"], checkpoint.learner_config
     if not summary.curve:
         raise UserError(
             f"'{run}' has no held-out evaluation yet, which every training begins with: go on with "

@@ -228,6 +228,14 @@ def test_check_exits_by_what_it_finds(plugin, tmp_path, capsys):
     assert "FAIL" in capsys.readouterr().out
 
 
+def test_a_backend_of_matplotlib_that_is_none_keeps_nobody_from_charts(after_torch):
+    """Commands draw into files."""
+    code = (
+        "import metarl.cli as c; c.main(['--version']); import metarl.report.charts; print('drawn')"
+    )
+    assert after_torch(code, MPLBACKEND="nonsense").splitlines()[-1] == "drawn"
+
+
 # --- interruptions of the command itself -------------------------------------------------------
 
 
