@@ -105,6 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after ``metarl``; None takes them from `sys.argv`.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    os.environ["MPLBACKEND"] = (
+        "agg"  # commands draw into files; a backend that is none ends imports
+    )
     trains = words[:1] in (["train"], ["tune"], ["skills"], ["overfitting"])
     trains = trains and not {"-h", "--help"} & set(words)
     return guarded(_dispatch, words, unheard=trains)
@@ -154,7 +157,7 @@ def _code(command: Callable[[list[str]], int], argv: list[str]) -> int:
     except UserError as error:
         return _refuse(str(error)) if says(error) else 2
     except MemoryError as error:
-        return _refuse(f"out of memory: {error or 'use fewer tasks or rollouts'}")
+        return _refuse(f"out of memory: {str(error) or 'use fewer tasks or rollouts'}")
     except KeyboardInterrupt as stop:
         if says(stop):
             _say(f"metarl: {stop if str(stop) else 'interrupted'}")

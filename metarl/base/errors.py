@@ -153,7 +153,11 @@ class user_code:  # noqa: N801  (a context manager, used as a function is)
 
 def worded(error: BaseException) -> str:
     """Return the type and the text of an exception in one line."""
-    text = printable(" ".join(str(error).split()), LONGEST_WORDS)
+    try:
+        words = str(error)
+    except Exception:  # an exception of a user's may fail to say what it is
+        words = ""
+    text = printable(" ".join(words.split()), LONGEST_WORDS)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -135,18 +135,25 @@ def read_json(path: Path) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file, which must be a regular one: a pipe could be waited for for ever.
+    """Return the text of a regular file. Raises OSError, or UnicodeDecodeError."""
+    with open_regular(path, encoding="utf-8") as file:
+        return file.read()
 
-    Raises OSError, or UnicodeDecodeError.
+
+def open_regular(path: Path, mode: str = "r", **more: Any) -> Any:
+    """Open a file as `open` does, but no pipe or device, which could be waited for for ever.
+
+    Raises OSError.
     """
 
     def at_once(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NONBLOCK)
+        return os.open(name, flags | os.O_NONBLOCK, 0o666)
 
-    with open(path, encoding="utf-8", opener=at_once) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
-        return file.read()
+    file = open(path, mode, opener=at_once, **more)  # noqa: SIM115  (the caller has it)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return file
 
 
 @contextlib.contextmanager
@@ -189,6 +196,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
             _sync(file)
         _sync(draft)
         _publish(draft, path)
+    except OSError as error:
+        if error.filename and Path(error.filename).is_relative_to(draft):
+            error.filename = str(path / Path(error.filename).relative_to(draft))
+        raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

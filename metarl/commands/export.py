@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,7 +137,7 @@ def export_agent(
 
     def measured(weights: Path) -> dict[str, Any]:
         found = None if half else _result_file(checkpoint, run, result, say)
-        return found or _measure(run, weights if half else run, threads, say)
+        return found or _measure(run, checkpoint, weights if half else run, threads, say)
 
     write_agent(checkpoint, final, measured, half=half, note=note)
     return final
@@ -198,13 +199,19 @@ def _difference(result: Any, checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _measure(run: Path | str, weights: Path | str, threads: int | None, say: Say) -> dict[str, Any]:
-    """Return the result of evaluating some weights; curve and settings are those of the run."""
+def _measure(
+    run: Path | str, checkpoint: Checkpoint, weights: Path | str, threads: int | None, say: Say
+) -> dict[str, Any]:
+    """Return the result of evaluating some weights; the curve is that of the run.
+
+    Settings are those of its checkpoint, which cannot have been changed by hand.
+    """
     from metarl.base.versions import hardware, versions
     from metarl.commands.report import Protocol, add_reports
     from metarl.report.run_summary import read_run
 
     summary = read_run(run)
+    summary.train, summary.learner = checkpoint.meta["train"], checkpoint.learner_config
     if not summary.curve:
         raise UserError(
             f"'{run}' has no held-out evaluation yet, which every training begins with: go on with "
@@ -238,8 +245,8 @@ def _command(run: RunSummary) -> str:
     from metarl.runs.config import TrainConfig
     from metarl.runs.presets import PLAIN, choose
 
-    words = ["metarl train", run.family, run.algorithm]
-    words += [f"--preset {PLAIN}"] if choose(run.family, run.algorithm) else []
+    words = ["metarl", "train", run.family, run.algorithm]
+    words += ["--preset", PLAIN] if choose(run.family, run.algorithm) else []
     defaults = asdict(TrainConfig()) | asdict(find_learner(run.algorithm).Config())
     unshown = (
         "out", "progress", "print_every", "device", "threads", "keep_checkpoints", "track",
@@ -256,7 +263,7 @@ def _command(run: RunSummary) -> str:
         else:
             values = value if isinstance(value, list) else [value]
             words += [f"--{flag}", *map(str, values)]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 __all__ = ["export", "export_agent"]

@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from metarl.adapters.registration import ANY, env_id
-from metarl.base.errors import UserError, did_you_mean, shortened
-from metarl.base.plugins import first_line
+from metarl.base.errors import UserError, did_you_mean, quoted, shortened
+from metarl.base.plugins import first_line, plugin_file
 from metarl.commands.arguments import parse
 from metarl.runs.presets import presets_of
 from metarl.tasks.composition import GENERIC_VARIATIONS, REPLACEABLE, compose, variations
@@ -56,7 +56,7 @@ def families(argv: Sequence[str]) -> int:
     console = Console(file=sys.stdout, width=width, markup=False, emoji=False)
     rows = _shown(rows)
     for part in _page(rows[0]) if whole else _list(rows):
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, Text) and bool(part.no_wrap))
     return 0
 
 
@@ -90,7 +90,7 @@ def describe_family(name: str) -> dict[str, Any]:
     distribution = TaskDistribution(family)
     registered = name in list_families()
     return {
-        "name": family.name if "+" in name else name,
+        "name": _as_named(family, name),
         "doc": first_line(type(family)),
         "about": inspect.cleandoc(type(family).__doc__ or ""),
         "robot": _robot(family),
@@ -106,6 +106,16 @@ def describe_family(name: str) -> dict[str, Any]:
         "params": [_param(param) for param in family.params],
         "variations": {key: value for key, value in varied.items() if value},
     }
+
+
+def _as_named(family: TaskFamily, name: str) -> str:
+    """What to call a family in a command, with the variations of a product in their order.
+
+    The class of a file may be called something else than what finds it.
+    """
+    if plugin_file(name) is not None:
+        return str(getattr(type(family), "source", name))
+    return family.name if "+" in name else name
 
 
 def _shown(value: Any) -> Any:
@@ -239,15 +249,21 @@ def _page(row: dict[str, Any]) -> list[Table | Text]:
     table = Table.grid(padding=(0, 2))
     for name, value in facts:
         table.add_row(Text(name, style="dim"), value)
-    parts = [Text(row["name"], style="bold cyan"), Text(row["about"] + "\n"), table]
+    parts = [_unbroken(row["name"], "bold cyan"), Text(row["about"] + "\n"), table]
     parts += [Text("\nparameters of a task", style="bold"), _params(row["params"])]
     for name, variation in row["variations"].items():
         parts.append(Text(f"+{name}  {variation['doc']}", style="bold"))
         parts.append(_params(variation["params"]) if variation["params"] else Text(""))
     if row["variations"]:
         some = next(iter(row["variations"]))
-        parts.append(Text(f"metarl train {row['name']}+{some} maml-trpo", style="dim"))
+        some = quoted(f"{row['name']}+{some}")
+        parts.append(_unbroken(f"metarl train {some} maml-trpo", "dim"))
     return parts
+
+
+def _unbroken(words: str, style: str) -> Text:
+    """What is to be copied: one line, however wide the terminal is."""
+    return Text(words, style=style, no_wrap=True, overflow="ignore")
 
 
 def _action(row: dict[str, Any]) -> str:

@@ -329,10 +329,11 @@ def _round(
     change.begin()
     worlds.seed(name)
     worlds.reset()
-    data, after = collect(
-        worlds, policy, state, worlds.spec.horizon, name,
-        explore=policy.adapts_on_exploration, on_step=lambda _: change.step(),
-    )  # fmt: skip
+    steps, explore = worlds.spec.horizon, policy.adapts_on_exploration
+    with worlds.pairing():
+        data, after = collect(
+            worlds, policy, state, steps, name, explore=explore, on_step=lambda _: change.step()
+        )
     worlds.settle()
     data = data._replace(tasks=worlds.num_worlds // change.each)
     return data, policy.adapt(after, data)

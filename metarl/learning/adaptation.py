@@ -133,11 +133,8 @@ def adaptation_rounds(
         worlds.reset()
         on_step = None if watch is None else watch(phase, k)
         steps = worlds.spec.horizon
-        worlds.paired = True
-        try:
+        with worlds.pairing():
             got = collect(worlds, policy, state, steps, name, explore=explore, on_step=on_step)
-        finally:
-            worlds.paired = False
         worlds.settle()
         return got
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import jinja2
 
 from metarl.base.errors import UserError
-from metarl.base.files import file_errors, write_bytes
+from metarl.base.files import file_errors, open_regular, write_bytes
 from metarl.base.text import counted, si
 from metarl.evaluation.probe import WINDOW
 from metarl.evaluation.protocol import Report
@@ -290,7 +290,8 @@ def _videos(runs: Sequence[RunSummary], live: bool) -> list[_Video]:
                     video.missing = f"too large for this page ({mib}); see videos/{path.name}"
                 else:
                     kind = "video/mp4" if path.suffix == ".mp4" else "image/gif"
-                    data = base64.b64encode(path.read_bytes()).decode()
+                    with open_regular(path, "rb") as file:
+                        data = base64.b64encode(file.read()).decode()
                     video.source, left = f"data:{kind};base64,{data}", left - size
             except OSError as error:
                 video.missing = error.strerror or str(error)

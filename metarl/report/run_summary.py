@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.base.errors import UserError
-from metarl.base.files import read_json
+from metarl.base.files import open_regular, read_json
 from metarl.base.versions import versions
 from metarl.curriculum import PREFIX as CURRICULUM
 from metarl.evaluation.protocol import Report
@@ -223,7 +223,7 @@ def _read_series(path: Path) -> tuple[dict[str, list[tuple[float, float]]], ...]
     """
     found: dict[str, dict[str, list[tuple[float, float]]]] = {PREFIX: {}, CURRICULUM: {}, "": {}}
     try:
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        with open_regular(path, encoding="utf-8", errors="replace", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, csv.Error):
         return {}, {}, {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from metarl.base.errors import UserError, did_you_mean
+from metarl.base.files import read_text
 from metarl.simulation.warp.choice import Physics, SimulatorName
 from metarl.worlds import MAX_EPISODES, MAX_WORLDS
 
@@ -250,7 +251,7 @@ def _entry(entry: dict[str, Any]) -> dict[str, Any]:
 def _evaluated(path: Path) -> list[dict[str, Any]]:
     """Return the whole entries of a curve.json; none if it cannot be read."""
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
         return []
     return [

@@ -23,7 +23,7 @@ import io
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from stable_baselines3.common.logger import (
     CSVOutputFormat,
@@ -33,7 +33,7 @@ from stable_baselines3.common.logger import (
 )
 
 from metarl.base.errors import UserError
-from metarl.base.files import file_errors, write_bytes, write_json
+from metarl.base.files import file_errors, open_regular, write_bytes, write_json
 from metarl.runs.tags import tagged
 
 
@@ -140,11 +140,15 @@ class RunFolder:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.evaluation = self.path / "evaluation"
-        self._lock: io.TextIOBase | None = None
+        self._lock: IO[str] | None = None
         self._logger: Logger | None = None
 
     def __enter__(self) -> RunFolder:
         """Make the folders and take the lock. Raises UserError if another process trains here."""
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:  # bytes that are no text: TensorBoard takes no such name
+            raise UserError(f"cannot write '{self.path}': its name is not in UTF-8") from None
         with file_errors(self.path):
             for folder in (self.path, self.checkpoints, self.evaluation):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -202,21 +206,21 @@ class RunFolder:
         write_json(self.path / "curve.json", curve)
 
 
-def lock(folder: Path) -> io.TextIOBase:
+def lock(folder: Path) -> IO[str]:
     """Make a folder this process's own until the file that is returned is closed, or it ends.
 
     Raises UserError if it is another's.
     """
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115  (the caller has it)
+        file = open_regular(folder / ".lock", "w", encoding="utf-8")
     if not _try_lock(file):
         file.close()
         raise UserError(f"'{folder}' is in use: another process is training in it")
     return file
 
 
-def _try_lock(file: io.TextIOBase) -> bool:
+def _try_lock(file: IO[str]) -> bool:
     """Take an exclusive lock without waiting. Systems and disks without locks always succeed."""
     try:
         import fcntl

@@ -26,10 +26,9 @@ from metarl.base.keys import BatchedRNG
 from metarl.simulation.actions import Actions, Commands, commands, with_controllers
 from metarl.simulation.furnish import PD, Contact, furnish
 from metarl.simulation.home import Home, HomePose, begin_at, home_of, unit_quaternions
-from metarl.simulation.model_faults import raised
 from metarl.tasks.distribution import TaskDistribution, Tasks
 from metarl.tasks.events import Every, check_within
-from metarl.tasks.model_source import beside, check_compiled, model_warnings, spec_of
+from metarl.tasks.model_source import beside, check_compiled, model_warnings, not_built, spec_of
 from metarl.tasks.params import Param
 
 if TYPE_CHECKING:
@@ -292,12 +291,7 @@ class TaskFamily:
             try:
                 model = self.build(spec_of(beside(type(self))))
             except (ValueError, OSError, TypeError, mujoco.FatalError) as error:
-                text = raised(error)
-                if isinstance(error, UserError) and text.startswith("family '"):
-                    raise
-                raise UserError(
-                    f"family '{self.name}': its MJCF does not compile: {text}"
-                ) from None
+                raise not_built(self.name, error) from None
         if not isinstance(model, mujoco.MjModel):
             raise UserError(
                 f"family '{self.name}': build() must return the model that super().build(spec) "

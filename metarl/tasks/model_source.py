@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import mujoco
 
-from metarl.base.errors import UserError
-from metarl.simulation.model_faults import nonfinite
+from metarl.base.errors import UserError, worded
+from metarl.simulation.model_faults import nonfinite, raised
 
 if TYPE_CHECKING:
     from metarl.tasks.family import TaskFamily
@@ -45,6 +46,8 @@ def spec_of(model: str | Path | mujoco.MjSpec) -> mujoco.MjSpec:
     return mujoco.MjSpec.from_file(str(model))
 
 
+_NOT_THE_USERS = [Path(__file__).parents[1], Path(str(mujoco.__file__)).parent]
+"""Where what reads and compiles models is."""
 _SAID: set[str] = set()
 """What MuJoCo said of the models that this process compiled."""
 
@@ -65,6 +68,23 @@ def model_warnings(family: str) -> Iterator[None]:
         if "deprecated" not in text and text not in _SAID:
             _SAID.add(text)  # every variation of a family compiles its model again
             warnings.warn(f"family '{family}': {text}", stacklevel=4)
+
+
+def not_built(family: str, error: Exception) -> UserError:
+    """Return in a line what kept a family's model from being built.
+
+    Args:
+        family: its name.
+        error: of MuJoCo's compiler, or of a `build` of the user's, whose line is named.
+    """
+    text, last = raised(error), traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, UserError) and text.startswith("family '"):
+        return error
+    file = Path(last.filename)
+    if isinstance(error, UserError) or any(root in file.parents for root in _NOT_THE_USERS):
+        return UserError(f"family '{family}': its MJCF does not compile: {text}")
+    where = f"line {last.lineno} of {file.name}"
+    return UserError(f"family '{family}': build() failed: {worded(error)} ({where})")
 
 
 def check_compiled(family: TaskFamily, model: mujoco.MjModel) -> None:

@@ -6,8 +6,9 @@ episode ended, so `obs` is what to act on next, and `next_obs` is always the tru
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -251,6 +252,15 @@ class VecWorlds(ABC):
         """
         sizes = len(self.tasks), steps, self.worlds_per_task, self.spec.action_size
         return cast("Sequence[Tensor]", key.normal(*sizes, self.tasks.first).to(device))
+
+    @contextlib.contextmanager
+    def pairing(self) -> Iterator[None]:
+        """Let the noise of actions be the same on any simulator for as long as the block lasts."""
+        self.paired = True
+        try:
+            yield
+        finally:
+            self.paired = False
 
     def _take_tasks(self, tasks: Tasks, worlds_per_task: int) -> None:
         """Check that tasks fill the worlds, and take them over."""

@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 from metarl import UserError
-from metarl.base.errors import LONGEST_WORDS, one_line, printable, shortened
+from metarl.base.errors import LONGEST_WORDS, one_line, printable, shortened, user_code
 from metarl.cli import guarded, main
 from metarl.learning import checkpoint as checkpoints
 from metarl.runs.progress import TrainingProgress, say
@@ -83,6 +83,21 @@ def test_long_words_are_cut_in_the_middle(line: str, words: int) -> None:
 def test_an_exception_of_others_is_cut() -> None:
     text = one_line(RuntimeError("a b " * 1000), TrainingProgress)
     assert text == f"RuntimeError: {('a b ' * 50)[:199]}…"
+
+
+def test_an_exception_that_cannot_say_what_it_is_keeps_its_place() -> None:
+    class Dumb(Exception):  # noqa: N818
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    class Owner:
+        def work(self) -> None:
+            raise Dumb
+
+    with pytest.raises(UserError) as caught, user_code("family 'x': reward()", Owner):
+        Owner().work()
+    line = Owner.work.__code__.co_firstlineno + 1
+    assert str(caught.value) == f"family 'x': reward() failed: Dumb (line {line} of test_errors.py)"
 
 
 def test_a_checkpoint_cannot_write_to_the_terminal(trained_run, tmp_path, capsys) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -43,6 +44,18 @@ def test_an_error_leaves_what_was_there(tmp_path, whole):
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", ["", "/text"])
+def test_an_error_names_the_folder_that_was_to_be_and_not_its_draft(name, tmp_path, monkeypatch):
+    def no(path: Path, *_: object, **__: object) -> None:
+        if path != tmp_path:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "write_text" if name else "mkdir", no)
+    with pytest.raises(OSError, match="Read-only") as caught, whole_folder(tmp_path / "a") as draft:
+        (draft / "text").write_text("x")
+    assert caught.value.filename == f"{tmp_path}/a{name}"
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):

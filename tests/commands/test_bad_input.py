@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,29 @@ WORDS = [
 @pytest.mark.parametrize("case", WORDS, ids=lambda case: " ".join(case[0]))
 def test_words(case, capsys, tmp_path):
     refused(capsys, *case)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["curve.json", "metrics.csv", ".lock", "config.json"])
+def test_a_pipe_in_a_run_folder_is_not_waited_for(name, run, tmp_path):
+    """Nobody writes to it: whoever read it would wait for ever."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / name).unlink(missing_ok=True)
+    os.mkfifo(copy / name)
+    page = ["report", str(copy), "--tasks", "2", "--episodes", "0", "--threads", "1"]
+    done = run_forked(lambda: main([*page, "--out", str(tmp_path / "page.html")]), timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    if name == "curve.json":
+        assert "cannot read 'curve.json': it is no regular file" in done.stdout
+    done = run_forked(lambda: main(["train", "--resume", str(copy), "--iterations", "2"]))
+    assert done.returncode == 2
+    assert f"{name}': it is " in done.stderr or "No such device" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_run_folder_whose_name_is_no_text_is_refused(capsys, tmp_path):
+    line = refused(capsys, [*START, "--iterations", "1", "--threads", "1", "--out", "run\udcff"])
+    assert line == r"metarl: error: cannot write 'run\udcff': its name is not in UTF-8"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -133,6 +134,20 @@ def test_a_product_in_full(capsys):
     assert row["gymnasium_id"] == "metarl/TaskFamily-v0"
 
 
+def test_the_command_that_ends_a_page_names_the_file_and_is_one_line(plugin, tmp_path, capsys):
+    folder = tmp_path / "a folder with spaces and a long name"
+    folder.mkdir()
+    file = folder / "mine.py"
+    file.write_text(Path(plugin.partition(":")[0]).read_text())
+    assert main(["families", f"{file}:Slider+told+noise"]) == 0
+    page = capsys.readouterr().out.splitlines()
+    assert page[0] == f"{file}:Slider+noise+told"
+    family = shlex.split(page[-1])[2]
+    assert page[-1] == f"metarl train '{family}' maml-trpo"
+    assert family.startswith(f"{file}:Slider+noise+told+")
+    assert find_family(family).params
+
+
 @pytest.mark.parametrize(
     "name", ["half-cheetah-dir+switch+history", "point-goal+told", "half-cheetah-vel+command+told"]
 )
@@ -213,6 +228,14 @@ def test_check_exits_by_what_it_finds(plugin, tmp_path, capsys):
     assert "FAIL" in capsys.readouterr().out
 
 
+def test_a_backend_of_matplotlib_that_is_none_keeps_nobody_from_charts(after_torch):
+    """Commands draw into files."""
+    code = (
+        "import metarl.cli as c; c.main(['--version']); import metarl.report.charts; print('drawn')"
+    )
+    assert after_torch(code, MPLBACKEND="nonsense").splitlines()[-1] == "drawn"
+
+
 # --- interruptions of the command itself -------------------------------------------------------
 
 
@@ -273,6 +296,16 @@ def test_too_little_memory_for_torch_is_one_line(monkeypatch, capsys):
     error = capsys.readouterr().err
     assert error.startswith("metarl: error: out of memory: use fewer tasks or rollouts")
     assert len(error.splitlines()) == 1
+
+
+def test_too_little_memory_for_python_is_one_line(monkeypatch, capsys):
+    def hungry(argv):
+        raise MemoryError
+
+    monkeypatch.setattr("metarl.commands.families.families", hungry)
+    assert main(["families"]) == 2
+    error = capsys.readouterr().err
+    assert error == "metarl: error: out of memory: use fewer tasks or rollouts\n"
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError])

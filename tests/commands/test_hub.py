@@ -17,6 +17,7 @@ from metarl import cli
 from metarl.commands.hub import agents as known_agents
 from metarl.learning import agents as known
 from metarl.learning.checkpoint import HEADER, WEIGHTS
+from metarl.worlds.task_worlds import TaskWorlds
 
 ROOT = Path(__file__).resolve().parents[2]
 NAN = float("nan")
@@ -285,6 +286,30 @@ def test_a_hub_that_is_not_there_is_one_line(hub, monkeypatch, capsys):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     for words in (["push", str(SHIPPED), "me/agent"], ["pull", "me/agent"]):
         assert "'me/agent': " in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("variables", "repo", "said"),
+    [
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "me/agent", "cannot push to 'me/agent': "),
+        ({"HF_TOKEN": None}, "me/agent", "cannot push to 'me/agent': you are not logged in: run "),
+        ({}, "me/other", "'me/other' holds something else than an agent"),
+    ],
+)
+def test_what_keeps_a_run_from_the_hub_is_said_before_it_is_evaluated(
+    hub, trained_run, monkeypatch, capsys, variables, repo, said, tmp_path
+):
+    def step(self, action):
+        raise AssertionError("this is the work")
+
+    monkeypatch.setattr(TaskWorlds, "step", step)
+    hub.commit("me/other", "main", {"model.bin": b"1"})
+    for name, value in variables.items():
+        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    monkeypatch.setattr(
+        pytest.importorskip("huggingface_hub.constants"), "HF_TOKEN_PATH", tmp_path / "none"
+    )
+    assert refused(capsys, "push", str(trained_run), repo).startswith(f"metarl: error: {said}")
 
 
 # --- a stranger's ------------------------------------------------------------------------------

@@ -135,6 +135,19 @@ def test_half_precision(run, tmp_path, capsys):
     assert json.loads(out)["returns"] == results[1]["returns"]
 
 
+def test_settings_are_those_of_the_checkpoint_whatever_config_json_says(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "run")
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"train": {"iterations": "many", "seed": [1]}, "learner": {"hidden": "x"}}
+    (copy / "config.json").write_text(json.dumps(config))
+    words = ["export", str(copy), "--out", str(tmp_path / "agent"), "--threads", "1"]
+    assert cli.main(words) == 0, capsys.readouterr().err
+    settings = json.loads((tmp_path / "agent" / "result.json").read_text())["config"]
+    assert settings["train"]["iterations"] == 2
+    assert settings["learner"]["hidden"] == [4]
+    assert "--seed 3 --hidden 4" in (tmp_path / "agent" / "README.md").read_text()
+
+
 def test_what_stands_there_is_not_overwritten(run, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary.txt").write_text("dear")

@@ -81,6 +81,28 @@ def test_an_agent_of_native_mujoco_is_looked_at_on_warp(trained_run, capsys, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_room")
+def test_a_stream_on_warp_is_that_on_native_mujoco(trained_run, capsys, tmp_path) -> None:
+    """Tasks change within episodes, at the same steps, and what is earned is the same."""
+    run, found = str(shutil.copytree(trained_run, tmp_path / "run")), {}
+    words = ["--streams", "3", "--episodes", "4", "--every", "12", "--tasks", "4"]
+    for name in ("warp", "mujoco"):
+        out = tmp_path / f"{name}.json"
+        more = ["--simulator", name, "--device", "cpu", "--threads", "1", "--json", str(out)]
+        assert main(["stream", run, *words, *more]) == 0
+        found[name] = json.loads(out.read_text())
+    warp, native = (found[name].pop("runs")[0] for name in ("warp", "mujoco"))
+    assert found["warp"] == found["mujoco"]
+    assert sum(map(len, found["warp"]["switches"])) >= 6
+    assert warp["diverged"] == native["diverged"] == 0
+    earned = [one["windows"]["mean"] for one in (warp, native)]
+    assert len(earned[0]) == 4
+    np.testing.assert_allclose(*earned, atol=1e-3)
+    assert max(earned[1]) - min(earned[1]) > 0.1
+    capsys.readouterr()
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_room", "_gl")
 def test_pictures_of_a_world_on_warp() -> None:
     options = {"render_mode": "rgb_array", "width": 64, "height": 64}

@@ -222,6 +222,20 @@ BAD = {
     "MJCF: joint": ({"joint": "slid"}, "'robot': its MJCF does not compile"),
     "MJCF: nowhere": ({"more": 'model = "robbot.xml"'}, "'robot': its MJCF does not compile: "
                       "there is no model file robbot.xml"),
+    "build: raises": (
+        {"more": "def build(self, spec): raise ValueError"},
+        "'robot': build() failed: ValueError (line 29 of robot.py)",
+    ),
+    "build: no such file": (
+        {"more": "def build(self, spec): return open('legs.json')"},
+        "'robot': build() failed: FileNotFoundError: [Errno 2] No such file or directory: "
+        "'legs.json' (line 29 of robot.py)",
+    ),
+    "build: no such joint": (
+        {"more": "def build(self, spec):\n        spec.add_actuator(name='m', target='jiont')\n"
+                 "        return super().build(spec)"},
+        "'robot': its MJCF does not compile: ",
+    ),
     "timestep nan": ({"timestep": "nan"}, "'robot': the model's opt.timestep is not finite"),
     "timestep zero": ({"timestep": "0"}, "opt.timestep must be positive, in seconds, not 0"),
     "timestep below zero": ({"timestep": "-0.01"}, "must be positive, in seconds, not -0.01"),

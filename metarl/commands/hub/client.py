@@ -21,6 +21,7 @@ LIMITS = {
 }  # fmt: skip
 """The files of an agent that are sent and fetched, and the most bytes of each."""
 NEEDED = (WEIGHTS, HEADER)
+NOT_LOGGED_IN = "you are not logged in: run `hf auth login`, or set HF_TOKEN"
 OWN_OF_HUB = (".gitattributes",)
 """What the hub itself puts into a repository."""
 
@@ -76,7 +77,7 @@ def hub_errors(repo: str, doing: str) -> Iterator[None]:
         elif isinstance(error, errors.OfflineModeIsEnabled):
             why = "HF_HUB_OFFLINE is set"
         elif (status := _status(error)) == 401:
-            why = "you are not logged in: run `hf auth login`, or set HF_TOKEN"
+            why = NOT_LOGGED_IN
         elif status == 403:
             why = "your token may not do that"
         else:

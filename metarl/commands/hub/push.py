@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ from metarl.commands.hub.client import (
     CARD,
     HEADER,
     LIMITS,
+    NOT_LOGGED_IN,
     OWN_OF_HUB,
     check_repo,
     hub_api,
@@ -76,6 +78,8 @@ def push(argv: Sequence[str]) -> int:
     args = parse(Push, argv, prog="metarl push")
     api = hub_api("metarl push")
     check_repo(args.repo)
+    with hub_errors(args.repo, "push to"):
+        check_destination(api, args.repo)
     with tempfile.TemporaryDirectory(prefix="metarl-push-") as place:
         folder = agent_folder(args, Path(place) / args.repo.partition("/")[2])
         video = None
@@ -91,6 +95,24 @@ def push(argv: Sequence[str]) -> int:
     where = f" --revision {quoted(args.revision)}" if args.revision else ""
     say(f"pushed to {url}; fetch it with: metarl pull {quoted(args.repo)}{where}")
     return 0
+
+
+def check_destination(api: HfApi, repo: str) -> None:
+    """Raise what `hub_errors` says in a line if nothing can be pushed there, before the work."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    if get_token() is None:
+        raise UserError(f"cannot push to '{repo}': {NOT_LOGGED_IN}")
+    with contextlib.suppress(RepositoryNotFoundError):  # it is made
+        refuse_another(repo, api.list_repo_files(repo))
+
+
+def refuse_another(repo: str, files: Iterable[str]) -> None:
+    """Raise UserError for a repository of something else than an agent, by its files."""
+    there = set(files) - set(OWN_OF_HUB)
+    if there and HEADER not in there:
+        raise UserError(f"'{repo}' holds something else than an agent: choose another name")
 
 
 def agent_folder(args: Push, place: Path) -> Path:
@@ -141,9 +163,7 @@ def send(api: HfApi, folder: Path, args: Push) -> str:
     from huggingface_hub import CommitOperationAdd
 
     api.create_repo(args.repo, private=args.private or None, exist_ok=True)
-    there = {name for name in api.list_repo_files(args.repo) if name not in OWN_OF_HUB}
-    if there and HEADER not in there:
-        raise UserError(f"'{args.repo}' holds something else than an agent: choose another name")
+    refuse_another(args.repo, api.list_repo_files(args.repo))
     if args.revision is not None:
         api.create_branch(args.repo, branch=args.revision, exist_ok=True)
     files = sorted(path for path in folder.iterdir() if path.name in LIMITS)

@@ -27,7 +27,7 @@ from metarl.base.distributed import (
     world_size,
 )
 from metarl.base.errors import UserError, quoted
-from metarl.base.files import file_errors, finite, read_json, write_json
+from metarl.base.files import file_errors, finite, open_regular, read_json, write_json
 from metarl.base.keys import Key
 from metarl.base.text import counted, decimals, shown
 from metarl.base.threads import available_cores
@@ -90,7 +90,7 @@ class OneRun:
         """
         with file_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            log = open(self.folder / "train.log", "ab")  # noqa: SIM115  (the process has it)
+            log = open_regular(self.folder / "train.log", "ab")
         environment = environment_of_one()
         one_thread = {"OMP_NUM_THREADS": str(threads)}
         with log:
@@ -101,10 +101,11 @@ class OneRun:
 
     def last_words(self) -> str:
         """Return the last line that it printed."""
-        with contextlib.suppress(OSError):
-            text = (self.folder / "train.log").read_text(errors="replace")
-            return text.strip().rpartition("\n")[2]
-        return ""
+        try:
+            with open_regular(self.folder / "train.log", errors="replace") as log:
+                return log.read().strip().rpartition("\n")[2]
+        except OSError:
+            return ""
 
 
 EXAMPLES = {"--seeds": "1 2 3", "--sweep": "inner_lr=0.05,0.1", "--space": "inner_lr=0.01:0.3:log"}

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from metarl.base.errors import UserError
-from metarl.base.files import file_errors, write_bytes
+from metarl.base.files import file_errors, open_regular, write_bytes
 from metarl.base.untrusted import refusing, regular_size
 from metarl.simulation.backend import Backend, State
 from metarl.tasks.family import TaskFamily
@@ -171,8 +171,8 @@ def skills_file(text: str) -> str:
 
 
 def _digest(path: Path) -> str:
-    with file_errors(path):
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    with file_errors(path), open_regular(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 @functools.cache
