@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.base.errors import UserError
+from metarl.base.errors import UserError, warn
 from metarl.base.keys import Key
 from metarl.tasks.distribution import TaskDistribution, Tasks
 from metarl.tasks.family import TaskFamily, replace_attributes, without_termination
-from metarl.tasks.params import Choices
+from metarl.tasks.params import Choices, Param
 from metarl.worlds.task_worlds import TaskWorlds
 
 _KEY = Key("metarl parameters")
@@ -24,24 +24,32 @@ _WORLDS = 2
 
 
 def refuse_inert(family: TaskFamily) -> None:
-    """Raise UserError for a parameter that changes nothing, before a training relies on it.
+    """Look for parameters that change nothing, before a training relies on them.
 
-    Draws nothing from the generators of the process. What else is wrong with the family is for
-    the training to say.
+    One that only the reward or an observation could read is warned of where others do change
+    something: it may matter later in an episode than the probe looks. What else is wrong with the
+    family is for the training to say. Draws nothing from the generators of the process.
+
+    Raises:
+        UserError: an edit moves nothing, or no parameter changes anything.
     """
     if not family.has_model or not family.probe_steps:
         return
     drawn = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
-        why = inert_parameter(family, family.probe_steps)
+        found = list(_inert(family, family.probe_steps))
     except UserError:
-        why = ""
+        found = []
     finally:
         torch.set_rng_state(drawn[0])
         np.random.set_state(drawn[1])  # noqa: NPY002
         random.setstate(drawn[2])
-    if why:
-        raise UserError(f"family '{family.name}': {why}")
+    every = len(found) == sum(param.name != family.switch_at for param in family.params)
+    for param, why in found:
+        line = f"family '{family.name}': {why}"
+        if every or param.edits:
+            raise UserError(line)
+        warn(line)
 
 
 def inert_parameter(family: TaskFamily, steps: int) -> str:
@@ -53,6 +61,10 @@ def inert_parameter(family: TaskFamily, steps: int) -> str:
         family: whose parameters.
         steps: environment steps, at most; a comparison ends at the first difference.
     """
+    return next((why for _, why in _inert(family, steps)), "")
+
+
+def _inert(family: TaskFamily, steps: int) -> Iterator[tuple[Param, str]]:
     distribution, compared = TaskDistribution(family), _Compared(family, steps)
     for param in family.params:
         if param.name == family.switch_at:
@@ -70,11 +82,11 @@ def inert_parameter(family: TaskFamily, steps: int) -> str:
                 if param.edits
                 else f"it has no edit, so reward() must read task['{param.name}']"
             )
-            return (
+            yield (
+                param,
                 f"{inert[0]} gives the run of {distribution.nominal().label(0)}: {why}; where "
-                f"random actions rarely meet the difference, raise `probe_steps` = {steps}"
+                f"random actions rarely meet the difference, raise `probe_steps` = {steps}",
             )
-    return ""
 
 
 def idle_ends(family: TaskFamily, steps: int) -> list[str]:

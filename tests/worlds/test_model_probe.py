@@ -24,8 +24,21 @@ from metarl import Interval, Param
 
 class Inert(PointGoal):
     name = "inert"
-    params = (*PointGoal.params, Param("weight", Interval(1, 2)))
+    params = (Param("weight", Interval(1, 2)),)
+
+    def reward(self, sim, before, action, task):
+        return -action.square().sum(-1)
+
+class HalfRead(PointGoal):
+    name = "half-read"
+
+    def reward(self, sim, before, action, task):
+        return task["goal_x"]
 """
+SHORT = (
+    "--iterations", "1", "--tasks-per-iteration", "2", "--rollouts-per-task", "1",
+    "--evaluate-tasks", "2", "--hidden", "4",
+)  # fmt: skip
 READ = (*PointGoal.params, Param("wind", Interval(1.0, 2.0)))
 
 
@@ -56,6 +69,18 @@ def test_training_stops_with_the_line_of_check(tmp_path: Path, capsys) -> None:
     assert line.partition("reward: ")[2] == error.strip().partition("'inert': ")[2]
 
 
+def test_a_parameter_that_nothing_reads_beside_one_that_is_read_is_warned_of(
+    tmp_path: Path, capsys
+) -> None:
+    (tmp_path / "inert.py").write_text(INERT)
+    family = f"{tmp_path}/inert.py:HalfRead"
+    assert main(["train", family, "maml-trpo", *SHORT, "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().err
+    assert said.count("metarl: warning: family 'half-read': goal_y=") == 1
+    assert "reward() must read task['goal_y']" in said
+    assert main(["check", family]) == 1
+
+
 @pytest.mark.parametrize(
     ("attributes", "words"),
     [
@@ -67,8 +92,13 @@ def test_training_stops_with_the_line_of_check(tmp_path: Path, capsys) -> None:
     ],
 )  # fmt: skip
 def test_what_moves_nothing_is_named(attributes: dict, words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        refuse_inert(family(**attributes))
+    """An edit that moves nothing is a mistake; what a reward does not read, it may read later."""
+    if "lift" in (param.name for param in attributes["params"]):
+        with pytest.raises(UserError, match=words):
+            refuse_inert(family(**attributes))
+    else:
+        with pytest.warns(UserWarning, match=words):
+            refuse_inert(family(**attributes))
     with pytest.raises(CheckError, match=words):
         check_parameters(family(**attributes))
 
