@@ -11,9 +11,10 @@ from metarl.tasks.family import TaskFamily, replace_attributes
 
 STEPS = {
     (suite, "LONGEST"): 24, (suite, "MANY"): 60, (plain_loop, "STEPS"): 24,
-    (suite, "STEPS"): 18, (trajectory, "STEPS"): 18,
+    (suite, "STEPS"): 18, (trajectory, "STEPS"): 18, (suite, "DRAWS"): 200, (suite, "SPLIT"): 20,
 }  # fmt: skip
-"""The horizon is 8: three episodes begin in 18 steps."""
+"""The horizon is 8: three episodes begin in 18 steps. In 20 tasks of a split, each parameter is out
+of the box at least twice."""
 WHOLE = (suite.check_finite, suite.check_parameters)
 """Checks of runs in which no episode ends."""
 
