@@ -49,6 +49,7 @@ def slug(heading: str) -> str:
     return kept.strip().replace(" ", "-")
 
 
+@pytest.mark.usefixtures("_empty_charts")
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name)
 def test_python_code_runs(page, tmp_path, monkeypatch):
     """The blocks of a page run in order, as one script; of a training, one short iteration."""

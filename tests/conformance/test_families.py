@@ -25,7 +25,7 @@ OF_WORLDS = ("check_order", "check_threads", "check_divergence")
 """Checks of what the worlds do, of several runs each: such a family goes through them slowly."""
 LONG = ("finite", "plain_loop", "horizon")
 """The checks to which the length matters. What compares runs with each other (alone, order,
-threads) sees as much in the few steps of three short episodes."""
+threads) sees as much in the few steps of two short episodes."""
 
 made = functools.cache(find_family)
 
