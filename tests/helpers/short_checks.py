@@ -13,8 +13,8 @@ STEPS = {
     (suite, "LONGEST"): 16, (suite, "MANY"): 60, (plain_loop, "STEPS"): 24,
     (suite, "STEPS"): 12, (trajectory, "STEPS"): 12, (suite, "DRAWS"): 200, (suite, "SPLIT"): 20,
 }  # fmt: skip
-"""The horizon is 8: a second episode begins in 12 steps, a third in 24. In 20 tasks of a split, each
-parameter is out of the box at least twice."""
+"""The horizon is 8: a second episode begins in 12 steps, a third in 24. In 20 tasks of a split,
+each parameter is out of the box at least twice."""
 WHOLE = (suite.check_finite, suite.check_parameters)
 """Checks of runs in which no episode ends."""
 

@@ -50,12 +50,20 @@ def wholes(tmp_path_factory) -> Callable[..., Path]:
 GOALS = {"iterations": {"iterations": 4}, "env steps": {"iterations": 9, "env_steps": 640}}
 
 
+IN_STEPS = {"iterations": 9, "env_steps": 4 * 160}
+
+
 @pytest.mark.parametrize(
-    "goal",
-    [{"iterations": 4}, {"iterations": 9, "env_steps": 4 * 160}],
-    ids=["iterations", "steps"],
+    ("at", "method", "goal"),
+    [
+        (4, "evaluate", {"iterations": 4}),
+        (3, "evaluate", {"iterations": 4}),
+        (4, "on_evaluation", {"iterations": 4}),
+        (4, "evaluate", IN_STEPS),
+        pytest.param(3, "evaluate", IN_STEPS, marks=pytest.mark.slow),
+        pytest.param(4, "on_evaluation", IN_STEPS, marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize(("at", "method"), [(4, "evaluate"), (3, "evaluate"), (4, "on_evaluation")])
 def test_the_last_evaluations_are_made_on_resume(tmp_path, monkeypatch, wholes, goal, at, method):
     whole = wholes(**goal)
     if method == "on_evaluation":  # of a callback; what is on the page does not matter here

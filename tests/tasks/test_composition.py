@@ -56,15 +56,22 @@ OF_EDITS = {
 }  # fmt: skip
 
 
+SHALLOW = (
+    "half-cheetah-vel+dynamics", "half-cheetah-vel+latency", "hopper-dynamics+sensor-bias",
+    "humanoid-dir+dynamics",
+)  # fmt: skip
+"""Products of which each variation is in another one, too."""
 CASES = [
-    (name, check) for name in PRODUCTS for check in CHECKS
+    pytest.param(
+        name, check, id=f"{name}-{check.__name__}",
+        marks=[pytest.mark.slow] if name in SHALLOW else [],
+    )
+    for name in PRODUCTS for check in CHECKS
     if name == DEEPEST or check.__name__ in OF_EDITS
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "check"), CASES, ids=[f"{name}-{check.__name__}" for name, check in CASES]
-)
+@pytest.mark.parametrize(("name", "check"), CASES)
 def test_a_product_is_a_sound_family(name, check, monkeypatch) -> None:
     """The deepest product goes through all checks of families, the others through those of edits.
 
