@@ -16,7 +16,9 @@ EXAMPLES = [
     f"{ROBOTS}/{name}" for name in ("my_robot.py:MyRobot", "my_arm.py:MyArm", "my_arm.py:MyHand")
 ]
 FAMILIES = [*every_family(), *EXAMPLES]
-OF_WORLDS = ("check_order", "check_threads", "check_divergence")
+OF_WORLDS = (
+    "check_idempotent", "check_order", "check_threads", "check_divergence", "check_horizon",
+)  # fmt: skip
 """Checks of what the worlds do, of several runs each: such a family goes through them slowly."""
 LONG = ("finite", "plain_loop", "horizon")
 """The checks to which the length matters. What compares runs with each other (alone, order,
