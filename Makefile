@@ -44,8 +44,9 @@ $(DEV): $(STAMP)
 demo: $(STAMP)  ## Under 2 minutes: meta-train, adapt to held-out tasks, make a video
 	$(BIN)/python experiments/demo.py
 
+# The tests start many processes: what one has compiled is kept for the others, and for the next run.
 test: $(DEV)  ## Run the fast tests (SLOW=1: all; ARGS=...: more words for pytest)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(if $(SLOW),,-m "not slow") $(ARGS)
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal $(if $(SLOW),,-m "not slow") $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -90,11 +90,11 @@ def small_run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _terrains_stay():
-    """Keep the compiled models of all terrains, 32 MB: many tests take the families in turn."""
+    """Keep the compiled models of all terrains, 60 MB: many tests take the families in turn."""
     from metarl.tasks.variations import terrain
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(terrain, "_KEPT", 12)
+        patch.setattr(terrain, "_KEPT", 24)
         yield
 
 
@@ -117,6 +117,20 @@ def _empty_charts():
 
     with empty_charts():
         yield
+
+
+@pytest.fixture
+def _small_videos(monkeypatch):
+    """Have the videos of a training last two seconds, with few and small pictures."""
+    from dataclasses import replace
+
+    from metarl.video.film import VideoConfig
+
+    monkeypatch.setattr("metarl.video.film.SHORTEST", 1.0)
+    monkeypatch.setattr(
+        "metarl.video.callback.VideoConfig",
+        lambda **how: replace(VideoConfig(**how), size=160, fps=4),
+    )
 
 
 @pytest.fixture(scope="session")

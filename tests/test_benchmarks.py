@@ -194,6 +194,7 @@ def test_the_model_of_many_ranks_is_that_of_its_page(benchmark, monkeypatch, tmp
 def test_a_training_from_nothing_is_timed_and_tested(benchmark, tmp_path, monkeypatch) -> None:
     """The command is one that `metarl train` takes, and the page says what it led to."""
     from_nothing, summarise = benchmark("from_nothing"), benchmark("summarise")
+    monkeypatch.setattr(type(find_family("half-cheetah-vel")), "horizon", 20)
     small = ["--tasks-per-iteration", "2", "--evaluate-tasks", "2", "--units", "4", "--hidden", "4"]
 
     def run(command: list[str], *, check: bool) -> argparse.Namespace:
@@ -205,7 +206,7 @@ def test_a_training_from_nothing_is_timed_and_tested(benchmark, tmp_path, monkey
     words = ["--env-steps", "1", "--tasks", "3", "--threads", "1", "--json", str(path)]
     assert from_nothing.main([*words, "--seeds", "4", "5"]) == 0
     result = json.loads(path.read_text())
-    assert [(row["seed"], row["env_steps"]) for row in result["results"]] == [(4, 400), (5, 400)]
+    assert [(row["seed"], row["env_steps"]) for row in result["results"]] == [(4, 40), (5, 40)]
     assert all(len(row["returns"]) == 2 and row["seconds"] > 0 for row in result["results"])
     result |= {"seconds": 150, "threads": 2, "hardware": {"cpu": "a CPU"}}
     result["results"] = [{"seed": seed, "returns": [-40.0 - seed]} for seed in (1, 2)]

@@ -49,6 +49,7 @@ def slug(heading: str) -> str:
     return kept.strip().replace(" ", "-")
 
 
+@pytest.mark.usefixtures("_empty_charts")
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name)
 def test_python_code_runs(page, tmp_path, monkeypatch):
     """The blocks of a page run in order, as one script; of a training, one short iteration."""
@@ -295,9 +296,10 @@ def test_every_direct_dependency_is_pinned():
 @pytest.mark.parametrize(
     "family", ["my_robot.py:MyRobot", "my_arm.py:MyArm", "my_arm.py:MyHand", "my_cart.py:MyCart"]
 )
-def test_example_family_trains_with_the_example_learner(family, tmp_path, capsys):
+def test_example_family_trains_with_the_example_learner(family, tmp_path, capsys, monkeypatch):
     """The plug-in examples work from their files, through the command line."""
     examples = ROOT / "docs" / "examples"
+    monkeypatch.setattr(type(find_family(f"{examples}/{family}")), "horizon", 20)
     words = f"train {examples}/{family} {examples}/my_learner.py:ConstantAction"
     flags = "--iterations 1 --tasks-per-iteration 2 --rollouts-per-task 2 --evaluate-tasks 2"
     code = cli.main([*words.split(), *flags.split(), "--out", str(tmp_path / "run")])

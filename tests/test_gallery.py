@@ -68,6 +68,7 @@ def test_what_adapts_between_episodes_shows_the_task_of_median_gain() -> None:
     assert sorted(gains).index(gains[at]) == 15
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_the_task_that_is_drawn_is_that_of_the_caption(trained_run, tmp_path) -> None:
     """Its returns are to the bit those of the results for the task of median gain."""
     torch.set_num_threads(1)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.base.errors import CheckError
 from metarl.check.plain_actions import PlainControls
 from metarl.check.plain_physics import PlainWorld, edited_model, first_difference
 from metarl.check.trajectory import (
@@ -133,8 +134,8 @@ def _follow_controls(
 ) -> None:
     """Hold the controls of world i at step t to those of the plain loop."""
     expected = controls.step(action.double().numpy())
-    demand(
-        np.allclose(watched.told[i], expected, rtol=1e-10, atol=1e-12),
-        f"world {i} has controls {watched.told[i]} at step {t}, and those of `actions` are "
-        f"{expected}: {STATELESS}",
-    )
+    if not np.allclose(watched.told[i], expected, rtol=1e-10, atol=1e-12):
+        raise CheckError(
+            f"world {i} has controls {watched.told[i]} at step {t}, and those of `actions` are "
+            f"{expected}: {STATELESS}"
+        )

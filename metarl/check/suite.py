@@ -43,6 +43,10 @@ from metarl.worlds.task_worlds import TaskWorlds
 
 LONGEST = 1000
 """Environment steps, at most, in which everything must stay finite."""
+DRAWS = 1000
+"""Training draws that are held against the splits."""
+SPLIT = 50
+"""Tasks of a split that are looked at."""
 MANY = 200
 """Environment steps, at most, of the other checks that go by the horizon."""
 
@@ -139,8 +143,9 @@ def check_repeats(family: TaskFamily) -> None:
 def check_alone(family: TaskFamily) -> None:
     """A world does not depend on which others run beside it."""
     tasks = sample_tasks(family)
-    actions = random_actions(worlds_of(family, tasks, 2), STEPS)
-    together = run(worlds_of(family, tasks, 2), actions)
+    worlds = worlds_of(family, tasks, 2)
+    actions = random_actions(worlds, STEPS)
+    together = run(worlds, actions)
     chosen = torch.tensor([0, 2])
     few = run(worlds_of(family, tasks[:2], 1), actions[:, chosen])
     hint = (
@@ -187,12 +192,16 @@ def check_splits(family: TaskFamily) -> None:
     distribution = TaskDistribution(family)
     hint = "a Param must be constant, and ood must lie outside train"
     train = np.concatenate(
-        [distribution.sample(1000, KEY.numpy()).values, distribution.split("train", 100).values]
+        [
+            distribution.sample(DRAWS, KEY.numpy()).values,
+            distribution.split("train", 2 * SPLIT).values,
+        ]
     )
     for name in ("train", "heldout", "ood") if distribution.has_ood else ("train", "heldout"):
-        tasks = distribution.split(name, 50)
-        demand(tasks == TaskDistribution(family).split(name, 50), f"split '{name}' moved: {hint}")
-        demand(tasks[:20] == distribution.split(name, 20), f"split '{name}' depends on n: {hint}")
+        tasks, fewer = distribution.split(name, SPLIT), distribution.split(name, SPLIT // 2 - 5)
+        again = TaskDistribution(family).split(name, SPLIT)
+        demand(tasks == again, f"split '{name}' moved: {hint}")
+        demand(tasks[: len(fewer)] == fewer, f"split '{name}' depends on n: {hint}")
         demand(Tasks.from_json(tasks.to_json()) == tasks, f"split '{name}' changed in JSON")
         inside = np.array([in_train_box(family, row) for row in tasks.values])
         demand((inside == (name != "ood")).all(), f"split '{name}' is out of place: {hint}")
@@ -243,8 +252,9 @@ def check_successor(family: TaskFamily) -> None:
     """next_obs is the true successor, and obs begins the next episode."""
     cut, free = replace_attributes(family, horizon=5), without_termination(family)
     tasks, hint = sample_tasks(family), "observe() must depend on the simulator and the task alone"
-    actions = random_actions(worlds_of(family, tasks), 5)
-    ended = run(worlds_of(cut, tasks), actions)
+    worlds = worlds_of(cut, tasks)
+    actions = random_actions(worlds, 5)
+    ended = run(worlds, actions)
     twin = run(worlds_of(free, tasks), actions)
     fresh = worlds_of(free, tasks)
     fresh.seed(KEY)
@@ -266,8 +276,9 @@ def check_successor(family: TaskFamily) -> None:
 def check_divergence(family: TaskFamily) -> None:
     """A diverged world is flagged at once and leaves the others as they are."""
     tasks, bad = sample_tasks(family), 1
-    actions = random_actions(worlds_of(family, tasks), 20)
-    base = run(worlds_of(family, tasks), actions)
+    worlds = worlds_of(family, tasks)
+    actions = random_actions(worlds, 20)
+    base = run(worlds, actions)
     others = torch.arange(len(tasks)) != bad
     hint = "reward(), observe() and terminated() must not mix worlds"
     for field, value in (("qpos", torch.nan), ("qpos", torch.inf), ("qvel", torch.nan)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -45,8 +46,7 @@ class Interval:
         """Map u in [0, 1] to the range, elementwise."""
         if self.log:
             with localcontext(prec=30):  # np.exp's last bit depends on the CPU
-                low = Decimal(self.low).ln()
-                span = Decimal(self.high).ln() - low
+                low, span = _logarithms(self.low, self.high)
                 exact = [float((low + Decimal(x) * span).exp()) for x in u.ravel().tolist()]
             return np.array(exact).reshape(u.shape)
         if self.area:
@@ -63,6 +63,13 @@ class Interval:
     def __str__(self) -> str:
         law = " log" if self.log else " by area" if self.area else ""
         return f"[{self.low:g}, {self.high:g}]{law}"
+
+
+@functools.lru_cache(256)
+def _logarithms(low: float, high: float) -> tuple[Decimal, Decimal]:
+    """Return ln(low) and ln(high / low) to 30 digits: a logarithm takes as long as a draw."""
+    with localcontext(prec=30):
+        return (first := Decimal(low).ln()), Decimal(high).ln() - first
 
 
 @dataclass(frozen=True)

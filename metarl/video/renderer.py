@@ -166,13 +166,20 @@ def add_mark(scene: mujoco.MjvScene, kind: int, size: Any, start: Any, end: Any,
         half = np.linalg.norm(along) / 2
         along /= 2 * half
         half += math.tan(PIECE / 2) * size[0]
-        aside = np.cross([0.0, 0.0, 1.0], along) / max(np.hypot(*along[:2]), 1e-9)
+        ahead = along.tolist()
+        aside = _cross((0.0, 0.0, 1.0), ahead) / max(np.hypot(along[0], along[1]), 1e-9)
         geom.pos[:], geom.size[:] = np.add(start, end) / 2, (half, size[0], size[1])
-        geom.mat[:] = np.stack([along, aside, np.cross(along, aside)], 1)
+        geom.mat[:] = np.array((along, aside, _cross(ahead, aside.tolist()))).T
     elif end is not None:
         mujoco.mjv_connector(geom, kind, size[0], np.array(start), np.array(end))
     geom.category = int(mujoco.mjtCatBit.mjCAT_DECOR)
     scene.ngeom += 1
+
+
+def _cross(one: Sequence[float], two: Sequence[float]) -> np.ndarray:
+    """Return the cross product, (3,): np.cross takes longer than it takes to draw the picture."""
+    (a, b, c), (x, y, z) = one, two
+    return np.array((b * z - c * y, c * x - a * z, a * y - b * x))
 
 
 def drawn(marks: Marks) -> list[tuple[Any, ...]]:

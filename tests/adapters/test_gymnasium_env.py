@@ -19,7 +19,7 @@ from metarl import TaskDistribution, Tasks, TaskWorlds, UserError, find_family
 from metarl.adapters import GymEnv, GymVectorEnv, SB3VecEnv
 from metarl.adapters.registration import ANY, env_id
 from metarl.tasks.registry import list_families
-from tests.helpers.families import every_family
+from tests.helpers.families import each_with, every_family
 
 PRODUCT = "half-cheetah-vel+dynamics"
 
@@ -36,8 +36,10 @@ def test_every_family_passes_gymnasium_s_check_and_sb3_s(name: str) -> None:
     sb3_check(env.unwrapped)
 
 
-@pytest.mark.parametrize("split", ["train", "heldout", "ood"])
-@pytest.mark.parametrize("name", every_family())
+@pytest.mark.parametrize(
+    ("name", "split"),
+    each_with(("train", "heldout", "ood"), every_family(), slow=("train", "ood")),
+)
 def test_every_family_and_split_can_be_made(name: str, split: str) -> None:
     if split == "ood" and not TaskDistribution(find_family(name)).has_ood:
         pytest.skip("no ood ranges")

@@ -41,7 +41,15 @@ def loop(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     return names
 
 
-@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=lambda value: str(value))
+ALIKE = ("contextual-bc", "es-maml", "finetune", "ftml", "mil", "reptile", "promp")
+"""Learners whose adapted policy is what that of another one is, too."""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [pytest.param(*one, marks=[pytest.mark.slow] if one[0] in ALIKE else []) for one in VARIANTS],
+    ids=lambda value: str(value),
+)
 def test_a_model_acts_as_the_policy_does(name, settings, tmp_path, monkeypatch) -> None:
     """Over an episode and the beginning of the next, the rewards told; controls are those given."""
     family = find_family("half-cheetah-vel")

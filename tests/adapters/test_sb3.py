@@ -61,10 +61,10 @@ def test_agents_of_sb3_train(agent, settings) -> None:
     envs = VecMonitor(SB3VecEnv("point-goal", 8, {"goal_x": 0.8, "goal_y": -0.5}, threads=1))
     model = agent("MlpPolicy", envs, seed=1, device="cpu", **settings)
     before = torch.nn.utils.parameters_to_vector(model.policy.parameters()).clone()
-    model.learn(640)
+    model.learn(320)
     after = torch.nn.utils.parameters_to_vector(model.policy.parameters())
     assert not torch.equal(before, after)
-    assert model.num_timesteps == 640
+    assert model.num_timesteps == 320
     mean, _ = evaluate_policy(model, envs, n_eval_episodes=8)
     assert np.isfinite(mean)
     assert mean < 0

@@ -21,6 +21,7 @@ from metarl.modules.trials import Trials, trial_starts
 from metarl.networks.memories.choice import MEMORIES
 from metarl.worlds.rollout import Rollout
 from metarl.worlds.vector import Spec, Step
+from tests.helpers.families import mostly_slow
 
 SPEC = Spec(3, 2, 10)
 TASKS = 6
@@ -94,7 +95,7 @@ def mark(data: Tensor, *where: tuple[int, int]) -> Tensor:
 # --- what the agent sees --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("memory", mostly_slow(MEMORIES, "gru", "mingru", "transformer", "mann"))
 def test_the_first_epoch_finds_the_log_probs_of_the_collection(memory: str) -> None:
     agent, worlds = point(memory=memory)
     agent.meta_step(worlds, worlds.tasks, Key(1))  # statistics that are not 0 and 1
@@ -267,7 +268,9 @@ def test_trials_have_every_number_of_episodes_equally_often() -> None:
     assert torch.equal(trial_starts(part, 1, 2, 5, Key(1)), begins[:, 100:])
 
 
-@pytest.mark.parametrize("memory", ["gru", "lstm", "mingru", "s5", "mann", "hyper"])
+@pytest.mark.parametrize(
+    "memory", mostly_slow(("gru", "lstm", "mingru", "s5", "mann", "hyper"), "gru", "mingru", "mann")
+)
 def test_trials_of_random_lengths_are_replayed_as_they_were_played(memory: str) -> None:
     agent, worlds = point(memory=memory, episodes=3, min_episodes=1)
     agent.meta_step(worlds, worlds.tasks, Key(1))

@@ -111,6 +111,7 @@ def test_the_line_says_what_to_give(strange, ran, capsys) -> None:
     assert ran.exists()
 
 
+@pytest.mark.usefixtures("_empty_charts")
 @pytest.mark.parametrize("command", ["evaluate", "adapt", "report", "resume"])
 @pytest.mark.parametrize("kind", trust.KINDS)
 def test_a_file_that_the_user_names_or_trusts_is_run(strange, ran, kind, command) -> None:

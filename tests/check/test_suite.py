@@ -19,7 +19,7 @@ from metarl import (
     shift,
     when,
 )
-from metarl.check import suite, trajectory
+from metarl.check import plain_loop, suite, trajectory
 from metarl.check.notes import notes
 from metarl.check.suite import (
     CHECKS,
@@ -44,9 +44,11 @@ STATE = {"calls": 0}
 
 @pytest.fixture(autouse=True)
 def _short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare runs of one episode of point-goal and the beginning of the next."""
-    for module in (suite, trajectory):
+    """Compare runs of one episode of point-goal and the beginning of the next, and few draws."""
+    for module in (suite, trajectory, plain_loop):
         monkeypatch.setattr(module, "STEPS", 24)
+    monkeypatch.setattr(suite, "DRAWS", 200)
+    monkeypatch.setattr(suite, "SPLIT", 20)
 
 
 def broken(name: str = "broken", **attributes: object) -> type[PointGoal]:

@@ -243,6 +243,7 @@ def test_what_the_list_cannot_show_is_the_error_of_its_agent(data, capsys):
     assert cli.main(["agents", "them/"]) == 0
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_a_run_becomes_an_agent_and_a_branch_has_its_own(hub, data, small_run, tmp_path, capsys):
     run = shutil.copytree(small_run, tmp_path / "run")
     words = ["push", str(run), "me/point", "--revision", "v2", "--threads", "1"]

@@ -23,6 +23,7 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_one_command_trains_tests_and_draws(tmp_path, capsys, commands) -> None:
     out = tmp_path / "out"
     words = ["overfitting", *SMALL, "--num-tasks", "2", "inf", "--seeds", "3", "--out", str(out)]

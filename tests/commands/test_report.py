@@ -76,9 +76,20 @@ DAMAGE = {
 }
 
 
+SEEN = ("of other fields", "half-written curve", "no weights")
+"""What is looked at also without evaluating, in the fast tests."""
+CASES = [
+    pytest.param(
+        flags, damage, id=f"{label}-{damage}",
+        marks=[pytest.mark.slow] if flags and damage not in SEEN else [],
+    )
+    for label, flags in (("evaluate", ()), ("no-evaluate", ("--no-evaluate",)))
+    for damage in DAMAGE
+]  # fmt: skip
+
+
 @pytest.mark.usefixtures("_empty_charts")
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("flags", [(), ("--no-evaluate",)], ids=["evaluate", "no-evaluate"])
+@pytest.mark.parametrize(("flags", "damage"), CASES)
 def test_what_cannot_be_read_is_said_and_the_rest_is_shown(run, damage, flags, capsys):
     name, text = DAMAGE[damage]
     if text is None:

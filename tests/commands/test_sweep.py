@@ -33,6 +33,7 @@ def weights(run: Path) -> torch.Tensor:
     return load_file(checkpoints.newest(run) / "weights.safetensors")["params"]
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_a_sweep_trains_what_single_runs_would_and_compares_them(
     tmp_path, capsys, commands
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_run_of_env_steps_goes_on_by_iterations(tmp_path, capsys):
     assert checkpoints.newest(Path(out)).name == "step_00000003"
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_commands_to_copy_quote_what_a_shell_would_split(
     trained_run, tmp_path, monkeypatch, capsys
 ):

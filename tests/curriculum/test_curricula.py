@@ -266,6 +266,7 @@ def test_the_names_of_the_settings_are_those_of_the_curricula() -> None:
 
 
 @pytest.mark.parametrize("name", ["success", "cross-entropy"])
+@pytest.mark.usefixtures("_empty_charts")
 def test_a_run_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
     def config(out: str, iterations: int) -> TrainConfig:
         return TrainConfig(

@@ -11,6 +11,7 @@ from reference import digest, one_world, record, reward_by_state
 from metarl import TaskDistribution, TaskWorlds, find_family
 from metarl.check.plain_physics import edited_model
 from metarl.tasks.family import without_termination
+from tests.helpers.families import mostly_slow
 
 GOLDEN = {
     "hopper-params": "d4d4e67f77fee621",
@@ -83,7 +84,9 @@ def test_reward_by_hand(name: str) -> None:
         assert got == pytest.approx(1.5 + 1 - 0.00225, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize(
+    "name", mostly_slow(GOLDEN, *(name for name in GOLDEN if "literature" not in name))
+)
 def test_rewards_and_ends_on_recorded_states(name: str) -> None:
     ended = 0
     for at in record(name, 150)[1]:

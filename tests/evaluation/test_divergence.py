@@ -27,6 +27,7 @@ from metarl.report.run_summary import RunSummary
 from metarl.runs.config import Position
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.policy import ZeroPolicy
+from tests.helpers.families import mostly_slow
 
 NAN = float("nan")
 
@@ -383,7 +384,7 @@ def share_over_the_edge(name: str, *, diverges: bool) -> float:
     return float(np.mean(seen))
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", mostly_slow(LEARNERS, "maml-trpo", "rl2"))
 def test_diverging_does_not_pay(name: str) -> None:
     """The same learner that finds a failure which pays is not drawn to a divergence."""
     fails, diverges = (share_over_the_edge(name, diverges=d) for d in (False, True))

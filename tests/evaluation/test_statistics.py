@@ -74,7 +74,12 @@ def coverage():
 
 @pytest.mark.parametrize(
     ("draws", "count", "strata"),
-    [("normal", 8, 1), ("exponential", 15, 1), ("lognormal", 30, 1), ("lognormal", 16, 2)],
+    [
+        ("normal", 8, 1),
+        pytest.param("exponential", 15, 1, marks=pytest.mark.slow),
+        pytest.param("lognormal", 30, 1, marks=pytest.mark.slow),
+        ("lognormal", 16, 2),
+    ],
 )
 def test_the_interval_of_the_gain_covers_95_times_in_100(draws: str, count: int, strata: int):
     """200 experiments see a coverage of 95 % as 92 to 98 % in 19 of 20 tests."""

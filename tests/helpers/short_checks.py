@@ -10,10 +10,11 @@ from metarl.check import plain_loop, suite, trajectory
 from metarl.tasks.family import TaskFamily, replace_attributes
 
 STEPS = {
-    (suite, "LONGEST"): 24, (suite, "MANY"): 60, (plain_loop, "STEPS"): 24,
-    (suite, "STEPS"): 18, (trajectory, "STEPS"): 18,
+    (suite, "LONGEST"): 16, (suite, "MANY"): 60, (plain_loop, "STEPS"): 24,
+    (suite, "STEPS"): 12, (trajectory, "STEPS"): 12, (suite, "DRAWS"): 200, (suite, "SPLIT"): 20,
 }  # fmt: skip
-"""The horizon is 8: three episodes begin in 18 steps."""
+"""The horizon is 8: a second episode begins in 12 steps, a third in 24. In 20 tasks of a split,
+each parameter is out of the box at least twice."""
 WHOLE = (suite.check_finite, suite.check_parameters)
 """Checks of runs in which no episode ends."""
 
@@ -21,7 +22,7 @@ WHOLE = (suite.check_finite, suite.check_parameters)
 def checked_in_short(
     family: TaskFamily, check: Callable[[TaskFamily], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Run a check in some 20 steps, in which three episodes begin."""
+    """Run a check in a few steps, in which a second episode begins."""
     for (module, name), steps in STEPS.items():
         monkeypatch.setattr(module, name, steps)
     try:

@@ -126,9 +126,9 @@ def test_a_replay_of_another_shape_is_refused(shape: tuple[int, int, int]) -> No
 
 
 def test_memory_is_said_before_it_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
-    TaskReplay.pair(4, (2**20, 16), (16, 1), torch.device("cpu"))
-    # 4 tasks x 2^20 rows x 16 numbers x 4 bytes = 256 MiB (and 256 bytes)
-    assert "4 tasks x 1048576 transitions, 0.25 GiB on cpu" in capsys.readouterr().err
+    TaskReplay.pair(4, (2**18, 16), (16, 1), torch.device("cpu"))
+    # 4 tasks x 2^18 rows x 16 numbers x 4 bytes = 64 MiB (and 256 bytes)
+    assert "4 tasks x 262144 transitions, 0.0625 GiB on cpu" in capsys.readouterr().err
 
 
 def test_too_much_memory_is_one_line_that_says_what_to_lower() -> None:

@@ -165,6 +165,7 @@ def test_a_probe_is_in_the_page_for_all_runs():
     assert "Sweep of" not in text
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_a_probe_says_in_the_page_what_the_command_says():
     """An interval without 0 is a verdict on enough tasks, and on fewer it is none."""
     run, many = summary("a", made([[-1.0, 2.0]])), list(range(12))
@@ -232,7 +233,8 @@ def test_a_stream_is_in_the_page_with_its_regret():
     curve = {"mean": [None, None], "iqm": [None] * 2, "ci95": [[None, None]] * 2}
     lost = STREAM["runs"][0] | failed | {"windows": curve, "regret": curve}
     a.stream = STREAM | {"runs": [lost]}
-    text = words(render([a]))
+    with empty_charts():
+        text = words(render([a]))
     assert "rl2 on toy all diverged all diverged 12 steps" in text
     assert "9 steps of rl2 on toy diverged: 4 of 6 episodes are left out; 2 of 3 streams" in text
 

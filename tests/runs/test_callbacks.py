@@ -57,6 +57,7 @@ def latest(run) -> Report:
     return Report.load(run.folder.evaluation_path(2))
 
 
+@pytest.mark.usefixtures("_empty_charts")
 def test_the_page_reads_itself_again_until_the_end(run):
     callback, page = ReportCallback(), run.folder.path / "report.html"
     callback.on_evaluation(run, latest(run))
@@ -92,9 +93,8 @@ def test_what_cannot_be_drawn_is_warned_of_once(run, monkeypatch, callback, brok
     assert run.said[0].endswith("not today; the training goes on")
 
 
-@pytest.mark.usefixtures("_gl")
+@pytest.mark.usefixtures("_gl", "_small_videos")
 def test_a_video_is_made_when_it_is_due(run, monkeypatch):
-    monkeypatch.setattr("metarl.video.film.SHORTEST", 1.0)
     for every in (0, 3):
         VideoCallback(every).on_iteration(run, {})
     videos = run.folder.path / "videos"

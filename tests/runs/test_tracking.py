@@ -195,9 +195,8 @@ def test_a_tracker_that_cannot_begin_is_warned_of(monkeypatch, fake, tmp_path, c
     assert "OSError: no server; the training goes on without" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("_gl")
+@pytest.mark.usefixtures("_gl", "_small_videos")
 def test_a_tracker_gets_the_videos(fake, tmp_path, monkeypatch):
-    monkeypatch.setattr("metarl.video.film.SHORTEST", 1.0)
     run = train(tmp_path / "run", iterations=2, track="wandb", video_every=2)
     ((step, values),) = [(step, v) for step, v in fake.log if "heldout/video" in v]
     assert step == 320

@@ -103,11 +103,10 @@ def test_an_error_of_a_drawing_thread_is_raised(recording, monkeypatch):
 # --- during training ---------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("_gl")
+@pytest.mark.usefixtures("_gl", "_small_videos")
 def test_training_makes_videos_and_is_not_changed(tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.setattr("metarl.video.film.SHORTEST", 1.0)
     config = replace(TRAIN, out=str(tmp_path / "run"), video_every=2)
     out = start_run("point-goal", "maml-trpo", config, CONFIG)
     names = sorted(path.name for path in (out / "videos").iterdir())

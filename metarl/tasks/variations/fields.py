@@ -126,12 +126,12 @@ class Terrain:
             floor: the plane's name; it becomes z = 0 and stays.
         """
         for ground, elevation in enumerate(bank(self)):
-            spec.add_hfield(
+            field = spec.add_hfield(
                 name=f"{KINDS[ground % 4]}_{ground // 4}",
                 nrow=elevation.shape[0], ncol=elevation.shape[1],
                 size=[self.reach, self.width, self.height + SUNK, BASE],
-                userdata=elevation.ravel(),
             )  # fmt: skip
+            field.userdata = elevation.ravel().tolist()  # of an array it takes twice as long
         spec.stat.extent = 8.0  # m: what a camera takes for the size of the scene
         plane = spec.geom(floor)
         _paint(spec, plane)
