@@ -77,6 +77,8 @@ FEW = {
     "learned-optimizer": TWO, "es-maml": ("half-cheetah-vel", "ant-crippled"), "amago": TWO,
 }  # fmt: skip
 """Lines that are trained on these families alone."""
+MEMORIES = ("mingru", "s5")
+"""Memories of which three seeds are to say, beside those of rl2, which should be the default."""
 
 
 def lines_of(family: str) -> list[str]:
@@ -114,6 +116,7 @@ def queue() -> list[Item]:
     order += [Item(family, "finetune", 1) for family in MILLIONS]
     order += [Item(family, line, 1) for line in more for family in MILLIONS]
     order += [Item(family, line, 1) for line, families in FEW.items() for family in families]
+    order += [Item(family, line, seed) for seed in (2, 3) for line in MEMORIES for family in FOUR]
     return order + [Item(family, line, 1) for line in LEGS for family in LONG]
 
 
