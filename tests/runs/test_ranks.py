@@ -1,5 +1,6 @@
 """Several processes share the tasks of an iteration, and reach the bits of one."""
 
+import importlib
 import json
 import os
 import signal
@@ -47,6 +48,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def test_two_ranks_reach_the_bits_of_one(tmp_path) -> None:
     """The runs of one process, and those of two: a test, not a fixture, for they take long."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"
+    importlib.import_module("torch._dynamo")  # as every optimizer does: once, not in each rank
     processes = forked_ranks(2, lambda: rank_runs.train_all(shared, 4))
     rank_runs.train_all(alone, 4)
     outputs = [process.communicate()[0] for process in processes]
