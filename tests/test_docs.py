@@ -354,8 +354,10 @@ def test_example_environment_trains_and_is_evaluated(tmp_path, capsys):
     examples, run = ROOT / "docs" / "examples", str(tmp_path / "run")
     words = f"train {examples}/my_env.py:MyPendulum {examples}/my_learner.py:ConstantAction"
     flags = "--iterations 1 --tasks-per-iteration 2 --rollouts-per-task 2 --evaluate-tasks 2"
-    assert cli.main([*words.split(), *flags.split(), "--threads", "2", "--out", run]) == 0
-    assert cli.main(["evaluate", run, "--split", "ood", "--tasks", "2", "--threads", "2"]) == 0
+    flags += " --evaluate-episodes 1 --threads 2"
+    assert cli.main([*words.split(), *flags.split(), "--out", run]) == 0
+    look = "--split ood --tasks 2 --episodes 1 --threads 2"
+    assert cli.main(["evaluate", run, *look.split()]) == 0
     assert "my-pendulum  constant-action  ood: 2 tasks" in capsys.readouterr().out
 
 

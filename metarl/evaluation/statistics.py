@@ -53,8 +53,8 @@ def iqm_interval(
         ]
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
     label = _strata(tasks)
-    resampled = _stratified_iqm(returns[resampled_rows(tasks, rng)], label, axis=1)
-    low, high = np.percentile(resampled, levels(tasks), axis=0)
+    resampled = _stratified_iqm(returns[_resampled(label, rng, RESAMPLES)], label, axis=1)
+    low, high = np.percentile(resampled, _levels(label), axis=0)
     return _stratified_iqm(returns, label, axis=0), np.stack([low, high], axis=1)
 
 
@@ -239,7 +239,10 @@ def resampled_rows(
     replacement among themselves; tasks that occur once are draws from one distribution, and form
     one stratum together.
     """
-    label = _strata(tasks)
+    return _resampled(_strata(tasks), rng, resamples)
+
+
+def _resampled(label: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
     rows = np.empty((resamples, len(label)), np.int64)
     for stratum in np.unique(label):
         members = np.flatnonzero(label == stratum)
@@ -260,7 +263,10 @@ def levels(tasks: np.ndarray | list[list[float]]) -> list[float]:
     The percentile bootstrap is too narrow for n draws by a factor of √((n−1)/n) and by that of the
     normal to Student's t; the expanded percentiles make up for both (Hesterberg 2015, 5.3).
     """
-    label = _strata(tasks)
+    return _levels(_strata(tasks))
+
+
+def _levels(label: np.ndarray) -> list[float]:
     strata, n = len(np.unique(label)), len(label)
     if n == strata:  # nothing varies, and nothing is known of what would
         return [0.0, 100.0]

@@ -251,16 +251,16 @@ def test_a_run_goes_on_to_the_same_bits_with_the_same_teacher_alone(tmp_path, mo
 
 @pytest.mark.slow
 def test_the_student_of_an_oracle_beats_the_blind_policy() -> None:
-    """Whatever keeps nothing in mind gets 0 on average; it is the best of three evaluations."""
+    """Whatever keeps nothing in mind gets 0 on average; it is the best of two evaluations."""
     told = compose(EitherWay, ["told"])()
     oracle, _ = trained("ppo", told, 15, hidden=(32,), lr=3e-3)
     worlds, scores = TaskWorlds(EitherWay(), 40, 1), []
-    learner = student(worlds, units=32, hidden=32, lr=3e-3)
+    learner = student(worlds, units=32, hidden=32, lr=3e-3, epochs=4)
     learner.teach(oracle, told, worlds)
     distribution = TaskDistribution(worlds.family)
     tasks = distribution.split("heldout", 20)
-    for i in range(40):
+    for i in range(12):
         learner.meta_step(worlds, distribution.sample(20, Key(0, i).numpy()), Key(0, i))
-        if i in (19, 29, 39):
+        if i in (7, 11):
             scores.append(evaluate(learner, worlds, tasks, episodes=0, seed=0).mean[0])
     assert max(scores) > 3

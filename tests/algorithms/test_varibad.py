@@ -305,14 +305,14 @@ def test_the_belief_identifies_the_task_within_the_first_episode(
 
     A code of what came lately is soon right again when it was another's, so swapping is no test.
     """
-    family, contrastive = line_family(), objective == "contrastive"
+    family, contrastive, mixture = line_family(), objective == "contrastive", objective == "mixture"
     worlds, distribution = TaskWorlds(family, 50, 1), TaskDistribution(family)
     agent = Varibad(
         worlds.spec,
         VaribadConfig(
-            units=32, embedding=32, gamma=0.9, vae_lr=3e-3, vae_updates=4, vae_trials=50,
-            objective=objective, beliefs=10 if contrastive else 25, ahead=5,
-            virtual_share=virtual, virtual_steps=40_000,
+            units=32, embedding=32, gamma=0.9, vae_lr=3e-3, vae_updates=4,
+            vae_trials=50 if mixture else 25, objective=objective, beliefs=25 if mixture else 10,
+            ahead=5, virtual_share=virtual, virtual_steps=40_000,
         ),
     )  # fmt: skip
     for i in range(25):

@@ -87,7 +87,7 @@ on_device = functools.partial(Float32Backend, place=fake_cuda.OnGpu)
 
 def ready(name: str, backend, make=DeviceWorlds) -> TaskWorlds:
     family = find_family(name)
-    family.horizon = min(family.horizon, 6)
+    family.horizon = min(family.horizon, 4)
     worlds = make(family, TASKS * EACH, 1, backend=backend)
     tasks = TaskDistribution(family).split("train", TASKS)
     worlds.set_tasks(switching_after(tasks, family.dt, 2.4, 3.0, 900.0), EACH)
@@ -103,7 +103,7 @@ def test_a_step_neither_waits_for_the_device_nor_copies_to_it(name: str, crossin
     assert worlds.device.type == fake_cuda.GPU.type
     action, ended = moves(reference, 1)[0], 0
     worlds.step(fake_cuda.OnGpu(action)), reference.step(action)  # constants go there once
-    for t, action in enumerate(moves(reference, 8)):
+    for t, action in enumerate(moves(reference, 5)):
         for one in (worlds, reference) if t == 3 else ():
             one.simulator.qvel[2, -1] = torch.nan
         on_gpu = fake_cuda.OnGpu(action)
@@ -129,7 +129,7 @@ def test_nor_does_collecting(name: str, crossings) -> None:
     play(steps=1)  # what a family, or a learner, is made with goes to the device once
     worlds.reset()
     with crossings.watched():
-        rollout, _ = play(steps=8, privileged=True)
+        rollout, _ = play(steps=5, privileged=True)
     assert not crossings.found
     assert rollout.obs.device.type == fake_cuda.GPU.type
     assert worlds.returns[0].device.type == fake_cuda.GPU.type
@@ -198,7 +198,7 @@ def test_nor_does_a_step_of_warp(name: str, crossings, monkeypatch: pytest.Monke
     from helpers.warp import on_warp
 
     reference, to_torch = ready(name, on_warp), warp.to_torch
-    actions, expected = moves(reference, 8), []
+    actions, expected = moves(reference, 5), []
     for t, action in enumerate(actions):
         if t == 3:
             reference.simulator.qvel[2, -1] = torch.nan
