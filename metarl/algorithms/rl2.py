@@ -134,6 +134,7 @@ class Rl2(Learner):
             self.net = self._network().to(self.device)
         self.adam = ClippedAdam(list(self.net.parameters()), config.lr)
         self._forward = torch.compile(self.net) if config.compile else self.net
+        self._zeros = torch.empty(0)
         self.obs_moments = RunningMoments(spec.observation_size, self.device)
         self.reward_moments = RunningMoments(1, self.device)
         self.return_moments = RunningMoments(1, self.device)
@@ -167,10 +168,14 @@ class Rl2(Learner):
 
     def begin(self, tasks: int, worlds: int) -> State:
         """Return the memory at the start of a trial, for every world."""
-        last = None
-        if self.config.last_transition:
-            last = torch.zeros(tasks * worlds, self.spec.action_size + 1, device=self.device)
+        last = self._no_ending(tasks * worlds) if self.config.last_transition else None
         return State(self.net.memory.begin(tasks * worlds), last)
+
+    def _no_ending(self, worlds: int) -> Tensor:
+        """Return zeros, (B, A + 1), the same ones at each step, which `act` knows."""
+        if len(self._zeros) != worlds:
+            self._zeros = torch.zeros(worlds, self.spec.action_size + 1, device=self.device)
+        return self._zeros
 
     def act(
         self, step: Step, state: State, *, explore: bool, noise: Tensor | None
@@ -185,8 +190,8 @@ class Rl2(Learner):
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
         """Act, and record the policy's head (B, …) and the value (B,) for the update."""
         last = state.last
-        if last is not None:
-            step, last = with_ending(step, last), torch.zeros_like(last)
+        if last is not None and last is not self._zeros:
+            step, last = with_ending(step, last), self._no_ending(len(last))
         head, value, memory = self.net.step(self._inputs(step), state.memory)
         action = self.net.policy(head).sample(noise if explore else None)
         return action, State(memory, last), {"head": head, "value": value}

@@ -17,7 +17,8 @@ from torch import Tensor
 from metarl.base.errors import UserError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_FACTORS = tuple(np.array(x, np.uint64) for x in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_SHIFTS = tuple(np.array(x, np.uint64) for x in (30, 27, 31))  # numpy is slower with its scalars
 
 
 @dataclass(frozen=True, init=False)
@@ -145,12 +146,12 @@ class BatchedRNG:
 
 def _mix(x: np.ndarray) -> np.ndarray:
     """The SplitMix64 finaliser, element by element, modulo 2^64, in place of what it is given."""
-    shifted = x >> np.uint64(30)
+    shifted = x >> _SHIFTS[0]
     x ^= shifted
     x *= _FACTORS[0]
-    x ^= np.right_shift(x, np.uint64(27), out=shifted)
+    x ^= np.right_shift(x, _SHIFTS[1], out=shifted)
     x *= _FACTORS[1]
-    x ^= np.right_shift(x, np.uint64(31), out=shifted)
+    x ^= np.right_shift(x, _SHIFTS[2], out=shifted)
     return x
 
 
@@ -221,6 +222,6 @@ def _shifted(x: Tensor, by: int) -> Tensor:
 
 def _mixed(x: Tensor) -> Tensor:
     """What `_mix` does, of int64, whose products wrap around."""
-    x = (x ^ _shifted(x, 30)) * _signed(_FACTORS[0])
-    x = (x ^ _shifted(x, 27)) * _signed(_FACTORS[1])
+    x = (x ^ _shifted(x, 30)) * _signed(int(_FACTORS[0]))
+    x = (x ^ _shifted(x, 27)) * _signed(int(_FACTORS[1]))
     return x ^ _shifted(x, 31)

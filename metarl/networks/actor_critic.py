@@ -56,13 +56,13 @@ class MemoryActorCritic(nn.Module):
 
         A critic with further inputs gives (B, hidden) in the place of the value: see `criticise`.
         """
-        embedded = torch.tanh(self.embed(x))
+        embedded = self.embed(x).tanh_()
         remembered, state = self.memory.step(embedded, state)
         body = self.body(torch.cat((remembered, embedded), -1))
         if self.extra is not None:
             actor, critic = body.chunk(2, -1)
             return self.mean(torch.tanh(actor)), critic, state
-        actor, critic = torch.tanh(body).chunk(2, -1)
+        actor, critic = body.tanh_().chunk(2, -1)
         return self.mean(actor), self.value(critic).squeeze(-1), state
 
     def criticise(self, critic: Tensor, extra: Tensor) -> Tensor:

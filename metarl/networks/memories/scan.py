@@ -159,6 +159,13 @@ class _Layer(nn.Module, ABC):
         a, b = self.drive(x)
         return linear_scan(a if going is None else a * going, b)
 
+    def advance(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """Return the state after a step, given (B, width) inputs; complex numbers come as pairs."""
+        a, b = self.drive(x)
+        if a.is_complex():
+            hidden = torch.view_as_complex(hidden.unflatten(-1, (-1, 2)))
+        return torch.addcmul(b, a, hidden)
+
     @abstractmethod
     def read(self, hidden: Tensor, x: Tensor) -> Tensor:
         """Return (…, width), given the states and the inputs."""
@@ -195,6 +202,14 @@ class MinGruLayer(_Layer):
         if going is not None or mixed or not x.is_cpu or torch.compiler.is_compiling():
             return super().states(x, going)
         return _GatedScan.apply(self.gate(x), self.enter(x))
+
+    def advance(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """Return the state after a step: to act, in the memory that its parts are computed in."""
+        if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+            return super().advance(x, hidden)
+        z = functional.linear(x, self.gate.weight, self.gate.bias).sigmoid_()
+        new = functional.linear(x, self.enter.weight, self.enter.bias).mul_(z)
+        return new.addcmul_(z.neg_().add_(1), hidden)
 
     def read(self, hidden: Tensor, x: Tensor) -> Tensor:
         """Return a linear map of the state."""
@@ -253,31 +268,26 @@ class Scan(Memory):
         self.layers = nn.ModuleList(layers)
         norms = [nn.LayerNorm(width) for _ in layers[1:]]
         self.norms = nn.ModuleList([nn.Identity(), *norms])  # the embedding is bounded already
+        self._pairs = list(zip(layers, self.norms, strict=True))
 
     def begin(self, worlds: int) -> MemoryState:
         """Return (B, units) zeros for each layer; complex numbers as pairs of real ones."""
-        return tuple(torch.zeros(worlds, layer.units, **like(self)) for layer, _ in self._each())
+        return tuple(torch.zeros(worlds, layer.units, **like(self)) for layer, _ in self._pairs)
 
     def step(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         """Return (B, width), and the new state."""
         new = []
-        for (layer, norm), h in zip(self._each(), state, strict=True):
+        for (layer, norm), h in zip(self._pairs, state, strict=True):
             u = norm(x)
-            a, b = layer.drive(u)
-            h = torch.view_as_complex(h.unflatten(-1, (-1, 2))) if a.is_complex() else h
-            h = torch.addcmul(b, a, h)
+            h = layer.advance(u, h)
             x = x + layer.read(h, u)
-            new.append(torch.view_as_real(h).flatten(-2) if a.is_complex() else h)
+            new.append(torch.view_as_real(h).flatten(-2) if h.is_complex() else h)
         return x, tuple(new)
 
     def unroll(self, x: Tensor, begins: Tensor | None = None) -> Tensor:
         """Return (T, B, width)."""
         going = None if begins is None else (~begins)[..., None]
-        for layer, norm in self._each():
+        for layer, norm in self._pairs:
             u = norm(x)
             x = x + layer.read(layer.states(u, going), u)
         return x
-
-    def _each(self) -> list[tuple[_Layer, nn.Module]]:
-        pairs = zip(self.layers, self.norms, strict=True)
-        return [(layer, norm) for layer, norm in pairs if isinstance(layer, _Layer)]
