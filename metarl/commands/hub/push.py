@@ -105,7 +105,8 @@ def check_destination(api: HfApi, repo: str) -> None:
     if get_token() is None:
         raise UserError(f"cannot push to '{repo}': {NOT_LOGGED_IN}")
     with contextlib.suppress(RepositoryNotFoundError):  # it is made
-        refuse_another(repo, api.list_repo_files(repo))
+        found = api.model_info(repo).siblings or ()  # is not tried again and again, as a listing is
+        refuse_another(repo, (file.rfilename for file in found))
 
 
 def refuse_another(repo: str, files: Iterable[str]) -> None:
