@@ -157,13 +157,13 @@ def returns_of(seed: int, **settings: object) -> list[list[float]]:
 
 @pytest.mark.slow
 def test_the_bonus_finds_what_the_plain_learner_does_not() -> None:
-    """Random actions get 0.2 m far, so without it there is never anything to learn from.
+    """Random actions get 0.2 m far, so without it there is hardly ever anything to learn from.
 
     With it most trainings find one side of the two, and keep to it; which ones do depends on how a
     processor rounds, so that it takes several.
     """
     bonus = {"bonus_novelty": 0.3, "bonus_error": 0.3, "bonus_steps": 60_000, "bonus_inputs": (0,)}
     for seed in (1, 3, 4):
-        assert not torch.tensor(returns_of(seed)).any()
+        assert torch.tensor(returns_of(seed)).mean() < 0.1  # a step by chance, in 40 tasks
     paid = [torch.tensor(returns_of(seed, **bonus))[:, 1].mean() for seed in (1, 3, 4)]
     assert max(paid) > 2.0  # one side of two is found, and kept to
