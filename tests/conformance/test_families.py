@@ -24,6 +24,9 @@ LONG = ("finite", "plain_loop", "horizon")
 """The checks to which the length matters. What compares runs with each other (alone, order,
 threads) sees as much in the few steps of two short episodes."""
 
+MOVES_LIKE = ("-sparse", "-literature", "-scan")
+"""The ends of names of families with the physics of another one: the short checks are enough."""
+
 made = functools.cache(find_family)
 
 
@@ -37,7 +40,10 @@ def test_family(family: str, check, monkeypatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "check"), each_with(LONG, FAMILIES))
+@pytest.mark.parametrize(
+    ("family", "check"),
+    each_with(LONG, [name for name in FAMILIES if not name.endswith(MOVES_LIKE)]),
+)
 def test_family_to_the_end_of_an_episode(family: str, check) -> None:
     getattr(suite, f"check_{check}")(made(family))
 
