@@ -41,8 +41,7 @@ def test_family(family: str, check, monkeypatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "check"),
-    each_with(LONG, [name for name in FAMILIES if not name.endswith(MOVES_LIKE)]),
+    ("family", "check"), each_with(LONG, [*every_family(without=MOVES_LIKE), *EXAMPLES])
 )
 def test_family_to_the_end_of_an_episode(family: str, check) -> None:
     getattr(suite, f"check_{check}")(made(family))
