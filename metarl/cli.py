@@ -105,9 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after ``metarl``; None takes them from `sys.argv`.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    os.environ["MPLBACKEND"] = (
-        "agg"  # commands draw into files; a backend that is none ends imports
-    )
+    # Commands draw into files, and a backend that is none would end imports.
+    os.environ["MPLBACKEND"] = "agg"
     trains = words[:1] in (["train"], ["tune"], ["skills"], ["overfitting"])
     trains = trains and not {"-h", "--help"} & set(words)
     return guarded(_dispatch, words, unheard=trains)
