@@ -45,6 +45,8 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
 
+    _renderer: OffscreenRenderer | None = None  # gymnasium closes what could not be made, too
+
     def __init__(
         self,
         family: TaskFamily | str,
@@ -87,7 +89,6 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         }  # fmt: skip
         self.render_mode = self.options.render_mode
         self._sampler = TaskSampler(self.family, self.options)
-        self._renderer: OffscreenRenderer | None = None
         self._seeded = False
         self._ended = torch.zeros(num_envs, dtype=torch.bool)
         self._episodes = np.zeros(num_envs, np.int64)

@@ -407,3 +407,8 @@ def test_a_parameter_is_no_option_of_a_reset(make) -> None:
     with pytest.raises(UserError, match=r"'goal_x' is no option.*options=\{'task': \{'goal_x': …"):
         env.reset(options={"goal_x": 0.5})
     env.reset(options={"of another wrapper": 1})
+
+
+def test_a_view_that_could_not_be_made_closes_in_silence():
+    """gymnasium closes it when it is forgotten, however far it has come."""
+    GymVectorEnv.__new__(GymVectorEnv).close_extras()
