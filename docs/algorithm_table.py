@@ -163,6 +163,9 @@ def ranked(rows: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
         first = max(found, key=lambda name: found[name]["first"])
         last = max(found, key=lambda name: found[name]["last"])
         still = found[last]["still"]
+        if found[last]["last"] <= still:
+            lines.append(f"| {family} | – | – | none came above standing still |")
+            continue
         near = [n for n in found if found[n]["last"] >= still + 0.9 * (found[last]["last"] - still)]
         least = min(near, key=lambda name: found[name]["steps"])
         steps, mark = f"{found[least]['steps'] / 1e6:.2g} M", found[last]["mark"]

@@ -250,6 +250,10 @@ def test_the_best_learner_of_a_family_and_the_cheapest_that_comes_near():
         "mil": {"toy": row | {"last": 5.0, "steps": 10}},
     }
     assert script("algorithm_table").ranked(rows)[2:] == ["| toy | rl2 | varibad | rl2, 1 M |"]
+    bad = {name: {"toy": row | {"last": -11.0, "steps": 1}} for name in ("ppo", "rl2")}
+    assert script("algorithm_table").ranked(bad)[2:] == [
+        "| toy | – | – | none came above standing still |"
+    ]
 
 
 def test_the_comparison_says_what_this_version_needs():
