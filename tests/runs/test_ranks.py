@@ -195,7 +195,7 @@ def test_a_learner_with_a_meta_step_of_its_own_is_not_shared(tmp_path) -> None:
 
 TRAINED = (
     "train", "point-goal", "reptile", "--tasks-per-iteration", "4", "--rollouts-per-task", "2",
-    "--iterations", "30", "--evaluate-every", "30", "--evaluate-tasks", "2", "--checkpoint-every",
+    "--iterations", "90", "--evaluate-every", "90", "--evaluate-tasks", "2", "--checkpoint-every",
     "1", "--task-shards", "2", "--device", "cpu", "--hidden", "8",
 )  # fmt: skip
 """Of a learner whose process imports little: each rank is one, and each that starts again."""
@@ -206,6 +206,11 @@ def rank_processes(agent: subprocess.Popen) -> list[int]:
     """The processes that torchrun runs now."""
     path = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
     return [int(word) for word in path.read_text().split()]
+
+
+def newest_step(run: Path) -> int:
+    """The iteration of the newest checkpoint, 0 before there is one."""
+    return max((int(path.name[5:]) for path in run.glob("checkpoints/step_*")), default=0)
 
 
 @pytest.fixture(scope="module")
@@ -238,15 +243,20 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_bits(
 ) -> None:
     killed = tmp_path / "killed"
     process = launched(2, "--max-restarts", "2", *KILLED, "--out", str(killed))
-    for goal, rank in ((3, 1), (8, 0)):
+    known: list[int] = []
+    for rank in (1, 0):
+        goal, ranks = newest_step(killed) + 3, known
         deadline = time.monotonic() + 100
         while time.monotonic() < deadline and process.poll() is None:
-            steps = [int(path.name[5:]) for path in killed.glob("checkpoints/step_*")]
-            if max(steps, default=0) >= goal:
+            ranks = rank_processes(
+                process
+            )  # those of before, none, or those that were started again
+            if newest_step(killed) >= goal and len(ranks) == 2 and not set(ranks) & set(known):
                 break
             time.sleep(0.005)
         assert process.poll() is None, process.communicate()[0]
-        os.kill(rank_processes(process)[rank], signal.SIGKILL)
+        os.kill(ranks[rank], signal.SIGKILL)
+        known = ranks
     output = process.communicate()[0]
     assert process.returncode == 0, output
     assert "Traceback" not in output
