@@ -50,18 +50,15 @@ def wholes(tmp_path_factory) -> Callable[..., Path]:
 GOALS = {"iterations": {"iterations": 4}, "env steps": {"iterations": 9, "env_steps": 640}}
 
 
-IN_STEPS = {"iterations": 9, "env_steps": 4 * 160}
-
-
 @pytest.mark.parametrize(
     ("at", "method", "goal"),
     [
-        (4, "evaluate", {"iterations": 4}),
-        (3, "evaluate", {"iterations": 4}),
-        (4, "on_evaluation", {"iterations": 4}),
-        (4, "evaluate", IN_STEPS),
-        pytest.param(3, "evaluate", IN_STEPS, marks=pytest.mark.slow),
-        pytest.param(4, "on_evaluation", IN_STEPS, marks=pytest.mark.slow),
+        (4, "evaluate", GOALS["iterations"]),
+        (3, "evaluate", GOALS["iterations"]),
+        (4, "on_evaluation", GOALS["iterations"]),
+        (4, "evaluate", GOALS["env steps"]),
+        pytest.param(3, "evaluate", GOALS["env steps"], marks=pytest.mark.slow),
+        pytest.param(4, "on_evaluation", GOALS["env steps"], marks=pytest.mark.slow),
     ],
 )
 def test_the_last_evaluations_are_made_on_resume(tmp_path, monkeypatch, wholes, goal, at, method):

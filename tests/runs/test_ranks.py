@@ -248,9 +248,7 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_bits(
         goal, ranks = newest_step(killed) + 3, known
         deadline = time.monotonic() + 100
         while time.monotonic() < deadline and process.poll() is None:
-            ranks = rank_processes(
-                process
-            )  # those of before, none, or those that were started again
+            ranks = rank_processes(process)  # of before, none, or those started again
             if newest_step(killed) >= goal and len(ranks) == 2 and not set(ranks) & set(known):
                 break
             time.sleep(0.005)
