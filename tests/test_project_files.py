@@ -70,7 +70,7 @@ def test_the_container_has_the_tested_torch():
 
 @pytest.mark.parametrize(
     "path",
-    ["README.md", "Dockerfile", "docs/videos.md", "docs/faq.md", "docs/colab.md",
+    ["docs/installing.md", "Dockerfile", "docs/videos.md", "docs/faq.md", "docs/colab.md",
      ".github/workflows/check.yml", ".ci/run"],
 )  # fmt: skip
 def test_whoever_installs_egl_gets_all_that_drawing_needs(path):
