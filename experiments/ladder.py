@@ -83,13 +83,28 @@ def column(result: dict[str, Any], episode: int) -> np.ndarray:
     return np.array([row[episode] for row in result["returns"]], np.float64)
 
 
-def score(lines: dict[str, list[dict[str, Any]]], line: str, episode: int) -> Score | None:
-    """Return the adaptation score of a line, or None without a blind policy or an oracle."""
+def compared(
+    lines: dict[str, list[dict[str, Any]]], line: str, episode: int
+) -> tuple[Any, ...] | None:
+    """Return the arguments of `adaptation_score`, or None without a blind policy or an oracle.
+
+    Fine-tuning starts from the blind policy of its seed, and is compared with those alone.
+    """
     if line in ("ppo", "oracle") or not lines.get("ppo") or not lines.get("oracle"):
         return None
-    below, above = ([column(r, 0) for r in lines[name]] for name in ("ppo", "oracle"))
-    mine = [column(r, episode) for r in lines[line]]
-    return adaptation_score(mine, below, above, lines[line][0]["tasks"])
+    mine, blind = lines[line], lines["ppo"]
+    if line == "finetune":
+        seeds = [result["config"]["train"]["seed"] for result in mine]
+        blind = [one for one in blind if one["config"]["train"]["seed"] in seeds]
+    returns = [column(one, episode) for one in mine]
+    below, above = ([column(one, 0) for one in found] for found in (blind, lines["oracle"]))
+    return returns, below, above, mine[0]["tasks"]
+
+
+def score(lines: dict[str, list[dict[str, Any]]], line: str, episode: int) -> Score | None:
+    """Return the adaptation score of a line, or None without a blind policy or an oracle."""
+    arguments = compared(lines, line, episode)
+    return None if arguments is None else adaptation_score(*arguments)
 
 
 def rows(results: Results) -> list[str]:
@@ -172,12 +187,9 @@ def scored(results: Results) -> dict[str, dict[str, tuple[Any, ...]]]:
     found: dict[str, dict[str, tuple[Any, ...]]] = {}
     for line in LINES:
         for family, lines in results.items():
-            if line not in lines or (one := score(lines, line, last(lines[line]))) is None:
-                continue
-            if not np.isnan(one.value):
-                below, above = ([column(r, 0) for r in lines[name]] for name in ("ppo", "oracle"))
-                mine = [column(r, last(lines[line])) for r in lines[line]]
-                found.setdefault(line, {})[family] = mine, below, above, lines[line][0]["tasks"]
+            one = compared(lines, line, last(lines[line])) if line in lines else None
+            if one is not None and not np.isnan(adaptation_score(*one).value):
+                found.setdefault(line, {})[family] = one
     return found
 
 

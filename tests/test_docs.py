@@ -344,6 +344,7 @@ def test_the_whole_product_of_a_bare_robot_is_sound(monkeypatch):
         checked_in_short(family, check, monkeypatch)
 
 
+@pytest.mark.slow
 def test_the_whole_product_of_a_bare_robot_trains(tmp_path, capsys):
     """As the page has it, and with a critic that is privileged; the terms are logged."""
     flags = "--iterations 1 --tasks-per-iteration 2 --rollouts-per-task 1 --evaluate-tasks 2"

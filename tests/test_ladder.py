@@ -62,6 +62,7 @@ def result(line: str, family: str, returns: list[list[float]], seed: int = 1) ->
         "experience": list(range(rounds)), "ood": None, "seed": seed,
         "mean": [sum(row[k] for row in returns) / 8 for k in range(rounds)],
         "curve": [{"env_steps": 3_000_000, "seconds": 120.0}],
+        "config": {"train": {"seed": seed}},
     }  # fmt: skip
 
 
@@ -90,6 +91,21 @@ def test_scores_stand_between_the_blind_policy_and_the_oracle(ladder, tmp_path):
     assert f"| {family} | pearl" not in page  # it is among those that are to be trained
     assert re.search(rf"^- {family}: finetune, .*\bpearl, ", page, re.M)
     assert "- ant-dir: nothing is\n" in page
+
+
+def test_fine_tuning_is_compared_with_the_policies_that_it_started_from(ladder, tmp_path):
+    """Blind policies of two seeds, of which one was tuned: before tuning the score is exactly 0."""
+    family = "half-cheetah-vel"
+    for number, (line, seed, level) in enumerate((
+        ("ppo", 1, -10.0), ("ppo", 2, -30.0), ("oracle", 1, 10.0), ("oracle", 2, 30.0),
+        ("finetune", 1, -10.0), ("rl2", 1, 10.0),
+    )):  # fmt: skip
+        one = result(line, family, [[level + i] for i in range(8)], seed=seed)
+        (tmp_path / f"{number}.json").write_text(json.dumps(one))
+    lines = ladder.load(tmp_path)[family]
+    assert ladder.score(lines, "finetune", 0).value == 0
+    assert ladder.score(lines, "rl2", 0).value == pytest.approx(30 / 40)  # of both seeds
+    assert ladder.score(lines, "ppo", 0) is None
 
 
 def test_a_family_whose_oracle_is_no_better_is_not_counted(ladder, tmp_path):

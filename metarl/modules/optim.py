@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,18 @@ class FlatAdam:
     def __init__(self, params: Tensor, lr: float) -> None:
         """Take over (D,) parameters."""
         self.params = params.requires_grad_()
-        self.adam = torch.optim.Adam(
-            [self.params], lr=lr, fused=True, capturable=can_capture(params.device)
-        )
+        self.lr = lr
         moments = {name: torch.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
-        step = torch.zeros((), device=params.device)
-        self.adam.state[self.params] = {"step": step, **moments}
+        self.state = {"step": torch.zeros((), device=params.device), **moments}
+
+    @cached_property
+    def adam(self) -> torch.optim.Adam:
+        """The optimiser, made for the first step: torch imports its compiler to make one (1 s)."""
+        adam = torch.optim.Adam(
+            [self.params], lr=self.lr, fused=True, capturable=can_capture(self.params.device)
+        )
+        adam.state[self.params] = self.state
+        return adam
 
     def step(self, gradient: Tensor) -> None:
         """Make one step of Adam along a gradient."""
@@ -31,7 +38,7 @@ class FlatAdam:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors themselves, not copies: what to save, or to load into."""
-        return {"params": self.params.detach(), **self.adam.state[self.params]}
+        return {"params": self.params.detach(), **self.state}
 
 
 class ClippedAdam:

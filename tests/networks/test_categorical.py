@@ -78,6 +78,7 @@ class HiddenArm(GymnasiumFamily):
 
 
 @pytest.mark.filterwarnings("ignore:.*AsyncVectorEnv")
+@pytest.mark.slow
 def test_rl2_finds_a_hidden_arm() -> None:
     """A policy that cannot remember is paid 5/3 an episode, one that knows the arm 5."""
     worlds = make_worlds(HiddenArm(), 36, 1)

@@ -14,9 +14,10 @@ from helpers.html import PROBE, STREAM, made, summary
 from metarl.report.page import write_page
 from metarl.report.run_summary import RunSummary
 
-pytestmark = pytest.mark.skipif(
-    browser() is None, reason="no Chromium here; METARL_BROWSER names one"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(browser() is None, reason="no Chromium here; METARL_BROWSER names one"),
+]
 
 LABEL = "half-cheetah-with-a-long-name-maml-trpo-seed{}"
 

@@ -100,6 +100,7 @@ def picture(path, **environment: str) -> tuple[np.ndarray, str]:
     return np.load(path), done.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(ctypes.util.find_library("OSMesa") is None, reason="no libosmesa6 here")
 @pytest.mark.usefixtures("_gl")
 def test_osmesa_draws_the_same_when_egl_finds_no_driver(tmp_path):
@@ -126,6 +127,7 @@ def test_two_cameras_of_one_thread_do_not_disturb_each_other():
     point.close()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_gl")
 def test_an_environment_that_is_not_closed_ends_in_silence():
     """MuJoCo ends EGL at exit, and contexts that are left by then complain of it."""
