@@ -37,9 +37,9 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e . $(PIP_FLAGS)
 	@touch $@
 
-$(DEV): $(STAMP)
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[dev]' $(PIP_FLAGS)
-	@touch $@
+	@touch $(STAMP) $@
 
 demo: $(STAMP)  ## Under 2 minutes: meta-train, adapt to held-out tasks, make a video
 	$(BIN)/python experiments/demo.py
