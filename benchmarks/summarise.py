@@ -241,6 +241,12 @@ def _ranks(by_ranks: list[list[dict[str, Any]]]) -> list[str]:
 FROM_TWO = (2, 4, 8, 16, 32, 64)
 
 
+def own_robot() -> str:
+    """What a robot with everything takes, of the bare engine's speed."""
+    rows = [(PARTS[row["family"]], f"{row['ratio']:.2f}") for row in load("own_robot")["results"]]
+    return table([("", "of the bare engine"), *rows])
+
+
 def gpu() -> str:
     """What was measured on a GPU, for docs/gpu.md; that nothing was, until there is a file."""
     path = RESULTS / "gpu.json"
@@ -276,12 +282,20 @@ def gpu() -> str:
     return "\n\n".join(parts)
 
 
+PARTS = {
+    "GoLike": "PD control, an IMU, the feet's places",
+    "GoLike+history+push": "and pushes, a history",
+    "GoLike+dynamics+history+noise+push": "and unknown dynamics, noise",
+    "GoLike+dynamics+history+noise+push+varying-latency": "and a delay that varies",
+    "GoLikeWithContacts+dynamics+history+noise+push": "contact forces in place of that delay",
+}
 BLOCKS = {
     "gpu": ("docs/gpu.md", gpu),
     "growth": ("docs/cluster.md", growth),
     "beside-sb3": ("docs/algorithms/ppo.md", beside_sb3),
     "speed": ("docs/speed.md", speed),
     "pearl-update": ("docs/algorithms/pearl.md", pearl_update),
+    "own-robot": ("docs/own-robot.md", own_robot),
 }
 """Name of the marks -> the page, and what makes the text."""
 
