@@ -4,9 +4,10 @@
 
 The robot is that of quadruped-vel, with PD control at the physics rate, an IMU, and its feet's
 places observed; then with pushes and a history; then with noise and unknown dynamics, too; then
-with delays that vary; and then with contact sensors, whose forces take a solver's run more after each step. The bare
-engine takes one `Batch.step` from the same states, as in ``simulation.py --all``. All of it on one
-thread, and by the time that the CPU took, which other work on the machine hardly changes.
+with delays that vary; and then with contact sensors, whose forces take a solver's run more after
+each step. The bare engine takes one `Batch.step` from the same states, as in
+``simulation.py --all``. All of it on one thread, and by the time that the CPU took, which other
+work on the machine hardly changes.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ from metarl.simulation.backend import Backend
 EFFORT = {"*": 23.7, "*_knee": 35.5}
 SCALE = {"*_abduction": 0.25, "*_hip_pitch": 0.5, "*_knee": 0.6}
 EVERYTHING = "+dynamics+history+noise+push"
-ROBOTS = ("GoLike", "GoLike+history+push", f"GoLike{EVERYTHING}", f"GoLike{EVERYTHING}+varying-latency",
-          f"GoLikeWithContacts{EVERYTHING}")  # fmt: skip
+ROBOTS = (
+    "GoLike", "GoLike+history+push", f"GoLike{EVERYTHING}",
+    f"GoLike{EVERYTHING}+varying-latency", f"GoLikeWithContacts{EVERYTHING}",
+)  # fmt: skip
 
 
 class GoLike(QuadrupedVel):
