@@ -74,7 +74,6 @@ def speed() -> str:
     )
     ratios = [row["ratio"] for row in families]
     _, maml, twice = load("meta_step")["results"]
-    few, *_, many = load("meta_step_rl2")["results"]
     collect = load("pearl_collect")
     sentences = (
         f"Medians, on {simulation['threads']} threads of: {simulation['hardware']['cpu']}.",
@@ -85,14 +84,31 @@ def speed() -> str:
         f"{maml['over_bare_physics']:.2f} times the bare physics of the same steps, in "
         f"{maml['peak_memory_mib'] / 1024:.1f} GiB; twice the tasks take "
         f"{twice['seconds'] / maml['seconds']:.1f} times as long.",
-        f"RL² with a GRU collects and learns from {many['tasks']} trials at "
-        f"{100 * many['share_of_bare_speed']:.0f} % of the bare speed, from {few['tasks']} at "
-        f"{100 * few['share_of_bare_speed']:.0f} %.",
+        rl2(),
         f"PEARL collects from {collect['tasks'] * collect['rollouts_per_task']} worlds "
         f"{collect['speedup']:.0f} times as fast as from one gymnasium environment.",
         *from_nothing(),
     )
     return f"{table([head, *rows])}\n\n{fill(' '.join(sentences))}"
+
+
+def rl2() -> str:
+    """What whole iterations of RL² take, with two memories."""
+    parts = []
+    for file, memory in (("meta_step_rl2", "a GRU"), ("meta_step_rl2_mingru", "one minGRU layer")):
+        result = load(file)
+        parts.append((memory, [f"{100 * r['share_of_bare_speed']:.0f}" for r in result["results"]]))
+        trials, threads = [str(r["tasks"]) for r in result["results"]], result["threads"]
+    shares = "; ".join(f"with {memory} at {enumerated(found)} %" for memory, found in parts)
+    return (
+        f"RL² collects and learns from {enumerated(trials)} trials, on {counted(threads, 'thread')}"
+        f": {shares} of the bare speed."
+    )
+
+
+def enumerated(words: list[str]) -> str:
+    """Return `a, b and c`."""
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def from_nothing(result: dict[str, Any] | None = None) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from ladder_profiles import PICTURE, draw, profiles
-from run_queue import LINES, MILLIONS, RESULTS, ROOT, lines_of
+from run_queue import LINES, MILLIONS, OWN, RESULTS, ROOT, lines_of
 
 from metarl.base.keys import Key
 from metarl.cli import guarded
@@ -254,7 +254,12 @@ def readme(text: str, results: Results) -> str:
 
 def page(results: Results) -> str:
     """Return docs/ladder.md."""
-    parts = [INTRO, "## By family\n", *rows(results), "", *missing(results)]
+    own = [
+        f"On {family}, ppo, oracle, finetune and rl2 have "
+        f"{', '.join(f'{name}={value}' for name, value in settings.items())}.\n"
+        for family, settings in OWN.items()
+    ]
+    parts = [INTRO, *own, "## By family\n", *rows(results), "", *missing(results)]
     parts += ["\n## Over families\n", f"{AFTER}\n", *summary(results)]
     if scored(results):
         parts += ["\n## Performance profiles\n", PROFILES]
