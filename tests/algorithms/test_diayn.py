@@ -101,6 +101,7 @@ def test_settings_that_cannot_work_are_refused() -> None:
         Diayn(Spec(4, 2, 20), DiaynConfig(skill_inputs=(4,)))
 
 
+@pytest.mark.slow
 def test_skills_can_be_told_apart_after_a_short_training() -> None:
     """A quarter is chance; and the tasks that come of it pay what the learner was paid."""
     agent, worlds, tasks = point()

@@ -104,6 +104,7 @@ def test_adam_is_torch_s() -> None:
     torch.testing.assert_close(params, torch.stack([row.detach() for row in theirs]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("told", "low", "high"), [("", -40, 0), ("+told", -8.5, 0)])
 def test_the_oracle_beats_the_blind_policy(told: str, low: float, high: float) -> None:
     """On point-goal a blind policy cannot know where to go: at best it waits in the middle."""
@@ -116,6 +117,7 @@ def test_the_oracle_beats_the_blind_policy(told: str, low: float, high: float) -
         assert report.mean[0] < -11
 
 
+@pytest.mark.slow
 def test_fine_tuning_improves_on_the_blind_policy() -> None:
     learner, worlds = trained("finetune", "point-goal", 15, hidden=(32,), lr=3e-3)
     learner.config.__dict__["adapt_lr"] = 3e-3

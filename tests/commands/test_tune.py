@@ -77,6 +77,7 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(tmp_path, commands, capsy
     assert "holds another search, with space lr=0.0001:0.01:log" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_only_a_trial_that_ended_well_is_the_best(tmp_path, commands, monkeypatch, capsys) -> None:
     """With one epoch the learner raises, with two the last held-out return is NaN, with four the
     pruner stops it, which leaves a checkpoint. None of them is run again."""

@@ -266,11 +266,13 @@ def without_avx512() -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_split_does_not_depend_on_the_vector_unit(without_avx512: list[str]) -> None:
     """'The same on every machine, for ever'."""
     assert without_avx512[0] == GOLDEN["half-cheetah-dynamics"]
 
 
+@pytest.mark.slow
 def test_nor_does_a_long_one(without_avx512: list[str]) -> None:
     """Task 3095 of the train split is at the edge of a rounding step, and np.exp knows no edges."""
     assert without_avx512[1] == long_digest()

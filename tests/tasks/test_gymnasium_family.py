@@ -172,6 +172,7 @@ def test_a_learner_evaluates_on_it(family) -> None:
     worlds.close()
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_resumes_and_evaluates_it(file, tmp_path, capsys) -> None:
     run = tmp_path / "run"
     flags = "--iterations 1 --tasks-per-iteration 2 --rollouts-per-task 3 --evaluate-tasks 2"

@@ -26,6 +26,7 @@ TRAIN = TrainConfig(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_gl")
 def test_frames_do_not_depend_on_the_threads(recording):
     film = Film(recording, SMALL)
