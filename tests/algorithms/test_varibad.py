@@ -315,7 +315,7 @@ def test_the_belief_identifies_the_task_within_the_first_episode(
             ahead=5, virtual_share=virtual, virtual_steps=40_000,
         ),
     )  # fmt: skip
-    for i in range(25):
+    for i in range(50 if mixture else 25):
         agent.meta_step(worlds, distribution.sample(50, Key(0, i).numpy()), Key(1, i))
     tasks = distribution.split("heldout", 50)
     found = probe(agent, worlds, tasks, episodes=1, seed=0)
