@@ -94,15 +94,17 @@ def speed() -> str:
 
 def rl2() -> str:
     """What whole iterations of RL² take, with two memories."""
-    parts = []
+    shares, measured = [], set()
     for file, memory in (("meta_step_rl2", "a GRU"), ("meta_step_rl2_mingru", "one minGRU layer")):
         result = load(file)
-        parts.append((memory, [f"{100 * r['share_of_bare_speed']:.0f}" for r in result["results"]]))
-        trials, threads = [str(r["tasks"]) for r in result["results"]], result["threads"]
-    shares = "; ".join(f"with {memory} at {enumerated(found)} %" for memory, found in parts)
+        rows = result["results"]
+        share = enumerated([f"{100 * row['share_of_bare_speed']:.0f}" for row in rows])
+        shares.append(f"with {memory} at {share} %")
+        measured.add((enumerated([str(row["tasks"]) for row in rows]), result["threads"]))
+    ((trials, threads),) = measured  # the same in both files
     return (
-        f"RL² collects and learns from {enumerated(trials)} trials, on {counted(threads, 'thread')}"
-        f": {shares} of the bare speed."
+        f"RL² collects and learns from {trials} trials, on {counted(threads, 'thread')}: "
+        f"{'; '.join(shares)} of the bare speed."
     )
 
 

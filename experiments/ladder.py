@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from ladder_profiles import PICTURE, draw, profiles
-from run_queue import LINES, MILLIONS, OWN, RESULTS, ROOT, lines_of
+from run_queue import LINES, MILLIONS, OWN, OWN_OF, RESULTS, ROOT, lines_of
 
 from metarl.base.keys import Key
 from metarl.cli import guarded
@@ -255,7 +255,7 @@ def readme(text: str, results: Results) -> str:
 def page(results: Results) -> str:
     """Return docs/ladder.md."""
     own = [
-        f"On {family}, ppo, oracle, finetune and rl2 have "
+        f"On {family}, {', '.join(OWN_OF[:-1])} and {OWN_OF[-1]} have "
         f"{', '.join(f'{name}={value}' for name, value in settings.items())}.\n"
         for family, settings in OWN.items()
     ]

@@ -58,8 +58,10 @@ MILLIONS = {
     "half-cheetah-vel+dynamics+latency": 4, "quadruped-vel": 4,
 }  # fmt: skip
 """Environment steps of training, in millions, the same for ppo, oracle, finetune and rl2."""
+OWN_OF = ("ppo", "oracle", "finetune", "rl2")
+"""Lines that a family's own settings are for."""
 OWN = {"ant-goal": {"gamma": 0.97, "gae_lambda": 0.9, "init_std": 0.3, "min_std": 0.2}}
-"""Settings of ppo, oracle, finetune and rl2 on a family where RL² and the blind policy learned
+"""Settings of those on a family where RL² and the blind policy learned
 nothing with those of the ladder: exploring widely is dear there, and an ant that fell over lies
 there to the episode's end. The oracle learns with these; it was not tried with the others."""
 LONG = {"quadruped-terrain": 20, "quadruped-vel": 20}
@@ -154,7 +156,7 @@ def main(argv: list[str]) -> int:
 def work(item: Item, threads: int) -> dict[str, Any]:
     """Train and test one item, or go on with it. Returns the result."""
     preset = (LINES | LEGS)[item.line]
-    if item.line in ("ppo", "oracle", "finetune", "rl2"):
+    if item.line in OWN_OF:
         preset = replace(preset, settings={**preset.settings, **OWN.get(item.family, {})})
     train, learner = preset.configs()
     millions = (LONG if item.line in LEGS else MILLIONS)[item.family]
