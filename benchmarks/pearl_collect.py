@@ -41,7 +41,7 @@ def batched(learner: Pearl, tasks: int, rollouts: int, threads: int):
         start = time.perf_counter()
         worlds.seed(Key(0))
         worlds.reset()
-        state = learner.begin(tasks, rollouts)
+        state = learner._prior(tasks, rollouts, Key("z"), 0)  # as in training
         rollout, _ = collect(worlds, learner, state, learner.spec.horizon, Key(0), explore=True)
         replay.add(ids, *pack(rollout))
         return worlds.num_worlds * learner.spec.horizon / (time.perf_counter() - start)

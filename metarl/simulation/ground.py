@@ -111,7 +111,7 @@ class HeightScan:
         if self._ahead.device != sim.device:
             self._ahead, self._left = self._ahead.to(sim.device), self._left.to(sim.device)
         x, ahead, left = self.root.position(sim, 0), self._ahead, self._left
-        if not self.root.free:
+        if self.root.planar:
             return self.ground(sim, x + ahead)
         yaw = self.root.yaw(sim)
         cos, sin = yaw.cos(), yaw.sin()

@@ -24,12 +24,21 @@ _FREE, _BALL, _SLIDE, _HINGE = (
 _AT_JOINT = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
 
 
+Kind = Literal["free", "floating", "planar", "holonomic", "sliding", "fixed"]
+"""How a base moves: by a free joint; the same by slides along x, y, z and a ball joint; in the
+plane of x and z, turning about y; in that of x and y, turning about z; along other lines; not."""
+_BY_SLIDES: dict[tuple[tuple[int, ...], int | None], Kind] = {
+    ((0, 1, 2), 3): "floating", ((0, 2), None): "planar", ((0, 2), 1): "planar",
+    ((0, 1), None): "holonomic", ((0, 1), 2): "holonomic",
+}  # fmt: skip
+"""By the axes that a base slides along, and the one that it then turns about, 3 if about all."""
+
+
 class Base(NamedTuple):
     """The body that a robot hangs from, and its joints."""
 
     body: int
-    kind: Literal["free", "planar", "sliding", "fixed"]
-    """Free; in the plane of x and z; along other lines; or fixed to the world."""
+    kind: Kind
     joints: tuple[int, ...] = ()
     """Those by which it moves in the world; of a fixed base none."""
 
@@ -64,12 +73,36 @@ def find_base(model: mujoco.MjModel) -> Base:
     joints = tuple(int(j) for j in np.flatnonzero(model.jnt_bodyid == body))
     if model.jnt_type[first] == _FREE:
         return Base(body, "free", joints)
-    lines = [np.abs(model.jnt_axis[j]) for j in joints if model.jnt_type[j] == _SLIDE]
-    if not lines:
+    if not (model.jnt_type[list(joints)] == _SLIDE).any():
         return Base(body, "fixed")
-    if {0, 2} <= {int(line.argmax()) for line in lines if line.max() > 0.999} and len(lines) == 2:
-        return Base(body, "planar", joints)
-    return Base(body, "sliding", joints)
+    return Base(body, _by_slides(model, body, joints), joints)
+
+
+def _by_slides(model: mujoco.MjModel, body: int, joints: tuple[int, ...]) -> Kind:
+    """Return how a base with slide joints moves."""
+    along = [_axis(model, j) for j in joints if model.jnt_type[j] == _SLIDE]
+    turns = [_axis(model, j) for j in joints[len(along) :]]
+    upright = abs(_start(model, body)[1][0]) > 1 - 1e-9
+    slides_first = all(model.jnt_type[j] == _SLIDE for j in joints[: len(along)])
+    if not upright or not slides_first or len(turns) > 1 or None in (*along, *turns):
+        return "sliding"
+    lines = tuple(sorted(axis for axis in along if axis is not None))
+    return _BY_SLIDES.get((lines, turns[0] if turns else None), "sliding")
+
+
+def _axis(model: mujoco.MjModel, joint: int) -> int | None:
+    """Return the axis of the body that a joint is along or about, 3 of a ball; None: no axis."""
+    if model.jnt_type[joint] == _BALL:
+        return 3
+    line = np.abs(model.jnt_axis[joint])
+    return int(line.argmax()) if line.max() > 0.999 else None
+
+
+def _start(model: mujoco.MjModel, body: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where a body is in the model as written: place (3,) and orientation (4,)."""
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    return data.xpos[body], data.xquat[body]
 
 
 def _pulled(model: mujoco.MjModel, actuator: int) -> list[int]:
@@ -96,28 +129,30 @@ def _pulled(model: mujoco.MjModel, actuator: int) -> list[int]:
 class Root:
     """What a robot's base does, in every world, for families: make it once, ask it at each step.
 
-    Of a free base all of it comes from the state, at no cost; of a base in the plane of x and z
-    too, which has no y and turns about y alone.
+    All of it comes from the state, at no cost. A base in the plane of x and z turns about y alone,
+    one in that of x and y about z alone.
     """
 
     def __init__(self, model: mujoco.MjModel) -> None:
         """Find the base of a compiled model.
 
         Raises:
-            UserError: it is neither free nor in the plane of x and z.
+            UserError: it is fixed, or moves in a way that is none of `Kind`.
         """
         base = self.base = find_base(model)
-        if base.kind not in ("free", "planar"):
-            what = "is fixed" if base.kind == "fixed" else "slides in another way"
+        if base.kind in ("fixed", "sliding"):
+            what = "is fixed" if base.kind == "fixed" else "slides or turns in another way"
             name = model.body(base.body).name
             body = f"body '{name}'" if name else "a body without a name"
             raise UserError(
-                f"the robot's base, {body}, {what}: this needs one "
-                f"with a free joint, or with slide joints along x and z"
+                f"the robot's base, {body}, {what}: this needs one with a free joint, or with "
+                f"slide joints along x and z, along x and y, or along all three and a ball joint"
             )
+        self.planar = base.kind == "planar"
         self.free = base.kind == "free"
         at, start = (model.jnt_qposadr[base.joints[0]], model.jnt_dofadr[base.joints[0]])
         self._at, self._start = int(at), int(start)
+        self._place = _start(model, base.body)[0].tolist()
         self._slides: dict[int, tuple[int, int, float, float]] = {}
         self._turn: tuple[int, int, float, float] | None = None
         for joint in () if self.free else base.joints:
@@ -127,13 +162,12 @@ class Root:
             zero = float(model.qpos0[places[0]])
             if model.jnt_type[joint] == _SLIDE:
                 sign = float(axis[k])
-                begin = float(model.body_pos[base.body, k])
-                self._slides[k] = (*places, sign, begin - sign * zero)
+                self._slides[k] = (*places, sign, float(self._place[k]) - sign * zero)
             else:
                 self._turn = (*places, float(axis[k]), zero)
 
     def column(self, axis: int) -> int:
-        """Return where in qpos the base's place along x (0) or z (2) is, of a free one y (1)."""
+        """Return where in qpos the base's place along an axis, 0 to 2, is; it can move along it."""
         return self._at + axis if self.free else self._slides[axis][0]
 
     def position(self, sim: Backend, axis: int) -> Tensor:
@@ -141,7 +175,7 @@ class Root:
         if self.free:
             return sim.qpos[:, self._at + axis : self._at + axis + 1]
         if axis not in self._slides:
-            return torch.zeros_like(sim.qpos[:, :1])
+            return torch.full_like(sim.qpos[:, :1], self._place[axis])
         at, _, sign, offset = self._slides[axis]
         place = sim.qpos[:, at : at + 1]
         return place if (sign, offset) == (1.0, 0.0) else sign * place + offset
@@ -150,18 +184,22 @@ class Root:
         """Return (B, 4) the base's orientation."""
         if self.free:
             return sim.qpos[:, self._at + 3 : self._at + 7]
-        half, zero = self._pitch(sim) / 2, torch.zeros_like(sim.qpos[:, :1])
-        return torch.cat((half.cos(), zero, half.sin(), zero), dim=1)
+        if self.base.kind == "floating":
+            assert self._turn is not None
+            return sim.qpos[:, self._turn[0] : self._turn[0] + 4]
+        half, zero = self._angle(sim) / 2, torch.zeros_like(sim.qpos[:, :1])
+        about = (half.sin(), zero) if self.planar else (zero, half.sin())
+        return torch.cat((half.cos(), zero, *about), dim=1)
 
     def linear_velocity(self, sim: Backend) -> Tensor:
         """Return (B, 3) the base's velocity in its own frame, m/s."""
         if self.free:
             velocity = sim.qvel[:, self._start : self._start + 3]
         else:
-            zero = torch.zeros_like(sim.qpos[:, :1])
-            (_, x, along, _), (_, z, up, _) = self._slides[0], self._slides[2]
-            velocity = (along * sim.qvel[:, x : x + 1], zero, up * sim.qvel[:, z : z + 1])
-            velocity = torch.cat(velocity, dim=1)
+            parts = [torch.zeros_like(sim.qpos[:, :1])] * 3
+            for axis, (_, dof, sign, _) in self._slides.items():
+                parts[axis] = sign * sim.qvel[:, dof : dof + 1]
+            velocity = torch.cat(parts, dim=1)
         return into_body(self.quaternion(sim), velocity)
 
     def angular_velocity(self, sim: Backend) -> Tensor:
@@ -172,20 +210,24 @@ class Root:
         if self._turn is None:
             return zero.expand(-1, 3)
         _, dof, sign, _ = self._turn
-        return torch.cat((zero, sign * sim.qvel[:, dof : dof + 1], zero), dim=1)
+        if self.base.kind == "floating":
+            return sim.qvel[:, dof : dof + 3]
+        rate = sign * sim.qvel[:, dof : dof + 1]
+        return torch.cat((zero, rate, zero) if self.planar else (zero, zero, rate), dim=1)
 
     def gravity(self, sim: Backend) -> Tensor:
         """Return (B, 3) the direction of gravity, −z of the world, in the base's frame."""
         return gravity_in(self.quaternion(sim))
 
     def yaw(self, sim: Backend) -> Tensor:
-        """Return (B, 1) the base's heading, rad; of a base in a plane 0."""
-        if not self.free:
+        """Return (B, 1) the base's heading, rad; of a base in the plane of x and z 0."""
+        if self.planar:
             return torch.zeros_like(sim.qpos[:, :1])
         w, x, y, z = self.quaternion(sim).unbind(1)
         return angle_of(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))[:, None]
 
-    def _pitch(self, sim: Backend) -> Tensor:
+    def _angle(self, sim: Backend) -> Tensor:
+        """Return (B, 1) by how much the base is turned about the one axis that it turns about."""
         if self._turn is None:
             return torch.zeros_like(sim.qpos[:, :1])
         at, _, sign, zero = self._turn

@@ -249,8 +249,20 @@ FREE = Dog
 PLANAR = type("Walker", (Robot,), {"name": "walker", "model": gymnasium_model("walker2d.xml")})
 
 
+HOLONOMIC = robot(  # at a place of its own, with a slide and a turn the other way round
+    ALL["base"].replace('"cart"', '"cart" pos=".3 -.2 .5"').replace('"0 1 0" d', '"0 -1 0" d')
+    .replace('"0 0 1" damping="1"', '"0 0 -1" damping="1" ref=".4"')
+)  # fmt: skip
+FLOATING = robot(
+    """<mujoco><worldbody><body name="trunk" pos="1 2 3"><joint name="z" type="slide" axis="0 0 1"/>
+    <joint name="x" type="slide" axis="-1 0 0"/><joint name="y" type="slide" axis="0 1 0"/>
+    <joint name="turn" type="ball"/><geom type="box" size=".2 .1 .1" mass="5" pos=".1 0 .1"/></body>
+    </worldbody><actuator><motor joint="x"/></actuator></mujoco>"""
+)
+
+
 @pytest.mark.parametrize("backend", [None, Float32Backend])
-@pytest.mark.parametrize("cls", [FREE, PLANAR])
+@pytest.mark.parametrize("cls", [FREE, PLANAR, HOLONOMIC, FLOATING])
 def test_the_base_s_frame_is_mujoco_s(cls: type[Robot], backend) -> None:
     """Against MuJoCo's own velocity of the body in its frame, in states of every kind."""
     options = {} if backend is None else {"backend": backend}
@@ -259,7 +271,7 @@ def test_the_base_s_frame_is_mujoco_s(cls: type[Robot], backend) -> None:
     generator = torch.Generator().manual_seed(0)
     sim.qpos.copy_(torch.randn(sim.qpos.shape, generator=generator))
     sim.qvel.copy_(torch.randn(sim.qvel.shape, generator=generator))
-    if root.free:
+    if root.base.kind in ("free", "floating"):  # three places, and then an orientation
         sim.qpos[:, 3:7] /= sim.qpos[:, 3:7].norm(dim=1, keepdim=True)
     model, tolerance = worlds.family.compile(), 1e-9 if backend is None else 1e-5
     body = root.base.body
@@ -271,12 +283,11 @@ def test_the_base_s_frame_is_mujoco_s(cls: type[Robot], backend) -> None:
         rates = turn.T @ data.cvel[body, :3]
         arm = data.xpos[body] - data.subtree_com[model.body_rootid[body]]
         speed = turn.T @ (data.cvel[body, 3:] + np.cross(data.cvel[body, :3], arm))
-        heading = math.atan2(turn[1, 0], turn[0, 0]) if root.free else 0.0
+        heading = 0.0 if root.planar else math.atan2(turn[1, 0], turn[0, 0])
         for got, expected in (
             (root.linear_velocity(sim), speed), (root.angular_velocity(sim), rates),
             (root.gravity(sim), turn.T @ [0, 0, -1]), (root.yaw(sim), [heading]),
-            (root.position(sim, 0), data.xpos[body][:1]),
-            (root.position(sim, 2), data.xpos[body][2:]),
+            *((root.position(sim, k), data.xpos[body][k : k + 1]) for k in range(3)),
         ):  # fmt: skip
             assert got.dtype == sim.dtype
             np.testing.assert_allclose(got[world], expected, atol=tolerance)

@@ -63,6 +63,9 @@ def test_a_floor_keeps_its_name() -> None:
     assert model.geom("terrain").type == int(mujoco.mjtGeom.mjGEOM_HFIELD)
 
 
+TURNS_FIRST = ALL["base"].replace(
+    '<joint name="x" ', '<joint name="roll" axis="1 0 0"/><joint name="x" '
+)
 TILTED = ALL["wheeled"].replace('type="plane"', 'type="plane" euler="0 10 0"')
 
 
@@ -70,7 +73,8 @@ TILTED = ALL["wheeled"].replace('type="plane"', 'type="plane" euler="0 10 0"')
     ("mjcf", "words"),
     [
         (ALL["arm"], "+terrain: the robot's base, body 'upper', is fixed: this needs"),
-        (ALL["base"], "+terrain: the robot's base, body 'cart', slides in another way"),
+        (ALL["base"], "+terrain: the robot's base, body 'cart', slides along x and y, and cannot"),
+        (TURNS_FIRST, "+terrain: the robot's base, body 'cart', slides or turns in another way"),
         (ALL["drone"], "+terrain rises out of a floor, which the model lacks: write floor = True"),
         (TILTED, "+terrain needs the model's first plane to be z = 0"),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.robots import BASE, robot
 
 from metarl import Interval, Param, TaskFamily, TaskWorlds, UserError, find_family
 from metarl.base.keys import Key
@@ -35,6 +36,9 @@ BALL = """
   <sensor><subtreelinvel name="velocity" body="ball"/></sensor>
 </mujoco>
 """
+
+CART = robot(BASE)
+"""A holonomic base: slides along x and y, and a hinge about z."""
 
 
 class Ball(TaskFamily):
@@ -176,6 +180,18 @@ def test_commands_are_followed_for_pay_and_drawn_anew() -> None:
     assert len(family.observation_scale) == 6
 
 
+def test_a_holonomic_base_is_commanded_in_its_own_frame() -> None:
+    """At its command, whichever way it is turned, it is paid 1.5 more than its own reward."""
+    worlds = worlds_of(compose(CART, ["command"])(), 16, command_speed=1.0, goal=0.0)
+    sim, told = worlds.simulator, worlds.current.obs[:, -3:].double()
+    yaw = torch.linspace(-3, 3, 16, dtype=torch.float64)
+    sim.qpos[:, 2], sim.qvel[:, 2] = yaw, told[:, 2]
+    sim.qvel[:, 0] = yaw.cos() * told[:, 0] - yaw.sin() * told[:, 1]
+    sim.qvel[:, 1] = yaw.sin() * told[:, 0] + yaw.cos() * told[:, 1]
+    got = worlds.family.reward(sim, sim.snapshot(), torch.zeros(16, 4), worlds.task)
+    torch.testing.assert_close(got, torch.full((16,), 1.5), atol=1e-6, rtol=0, check_dtype=False)
+
+
 def test_a_command_is_one_of_the_terms_of_a_reward() -> None:
     terms = {"upright": 1.0}
 
@@ -200,6 +216,7 @@ ALL = ["command", "dynamics", "history", "noise", "push", "switch", "told"]
 )  # fmt: skip
 def test_all_of_it_together_passes_the_suite(check) -> None:
     check(compose(Ball, ALL)())
+    check(compose(CART, ALL)())
 
 
 ARM = f"{Path(__file__).parents[2]}/docs/examples/my_arm.py:MyArm"

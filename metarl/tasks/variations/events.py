@@ -99,14 +99,14 @@ class Command(TaskFamily):
     """A robot that is told a velocity, another one from time to time, and is paid to follow.
 
     The command is in the base's frame: forward and left (m/s), and turning left (rad/s); of a base
-    in a plane, forward alone.
+    in the plane of x and z, forward alone.
     """
 
     def __init__(self) -> None:
         """Find the base, and extend the observation's scale by the command's."""
         super().__init__()
         self._base, speed = Root(self.compiled), _speed(self)
-        size = 3 if self._base.free else 1
+        size = 1 if self._base.planar else 3
         self._turns = 1.0 / _length(self)
         self._widths = (speed / 8, speed / 8, speed * self._turns / 4)[:size]
         if not isinstance(self.observation_scale, int | float):
@@ -139,13 +139,13 @@ class Command(TaskFamily):
     def reward(
         self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
     ) -> Tensor | Mapping[str, Tensor]:
-        """Add exp(−‖v − v*‖²/σ²) + ½ exp(−(ω − ω*)²/σ_ω²), the latter of a free base, to it."""
+        """Add exp(−‖v − v*‖²/σ²) + ½ exp(−(ω − ω*)²/σ_ω²), the first alone of a planar base."""
         command, velocity = self.command(sim, task), self._base.linear_velocity(sim)
         error = (velocity[:, 0] - command[:, 0]).square()
-        if self._base.free:
+        if not self._base.planar:
             error = error + (velocity[:, 1] - command[:, 1]).square()
         tracking = (-error / self._widths[0] ** 2).exp()
-        if self._base.free:
+        if not self._base.planar:
             turning = self._base.angular_velocity(sim)[:, 2] - command[:, 2]
             tracking = tracking + 0.5 * (-((turning / self._widths[2]) ** 2)).exp()
         own = super().reward(sim, before, action, task)

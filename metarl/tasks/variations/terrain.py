@@ -77,7 +77,7 @@ class OnTerrain(TaskFamily):
     def clearance(self, sim: Backend) -> Tensor:
         """Return (B,) the height of the root over the ground below it, in m."""
         x, z = self.root.position(sim, 0), self.root.position(sim, 2)
-        y = self.root.position(sim, 1) if self.root.free else None
+        y = None if self.root.planar else self.root.position(sim, 1)
         return (z - self.ground(sim, x, y))[:, 0]
 
     def with_scan(self, sim: Backend, observed: Tensor) -> Tensor:
@@ -130,13 +130,18 @@ def terrain_of(family: TaskFamily) -> tuple[Param, ...]:
     """Return the parameters of a terrain, if the family's robot fits one.
 
     Raises:
-        UserError: its base is fixed, or it does not stand on the plane z = 0.
+        UserError: its base cannot rise, or it does not stand on the plane z = 0.
     """
     model = family.compiled
     try:
-        Root(model)
+        root = Root(model)
     except UserError as error:
         raise UserError(f"family '{family.name}': +terrain: {error}") from None
+    if root.base.kind == "holonomic":
+        raise UserError(
+            f"family '{family.name}': +terrain: the robot's base, "
+            f"body '{model.body(root.base.body).name}', slides along x and y, and cannot rise"
+        )
     planes = np.flatnonzero(model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE))
     if not len(planes):
         raise UserError(
