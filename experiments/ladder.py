@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from ladder_profiles import PICTURE, draw, profiles
 from run_queue import LINES, MILLIONS, OWN, OWN_OF, RESULTS, ROOT, lines_of
+from witness import RESULTS as WITNESSED
 
 from metarl.base.keys import Key
 from metarl.cli import guarded
@@ -65,6 +66,12 @@ COST = """\
 What training took, and how many episodes of a new task the learner has seen by its last round.
 `finetune` starts from the policy of `ppo`: its training is that of `ppo`, and its episodes come on
 top. *Evaluation* is the time of the held-out evaluation, with all of its tasks and rounds."""
+WITNESSES = """\
+Agents of stable-baselines3 and sb3-contrib with the settings of those libraries, trained through
+`SB3VecEnv` on the same tasks and tested on the same held-out ones by the same protocol: what
+another code base makes of a family, made by `python experiments/witness.py FAMILY AGENT`. PPO and
+SAC are blind to the task, and so is `ppo`; RecurrentPPO has a memory and sees no rewards, so that
+it can infer dynamics and no goals. *Our ppo* and *our rl2* are those of the table above."""
 
 Results = dict[str, dict[str, list[dict[str, Any]]]]
 
@@ -166,12 +173,36 @@ def costs(results: Results) -> list[str]:
             took = [r["seconds"] for r in found if "seconds" in r]
             on = sorted({_hardware(r["hardware"]) for r in found if "hardware" in r})
             table.append(
-                f"| {family} | {line} | {np.mean([e['env_steps'] for e in end]) / 1e6:.1f} M "
+                f"| {family} | {line} | {_steps(found)} "
                 f"| {np.mean([e['seconds'] for e in end]) / 60:.0f} "
                 f"| {found[0]['experience'][-1]} | {f'{np.mean(took):.0f}' if took else ''} "
                 f"| {'; '.join(on)} |"
             )
     return table
+
+
+def witnesses(ours: Results, theirs: Results) -> list[str]:
+    """Return the table of the witnesses: a row a family and agent, beside lines of ours."""
+    table = [
+        "| family | agent | env steps | held-out | ood | our ppo | our rl2 | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for family, agents in sorted(theirs.items()):
+        beside = [ours.get(family, {}).get(line) for line in ("ppo", "rl2")]
+        mine = " | ".join(
+            f"{_mean(found, 0):.1f} at {_steps(found)}" if found else "" for found in beside
+        )
+        for agent, found in sorted(agents.items()):
+            ood = [one["ood"]["mean"][0] for one in found if one["ood"]]
+            table.append(
+                f"| {family} | {agent} | {_steps(found)} | {_mean(found, 0):.1f} "
+                f"| {f'{np.mean(ood):.1f}' if ood else 'none'} | {mine} | {len(found)} |"
+            )
+    return table
+
+
+def _steps(found: list[dict[str, Any]]) -> str:
+    return f"{np.mean([one['curve'][-1]['env_steps'] for one in found]) / 1e6:.1f} M"
 
 
 def _hardware(of: dict[str, Any]) -> str:
@@ -263,6 +294,8 @@ def page(results: Results) -> str:
     parts += ["\n## Over families\n", f"{AFTER}\n", *summary(results)]
     if scored(results):
         parts += ["\n## Performance profiles\n", PROFILES]
+    if theirs := load(WITNESSED):
+        parts += ["\n## Independent witnesses\n", f"{WITNESSES}\n", *witnesses(results, theirs)]
     return "\n".join([*parts, "\n## What it cost\n", f"{COST}\n", *costs(results)]) + "\n"
 
 

@@ -20,7 +20,7 @@ def ladder(monkeypatch):
     import ladder
 
     yield ladder
-    for name in ("ladder", "ladder_profiles", "run_queue"):
+    for name in ("ladder", "ladder_profiles", "run_queue", "witness"):
         sys.modules.pop(name, None)
 
 
@@ -163,3 +163,13 @@ def test_the_queue_works_and_goes_on(ladder, tmp_path, monkeypatch, capsys):
     assert run_queue.main([]) == 0
     assert json.loads(items[1].result.read_text())["returns"] == results["oracle"]["returns"]
     assert "has finished training; testing it" in capsys.readouterr().out
+
+
+def test_witnesses_stand_beside_ours(ladder):
+    """Two seeds of one agent, of 100 and 300, on a family of which we have a blind policy."""
+    family = "half-cheetah-dynamics"
+    ours = {family: {"ppo": [result("ppo", family, [[50.0]] * 8)]}}
+    agents = [result("sb3-ppo", family, [[r]] * 8, seed) for seed, r in ((1, 100.0), (2, 300.0))]
+    assert ladder.witnesses(ours, {family: {"sb3-ppo": agents}})[2:] == [
+        f"| {family} | sb3-ppo | 3.0 M | 200.0 | none | 50.0 at 3.0 M |  | 2 |"
+    ]
