@@ -155,6 +155,7 @@ class Root:
         self._place = _start(model, base.body)[0].tolist()
         self._slides: dict[int, tuple[int, int, float, float]] = {}
         self._turn: tuple[int, int, float, float] | None = None
+        self._anchor: list[float] | None = None  # in the base's frame, of what it turns about
         for joint in () if self.free else base.joints:
             axis = model.jnt_axis[joint]
             k = int(np.abs(axis).argmax())
@@ -165,6 +166,8 @@ class Root:
                 self._slides[k] = (*places, sign, float(self._place[k]) - sign * zero)
             else:
                 self._turn = (*places, float(axis[k]), zero)
+                anchor = model.jnt_pos[joint]
+                self._anchor = anchor.tolist() if anchor.any() else None
 
     def column(self, axis: int) -> int:
         """Return where in qpos the base's place along an axis, 0 to 2, is; it can move along it."""
@@ -175,10 +178,17 @@ class Root:
         if self.free:
             return sim.qpos[:, self._at + axis : self._at + axis + 1]
         if axis not in self._slides:
-            return torch.full_like(sim.qpos[:, :1], self._place[axis])
-        at, _, sign, offset = self._slides[axis]
-        place = sim.qpos[:, at : at + 1]
-        return place if (sign, offset) == (1.0, 0.0) else sign * place + offset
+            place = torch.full_like(sim.qpos[:, :1], self._place[axis])
+        else:
+            at, _, sign, offset = self._slides[axis]
+            place = sim.qpos[:, at : at + 1]
+            place = place if (sign, offset) == (1.0, 0.0) else sign * place + offset
+        if self._anchor is None:
+            return place
+        turned = into_body(
+            self.quaternion(sim) * sim.qpos.new_tensor([1, -1, -1, -1]), self._arm(sim)
+        )
+        return place + (self._anchor[axis] - turned[:, axis : axis + 1])
 
     def quaternion(self, sim: Backend) -> Tensor:
         """Return (B, 4) the base's orientation."""
@@ -200,7 +210,10 @@ class Root:
             for axis, (_, dof, sign, _) in self._slides.items():
                 parts[axis] = sign * sim.qvel[:, dof : dof + 1]
             velocity = torch.cat(parts, dim=1)
-        return into_body(self.quaternion(sim), velocity)
+        velocity = into_body(self.quaternion(sim), velocity)
+        if self._anchor is None:
+            return velocity
+        return velocity - torch.linalg.cross(self.angular_velocity(sim), self._arm(sim))
 
     def angular_velocity(self, sim: Backend) -> Tensor:
         """Return (B, 3) the base's rates of turn in its own frame, rad/s."""
@@ -225,6 +238,10 @@ class Root:
             return torch.zeros_like(sim.qpos[:, :1])
         w, x, y, z = self.quaternion(sim).unbind(1)
         return angle_of(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))[:, None]
+
+    def _arm(self, sim: Backend) -> Tensor:
+        """Return (B, 3) what the base turns about, in its own frame, m."""
+        return sim.qpos.new_tensor(self._anchor).expand(len(sim.qpos), -1)
 
     def _angle(self, sim: Backend) -> Tensor:
         """Return (B, 1) by how much the base is turned about the one axis that it turns about."""

@@ -251,12 +251,13 @@ PLANAR = type("Walker", (Robot,), {"name": "walker", "model": gymnasium_model("w
 
 HOLONOMIC = robot(  # at a place of its own, with a slide and a turn the other way round
     ALL["base"].replace('"cart"', '"cart" pos=".3 -.2 .5"').replace('"0 1 0" d', '"0 -1 0" d')
-    .replace('"0 0 1" damping="1"', '"0 0 -1" damping="1" ref=".4"')
+    .replace('"0 0 1" damping="1"', '"0 0 -1" damping="1" ref=".4" pos="-.2 .1 0"')
 )  # fmt: skip
 FLOATING = robot(
     """<mujoco><worldbody><body name="trunk" pos="1 2 3"><joint name="z" type="slide" axis="0 0 1"/>
     <joint name="x" type="slide" axis="-1 0 0"/><joint name="y" type="slide" axis="0 1 0"/>
-    <joint name="turn" type="ball"/><geom type="box" size=".2 .1 .1" mass="5" pos=".1 0 .1"/></body>
+    <joint name="turn" type="ball" pos=".1 -.2 .3"/>
+    <geom type="box" size=".2 .1 .1" mass="5" pos=".1 0 .1"/></body>
     </worldbody><actuator><motor joint="x"/></actuator></mujoco>"""
 )
 
