@@ -16,13 +16,14 @@ come the legs: RMA, and RL² with a privileged critic, on the quadrupeds, for ma
 results go to ``experiments/results/legs/`` and into no table.
 
 Each result is written to ``experiments/results/ladder/`` as soon as it is there; what is in that
-folder is not trained again. Ctrl-C or SIGTERM stops at the next iteration, and the same command
-goes on to the same bits.
+folder is not trained again, unless its line has other settings by now. Ctrl-C or SIGTERM stops at
+the next iteration, and the same command goes on to the same bits.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -41,7 +42,7 @@ from metarl.cli import guarded
 from metarl.commands.training.experiment import Measure, measure
 from metarl.run import load_run, train_or_resume
 from metarl.runs.config import TrainConfig
-from metarl.runs.presets import presets_of
+from metarl.runs.presets import Preset, presets_of
 from metarl.runs.progress import say
 from metarl.worlds.factory import make_worlds
 
@@ -111,6 +112,30 @@ class Item(NamedTuple):
         line = "ppo" if self.line == "finetune" else self.line
         return ROOT / "runs" / "ladder" / f"{self.family}-{line}-seed{self.seed}"
 
+    @property
+    def preset(self) -> Preset:
+        """The line's settings, on this family."""
+        preset = (LINES | LEGS)[self.line]
+        own = OWN.get(self.family, {}) if self.line in OWN_OF else {}
+        return replace(preset, settings={**preset.settings, **own})
+
+    @property
+    def done(self) -> bool:
+        """Whether there is a result, of the settings that the line has now."""
+        return self.result.is_file() and not outdated(json.loads(self.result.read_text("utf-8")))
+
+
+def outdated(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a result that its line no longer has: name -> what it was.
+
+    How often a training evaluates, writes and speaks does not count.
+    """
+    family, train = result["family"].replace("+told", ""), result["config"]["train"]
+    had = {**result["config"]["learner"], **train}
+    settings = Item(family, result["line"], train["seed"]).preset.settings.items()
+    aside = ("evaluate", "print", "checkpoint")
+    return {k: had.get(k) for k, now in settings if not k.startswith(aside) and had.get(k) != now}
+
 
 def queue() -> list[Item]:
     """Return everything to do, in the order that adds most to the table."""
@@ -138,10 +163,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--list", action="store_true", help="show the queue, and do nothing")
     args = parser.parse_args(argv)
     items = [item for item in queue() if re.search(args.only, item.result.stem)]
-    left = [item for item in items if not item.result.is_file()]
+    left = [item for item in items if not item.done]
     if args.list:
         for item in items:
-            say(f"{'done' if item.result.is_file() else 'to do'}  {item.result.stem}")
+            say(f"{'done' if item.done else 'to do'}  {item.result.stem}")
         return 0
     os.nice(10)
     set_threads(args.threads)
@@ -155,9 +180,7 @@ def main(argv: list[str]) -> int:
 
 def work(item: Item, threads: int) -> dict[str, Any]:
     """Train and test one item, or go on with it. Returns the result."""
-    preset = (LINES | LEGS)[item.line]
-    if item.line in OWN_OF:
-        preset = replace(preset, settings={**preset.settings, **OWN.get(item.family, {})})
+    preset = item.preset
     train, learner = preset.configs()
     millions = (LONG if item.line in LEGS else MILLIONS)[item.family]
     steps = int(1e6 * millions * SHORT.get(item.line, 1.0))
