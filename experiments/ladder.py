@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ladder_profiles import PICTURE, draw, profiles
-from run_queue import LINES, MILLIONS, OWN, OWN_OF, RESULTS, ROOT, lines_of
+from run_queue import LINES, MILLIONS, OWN, OWN_OF, RESULTS, ROOT, lines_of, outdated
 from witness import RESULTS as WITNESSED
 
 from metarl.base.keys import Key
@@ -151,11 +152,31 @@ def _row(family: str, line: str, lines: dict[str, list[dict[str, Any]]], episode
     found, got = lines[line], score(lines, line, episode)
     ood = [r["ood"]["mean"][episode] for r in found if r["ood"]]
     return (
-        f"| {family} | {line} | {found[0]['experience'][episode]} "
+        f"| {family} | {line}{_dagger(found)} | {found[0]['experience'][episode]} "
         f"| {np.mean([r['mean'][episode] for r in found]):.1f} "
         f"| {f'{np.mean(ood):.1f}' if ood else 'none'} "
         f"| {got.words if got else ''} | {len(found)} |"
     )
+
+
+def _dagger(found: list[dict[str, Any]]) -> str:
+    return " †" if any(map(outdated, found)) else ""
+
+
+def daggers(results: Results) -> list[str]:
+    """Return what the rows with a † had that their lines have no longer, if there are such rows."""
+    had: dict[str, set[str]] = {}
+    for lines in results.values():
+        for line, found in lines.items():
+            for name, value in (pair for one in found for pair in outdated(one).items()):
+                had.setdefault(line, set()).add(f"{name}={value}")
+    if not had:
+        return []
+    said = "; ".join(f"{line} {', '.join(sorted(of))}" for line, of in had.items())
+    text = (
+        f"† Of settings that the line has no longer, until `make results` trains it anew: {said}."
+    )
+    return [*textwrap.wrap(text, 100), ""]
 
 
 def costs(results: Results) -> list[str]:
@@ -260,9 +281,10 @@ def best(results: Results) -> list[str]:
         k = last(lines[line])
         got = score(lines, line, k)
         table.append(
-            f"| {family} | {_mean(lines['ppo'], 0):.0f} | **{line}** | {_mean(lines[line], 0):.0f} "
+            f"| {family} | {_mean(lines['ppo'], 0):.0f}{_dagger(lines['ppo'])} "
+            f"| **{line}**{_dagger(lines[line])} | {_mean(lines[line], 0):.0f} "
             f"| {_mean(lines[line], k):.0f} (K = {lines[line][0]['experience'][k]}) "
-            f"| {_mean(lines['oracle'], 0):.0f} | {_short(got)} "
+            f"| {_mean(lines['oracle'], 0):.0f}{_dagger(lines['oracle'])} | {_short(got)} "
             f"| {len(lines[line])} |"
         )
     return table
@@ -280,7 +302,8 @@ def readme(text: str, results: Results) -> str:
     """Return README.md with the table between its marks."""
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    return "\n".join([before + BEGIN, *best(results), END + after])
+    noted = ["", *daggers(results)[:-1]] if daggers(results) else []
+    return "\n".join([before + BEGIN, *best(results), *noted, END + after])
 
 
 def page(results: Results) -> str:
@@ -290,7 +313,15 @@ def page(results: Results) -> str:
         f"{', '.join(f'{name}={value}' for name, value in settings.items())}.\n"
         for family, settings in OWN.items()
     ]
-    parts = [INTRO, *own, "## By family\n", *rows(results), "", *missing(results)]
+    parts = [
+        INTRO,
+        *own,
+        "## By family\n",
+        *rows(results),
+        "",
+        *daggers(results),
+        *missing(results),
+    ]
     parts += ["\n## Over families\n", f"{AFTER}\n", *summary(results)]
     if scored(results):
         parts += ["\n## Performance profiles\n", PROFILES]

@@ -26,6 +26,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +173,9 @@ def main(argv: list[str]) -> int:
     set_threads(args.threads)
     for number, item in enumerate(left, 1):
         say(f"[{number} of {len(left)}] {item.result.stem}")
+        if item.result.is_file() and item.line != "finetune":  # which trains nothing of its own
+            shutil.rmtree(item.run, ignore_errors=True)  # of other settings
+            item.result.unlink()
         item.result.parent.mkdir(parents=True, exist_ok=True)
         write_json(item.result, work(item, args.threads))
         say(f"wrote {item.result.relative_to(ROOT)}")

@@ -56,13 +56,15 @@ def test_every_result_belongs_to_the_queue(ladder):
 
 
 def result(line: str, family: str, returns: list[list[float]], seed: int = 1) -> dict:
-    rounds = len(returns[0])
+    from run_queue import LINES
+
+    rounds, settings = len(returns[0]), LINES[line].settings if line in LINES else {}
     return {
         "family": family, "line": line, "returns": returns, "tasks": [[float(i)] for i in range(8)],
         "experience": list(range(rounds)), "ood": None, "seed": seed,
         "mean": [sum(row[k] for row in returns) / 8 for k in range(rounds)],
         "curve": [{"env_steps": 3_000_000, "seconds": 120.0}],
-        "config": {"train": {"seed": seed}},
+        "config": {"train": {"seed": seed, **settings}, "learner": {}},
     }  # fmt: skip
 
 
@@ -128,10 +130,17 @@ def test_the_queue_lists_what_is_done(ladder, tmp_path, monkeypatch, capsys):
     import run_queue
 
     monkeypatch.setattr(run_queue, "RESULTS", tmp_path)
-    (tmp_path / "ant-dir-ppo-seed1.json").write_text("{}")
-    assert run_queue.main(["--list", "--only", "ant-dir-(ppo|oracle)"]) == 0
+    for line, settings in (("ppo", {}), ("rl2", {"tasks_per_iteration": 7, "print_every": 7})):
+        item = run_queue.Item("ant-dir", line, 1)
+        one = result(line, "ant-dir", [[1.0]] * 8)
+        one["config"]["train"] |= settings
+        item.result.write_text(json.dumps(one))
+    assert run_queue.outdated(one) == {"tasks_per_iteration": 7}
+    assert run_queue.main(["--list", "--only", "ant-dir-(ppo|oracle|rl2)"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["done  ant-dir-ppo-seed1", "to do  ant-dir-oracle-seed1"]
+    assert lines == [
+        "done  ant-dir-ppo-seed1", "to do  ant-dir-oracle-seed1", "to do  ant-dir-rl2-seed1",
+    ]  # fmt: skip
 
 
 def test_the_queue_works_and_goes_on(ladder, tmp_path, monkeypatch, capsys):
@@ -163,6 +172,24 @@ def test_the_queue_works_and_goes_on(ladder, tmp_path, monkeypatch, capsys):
     assert run_queue.main([]) == 0
     assert json.loads(items[1].result.read_text())["returns"] == results["oracle"]["returns"]
     assert "has finished training; testing it" in capsys.readouterr().out
+    changed = small["oracle"]
+    small["oracle"] = replace(changed, settings=changed.settings | {"tasks_per_iteration": 4})
+    assert run_queue.main([]) == 0  # of other settings, and so begun anew
+    train = json.loads(items[1].result.read_text())["config"]["train"]
+    assert train["tasks_per_iteration"] == 4
+    assert run_queue.main(["--list"]) == 0
+    assert "to do" not in capsys.readouterr().out
+
+
+def test_results_of_other_settings_are_marked_until_they_are_trained_anew(ladder):
+    family = "half-cheetah-vel"
+    lines = {line: [result(line, family, [[r]] * 8)] for line, r in (("ppo", 1.0), ("rl2", 2.0))}
+    assert ladder.daggers({family: lines}) == []
+    lines["ppo"][0]["config"]["train"]["tasks_per_iteration"] = 3
+    page = ladder.page({family: lines})
+    assert f"| {family} | ppo † | 0 | 1.0 |" in page
+    assert f"| {family} | rl2 | 0 | 2.0 |" in page
+    assert "until `make results` trains it anew: ppo\ntasks_per_iteration=3." in page
 
 
 def test_witnesses_stand_beside_ours(ladder):
