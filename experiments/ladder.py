@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from ladder_profiles import PICTURE, draw, profiles
-from run_queue import LINES, MILLIONS, OWN, OWN_OF, RESULTS, ROOT, lines_of, outdated
+from run_queue import LINES, MILLIONS, OWN, RESULTS, ROOT, lines_of, outdated
 from witness import RESULTS as WITNESSED
 
 from metarl.base.keys import Key
@@ -306,13 +306,19 @@ def readme(text: str, results: Results) -> str:
     return "\n".join([before + BEGIN, *best(results), *noted, END + after])
 
 
+def own_settings() -> list[str]:
+    """Return a sentence for each family and settings that some of its lines have there."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for family, lines in OWN.items():
+        for line, settings in lines.items():
+            said = ", ".join(f"{name}={value}" for name, value in settings.items())
+            found.setdefault((family, said), []).append(line)
+    return [f"On {family}, {', '.join(lines)}: {said}." for (family, said), lines in found.items()]
+
+
 def page(results: Results) -> str:
     """Return docs/ladder.md."""
-    own = [
-        f"On {family}, {', '.join(OWN_OF[:-1])} and {OWN_OF[-1]} have "
-        f"{', '.join(f'{name}={value}' for name, value in settings.items())}.\n"
-        for family, settings in OWN.items()
-    ]
+    own = [f"{text}\n" for text in own_settings()]
     parts = [
         INTRO,
         *own,
