@@ -69,8 +69,8 @@ OWN: dict[str, dict[str, dict[str, Any]]] = {
     "half-cheetah-dynamics": {"rl2": {"tasks_per_iteration": 50, "minibatches": 8}},
 }
 """Family -> line -> the settings that it has there in place of the ladder's. On
-half-cheetah-dynamics RL² stays at 740 from 2 M steps on with 25 tasks an iteration, and not with
-50; on half-cheetah-vel and ant-dir it learns more slowly with 50."""
+half-cheetah-dynamics seed 1 of RL² stayed at 740 from 2 M steps on with 25 tasks an iteration, and
+did not with 50; on half-cheetah-vel and ant-dir it learned more slowly with 50."""
 LONG = {"quadruped-terrain": 20, "quadruped-vel": 20}
 """Environment steps of the legs, in millions: some ten hours of a thread of a machine at work."""
 GRADIENTS = ("maml-trpo", "meta-sgd", "promp", "cavia", "reptile", "learned-optimizer", "es-maml")
