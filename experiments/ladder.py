@@ -96,7 +96,8 @@ def compared(
 ) -> tuple[Any, ...] | None:
     """Return the arguments of `adaptation_score`, or None without a blind policy or an oracle.
 
-    Fine-tuning starts from the blind policy of its seed, and is compared with those alone.
+    Fine-tuning starts from the blind policy of its seed, and is compared with those alone; with
+    none if that one is no longer there, since the settings are others.
     """
     if line in ("ppo", "oracle") or not lines.get("ppo") or not lines.get("oracle"):
         return None
@@ -104,6 +105,8 @@ def compared(
     if line == "finetune":
         seeds = [result["config"]["train"]["seed"] for result in mine]
         blind = [one for one in blind if one["config"]["train"]["seed"] in seeds]
+        if not blind or any(map(outdated, mine)) != any(map(outdated, blind)):
+            return None
     returns = [column(one, episode) for one in mine]
     below, above = ([column(one, 0) for one in found] for found in (blind, lines["oracle"]))
     return returns, below, above, mine[0]["tasks"]

@@ -108,6 +108,9 @@ def test_fine_tuning_is_compared_with_the_policies_that_it_started_from(ladder, 
     assert ladder.score(lines, "finetune", 0).value == 0
     assert ladder.score(lines, "rl2", 0).value == pytest.approx(30 / 40)  # of both seeds
     assert ladder.score(lines, "ppo", 0) is None
+    lines["finetune"][0]["config"]["train"]["tasks_per_iteration"] = 3  # of a policy that is gone
+    assert ladder.score(lines, "finetune", 0) is None
+    assert ladder.summary({family: lines})[2].startswith("| rl2 |")
 
 
 def test_a_family_whose_oracle_is_no_better_is_not_counted(ladder, tmp_path):
