@@ -41,7 +41,7 @@ def batched(learner: Pearl, tasks: int, rollouts: int, threads: int):
         start = time.perf_counter()
         worlds.seed(Key(0))
         worlds.reset()
-        state = learner._prior(tasks, rollouts, Key("z"), 0)  # as in training
+        state = learner.begin(tasks, rollouts)
         rollout, _ = collect(worlds, learner, state, learner.spec.horizon, Key(0), explore=True)
         replay.add(ids, *pack(rollout))
         return worlds.num_worlds * learner.spec.horizon / (time.perf_counter() - start)
@@ -79,7 +79,9 @@ def main() -> None:
     args = parser.parse_args()
     threads = set_threads(args.threads)
     worlds = TaskWorlds(find_family("half-cheetah-vel"), 1, 1)
-    config = PearlConfig(train_tasks=args.tasks, replay_capacity=2000)
+    config = PearlConfig(  # in training nothing adapts within the episode
+        train_tasks=args.tasks, replay_capacity=2000, adapt_every=0
+    )
     learner = Pearl(worlds.spec, config)
     contenders = {
         "batched": batched(learner, args.tasks, args.rollouts, threads), "single": single(learner),

@@ -167,7 +167,7 @@ def _dagger(found: list[dict[str, Any]]) -> str:
 
 
 def daggers(results: Results) -> list[str]:
-    """Return what the rows with a † had that their lines have no longer, if there are such rows."""
+    """Return a paragraph on what rows with a † had that their lines have no longer, if any."""
     had: dict[str, set[str]] = {}
     for lines in results.values():
         for line, found in lines.items():
@@ -179,7 +179,7 @@ def daggers(results: Results) -> list[str]:
     text = (
         f"† Of settings that the line has no longer, until `make results` trains it anew: {said}."
     )
-    return [*textwrap.wrap(text, 100), ""]
+    return ["", *textwrap.wrap(text, 100)]
 
 
 def costs(results: Results) -> list[str]:
@@ -305,32 +305,25 @@ def readme(text: str, results: Results) -> str:
     """Return README.md with the table between its marks."""
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    noted = ["", *daggers(results)[:-1]] if daggers(results) else []
-    return "\n".join([before + BEGIN, *best(results), *noted, END + after])
+    return "\n".join([before + BEGIN, *best(results), *daggers(results), END + after])
 
 
 def own_settings() -> list[str]:
-    """Return a sentence for each family and settings that some of its lines have there."""
+    """Return a paragraph for each family and settings that some of its lines have there."""
     found: dict[tuple[str, str], list[str]] = {}
     for family, lines in OWN.items():
         for line, settings in lines.items():
             said = ", ".join(f"{name}={value}" for name, value in settings.items())
             found.setdefault((family, said), []).append(line)
-    return [f"On {family}, {', '.join(lines)}: {said}." for (family, said), lines in found.items()]
+    return [
+        f"On {family}, {', '.join(lines)}: {said}.\n" for (family, said), lines in found.items()
+    ]
 
 
 def page(results: Results) -> str:
     """Return docs/ladder.md."""
-    own = [f"{text}\n" for text in own_settings()]
-    parts = [
-        INTRO,
-        *own,
-        "## By family\n",
-        *rows(results),
-        "",
-        *daggers(results),
-        *missing(results),
-    ]
+    parts = [INTRO, *own_settings(), "## By family\n", *rows(results)]
+    parts += [*daggers(results), "", *missing(results)]
     parts += ["\n## Over families\n", f"{AFTER}\n", *summary(results)]
     if scored(results):
         parts += ["\n## Performance profiles\n", PROFILES]

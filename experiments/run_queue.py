@@ -169,11 +169,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--list", action="store_true", help="show the queue, and do nothing")
     args = parser.parse_args(argv)
     items = [item for item in queue() if re.search(args.only, item.result.stem)]
-    left = [item for item in items if not item.done]
     if args.list:
         for item in items:
             say(f"{'done' if item.done else 'to do'}  {item.result.stem}")
         return 0
+    left = [item for item in items if not item.done]
     os.nice(10)
     set_threads(args.threads)
     for number, item in enumerate(left, 1):

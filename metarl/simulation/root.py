@@ -80,22 +80,22 @@ def find_base(model: mujoco.MjModel) -> Base:
 
 def _by_slides(model: mujoco.MjModel, body: int, joints: tuple[int, ...]) -> Kind:
     """Return how a base with slide joints moves."""
-    along = [_axis(model, j) for j in joints if model.jnt_type[j] == _SLIDE]
-    turns = [_axis(model, j) for j in joints[len(along) :]]
+    count = int((model.jnt_type[list(joints)] == _SLIDE).sum())
+    slides, turns = joints[:count], joints[count:]
+    slides_first = (model.jnt_type[list(slides)] == _SLIDE).all()
     upright = abs(_start(model, body)[1][0]) > 1 - 1e-9
-    slides_first = all(model.jnt_type[j] == _SLIDE for j in joints[: len(along)])
-    if not upright or not slides_first or len(turns) > 1 or None in (*along, *turns):
+    if not upright or not slides_first or len(turns) > 1:
         return "sliding"
-    lines = tuple(sorted(axis for axis in along if axis is not None))
-    return _BY_SLIDES.get((lines, turns[0] if turns else None), "sliding")
+    along = tuple(sorted(_axis(model, j) for j in slides))
+    return _BY_SLIDES.get((along, _axis(model, turns[0]) if turns else None), "sliding")
 
 
-def _axis(model: mujoco.MjModel, joint: int) -> int | None:
-    """Return the axis of the body that a joint is along or about, 3 of a ball; None: no axis."""
+def _axis(model: mujoco.MjModel, joint: int) -> int:
+    """Return the axis of the body that a joint is along or about, 3 of a ball; -1: another line."""
     if model.jnt_type[joint] == _BALL:
         return 3
     line = np.abs(model.jnt_axis[joint])
-    return int(line.argmax()) if line.max() > 0.999 else None
+    return int(line.argmax()) if line.max() > 0.999 else -1
 
 
 def _start(model: mujoco.MjModel, body: int) -> tuple[np.ndarray, np.ndarray]:
@@ -152,18 +152,20 @@ class Root:
         self.free = base.kind == "free"
         at, start = (model.jnt_qposadr[base.joints[0]], model.jnt_dofadr[base.joints[0]])
         self._at, self._start = int(at), int(start)
-        self._place = _start(model, base.body)[0].tolist()
         self._slides: dict[int, tuple[int, int, float, float]] = {}
         self._turn: tuple[int, int, float, float] | None = None
         self._anchor: list[float] | None = None  # in the base's frame, of what it turns about
-        for joint in () if self.free else base.joints:
+        if self.free:
+            return
+        self._place = _start(model, base.body)[0].tolist()
+        for joint in base.joints:
             axis = model.jnt_axis[joint]
             k = int(np.abs(axis).argmax())
             places = int(model.jnt_qposadr[joint]), int(model.jnt_dofadr[joint])
             zero = float(model.qpos0[places[0]])
             if model.jnt_type[joint] == _SLIDE:
                 sign = float(axis[k])
-                self._slides[k] = (*places, sign, float(self._place[k]) - sign * zero)
+                self._slides[k] = (*places, sign, self._place[k] - sign * zero)
             else:
                 self._turn = (*places, float(axis[k]), zero)
                 anchor = model.jnt_pos[joint]
