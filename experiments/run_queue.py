@@ -66,7 +66,9 @@ is dear there, and an ant that fell over lies there to the episode's end. The or
 these; it was not tried with the others."""
 OWN: dict[str, dict[str, dict[str, Any]]] = {
     "ant-goal": dict.fromkeys(("ppo", "oracle", "finetune", "rl2"), _NEAR),
-    "half-cheetah-dynamics": {"rl2": {"tasks_per_iteration": 50, "minibatches": 8}},
+    "half-cheetah-dynamics": dict.fromkeys(
+        ("rl2", "mingru", "s5"), {"tasks_per_iteration": 50, "minibatches": 8}
+    ),
 }
 """Family -> line -> the settings that it has there in place of the ladder's. On
 half-cheetah-dynamics seed 1 of RL² stayed at 740 from 2 M steps on with 25 tasks an iteration, and
