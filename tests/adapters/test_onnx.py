@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.small_learners import small
 
 from metarl import TaskWorlds, UserError, find_family, find_learner
 from metarl.adapters.onnx import one_world, outside, write_onnx
@@ -18,7 +19,6 @@ from metarl.learning.adaptation import load_adapted
 from metarl.learning.registry import list_learners
 from metarl.worlds.rollout import collect
 from metarl.worlds.vector import Step
-from tests.helpers.small_learners import small
 
 onnxruntime = pytest.importorskip("onnxruntime")
 LOOP = Path(__file__).parents[2] / "docs" / "examples" / "robot_loop.py"

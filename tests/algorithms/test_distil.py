@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.robots import ARM, robot
+from helpers.teacher import EitherWay, teacher, trained
 
 from metarl import Key, TaskDistribution, TaskWorlds, UserError, collect, evaluate
 from metarl.algorithms import Distil, DistilConfig
@@ -17,8 +19,6 @@ from metarl.run import resume_run, start_run, train_config
 from metarl.runs.config import TrainConfig
 from metarl.tasks.composition import compose
 from metarl.worlds.policy import ZeroPolicy
-from tests.helpers.robots import ARM, robot
-from tests.helpers.teacher import EitherWay, teacher, trained
 
 TASKS, EACH = 2, 2
 SMALL = {"units": 8, "hidden": 8}

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.teacher import teacher
 
 from metarl import Spec, TaskDistribution, TaskWorlds, UserError, evaluate
 from metarl.algorithms import EsMaml, EsMamlConfig, Ppo
 from metarl.base.keys import Key
 from metarl.learning import checkpoint as checkpoints
 from metarl.worlds.rollout import collect
-from tests.helpers.teacher import teacher
 
 SPEC = Spec(3, 2, 10)
 

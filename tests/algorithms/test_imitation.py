@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.demonstrations import demonstrated, demonstrations_file
 from torch.autograd import grad
 
 from envs.point import PointGoal
@@ -9,7 +10,6 @@ from metarl import Key, Spec, TaskWorlds, UserError, evaluate, find_learner
 from metarl.algorithms import ContextualBc, ContextualBcConfig, Mil, MilConfig
 from metarl.learning.imitation import Lessons, Shown, Steps, steps_of
 from metarl.tasks.sampler import task_sampler
-from tests.helpers.demonstrations import demonstrated, demonstrations_file
 
 
 def steps(tasks: int = 3, length: int = 6, seed: int = 0) -> Steps:

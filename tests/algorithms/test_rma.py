@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from helpers.teacher import EitherWay, trained
 from torch.nn.functional import leaky_relu
 
 from metarl import Key, TaskDistribution, TaskWorlds, UserError, collect, evaluate, find_family
@@ -15,7 +16,6 @@ from metarl.run import check_spec, resume_run, start_run, train_config
 from metarl.runs.config import TrainConfig
 from metarl.tasks.family import replace_attributes
 from metarl.worlds.vector import Spec, Step
-from tests.helpers.teacher import EitherWay, trained
 
 TASKS, EACH = 2, 2
 

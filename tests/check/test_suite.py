@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from helpers.families import every_family
 
 from envs.point import MJCF, PointGoal
 from metarl import (
@@ -37,7 +38,6 @@ from metarl.check.suite import (
     check_splits,
     check_successor,
 )
-from tests.helpers.families import every_family
 
 STATE = {"calls": 0}
 

@@ -19,9 +19,8 @@ from metarl.learning import agents as known
 from metarl.learning.checkpoint import HEADER, WEIGHTS
 from metarl.worlds.task_worlds import TaskWorlds
 
-ROOT = Path(__file__).resolve().parents[2]
-NAN = float("nan")
-SHIPPED = ROOT / "experiments" / "agents" / "half-cheetah-vel-maml-trpo"
+AGENTS = Path(__file__).resolve().parents[2] / "experiments" / "agents"
+SHIPPED = AGENTS / "half-cheetah-vel-maml-trpo"
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +60,7 @@ def refused(capsys, *words: str) -> str:
 def test_the_list_has_every_shipped_agent_with_the_numbers_of_its_card(capsys):
     assert cli.main(["agents", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    folders = {path.parent.name for path in (ROOT / "experiments/agents").glob("*/checkpoint.json")}
+    folders = {path.parent.name for path in AGENTS.glob("*/checkpoint.json")}
     assert rows.keys() == folders
     card = (SHIPPED / "README.md").read_text()
     row = rows[SHIPPED.name]
@@ -204,7 +203,7 @@ BAD_RESULTS = [
     (lambda path: edited(path, "family", KeyError), "lacks family"),
     (lambda path: edited(path, "family", ["x"]), "family must be a string"),
     (lambda path: edited(path, "family", "ant-dir"), "it is of maml-trpo on ant-dir"),
-    (lambda path: edited(path, "mean", NAN), "mean must be a list"),
+    (lambda path: edited(path, "mean", float("nan")), "mean must be a list"),
     (lambda path: edited(path, "mean", {}), "mean must be a list"),
     (lambda path: edited(path, "experience", []), "returns has shape"),
     (lambda path: edited(path, "ood", ["x"]), "no JSON object"),
@@ -233,7 +232,7 @@ def test_what_the_list_cannot_show_is_the_error_of_its_agent(data, capsys):
         agent = shutil.copytree(SHIPPED, data / "them" / name)
         edited(agent / "result.json", *change)
     agent = shutil.copytree(SHIPPED, data / "them" / "infinite")
-    edited(agent / "result.json", "mean", 0, NAN)
+    edited(agent / "result.json", "mean", 0, float("nan"))
     assert cli.main(["agents", "them/", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)  # there is no NaN in it
     assert {row["name"]: "error" in row for row in rows} == {

@@ -4,12 +4,12 @@ import functools
 from pathlib import Path
 
 import pytest
+from helpers.families import each_with, every_family
 from helpers.short_checks import checked_in_short
 
 from metarl.check import suite
 from metarl.check.suite import CHECKS, check_family, title
 from metarl.tasks.registry import find_family
-from tests.helpers.families import each_with, every_family
 
 ROBOTS = Path(__file__).parents[2] / "docs" / "examples"
 EXAMPLES = [

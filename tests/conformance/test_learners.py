@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from helpers.demonstrations import demonstrations_file
+from helpers.small_learners import small
+from helpers.teacher import teacher
 
 from envs.point import PointGoal
 from metarl import (
@@ -27,9 +30,6 @@ from metarl.learning.registry import list_learners
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.policy import Teacher
 from metarl.worlds.vector import Spec, Step
-from tests.helpers.demonstrations import demonstrations_file
-from tests.helpers.small_learners import small
-from tests.helpers.teacher import teacher
 
 TASKS, WORLDS = 3, 4
 HORIZON = 8

@@ -6,12 +6,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from helpers.families import mostly_slow
 from reference import digest, one_world, record, reward_by_state
 
 from metarl import TaskDistribution, TaskWorlds, find_family
 from metarl.check.plain_physics import edited_model
 from metarl.tasks.family import without_termination
-from tests.helpers.families import mostly_slow
 
 GOLDEN = {
     "hopper-params": "d4d4e67f77fee621",

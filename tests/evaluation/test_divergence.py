@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.families import mostly_slow
 
 from envs.point import PointGoal
 from metarl import TaskDistribution, TaskWorlds, UserError, collect, evaluate
@@ -27,7 +28,6 @@ from metarl.report.run_summary import RunSummary
 from metarl.runs.config import Position
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.policy import ZeroPolicy
-from tests.helpers.families import mostly_slow
 
 NAN = float("nan")
 

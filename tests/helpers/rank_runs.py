@@ -4,12 +4,12 @@ from pathlib import Path
 from unittest import mock
 
 from envs.point import PointGoal
+from helpers.demonstrations import demonstrated
+from helpers.small_learners import small
 from metarl import find_learner
 from metarl.learning.registry import list_learners
 from metarl.run import start_run
 from metarl.runs.config import TrainConfig
-from tests.helpers.demonstrations import demonstrated
-from tests.helpers.small_learners import small
 
 TASKS = 8
 

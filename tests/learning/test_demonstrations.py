@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from helpers.demonstrations import demonstrated, demonstrations_file, goes_there
+from helpers.teacher import teacher
 
 from envs.point import PointGoal
 from metarl import Demonstrations, Key, TaskWorlds, UserError, collect, evaluate, find_learner
@@ -18,8 +20,6 @@ from metarl.learning.demonstrations import DEMONSTRATED, KEY
 from metarl.learning.demonstrator import first_episodes, record
 from metarl.learning.imitation import Shown, pairs
 from metarl.worlds.policy import as_policy
-from tests.helpers.demonstrations import demonstrated, demonstrations_file, goes_there
-from tests.helpers.teacher import teacher
 
 
 @pytest.fixture(autouse=True)

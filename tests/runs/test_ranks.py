@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from helpers import rank_runs, rank_sums
 from helpers.forked_ranks import environment_of_ranks, forked_ranks, free_port
 from helpers.process import run_forked
+from helpers.small_learners import small
 from safetensors.torch import load_file
 
 from metarl.base.distributed import LostRankError, Ranks, ranks, says
@@ -25,8 +27,6 @@ from metarl.learning import checkpoint as checkpoints
 from metarl.learning.registry import find_learner, list_learners
 from metarl.run import start_run
 from metarl.runs.config import TrainConfig
-from tests.helpers import rank_runs, rank_sums
-from tests.helpers.small_learners import small
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 ROOT = Path(__file__).parents[2]

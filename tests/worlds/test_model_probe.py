@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.families import every_family
+from helpers.robots import robot
 
 from envs.point import PointGoal
 from metarl import Choices, Interval, Param, UserError, assign, shift
@@ -15,8 +17,6 @@ from metarl.check.notes import notes
 from metarl.check.suite import CheckError, check_parameters
 from metarl.cli import main
 from metarl.worlds.model_probe import idle_ends, inert_parameter, refuse_inert
-from tests.helpers.families import every_family
-from tests.helpers.robots import robot
 
 INERT = """
 from envs.point import PointGoal

@@ -5,6 +5,9 @@ from multiprocessing.connection import Connection
 
 import pytest
 import torch
+from helpers.demonstrations import demonstrations_file
+from helpers.small_learners import small
+from helpers.teacher import teacher
 from torch import Tensor
 
 from envs.point import PointGoal
@@ -13,9 +16,6 @@ from metarl.base.keys import Key
 from metarl.learning.registry import list_learners
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.policy import ZeroPolicy
-from tests.helpers.demonstrations import demonstrations_file
-from tests.helpers.small_learners import small
-from tests.helpers.teacher import teacher
 
 TASKS, WORLDS = 4, 3
 
