@@ -1,0 +1,109 @@
+"""Which memory RL² should have: what each has learned after so many minutes of one CPU thread.
+
+    python experiments/memories.py [--write]
+
+From the curves of ``experiments/results/ladder/`` and the seconds of an iteration that
+``benchmarks/memories.py`` measured, the memories taking turns. ``--write`` puts the table into
+docs/algorithms/rl2.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import numpy as np
+from result_files import Results, filled, load
+from run_queue import FOUR, MEMORIES, RESULTS, ROOT, outdated
+
+from metarl.cli import guarded
+
+PAGE = ROOT / "docs" / "algorithms" / "rl2.md"
+BENCHMARK = ROOT / "benchmarks" / "results" / "memories.json"
+NAMES = {"rl2": "gru", **{memory: memory for memory in MEMORIES}}
+"""Line of the ladder -> its memory."""
+PARTS = (0.25, 0.5, 1.0)
+"""Of the minutes that the quickest memory takes for all its environment steps."""
+HEAD = (
+    "family", "memory", "a quarter of the time", "half", "all of it", "after all env steps",
+    "its fourth episode", "minutes for them", "seeds",
+)  # fmt: skip
+INTRO = """\
+Mean returns of the held-out tasks' first episodes, over seeds, with the lowest and the highest.
+*The time* is what the quickest memory of the family takes for all its environment steps, on one
+CPU thread, measured with the memories taking turns; the others have made fewer steps by then.
+Made by `python experiments/memories.py --write` from the curves of [the ladder](../ladder.md).
+"""
+
+
+def seconds_a_step() -> dict[tuple[str, str], float]:
+    """Return the CPU seconds of an environment step of training: (family, line) -> seconds."""
+    rows = json.loads(BENCHMARK.read_text(encoding="utf-8"))["results"]
+    return {(row["family"], row["line"]): row["seconds"] / row["env_steps"] for row in rows}
+
+
+def at(result: dict[str, Any], env_steps: float) -> float:
+    """Return the mean return of held-out first episodes after so many environment steps."""
+    curve = np.array([(row["env_steps"], row["mean"][0]) for row in result["curve"]])
+    return float(np.interp(env_steps, *curve.T))
+
+
+def cell(values: list[float]) -> str:
+    """Return the mean over seeds, with the lowest and the highest."""
+    text = f"{np.mean(values):.0f}"
+    return text if len(values) == 1 else f"{text} [{min(values):.0f}, {max(values):.0f}]"
+
+
+def rows(family: str, results: Results, cost: dict[tuple[str, str], float]) -> list[list[str]]:
+    """Return the rows of one family: those of the memories that are trained there."""
+    every = {line: results.get((family, line), []) for line in NAMES}
+    trained = {line: found for line, found in every.items() if found}
+    whole = {
+        line: cost[family, line] * found[0]["curve"][-1]["env_steps"]
+        for line, found in trained.items()
+    }  # fmt: skip
+    quickest = min(whole.values(), default=0.0)
+    return [
+        [
+            family, NAMES[line],
+            *(cell([at(one, part * quickest / cost[family, line]) for one in found])
+              for part in PARTS),
+            *(cell([one["mean"][episode] for one in found]) for episode in (0, 3)),
+            f"{whole[line] / 60:.1f}", str(len(found)),
+        ]
+        for line, found in trained.items()
+    ]  # fmt: skip
+
+
+def text() -> str:
+    """Return the table of all memories on all four families, and what it shows."""
+    cost, results = (
+        seconds_a_step(),
+        {
+            name: [one for one in found if not outdated(one)]
+            for name, found in load(RESULTS).items()
+        },
+    )
+    table = [
+        HEAD,
+        ["---"] * len(HEAD),
+        *(row for name in FOUR for row in rows(name, results, cost)),
+    ]
+    return INTRO + "\n" + "\n".join(f"| {' | '.join(row)} |" for row in table)
+
+
+def main(argv: list[str]) -> int:
+    """Print the table, or write it into the page."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--write", action="store_true", help="write it instead of printing")
+    if parser.parse_args(argv).write:
+        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), "memories", text()), "utf-8")
+    else:
+        print(text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, sys.argv[1:]))
