@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,15 @@ def rows(family: str, results: Results, cost: dict[tuple[str, str], float]) -> l
     ]  # fmt: skip
 
 
+def best(family: str, results: Results, cost: dict[tuple[str, str], float]) -> str:
+    """Return whose mean over seeds is the highest after the time, and after all steps."""
+    found = rows(family, results, cost)
+    if len(found) < len(NAMES):
+        return f"{family}: not all are trained"
+    time, steps = (max(found, key=lambda row: float(row[k].split()[0]))[1] for k in (4, 5))
+    return f"{family}: {time} and {steps}"
+
+
 def text() -> str:
     """Return the table of all memories on all four families, and what it shows."""
     cost, results = (
@@ -91,7 +101,10 @@ def text() -> str:
         ["---"] * len(HEAD),
         *(row for name in FOUR for row in rows(name, results, cost)),
     ]
-    return INTRO + "\n" + "\n".join(f"| {' | '.join(row)} |" for row in table)
+    leads = "; ".join(best(name, results, cost) for name in FOUR)
+    said = f"Highest mean over seeds after all of the time, and after all steps: {leads}."
+    lines = [f"| {' | '.join(row)} |" for row in table]
+    return "\n".join([INTRO, *lines, "", *textwrap.wrap(said, 100, break_on_hyphens=False)])
 
 
 def main(argv: list[str]) -> int:

@@ -71,6 +71,9 @@ SHOTS = {
         says="RL² finds out within its first episode how fast to run",
         against=("half-cheetah-vel-ppo", "half-cheetah-vel+told-ppo"), seconds=6.0,
     ),
+    "ant-dir-rl2": Shot(
+        says="RL² finds out within its first episode which way an ant is to run", seconds=6.0
+    ),
     "quadruped-vel-ppo": Shot(says="A quadruped walks with payloads and grip that differ"),
     "walker2d-params-rl2": Shot(
         says="RL² walks in a body that it has not been in before",
