@@ -56,9 +56,11 @@ def test_every_result_belongs_to_the_queue(ladder):
 
 
 def result(line: str, family: str, returns: list[list[float]], seed: int = 1) -> dict:
-    from run_queue import LINES
+    from run_queue import LINES, Item
 
-    rounds, settings = len(returns[0]), LINES[line].settings if line in LINES else {}
+    rounds, settings = len(returns[0]), {}
+    if line in LINES:
+        settings = Item(family.replace("+told", ""), line, seed).preset.settings
     return {
         "family": family, "line": line, "returns": returns, "tasks": [[float(i)] for i in range(8)],
         "experience": list(range(rounds)), "ood": None, "seed": seed,
