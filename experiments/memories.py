@@ -57,53 +57,58 @@ def cell(values: list[float]) -> str:
     return text if len(values) == 1 else f"{text} [{min(values):.0f}, {max(values):.0f}]"
 
 
+def compared(
+    family: str, results: Results, cost: dict[tuple[str, str], float]
+) -> dict[str, list[list[float]]]:
+    """Return what the seeds of each line that is trained on a family returned: line -> columns.
+
+    After each of `PARTS`, and in the end in the first and in the fourth episode.
+    """
+    trained = {line: results[family, line] for line in NAMES if results.get((family, line))}
+    steps = {
+        line: min(minutes(family, each, results, cost) for each in trained) * 60
+        / cost[family, line] for line in trained
+    }  # fmt: skip
+    return {
+        line: [[at(one, part * steps[line]) for one in found] for part in PARTS]
+        + [[one["mean"][episode] for one in found] for episode in (0, 3)]
+        for line, found in trained.items()
+    }
+
+
+def minutes(family: str, line: str, results: Results, cost: dict[tuple[str, str], float]) -> float:
+    """Return what a line takes for all its environment steps."""
+    return cost[family, line] * results[family, line][0]["curve"][-1]["env_steps"] / 60
+
+
 def rows(family: str, results: Results, cost: dict[tuple[str, str], float]) -> list[list[str]]:
     """Return the rows of one family: those of the memories that are trained there."""
-    every = {line: results.get((family, line), []) for line in NAMES}
-    trained = {line: found for line, found in every.items() if found}
-    whole = {
-        line: cost[family, line] * found[0]["curve"][-1]["env_steps"]
-        for line, found in trained.items()
-    }  # fmt: skip
-    quickest = min(whole.values(), default=0.0)
     return [
         [
-            family, NAMES[line],
-            *(cell([at(one, part * quickest / cost[family, line]) for one in found])
-              for part in PARTS),
-            *(cell([one["mean"][episode] for one in found]) for episode in (0, 3)),
-            f"{whole[line] / 60:.1f}", str(len(found)),
+            family, NAMES[line], *map(cell, columns),
+            f"{minutes(family, line, results, cost):.1f}", str(len(columns[0])),
         ]
-        for line, found in trained.items()
+        for line, columns in compared(family, results, cost).items()
     ]  # fmt: skip
 
 
 def best(family: str, results: Results, cost: dict[tuple[str, str], float]) -> str:
     """Return whose mean over seeds is the highest after the time, and after all steps."""
-    found = rows(family, results, cost)
+    found = compared(family, results, cost)
     if len(found) < len(NAMES):
         return f"{family}: not all are trained"
-    time, steps = (max(found, key=lambda row: float(row[k].split()[0]))[1] for k in (4, 5))
-    return f"{family}: {time} and {steps}"
+    time, steps = (max(found, key=lambda line: np.mean(found[line][k])) for k in (2, 3))
+    return f"{family}: {NAMES[time]} and {NAMES[steps]}"
 
 
 def text() -> str:
     """Return the table of all memories on all four families, and what it shows."""
-    cost, results = (
-        seconds_a_step(),
-        {
-            name: [one for one in found if not outdated(one)]
-            for name, found in load(RESULTS).items()
-        },
-    )
-    table = [
-        HEAD,
-        ["---"] * len(HEAD),
-        *(row for name in FOUR for row in rows(name, results, cost)),
-    ]
-    leads = "; ".join(best(name, results, cost) for name in FOUR)
+    cost, every = seconds_a_step(), load(RESULTS)
+    results = {name: [one for one in found if not outdated(one)] for name, found in every.items()}
+    body = [row for family in FOUR for row in rows(family, results, cost)]
+    lines = [f"| {' | '.join(row)} |" for row in (HEAD, ["---"] * len(HEAD), *body)]
+    leads = "; ".join(best(family, results, cost) for family in FOUR)
     said = f"Highest mean over seeds after all of the time, and after all steps: {leads}."
-    lines = [f"| {' | '.join(row)} |" for row in table]
     return "\n".join([INTRO, *lines, "", *textwrap.wrap(said, 100, break_on_hyphens=False)])
 
 

@@ -74,9 +74,9 @@ OWN: dict[str, dict[str, dict[str, Any]]] = {
 }
 """Family -> line -> the settings that it has there in place of the ladder's. On
 half-cheetah-dynamics seed 1 of RL² stayed at 740 from 2 M steps on with 25 tasks an iteration, and
-did not with 50; on half-cheetah-vel and ant-dir it learned more slowly with 50. There, at the step
-size that keeps the divergence, two seeds of three lost slow goals in the later episodes (-32 in the
-first and -88 in the fourth; -67 and -122), and the same seeds did not where it fell to nothing."""
+did not with 50; on half-cheetah-vel and ant-dir it learned more slowly with 50. On the former,
+where the step size kept the divergence, two seeds of three lost slow goals in the later episodes
+(-32 in the first and -88 in the fourth; -67 and -122); where it fell to nothing, none did."""
 LONG = {"quadruped-terrain": 20, "quadruped-vel": 20}
 """Environment steps of the legs, in millions: some ten hours of a thread of a machine at work."""
 GRADIENTS = ("maml-trpo", "meta-sgd", "promp", "cavia", "reptile", "learned-optimizer", "es-maml")

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from pathlib import Path
 
 import pytest
+from helpers.scripts import experiment
 
 from envs.point import PointGoal
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 @pytest.fixture
-def ladder(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    import ladder
-
-    yield ladder
-    for name in ("ladder", "ladder_profiles", "run_queue", "witness"):
-        sys.modules.pop(name, None)
+def ladder():
+    with experiment("ladder") as module:
+        yield module
 
 
 def test_the_page_is_made_from_the_files(ladder):

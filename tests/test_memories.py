@@ -1,21 +1,13 @@
 """Which memory RL² should have: the page says what the files hold."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.scripts import experiment
 
 
 @pytest.fixture
-def memories(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    import memories
-
-    yield memories
-    for name in ("memories", "result_files", "run_queue"):
-        sys.modules.pop(name, None)
+def memories():
+    with experiment("memories") as module:
+        yield module
 
 
 def test_the_page_is_made_from_the_files(memories):

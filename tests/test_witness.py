@@ -2,26 +2,22 @@
 
 import functools
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import stable_baselines3
 import torch
+from helpers.scripts import experiment
 
 from metarl import UserError
 from metarl.evaluation.protocol import Report
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 @pytest.fixture
-def witness(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    import witness
-
-    return witness
+def witness():
+    with experiment("witness") as module:
+        yield module
 
 
 @pytest.mark.parametrize("agent", ["ppo", "sac"])
