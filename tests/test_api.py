@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from helpers.refusals import refused
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import metarl
@@ -149,10 +150,8 @@ POINT = {"goal_x": 0.1, "goal_y": 0.1}
     ],
 )
 def test_a_wrong_argument_is_one_sentence(call, words: str) -> None:
-    with pytest.raises(metarl.UserError) as caught:
+    with refused(words):
         call()
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
+from helpers.refusals import refused
 
 from metarl import UserError
 from metarl.adapters import GymEnv, GymVectorEnv, SB3VecEnv
@@ -72,10 +73,8 @@ def test_pictures_of_many_worlds() -> None:
     ],
 )  # fmt: skip
 def test_refusals_are_one_line(make, words: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with refused(words):
         make()
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from helpers.refusals import refused
 
 from metarl.cli import main
 from metarl.learning import checkpoint as checkpoints
@@ -182,13 +183,11 @@ def change(folder: Path, **entries) -> None:
     ],
 )
 def test_a_damaged_policy_is_refused_in_one_line(adapted, damage, message):
-    from metarl import UserError, load_adapted
+    from metarl import load_adapted
 
     damage(adapted)
-    with pytest.raises(UserError) as error:
+    with refused(message):
         load_adapted(adapted)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_adapt_says_what_lies_outside_the_training_range(trained_run, capsys):

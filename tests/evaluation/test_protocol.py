@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.refusals import refused
 
 from envs.point import PointGoal
 from metarl import Choices, Param, TaskDistribution, TaskWorlds, evaluate
@@ -198,9 +199,8 @@ def test_save_and_load(tmp_path: Path, report: Report) -> None:
 def test_malformed_reports_are_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "report.json"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"report\.json") as caught:
+    with refused(match=r"report\.json"):
         Report.load(path)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_report_of_the_wrong_shape_is_refused(report: Report) -> None:
@@ -321,9 +321,8 @@ def test_there_is_no_verdict_on_few_tasks() -> None:
     ],
 )  # fmt: skip
 def test_a_bad_field_is_named_in_one_line(report: Report, key: str, value: object) -> None:
-    with pytest.raises(UserError, match=key) as caught:
+    with refused(match=key):
         Report.from_json(report.to_json() | {key: value})
-    assert "\n" not in str(caught.value)
 
 
 def test_json_nested_too_deeply_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from helpers.refusals import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from mujoco.batch import MODEL_FIELDS
@@ -117,9 +118,8 @@ def test_options(model: mujoco.MjModel) -> None:
     ],
 )
 def test_refusals(model: mujoco.MjModel, edit: Edit, words: str) -> None:
-    with pytest.raises(UserError, match=words) as caught:
+    with refused(match=words):
         edit.rows(model)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_number_for_every_component(model: mujoco.MjModel) -> None:
@@ -215,9 +215,8 @@ def test_an_edit_that_mujoco_refuses_is_one_line() -> None:
         params = (Param("lean", Interval(0.0, 0.1), edit=shift("body_ipos", "b", index=0)),)
 
     worlds = TaskWorlds(Ball(), 1, 1)
-    with pytest.raises(UserError, match=r"MuJoCo refuses an edit of body_ipos: .*simple") as caught:
+    with refused(match=r"MuJoCo refuses an edit of body_ipos: .*simple"):
         worlds.set_tasks(TaskDistribution(worlds.family).make(lean=0.1), 1)
-    assert "\n" not in str(caught.value)
 
 
 # --- every sort of edit at once, in the physics ---------------------------------------------------

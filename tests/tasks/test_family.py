@@ -6,6 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from helpers.refusals import refused
 
 from metarl import (
     Choices,
@@ -104,10 +105,8 @@ def test_initial_quaternions_are_unit() -> None:
     ],
 )
 def test_refusals_name_the_family(attributes: dict, words: str) -> None:
-    with pytest.raises(UserError, match=words) as caught:
+    with refused("cart", match=words):
         family(**attributes)
-    assert "\n" not in str(caught.value)
-    assert "cart" in str(caught.value)
 
 
 def test_no_warning_reaches_the_user(capfd, recwarn, tmp_path, monkeypatch) -> None:
@@ -152,9 +151,8 @@ def test_a_family_from_a_file(tmp_path: Path) -> None:
 def test_a_broken_file_is_one_line(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "robot.py"
     file.write_text(text)
-    with pytest.raises(UserError, match=words) as caught:
+    with refused(match=words):
         find_family(f"{file}:A")
-    assert "\n" not in str(caught.value)
 
 
 def test_the_nominal_model_is_never_changed() -> None:
@@ -211,9 +209,8 @@ def test_a_parameter_whose_edits_cannot_act_is_refused(edit, words: str) -> None
     if not words:
         assert family(params=params).params == params
         return
-    with pytest.raises(UserError, match=f"'cart', parameter 'p': .*{words}") as caught:
+    with refused(match=f"'cart', parameter 'p': .*{words}"):
         family(params=params)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_scale_of_what_an_earlier_parameter_sets_is_no_scale_of_zero() -> None:
@@ -319,16 +316,14 @@ def test_models_from_a_path_a_string_and_a_spec_are_one(tmp_path: Path) -> None:
     ],
 )
 def test_options_that_cannot_work_are_named(field: str, text: str) -> None:
-    with pytest.raises(UserError, match=f"'cart'.*{field}") as caught:
+    with refused(match=f"'cart'.*{field}"):
         family(model=CART.replace('timestep="0.01"', text))
-    assert "\n" not in str(caught.value)
 
 
 def test_a_model_that_cannot_be_batched_is_refused_in_one_line() -> None:
     asleep = CART.replace("<option ", '<option><flag sleep="enable"/></option><option ')
-    with pytest.raises(UserError, match="worlds cannot be batched of this model: sleep") as caught:
+    with refused(match="worlds cannot be batched of this model: sleep"):
         TaskWorlds(family(model=asleep), 2, 1)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_family_without_a_reward_says_so() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
+from helpers.refusals import refused
 
 from metarl import (
     Interval,
@@ -245,11 +246,8 @@ def test_a_number_that_is_none_is_a_divergence(options) -> None:
 
 
 def test_what_it_raises_is_one_line(options) -> None:
-    with pytest.raises(UserError) as caught:
+    with refused("family 'options': its environment failed: ValueError: the motor burns"):
         options.step(torch.ones(4, 1))
-    text = str(caught.value)
-    assert text.startswith("family 'options': its environment failed: ValueError: the motor burns")
-    assert "\n" not in text
 
 
 class Graphs(Options):
@@ -287,10 +285,8 @@ class Unknown(Taskless):
     ],
 )
 def test_refusals_are_one_line(make, words: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with refused(words):
         make()
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_function_without_params_says_what_to_add(tmp_path) -> None:

@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from helpers.refusals import refused
 from helpers.third_party import Base, Goal, family
 
 from metarl import Choices, Interval, Param, TaskDistribution, UserError
@@ -62,14 +63,12 @@ class Noisy(Goal):
 )
 def test_a_task_that_changes_nothing_is_refused(env: type, words: str) -> None:
     params = (Param("goal", Interval(-9, 9)),)
-    with pytest.raises(UserError) as caught:
+    with refused(words) as caught:
         make_worlds(family(env, params), 2, 1)
     start = (
         f"family '{env.__name__.lower()}', parameter 'goal': -9.0 and 9.0 give the same episodes"
     )
     assert str(caught.value).replace("redraws-globally", "redrawsglobally").startswith(start)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_each_parameter_must_change_something() -> None:
@@ -226,8 +225,6 @@ def silent(self, action):
     ],
 )  # fmt: skip
 def test_the_message_names_what_to_write(make, words: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with refused(words) as caught:
         make_worlds(make(), 2, 2)
-    assert words in str(caught.value)
     assert str(caught.value).startswith("family '")
-    assert "\n" not in str(caught.value)

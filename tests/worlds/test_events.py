@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.refusals import refused
 
 from metarl import Interval, Param, TaskFamily, Tasks, TaskWorlds, UserError, every, shift
 from metarl.base.keys import Key
@@ -255,10 +256,8 @@ BAD = {
 @pytest.mark.parametrize("what", BAD)
 def test_bad_input_is_one_line(what: str) -> None:
     members, words = BAD[what]
-    with pytest.raises(UserError) as caught:
+    with refused(words):
         TaskWorlds(type("Bad", (Cart,), members)(), 2, 1).step(torch.zeros(2, 1))
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_task_by_hand_has_positive_times() -> None:
