@@ -2,9 +2,9 @@
 
 ``RUN`` of --told is of ppo on FAMILY+told, and of --blind on FAMILY. ES-MAML begins with the policy
 of the first, to which what it was told is a context to try others in its place, and looks for a
-good one by hill climbing: 20 rollouts a round. Writes results/es-maml/FAMILY-seedN.json, and of
-that on half-cheetah-crippled the table that the page of ES-MAML has (``--write``: only that). The
-page has the commands that trained these runs.
+good one by hill climbing: 20 rollouts a round. Writes results/es-maml/FAMILY-seedN.json, with N
+the seed of training, and of those on half-cheetah-crippled the table that the page of ES-MAML has
+(``--write``: only that). The page has the commands that trained these runs.
 """
 
 import json
@@ -30,7 +30,7 @@ from metarl.runs.progress import say
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results" / "es-maml"
-SHOWN = RESULTS / "half-cheetah-crippled-seed1.json"
+SHOWN = "half-cheetah-crippled-seed*.json"
 PAGE = ROOT / "docs" / "algorithms" / "es-maml.md"
 SPLITS = {
     "heldout": "one of five, as in training", "ood": "the back thigh's, never in training"
@@ -87,20 +87,23 @@ def measure(args: Namespace) -> None:
 
 
 def table() -> str:
-    """Return the page's table of the file: a row for each split, and gains of a round and two."""
-    result = json.loads(SHOWN.read_text(encoding="utf-8"))
-    each = result["settings"]["rollouts"]
+    """Return the page's table: a row for each split and seed, and gains of a round and two."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob(SHOWN))]
+    each = results[0]["settings"]["rollouts"]
     rows = [
-        f"| dead motor | blind | told | context: before | after {each} rollouts | after {2 * each} "
+        "| dead motor | seed | blind | told | context: before "
+        f"| after {each} rollouts | after {2 * each} "
         f"| gain of {each} rollouts | gain of {2 * each} |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for split, words in SPLITS.items():
-        found = result[split]
-        means = [found[name]["mean"][0] for name in ("blind", "told")] + found["context"]["mean"]
-        gains = ["{:+.0f} [{:+.0f}, {:+.0f}]".format(*gain) for gain in found["context"]["gain"]]
-        cells = (words, *(f"{mean:.0f}" for mean in means), *gains)
-        rows.append(f"| {' | '.join(cells)} |")
+        for result in results:
+            found = result[split]
+            means = [found[name]["mean"][0] for name in ("blind", "told")]
+            means += found["context"]["mean"]
+            gains = ["{:+.0f} [{:+.0f}, {:+.0f}]".format(*g) for g in found["context"]["gain"]]
+            cells = (words, str(result["seed"]), *(f"{mean:.0f}" for mean in means), *gains)
+            rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -15,7 +15,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ from metarl.worlds.vector import Spec, Step, VecWorlds
 class DistilConfig(Settings):
     """Settings of distillation."""
 
+    paths: ClassVar[tuple[str, ...]] = ("teacher",)
+
     teacher: str | None = None
     """Run folder, checkpoint or agent's name of the teacher; needed to train, not to act."""
     units: Count = 128
@@ -69,12 +71,6 @@ class DistilConfig(Settings):
     """Longer gradients are scaled down to this."""
     shards: Count = 4
     """Parts of a minibatch, at most, that are computed side by side, on a CPU thread each."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work; the teacher's path holds wherever a run goes on."""
-        super().__post_init__()
-        if self.teacher and "\0" not in self.teacher and Path(self.teacher).exists():
-            object.__setattr__(self, "teacher", str(Path(self.teacher).resolve()))
 
 
 class Trials(NamedTuple):

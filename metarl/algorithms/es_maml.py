@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +46,8 @@ from metarl.worlds.vector import Spec, Step, VecWorlds
 @dataclass(frozen=True)
 class EsMamlConfig(Settings):
     """Settings of ES-MAML; σ and the step sizes are the authors'."""
+
+    paths: ClassVar[tuple[str, ...]] = ("start",)
 
     adaptation: Literal["mc", "hill-climb"] = "mc"
     """Adapt by a Monte Carlo gradient, or keep the best of what was tried."""
@@ -74,12 +76,10 @@ class EsMamlConfig(Settings):
     that was told of its task becomes the context."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work; the start's path holds wherever a run goes on."""
+        """Refuse values that cannot work."""
         super().__post_init__()
         if self.learns == "context" and not self.context:
             raise UserError("learns context, but there is none: give context, its size")
-        if self.start and "\0" not in self.start and Path(self.start).exists():
-            object.__setattr__(self, "start", str(Path(self.start).resolve()))
 
 
 class State(NamedTuple):

@@ -178,15 +178,18 @@ def _check_shown(result: dict[str, Any]) -> None:
 
 def _difference(result: Any, checkpoint: Checkpoint) -> str | None:
     """Return in which way a result is not of this checkpoint; None if it is."""
+    from metarl.learning.checkpoint import learner_config
     from metarl.run import MAY_CHANGE
 
     try:
         train, learner = result["config"]["train"], result["config"]["learner"]
         last = int(result["curve"][-1]["iteration"])
+        elsewhere = getattr(learner_config(checkpoint), "paths", ())
         pairs = [
             ("family", result["family"], checkpoint.family),
             ("algorithm", result["algorithm"], checkpoint.algorithm),
-            *((k, learner.get(k), v) for k, v in checkpoint.learner_config.items()),
+            *((k, learner.get(k), v) for k, v in checkpoint.learner_config.items()
+              if k not in elsewhere),
             *((k, train.get(k), v) for k, v in checkpoint.meta["train"].items()
               if k not in MAY_CHANGE),
             ("the last iteration", last, checkpoint.step),

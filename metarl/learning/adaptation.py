@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +26,7 @@ from metarl.base.trust import admitted, located
 from metarl.base.untrusted import read_object, refusing, regular_size
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.learner import nonfinite
+from metarl.modules.settings import for_others
 from metarl.worlds import MAX_EPISODES
 from metarl.worlds.rollout import OnStep, Rollout, collect, mean_of_finished
 
@@ -194,7 +194,7 @@ def save_adapted(
         **names,
         "files": located(folder, names),
         "spec": learner.spec.to_json(),
-        "learner_config": asdict(learner.config),
+        "learner_config": for_others(learner.config),
         "step": checkpoint.step,
         "task": task.to_json(),
         "round": best,

@@ -30,6 +30,7 @@ from metarl.base.untrusted import LARGEST_HEADER, read_object, refusing, regular
 from metarl.base.versions import versions
 from metarl.learning.agents import find_run
 from metarl.learning.learner import Learner, nonfinite
+from metarl.modules.settings import for_others
 from metarl.worlds.vector import Spec
 
 FORMAT = 1
@@ -258,13 +259,14 @@ def write_files(
         kept = {k: v.half() if v.is_floating_point() else v for k, v in kept.items()}
     weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in kept.items()})
     names = {"family": absolute(family), "algorithm": reference(learner)}
+    config = learner.config
     body = {
         "format": FORMAT,
         "step": step,
         **names,
         "files": located(folder, names),
         "spec": learner.spec.to_json(),
-        "learner_config": asdict(learner.config),
+        "learner_config": for_others(config) if meta.get("exported") else asdict(config),
         "meta": meta,
         "versions": versions(),
         "sha256": {WEIGHTS: hashlib.sha256(weights).hexdigest()},

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 class ImitationSettings(Settings):
     """Settings of what imitates demonstrations."""
 
+    paths: ClassVar[tuple[str, ...]] = ("demos", "heldout_demos")
+
     demos: str | None = None
     """File of demonstrations of training tasks, at least two of each (`metarl demos --split
     train`); needed to train, not to act."""
@@ -46,14 +47,6 @@ class ImitationSettings(Settings):
     """Gradient steps of an iteration, each on other pairs of demonstrations of its tasks."""
     lr: Positive = 1e-3
     """Step size of Adam."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work; the files' paths hold wherever a run goes on."""
-        super().__post_init__()
-        for name in ("demos", "heldout_demos"):
-            path = getattr(self, name)
-            if path and "\0" not in path and Path(path).exists():
-                object.__setattr__(self, name, str(Path(path).resolve()))
 
 
 class Steps(NamedTuple):

@@ -13,7 +13,8 @@ from __future__ import annotations
 import functools
 import math
 import types
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from metarl.base.errors import UserError, did_you_mean
@@ -63,11 +64,23 @@ class Settings:
 
     absent: ClassVar[dict[str, Any]] = {}
     """Setting -> what it is in a checkpoint that does not name it, if that is not the default."""
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Settings that name a run or a file which training needs and acting does not. They are made
+    absolute, to hold wherever a run goes on, and left out of agents and of result files."""
 
     def __post_init__(self) -> None:
         """Check every field. Raises UserError naming the first that cannot be."""
         for name, hint in _hints(type(self)).items():
             _check(name, getattr(self, name), hint)
+        for name in self.paths:
+            path = getattr(self, name)
+            if path and "\0" not in path and Path(path).exists():
+                object.__setattr__(self, name, str(Path(path).resolve()))
+
+
+def for_others(config: Any) -> dict[str, Any]:
+    """Return a learner's settings as a dict, without what is only on this machine: `paths`."""
+    return asdict(config) | dict.fromkeys(getattr(config, "paths", ()))
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ def write_agent(
         learner, meta = checkpoints.restore(checkpoint), _meta(checkpoint.meta, half)
         checkpoints.write_files(draft, learner, checkpoint.family, checkpoint.step, meta)
         measured = result(draft)
+        measured["config"]["learner"] |= dict.fromkeys(getattr(learner.config, "paths", ()))
         write_json(draft / RESULT, measured)
         plot_results([measured], draft / "curve.png")
         name = final.name if final.is_absolute() else final.as_posix()

@@ -17,13 +17,19 @@ from metarl import (
 )
 from metarl.learning import checkpoint as checkpoints
 from metarl.tasks.sampler import task_sampler
+from metarl.worlds.vector import Spec
+
+
+def teacher(algorithm: str = "ppo", family: str = "point-goal+told", **settings) -> str:
+    """Return the path of a checkpoint of an agent as it begins."""
+    return _teacher(algorithm, family, TaskWorlds(family, 1, 1).spec, **settings)
 
 
 @functools.cache
-def teacher(algorithm: str = "ppo", family: str = "point-goal+told", **settings) -> str:
-    """Return the path of a checkpoint of an agent as it begins."""
+def _teacher(algorithm: str, family: str, spec: Spec, **settings) -> str:
+    """Of a family as it is now: a test may have changed its horizon."""
     cls = find_learner(algorithm)
-    agent = cls(TaskWorlds(family, 1, 1).spec, cls.Config(**settings), seed=7)
+    agent = cls(spec, cls.Config(**settings), seed=7)
     folder = tempfile.mkdtemp(prefix="metarl-teacher-")
     return str(checkpoints.save(folder, agent, family=family, step=0, meta={"seed": 7}))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from helpers.teacher import teacher
 
 from metarl import UserError, cli
 from metarl.commands.export import export_agent
@@ -61,6 +62,24 @@ def test_an_agent_is_small_and_names_no_place_of_this_machine(run, agent):
     header = json.loads(files["checkpoint.json"])
     assert header["meta"]["train"]["out"] is None
     assert "curve" not in header["meta"]
+
+
+def test_what_an_agent_was_trained_with_stays_on_this_machine(tmp_path):
+    """The path of its teacher: in the agent, in an adapted policy, in a result that is given."""
+    out, saved, result = tmp_path / "run", tmp_path / "adapted", tmp_path / "result.json"
+    words = f"train point-goal distil --teacher {teacher('ppo', 'point-goal+told', hidden=(8,))}"
+    small = "--units 8 --hidden 8 --episodes 1 --tasks-per-iteration 2 --rollouts-per-task 1"
+    often = "--iterations 1 --evaluate-tasks 2 --threads 1"
+    assert cli.main([*words.split(), *small.split(), *often.split(), "--out", str(out)]) == 0
+    trained = checkpoints.load(checkpoints.newest(out))
+    assert "metarl-teacher" in trained.learner_config["teacher"]
+    found = measure(out, Measure(test_tasks=2, test_episodes=1), train_config(trained))
+    result.write_text(json.dumps(found | {"command": "the command"}))
+    agent = export_agent(out, tmp_path / "agent", result=result, threads=1)
+    assert cli.main(["adapt", str(agent), "--set", "goal_x=0.8", "--out", str(saved)]) == 0
+    for file in (result, *agent.iterdir(), *saved.iterdir()):
+        assert b"metarl-teacher" not in file.read_bytes(), file
+    assert cli.main(["evaluate", str(agent), "--tasks", "2", "--threads", "1"]) == 0
 
 
 @pytest.mark.usefixtures("_empty_charts")

@@ -25,6 +25,7 @@ from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
 from metarl.commands.arguments import check_counts, parse, take_option
 from metarl.evaluation.protocol import evaluate
+from metarl.modules.settings import for_others
 from metarl.run import load_run, physics_for, train_or_resume, worlds_for
 from metarl.runs.config import TrainConfig, default_out, with_target
 from metarl.runs.presets import MEASURED, Preset, presets_of
@@ -173,7 +174,7 @@ def measure(run: Path, how: Measure, train: TrainConfig) -> dict[str, Any]:
         return got.to_json()
 
     config = read_json(run / "config.json")
-    settings = {"train": config["train"] | {"out": None}, "learner": asdict(learner.config)}
+    settings = {"train": config["train"] | {"out": None}, "learner": for_others(learner.config)}
     return {
         **report("heldout"),
         "ood": report("ood") if distribution.has_ood else None,
