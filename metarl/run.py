@@ -313,7 +313,7 @@ def physics_for(checkpoint: Checkpoint, simulator: str | None, device: str) -> P
 
 def check_spec(learner: Learner, worlds: VecWorlds) -> None:
     """Raise UserError if worlds have not the sizes that a loaded learner was made for."""
-    other = learner.privileged and learner.spec != worlds.spec
+    other = learner.privileged and learner.spec.training != worlds.spec.training
     if other or learner.spec.acting != worlds.spec.acting:
         raise UserError(
             f"family '{worlds.family.name}' has changed since training: it has "

@@ -229,7 +229,8 @@ class EsMaml(Learner):
         size = self.spec.observation_size
         self.moments.load_state_dict({k: t[:size] if t.ndim else t for k, t in moments.items()})
         weights = agent.params[:, : agent.ppo.actor.num_params].to(self.device, copy=True)
-        *_, last, bias, _ = agent.ppo.actor.split(weights)
+        first, *_, last, bias, _ = agent.ppo.actor.split(weights)
+        first *= agent.ppo.obs_moments.weight.to(first)[:, None]  # of a context this has 1
         for layer in (last, bias):  # views
             layer /= self.config.action_scale
         self.theta = torch.cat((weights[0], self.theta[weights.shape[1] :]))

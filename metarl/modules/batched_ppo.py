@@ -106,7 +106,9 @@ class BatchedPpo:
             min_std=config.min_std, state_std=config.state_std and not spec.actions,
         )  # fmt: skip
         self.critic = GaussianMLP(inputs + critic_extra, 1, config.hidden)
-        self.obs_moments = RunningMoments(spec.observation_size, device)
+        self.obs_moments = RunningMoments(
+            spec.observation_size, device, weight=_weights(spec).to(device)
+        )
         self.return_moments = RunningMoments(1, device)
 
     def initial(self, key: Key) -> Tensor:
@@ -328,6 +330,19 @@ class BatchedPpo:
         error = (value - part.target).square()
         loss, metrics = ppo.objective(policy, error, part, total, self.config)
         return loss, metrics / len(params)
+
+
+def _weights(spec: Spec) -> Tensor:
+    """Return (O,) weights of what is observed: all 1, but for what says what the task is.
+
+    n numbers of ``+told`` get 1 / √n each, and together the weight of one. Of many, most matter
+    little; those too disturb the policy, by what the first layer makes of them, and less can then
+    be learned in an update of the desired divergence.
+    """
+    weights = torch.ones(spec.observation_size)
+    if spec.told_size:
+        weights[-spec.told_size :] = spec.told_size**-0.5
+    return weights
 
 
 def training_returns(rollouts: Sequence[Rollout], ranks: Ranks = ALONE) -> dict[str, float]:

@@ -14,14 +14,19 @@ class RunningMoments:
     They change in `update` alone, so whoever does not call it works with frozen statistics.
     """
 
-    def __init__(self, size: int, device: torch.device, clip: float = 10.0) -> None:
+    def __init__(
+        self, size: int, device: torch.device, clip: float = 10.0, weight: Tensor | None = None
+    ) -> None:
         """Start with no rows: mean 0 and variance 1.
 
         Args:
             size: numbers in a row.
             device: where the statistics live.
-            clip: normalised values beyond ± this many standard deviations are cut off.
+            clip: normalised values beyond ± this are cut off.
+            weight: (size,) that what has a standard deviation of 1 is multiplied by; default: 1.
         """
+        self.weight = torch.ones(size) if weight is None else weight
+        self.weight = self.weight.to(device, torch.float64)
         self.mean = torch.zeros(size, dtype=torch.float64, device=device)
         self.variance = torch.ones(size, dtype=torch.float64, device=device)
         self.count = torch.zeros((), dtype=torch.float64, device=device)
@@ -54,12 +59,12 @@ class RunningMoments:
         self.count = total
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Return float32 (…, size): centred, divided by the standard deviation, and clipped."""
+        """Return float32 (…, size): centred, of standard deviation 1 or `weight`, and clipped."""
         return torch.addcmul(self._offset, x, self._scale).clamp_(-self.clip, self.clip)
 
     def restore(self, x: Tensor) -> Tensor:
         """Return (…, size) of x's type that `normalise` would bring to x, if it did not clip."""
-        return x * self.std.to(x) + self.mean.to(x)
+        return x * (self.std / self.weight).to(x) + self.mean.to(x)
 
     @property
     def std(self) -> Tensor:
@@ -79,8 +84,9 @@ class RunningMoments:
         self._affine()
 
     def _affine(self) -> None:
-        self._scale.copy_(1 / self.std)  # in place, for a captured graph to see
-        self._offset.copy_(-self.mean / self.std)
+        scale = self.weight / self.std
+        self._scale.copy_(scale)  # in place, for a captured graph to see
+        self._offset.copy_(-self.mean * scale)
 
 
 class PopArt:

@@ -81,7 +81,8 @@ class TaskWorlds(VecWorlds):
             blind = self.family.privileged(self.simulator, self.task) is None
         shown = None if blind else self._ask("privileged", self.simulator, self.task)
         shown = check_privileged(self.family, shown, num_worlds)
-        self.spec = Spec(*sizes, (), self.family.distribution.task_size, shown)
+        tasks = self.family.distribution.task_size
+        self.spec = Spec(*sizes, (), tasks, shown, self._told_size())
         self.privileged = self._privileged()
 
     def _count_episodes(self) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from metarl.base.errors import UserError
 from metarl.base.keys import as_key
 from metarl.simulation.warp.choice import NATIVE, Physics
+from metarl.tasks.composition import observed
 from metarl.worlds import MAX_WORLDS
 
 if TYPE_CHECKING:
@@ -46,11 +47,18 @@ class Spec(NamedTuple):
     in training; policies are for any."""
     privileged_size: int = 0
     """P, the numbers that the family shows critics alone, `TaskFamily.privileged`."""
+    told_size: int = 0
+    """How many numbers at an observation's end say what the task is: those of ``+told``."""
 
     @property
     def acting(self) -> tuple[Any, ...]:
         """What a policy depends on: it can act in worlds that have the same."""
         return tuple(self[:4])
+
+    @property
+    def training(self) -> tuple[Any, ...]:
+        """What a learner depends on that knows the task in training."""
+        return tuple(self[:6])
 
     @property
     def critic_extra(self) -> int:
@@ -212,6 +220,10 @@ class VecWorlds(ABC):
     def told(self) -> Tensor:
         """Return (B, n) float32, what an oracle would be told now; the default is `task_vector`."""
         return self.task_vector()
+
+    def _told_size(self) -> int:
+        """Return how much of that the family observes."""
+        return self.told().shape[1] if observed(self.family)[0] else 0
 
     def why_diverged(self) -> str:
         """Return what ended most episodes that diverged since `set_tasks`, where it is known."""
