@@ -194,7 +194,7 @@ def test_it_starts_as_the_policy_of_ppo_that_was_told_its_task() -> None:
         one.set_tasks(tasks, 1)
         one.seed(Key(0))
         one.reset()
-    scaled = ppo.ppo.obs_moments.normalise(told.current.obs)
+    scaled = ppo.ppo.obs_moments.normalise(told.current.obs) / ppo.ppo.obs_moments.weight.float()
     state = agent.begin(4, 1)
     params = state.params.clone()
     params[:, -2:] = scaled[:, -2:]

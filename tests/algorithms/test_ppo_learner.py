@@ -5,7 +5,9 @@ import torch
 
 from metarl import Key, TaskDistribution, TaskWorlds, collect, evaluate, find_learner
 from metarl.algorithms import Finetune, FinetuneConfig, Ppo, PpoConfig
+from metarl.learning import checkpoint as checkpoints
 from metarl.modules.batched_ppo import Adam, BatchedPpo, PpoSettings
+from metarl.run import check_spec
 from metarl.tasks.sampler import task_sampler
 from metarl.worlds.vector import Spec, Step
 
@@ -41,6 +43,42 @@ def test_a_window_holds_the_latest_steps_of_the_episode() -> None:
     _, window = ppo.act(params, step(7, 0.5, True), window, None)
     assert window[0, 0].tolist() == [7, 7, 7, 0, 0]
     assert not window[0, 1].any()
+
+
+@pytest.mark.parametrize(
+    ("family", "n"),
+    [("walker2d-params", 21), ("half-cheetah-terrain+history", 13), ("half-cheetah-vel", 1)],
+)
+def test_what_it_is_told_weighs_as_one_number(family: str, n: int) -> None:
+    """Each of n numbers that +told adds: 1 / √n of what any other weighs."""
+    plain, told = TaskWorlds(family, 2, 1).spec, TaskWorlds(f"{family}+told", 2, 1).spec
+    assert (plain.told_size, told.told_size) == (0, n)
+    assert told.observation_size == plain.observation_size + n
+    ppo = Ppo(told, PpoConfig()).ppo
+    ppo.obs_moments.update(3 * torch.randn(500, told.observation_size) + 5)
+    seen = ppo.obs_moments.normalise(3 * torch.randn(2000, told.observation_size) + 5)
+    torch.testing.assert_close(seen[:, :-n].std(0).mean().item(), 1.0, atol=0.03, rtol=0)
+    torch.testing.assert_close(seen[:, -n:].square().sum(1).mean().item(), 1.0, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["varibad", "prototypes", "diayn"])
+def test_what_learners_add_to_the_observation_weighs_in_full(name: str) -> None:
+    cls = find_learner(name)
+    spec = TaskWorlds("walker2d-params+told", 2, 1).spec
+    assert (cls(spec, cls.Config(), seed=0).ppo.obs_moments.weight == 1).all()
+
+
+def test_an_agent_of_before_there_was_the_weight_sees_what_it_saw(tmp_path) -> None:
+    """Its sizes do not name what it is told; it acts and goes on in worlds whose sizes do."""
+    worlds = TaskWorlds("point-goal+told", 4, 1)
+    old = worlds.spec._replace(told_size=0)
+    saved = checkpoints.save(
+        tmp_path, Ppo(old, PpoConfig()), family="point-goal+told", step=0, meta={}
+    )
+    learner = checkpoints.restore(checkpoints.load(saved))
+    check_spec(learner, worlds)
+    assert (learner.ppo.obs_moments.weight == 1).all()
+    assert Ppo(worlds.spec, PpoConfig()).ppo.obs_moments.weight[-1] == pytest.approx(0.5**0.5)
 
 
 @pytest.mark.parametrize(("history", "state_std"), [(1, False), (3, False), (1, True)])

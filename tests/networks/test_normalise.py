@@ -1,10 +1,18 @@
-"""PopArt: statistics by hand, and outputs that keep what they say."""
+"""Running moments and PopArt: by hand, and outputs that keep what they say."""
 
 import torch
 
-from metarl.networks.normalise import PopArt
+from metarl.networks.normalise import PopArt, RunningMoments
 
 CPU = torch.device("cpu")
+
+
+def test_what_has_a_weight_is_scaled_by_it_and_back() -> None:
+    moments = RunningMoments(2, CPU, weight=torch.tensor([1.0, 0.5]))
+    rows = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
+    moments.update(rows)
+    assert moments.normalise(rows).tolist() == [[-1.0, -0.5], [1.0, 0.5]]
+    torch.testing.assert_close(moments.restore(moments.normalise(rows)), rows)
 
 
 def test_popart_keeps_what_the_outputs_say() -> None:
