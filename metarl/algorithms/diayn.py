@@ -205,8 +205,9 @@ class Diayn(Learner):
             self.params, self.adam, self.lr, seen, key, ranks
         )
         found = self._discriminate(rollouts, inputs, [skill for _, skill in shards], key)
-        reward = metrics["return_after"] / self.spec.horizon
-        return metrics | returns | {"skill_reward": reward, **found}
+        steps = [part.valid.sum() for part in rollouts]
+        paid = ranks.sum([part.reward.sum() for part in seen]) / ranks.sum(steps).clamp(min=1)
+        return metrics | returns | {"skill_reward": float(paid), **found}
 
     @torch.no_grad()
     def _log_q(self, inputs: Tensor) -> Tensor:

@@ -153,7 +153,8 @@ class Distil(Learner):
             worlds: in which the student trains.
 
         Raises:
-            UserError: the teacher observes something else, or moves another robot.
+            UserError: the teacher observes something else, moves another robot, or adapts by
+                exploring though it is told.
         """
         own, sizes = worlds.family, worlds.spec[:2]
         (told, theirs), (student_told, ours) = observed(family), observed(own)
@@ -169,6 +170,11 @@ class Distil(Learner):
             raise UserError(
                 f"the teacher was trained on '{family.name}', which does not show it what "
                 f"'{own.name}' can: give one that was trained on '{own.name}' or on it with +told"
+            )
+        if self.told and agent.adapts_on_exploration:
+            raise UserError(
+                f"the teacher on '{family.name}' adapts by exploring, in episodes of its own, and "
+                f"is told its task as well: give one that was trained on '{own.name}', or a ppo"
             )
         if others := other_tasks(family, own):
             warn(f"the teacher {others}: the student learns to do what pays there")
@@ -210,7 +216,7 @@ class Distil(Learner):
         steps, parts = self.spec.horizon, []
         both = _Advised(self, self.agent, worlds if self.told else None)
         state = both.begin(len(tasks), worlds.worlds_per_task)
-        explores = self.agent.adapts_on_exploration and not self.told
+        explores = self.agent.adapts_on_exploration
         if explores:  # in an episode of its own, as in an evaluation
             worlds.reset()
             named = key.fold("teacher")

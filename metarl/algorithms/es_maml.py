@@ -174,10 +174,21 @@ class EsMaml(Learner):
     def adapt(self, state: State, rollout: Rollout) -> State:
         """Move every task's policy by what its queries earned."""
         worlds = state.queries.shape[1]
+        self._refuse_few(worlds)
         score = rollout.first_episode_return().reshape(len(state.params), worlds)
         moved = self._climbed if self.config.adaptation == "hill-climb" else self._stepped
         after = state._replace(params=moved(state, score), rounds=state.rounds + 1)
         return self._with_queries(after, worlds)
+
+    def _refuse_few(self, worlds: int) -> None:
+        """Raise UserError if a task has too few worlds for two things to be tried in them."""
+        climbs = self.config.adaptation == "hill-climb"
+        least = 2 * self.config.repeats if climbs else 2
+        if worlds < least:
+            raise UserError(
+                f"es-maml adapts by comparing what it tries in a task's worlds, and there are too "
+                f"few, {worlds}: give --rollouts-per-task {least} or more"
+            )
 
     def _stepped(self, state: State, score: Tensor) -> Tensor:
         """(M, D) a step along the Monte Carlo gradient of (M, E) returns."""
@@ -238,6 +249,7 @@ class EsMaml(Learner):
     def collect(self, worlds: VecWorlds, tasks: Tasks, key: Key) -> dict[str, Tensor]:
         """Adapt on either side of the prior, and let the adapted policies act."""
         each = worlds.num_worlds // len(tasks)
+        self._refuse_few(each)
         worlds.set_tasks(tasks, each)
         size = len(self.theta) if self.config.learns == "all" else self.config.context
         p = key.fold("p").normal(len(tasks), 1, 1, size, tasks.first)[0].to(self.device)

@@ -139,7 +139,7 @@ class Rebal(Learner):
     ) -> tuple[Tensor, State]:
         """Plan from what is remembered, and remember what is done."""
         reward = self._normalised(step.prev_reward[:, None].float())
-        reward = reward.masked_fill(step.first[:, None], 0.0)
+        reward = reward.masked_fill(state.world[:, 2:] == 0, 0.0)  # where a trial begins
 
         def model_of(part: slice) -> Returns:
             memory = tuple(tensor[part] for tensor in state.memory)

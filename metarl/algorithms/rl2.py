@@ -303,17 +303,14 @@ class Rl2(Learner):
     @torch.no_grad()
     def _batch(self, shards: Sequence[Trials]) -> Batch:
         """Return what the gradient steps are made on, shard by shard: sums depend on the shape."""
-        sums = (
-            ppo.discounted_sums(self._credited(shard), self.config.gamma)[shard.rollout.valid]
-            for shard in shards
-        )
+        seen = [shard.rollout for shard in shards]
+        paid = [shard.rollout._replace(reward=self._credited(shard)) for shard in shards]
+        sums = (ppo.discounted_sums(p.reward, self.config.gamma)[p.valid] for p in paid)
         self.return_moments.update(*(part[:, None] for part in sums), ranks=self.ranks)
-        if self.bonus is not None:
-            told, steps = [shard.rollout for shard in shards], float(self.obs_moments.count)
-            paid = self.bonus.added(
-                told, self._visits(told), steps, self.return_moments.std, self.ranks
-            )
-            shards = [s._replace(rollout=part) for s, part in zip(shards, paid, strict=True)]
+        if self.bonus is not None:  # also where the rewards are not maximised
+            steps, spread = float(self.obs_moments.count), self.return_moments.std
+            paid = self.bonus.added(paid, self._visits(seen), steps, spread, self.ranks)
+        shards = [s._replace(rollout=part) for s, part in zip(shards, paid, strict=True)]
         parts = [self._estimates(shard) for shard in shards]
         batch = Batch.joined(parts)
         return batch._replace(advantage=ppo.normalized(batch.advantage, batch.weight, self.ranks))
@@ -336,7 +333,7 @@ class Rl2(Learner):
         """
         rollout, config = trials.rollout, self.config
         head, value = rollout.extras["head"], rollout.extras["value"]
-        reward = self._credited(trials) / self.return_moments.std.float()
+        reward = rollout.reward / self.return_moments.std.float()
         ended = rollout.terminated | rollout.diverged
         advantage = generalized_advantages(
             torch.where(rollout.diverged, value, reward), value, trials.following(value),

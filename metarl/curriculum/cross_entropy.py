@@ -1,9 +1,10 @@
 """The worst tail by the cross-entropy method (RoML, Greenberg et al. 2023).
 
-Each column x in [0, 1] is drawn from Beta(2φ, 2 − 2φ), which is uniform at φ = 0.5; a fifth of the
-tasks stays uniform. After every `BATCH` tasks, those below the α quantile of the returns of the
-*original* distribution are the elite, and φ moves half-way to their weighted mean. Weights make up
-for where the tasks were drawn, w = 1 / (0.2 + 0.8 p_φ(x)), in the quantile and in the mean.
+Each column x in [0, 1] is drawn from Beta(2φ, 2 − 2φ), which is uniform at φ = 0.5; each task is
+uniform with a probability of 0.2. After every `BATCH` tasks, those below the α quantile of the
+returns of the *original* distribution are the elite, and φ moves half-way to their weighted mean.
+Weights make up for where the tasks were drawn, w = 1 / (0.2 + 0.8 p_φ(x)), in the quantile and in
+the mean.
 The learner's loss is as it was: training on the worst tail of a batch alone is reported to fail.
 """
 
@@ -32,12 +33,11 @@ class CrossEntropy(UnitSampler):
         """Points and returns since φ last moved."""
 
     def points(self, iteration: int, rng: np.random.Generator) -> np.ndarray:
-        """Return points of which the first fifth are uniform."""
-        free = math.ceil(UNIFORM * self.n)
+        """Return points of which about a fifth are uniform, whatever their number."""
         uniform = rng.random((self.n, self.size))
         drawn = rng.beta(2 * self.phi, 2 - 2 * self.phi, (self.n, self.size))
-        drawn[:free] = uniform[:free]
-        return np.minimum(drawn, np.nextafter(1.0, 0.0))
+        free = rng.random((self.n, 1)) < UNIFORM
+        return np.minimum(np.where(free, uniform, drawn), np.nextafter(1.0, 0.0))
 
     def weights(self, points: np.ndarray) -> np.ndarray:
         """Return (m,) the density of uniform tasks over that of the tasks drawn."""

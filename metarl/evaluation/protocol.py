@@ -243,7 +243,7 @@ class Report:
             lines.append(f"{words}: {known if math.isfinite(centre) else ALL_DIVERGED}")
         lines += measured_in_words(self.diagnostics, range(len(self.experience)))
         lines.append(f"verdict: {(said := self.verdict())}")
-        if self.adapts_within and "no gain" in said:
+        if self.adapts_within and self.algorithm != "ppo" and "no gain" in said:
             lines.append(WITHIN)
         if tail := statistics.worst_tail(self.returns):
             lines.append(f"worst 5 % of tasks: {' → '.join(shown(x, digits) for x in tail)}")

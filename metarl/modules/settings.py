@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import types
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,6 +75,11 @@ class Settings:
             _check(name, getattr(self, name), hint)
         for name in self.paths:
             path = getattr(self, name)
+            if not isinstance(path, str | Path | None):
+                raise UserError(f"{name} must be a path or a name, not {path!r:.80}")
+            if path is not None:
+                path = os.fspath(path)
+                object.__setattr__(self, name, path)
             if path and "\0" not in path and Path(path).exists():
                 object.__setattr__(self, name, str(Path(path).resolve()))
 

@@ -121,7 +121,7 @@ class ContrastiveModel(nn.Module):
 
         The mean over encoded steps, trials and 1 to K steps ahead; an outcome beyond the episode is
         not asked for, nor one where the physics diverged. Outcomes of the same task are no
-        candidates but the true one.
+        candidates but the true one, and where no other is left nothing is asked.
 
         Args:
             trials: n of T steps, with their tasks.
@@ -133,18 +133,19 @@ class ContrastiveModel(nn.Module):
             The loss, in nats; and (2,) the same, and how often the true outcome was found.
         """
         rows, weight = self._ahead(trials, chosen.encoded)
+        same = _no_candidates(trials, chosen)
+        weight = weight * ~same.all(-1)
         weight = weight[..., ids] / weight.sum().clamp(min=1.0)
         code = self.encoder(trials.inputs[:, ids]).code[chosen.encoded]
         outcomes = torch.cat((trials.next_obs, trials.reward), -1)
         true, where = outcomes[:, ids][rows], (chosen.step[:, ids], chosen.trial[:, ids])
         others = outcomes[where]
-        assert trials.task is not None
-        same = (trials.task[where] == trials.task[chosen.encoded][:, ids, None]).all(-1)
-        same |= trials.valid[where] == 0
         given = self.of_actions(self._recurrence(trials, ids, chosen.encoded, rows))
         given = given + self.of_code(code)
         right = self._score(self.of_outcome(true) + given)
-        wrong = self._score(self.of_outcome(others) + given[..., None, :]).masked_fill(same, MASKED)
+        wrong = self._score(self.of_outcome(others) + given[..., None, :]).masked_fill(
+            same[:, ids], MASKED
+        )
         logits = torch.cat((right[..., None], wrong), -1)
         loss = -(logits.log_softmax(-1)[..., 0] * weight).sum()
         found = ((right > wrong.amax(-1)) * weight).sum()
@@ -170,3 +171,11 @@ class ContrastiveModel(nn.Module):
         for layer in self.layers:
             h = layer(functional.relu(h))
         return self.last(functional.relu(h))[..., 0]
+
+
+def _no_candidates(trials: Trials, chosen: Contrasts) -> Tensor:
+    """(N, n, J) bool: outcomes of the same task, and of steps at which the physics diverged."""
+    assert trials.task is not None
+    where = chosen.step, chosen.trial
+    same = (trials.task[where] == trials.task[chosen.encoded][:, :, None]).all(-1)
+    return same | (trials.valid[where] == 0)

@@ -122,6 +122,24 @@ def test_the_memory_of_rl2_is_shown_the_bare_rewards() -> None:
     assert ((more.reward - data.reward) / std).mean() > 0.01
 
 
+def test_an_exploring_episode_whose_rewards_do_not_count_is_paid_its_bonus() -> None:
+    """E-RL² pays nothing in the first episode for what the task pays; for what is new, it does."""
+    estimates = []
+    for novelty in (0.0, 0.5):
+        worlds = TaskWorlds("point-goal", TASKS, 1)
+        tasks = TaskDistribution(worlds.family).split("train", TASKS)
+        settings = {"bonus_novelty": novelty, "bonus_steps": 10_000 if novelty else None}
+        agent = Rl2(worlds.spec, Rl2Config(units=8, hidden=8, credit="e-rl2", **settings))
+        paid, estimate = [], agent._estimates
+        agent._estimates = lambda one, paid=paid, go=estimate: paid.append(one) or go(one)
+        agent._batch([agent.collect(worlds, tasks, Key(1))])
+        estimates.append(paid[0].rollout.reward)
+    bare, told = (reward.unflatten(0, (2, -1)) for reward in estimates)
+    assert not bare[0].any()
+    assert bare[1].any()
+    assert ((told - bare) > 0).float().mean((1, 2)).min() > 0.9
+
+
 def test_a_bonus_without_an_end_is_refused() -> None:
     with pytest.raises(UserError, match="a bonus needs bonus_steps"):
         VaribadConfig(bonus_error=1.0)

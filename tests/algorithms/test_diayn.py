@@ -101,6 +101,19 @@ def test_settings_that_cannot_work_are_refused() -> None:
         Diayn(Spec(4, 2, 20), DiaynConfig(skill_inputs=(4,)))
 
 
+def test_what_a_step_pays_is_a_mean_over_steps_and_not_over_first_episodes() -> None:
+    """Where episodes end in failure, there are several in a horizon."""
+    worlds = TaskWorlds("hopper-params", 8, 1)
+    agent = Diayn(worlds.spec, DiaynConfig(hidden=(8,), skills=2), seed=1)
+    tasks, paid = TaskDistribution(worlds.family).split("train", 2), []
+    as_seen = agent._as_seen
+    agent._as_seen = lambda *args: paid.append(as_seen(*args)) or paid[-1]
+    metrics = agent.meta_step(worlds, tasks, Key(0))
+    (rollout,) = paid
+    assert rollout.terminated.any()
+    assert metrics["skill_reward"] == pytest.approx(float(rollout.reward[rollout.valid].mean()))
+
+
 @pytest.mark.slow
 def test_skills_can_be_told_apart_after_a_short_training() -> None:
     """A quarter is chance; and the tasks that come of it pay what the learner was paid."""

@@ -156,6 +156,9 @@ def test_the_student_acts_and_the_teacher_is_left_as_it_is() -> None:
         ("point-goal", lambda: None, "needs a teacher: give --teacher"),
         ("point-goal", lambda: "nowhere", "no run or checkpoint 'nowhere'"),
         ("point-goal", lambda: "a\0b", "give a run's folder"),
+        ("point-goal", lambda: 3, "teacher must be a path or a name, not 3"),
+        ("point-goal", lambda: teacher("maml-trpo", hidden=(8,)), "told its task as well"),
+        ("point-goal", lambda: teacher("es-maml", hidden=(8,)), "told its task as well"),
         ("half-cheetah-vel", teacher, "was trained on 'point-goal.told'"),
         (
             "half-cheetah-vel+dynamics",

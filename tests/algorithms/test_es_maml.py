@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.refusals import refused
 from helpers.teacher import teacher
 
 from metarl import Spec, TaskDistribution, TaskWorlds, UserError, evaluate
@@ -133,6 +134,25 @@ def test_settings_that_cannot_work_are_refused() -> None:
 # --- a context, and a start -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("settings", "worlds", "least"),
+    [({}, 1, 2), ({"adaptation": "hill-climb"}, 1, 2),
+     ({"adaptation": "hill-climb", "repeats": 5}, 9, 10)],
+)  # fmt: skip
+def test_too_few_worlds_to_compare_in_are_refused(settings, worlds: int, least: int) -> None:
+    """In training, and in an evaluation that adapts; acting needs one world."""
+    several = TaskWorlds("point-goal", 2 * worlds, threads=1)
+    agent = EsMaml(several.spec, EsMamlConfig(hidden=(4,), **settings))
+    tasks = TaskDistribution(several.family).split("train", 2)
+    evaluate(agent, several, tasks, episodes=0)
+    for go in (
+        lambda: agent.meta_step(several, tasks, Key(0)),
+        lambda: evaluate(agent, several, tasks, episodes=1),
+    ):
+        with refused(f"give --rollouts-per-task {least} or more"):
+            go()
+
+
 def test_of_a_policy_with_a_context_that_alone_is_tried_and_adapts() -> None:
     agent = learner(context=2, context_sigma=3.0, adaptation="hill-climb")
     state = agent.begin_seeded(3, 5, seed=1)
@@ -205,7 +225,7 @@ def test_it_starts_as_the_policy_of_ppo_that_was_told_its_task() -> None:
 
     other = EsMaml(worlds.spec, config, seed=3)
     other.plan(worlds, 1, None)
-    agent.meta_step(worlds, tasks, Key(0))
+    agent.meta_step(TaskWorlds("point-goal", 8, threads=1), tasks, Key(0))
     other.load_state_dict(agent.state_dict())
     assert torch.equal(other.theta, agent.theta)
 

@@ -46,12 +46,11 @@ def test_acting_remembers_what_learning_unrolls() -> None:
     state, action = agent.begin(1, 3), torch.zeros(3, 1)
     done, seen = [], []
     for t in range(5):
-        first = torch.full((3,), t in (0, 3))
-        step = Step(obs[t], action, reward[t], first)
+        step = Step(obs[t], action, reward[t], torch.full((3,), t in (0, 3)))
         before = state.memory
         action, state = agent.act(step, state, explore=True, noise=noise[t])
         action = action.clamp(-1, 1)
-        last = torch.where(first[:, None], 0.0, agent._normalised(reward[t][:, None]))
+        last = agent._normalised(reward[t][:, None]) * (t > 0)  # also of the episode before
         seen.append(torch.cat((agent.data.inputs(obs[t], action), last), -1))
         done.append(agent.net.step(seen[-1], before)[0])
     torch.testing.assert_close(torch.stack(done), agent.net.unroll(torch.stack(seen)))

@@ -291,6 +291,7 @@ def test_the_verdict_against_standing_still(before: float, after: float, words: 
     within = replace(one, adapts_within=True).summary()
     assert (WITHIN in within) == ("no gain" in words)
     assert WITHIN not in replace(one, adapts_within=False).summary()
+    assert WITHIN not in replace(one, adapts_within=True, algorithm="ppo").summary()
     assert "adaptation" not in replace(one, experience=[0]).verdict()
 
 
