@@ -112,12 +112,20 @@ class BatchedPpo:
         self.return_moments = RunningMoments(1, device)
 
     def initial(self, key: Key) -> Tensor:
-        """Return (1, D) initial parameters; those of the last layer of the policy are small."""
+        """Return (1, D) initial parameters; those of the last layer of the policy are small.
+
+        What says what the task is begins with no weight: the oracle begins as the blind policy.
+        """
         actor, critic = (
             net.initial(key.fold(name).torch())
             for net, name in ((self.actor, "actor"), (self.critic, "critic"))
         )
         self.actor.split(actor[None])[-3].mul_(0.01)
+        told = self.spec.told_size
+        for net, part in ((self.actor, actor), (self.critic, critic)):
+            for k in range(self.history):
+                end = k * self.frame + self.spec.observation_size
+                net.split(part[None])[0][:, end - told : end] = 0.0
         return torch.cat((actor, critic))[None].to(self.device)
 
     def state_dict(self) -> dict[str, Tensor]:

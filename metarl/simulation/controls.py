@@ -51,6 +51,19 @@ def is_servo(model: mujoco.MjModel) -> np.ndarray:
     return servo & (model.actuator_biasprm[:, 0] == 0) & np.isin(model.actuator_dyntype, _DIRECT)
 
 
+DRAG = 3
+"""Where in an actuator's biasprm `pd` notes a DC motor's drag; MuJoCo reads three numbers there."""
+
+
+def drag_of(model: mujoco.MjModel) -> np.ndarray:
+    """Return (nu,) effort/ω₀ of the DC motors that `pd` made, N·m·s/rad; 0 of other actuators.
+
+    It is their damping, outside of the clamp at ±effort, and part of biasprm[2], inside of it.
+    """
+    noted = model.actuator_biasprm[:, DRAG]
+    return np.where(is_servo(model) & (noted == model.actuator_damping), noted, 0.0)
+
+
 def control_of_position(model: mujoco.MjModel) -> np.ndarray:
     """Return (nu,) the control that a position actuator takes for each m or rad; of others 1.
 

@@ -136,6 +136,8 @@ class Edit:
     """The number that this edit applies where the parameter equals `case`."""
     where: Callable[[mujoco.MjModel], np.ndarray] | None = None
     """Which rows of the field may be changed, (rows,) bool of the model; None is every row."""
+    about: int | None = None
+    """Component of the same row, as it is by then: `scale` scales the difference from it."""
 
     def __post_init__(self) -> None:
         for word in (self.field, *self.names):
@@ -204,6 +206,8 @@ class Edit:
             return f"there is no {where} to vary: it is 0, or nothing that the physics uses"
         if not part.size:
             return f"the model has no {self.field.split('_')[0]} to edit {self.field} of"
+        if self.about is not None:
+            part = part - nominal[rows][..., self.about]
         if self.kind == "scale" and not part.any() and self.field not in edited:
             return f"the nominal {where} is 0, and 0 scaled is 0: use shift or assign"
         for start, flag in _DISABLED.items():
@@ -257,7 +261,10 @@ class Edit:
         if rows is None and target.ndim == 1:
             value = value[:, 0]
         part = target if self.index is None else target[..., self.index : self.index + 1]
-        if self.kind == "scale":
+        if self.kind == "scale" and self.about is not None:
+            origin = target[..., self.about : self.about + 1]
+            part[...] = origin + (part - origin) * value
+        elif self.kind == "scale":
             part *= value
         elif self.kind == "shift":
             part += value

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import mujoco
 
 from metarl.base.errors import UserError
+from metarl.simulation.controls import DRAG
 from metarl.simulation.home import HomePose, home_of
 from metarl.simulation.names import matching
 
@@ -56,7 +57,7 @@ def pd(
             The torque is then kept between −effort (1 + q̇/ω₀) and effort (1 − q̇/ω₀), as by the
             back-EMF at a limited voltage, so that a motor that is driven backward can brake with
             more than `effort`. MuJoCo's own actuator does that at every physics step: what the
-            curve takes off, effort/ω₀ q̇, is a damping of the joint.
+            curve takes off, effort/ω₀ q̇, is a damping of the actuator.
 
     Raises:
         UserError: a number is not positive, or an `effort` is missing.
@@ -192,15 +193,14 @@ def _add_actuators(spec: mujoco.MjSpec, parts: Sequence[PD], home: HomePose) -> 
 def _add_pd(
     spec: mujoco.MjSpec, joint: mujoco.MjsJoint, part: PD, ends: tuple[float, float]
 ) -> None:
-    """Add one position actuator; a DC motor's curve is a clamp beside a damping of the joint.
+    """Add one position actuator; a DC motor's curve is a clamp beside a damping: see `drag_of`.
 
     With the drag d = effort/ω₀: clip(τ, −effort − d q̇, effort − d q̇) = clip(τ + d q̇, ±effort) −
-    d q̇, and the actuator gives the first term, with kd − d for kd.
+    d q̇, and the clamp is of the first term, with kd − d for kd.
     """
     drag = 0.0
     if part.no_load_speed is not None and part.effort is not None:
         drag = part.effort / part.no_load_speed
-        joint.damping[0] += drag
     actuator = spec.add_actuator(
         name=_free(joint.name, spec.actuators), target=joint.name,
         trntype=mujoco.mjtTrn.mjTRN_JOINT,
@@ -209,6 +209,10 @@ def _add_pd(
     )  # fmt: skip
     actuator.gainprm[0] = part.kp
     actuator.biasprm[:3] = [0.0, -part.kp, drag - part.kd]
+    if drag:
+        actuator.damping[0] = actuator.biasprm[DRAG] = drag
+        # not quite the gain: of a servo with equal ones MuJoCo takes a positive kv for a ratio
+        actuator.biasprm[1] *= 1 + 1e-12
     if part.effort is not None:
         actuator.forcelimited, actuator.forcerange = True, [-part.effort, part.effort]
     for key in spec.keys:

@@ -61,6 +61,23 @@ def test_what_it_is_told_weighs_as_one_number(family: str, n: int) -> None:
     torch.testing.assert_close(seen[:, -n:].square().sum(1).mean().item(), 1.0, atol=0.1, rtol=0)
 
 
+@pytest.mark.parametrize("history", [1, 3])
+def test_an_oracle_begins_blind_to_what_it_is_told(history: int) -> None:
+    worlds = TaskWorlds("walker2d-params+told", 2, 1)
+    ppo = Ppo(worlds.spec, PpoConfig(history=history)).ppo
+    params, window = ppo.initial(Key(0)), ppo.window(2)
+    blind = worlds.current._replace(obs=worlds.current.obs.clone())
+    blind.obs[:, -21:] = 7.0
+    for step in (worlds.current, blind):
+        first = step._replace(first=torch.ones(2, dtype=torch.bool))
+        action, after = ppo.act(params, first, window, None)
+        actions = [action, ppo.act(params, step._replace(first=~first.first), after, None)[0]]
+        if step is worlds.current:
+            expected = actions
+    assert all(map(torch.equal, actions, expected))
+    assert ppo.act(params, worlds.current, window, None)[0].any()
+
+
 @pytest.mark.parametrize("name", ["varibad", "prototypes", "diayn"])
 def test_what_learners_add_to_the_observation_weighs_in_full(name: str) -> None:
     cls = find_learner(name)

@@ -69,28 +69,6 @@ def test_a_floor_meets_every_solid_geom_and_no_second_one_comes() -> None:
     assert (wheeled.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE)).sum() == 1
 
 
-@pytest.mark.parametrize(
-    ("q", "speed", "target", "torque"),
-    [
-        (0.0, 0.0, 0.1, 2.0),  # 20 · 0.1
-        (0.0, 0.0, 1.0, 5.0),  # 20, held at the stall torque
-        (0.0, 8.0, 1.0, 3.0),  # 20 - 4, held at 5 (1 - 8/20)
-        (0.0, 20.0, 1.0, 0.0),  # no torque at the no-load speed
-        (0.2, 3.0, 0.35, 1.5),  # 20 · 0.15 - 0.5 · 3
-        (0.0, 8.0, -1.0, -7.0),  # -24, held at -5 (1 + 8/20): a brake
-        (0.0, -8.0, -1.0, -3.0),
-    ],
-)
-def test_a_dc_motor_by_hand(q: float, speed: float, target: float, torque: float) -> None:
-    """kp 20, kd 0.5, stall torque 5 N·m, no-load speed 20 rad/s."""
-    motor = pd(20, 0.5, effort=5, no_load_speed=20)
-    model = robot(PENDULUM.replace('damping=".1"', ""), actuators=motor)().compile()
-    data = mujoco.MjData(model)
-    data.qpos[0], data.qvel[0], data.ctrl[0] = q, speed, target
-    mujoco.mj_forward(model, data)
-    assert data.qfrc_actuator[0] + data.qfrc_passive[0] == pytest.approx(torque, abs=1e-12)
-
-
 # --- home --------------------------------------------------------------------------------------
 
 KEYED = """<mujoco><worldbody><body name="hand" mocap="true" pos="0 0 1"/>

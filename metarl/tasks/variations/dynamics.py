@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 
 from metarl.base.errors import UserError, did_you_mean, refuse_unknown
-from metarl.simulation.controls import is_servo
+from metarl.simulation.controls import DRAG, drag_of, is_servo
 from metarl.simulation.edits import Edit
 from metarl.simulation.model_faults import can_land
 from metarl.simulation.root import find_base
@@ -65,7 +65,9 @@ def _muscles(model: mujoco.MjModel) -> np.ndarray:
 
 
 def _servos_with_damping(model: mujoco.MjModel) -> np.ndarray:
-    return is_servo(model) & (model.actuator_biasprm[:, 2] != 0)
+    """The position actuators with a kd: −biasprm[2], which of a DC motor has the drag in it."""
+    drag, bias = drag_of(model), model.actuator_biasprm
+    return is_servo(model) & (bias[:, 2] != drag) & (bias[:, DRAG] == drag)
 
 
 def _encoders(model: mujoco.MjModel) -> np.ndarray:
@@ -111,9 +113,9 @@ PARAMS: Mapping[str, Param] = {
         _scaled("armature", _FACTOR, "scale of a motor's inertia as the joint feels it",
                 _edit("dof_armature", _armoured)),
         _scaled("strength", (Interval(0.7, 1.1), (Interval(0.5, 0.7),)),
-                "scale of a motor's force: gain, bias and limit",
+                "scale of a motor's force: gain, bias, limit and damping",
                 _edit("actuator_gainprm", _strong), _edit("actuator_biasprm", _strong),
-                _edit("actuator_forcerange", _strong)),
+                _edit("actuator_forcerange", _strong), _edit("actuator_damping", _strong)),
         _scaled("muscle", (Interval(0.7, 1.1), (Interval(0.5, 0.7),)),
                 "scale of a muscle's force",
                 *(_edit(f"actuator_{prm}prm", _muscles, k) for k in (2, 3)
@@ -121,7 +123,7 @@ PARAMS: Mapping[str, Param] = {
         _scaled("kp", _GAIN, "scale of a position actuator's stiffness",
                 _edit("actuator_gainprm", is_servo, 0), _edit("actuator_biasprm", is_servo, 1)),
         _scaled("kd", _GAIN, "scale of a position actuator's damping",
-                _edit("actuator_biasprm", _servos_with_damping, 2)),
+                replace(_edit("actuator_biasprm", _servos_with_damping, 2), about=DRAG)),
         *(Param(f"com_{axis}", Interval(-1, 1), edit=Edit("shift", "body_ipos", index=k), unit="m",
                 doc=f"shift of the centre of mass along the body's own {axis}")
           for k, axis in enumerate("xyz")),
