@@ -8,7 +8,11 @@ the code, so what is written is first tried with onnxruntime on random steps.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
+import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -159,7 +163,7 @@ def _trace(
 ) -> None:
     outputs = ["action", *(["control"] if getattr(module, "map", None) else [])]
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _constant(module):
+        with _silenced(), warnings.catch_warnings(), torch.no_grad(), _constant(module):
             warnings.simplefilter("ignore")  # of tracing: what it misses shows when it is tried
             torch.onnx.export(
                 module.eval(), example, str(path), dynamo=False, opset_version=17,
@@ -171,6 +175,26 @@ def _trace(
     except Exception as error:  # whatever an exporter raises of code that it does not know
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"the policy of {name} cannot be written to ONNX: {first:.200}") from None
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Drop what is printed, also by C++: torch prints the whole graph that it cannot translate."""
+    flush = ctypes.CDLL(None).fflush
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+    flush(None)
+    with contextlib.ExitStack() as stack:
+        null = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        stack.enter_context(contextlib.redirect_stdout(null))
+        stack.enter_context(contextlib.redirect_stderr(null))
+        for number in (1, 2):
+            with contextlib.suppress(OSError):  # it is closed
+                stack.callback(os.close, own := os.dup(number))
+                stack.callback(os.dup2, own, number)
+                os.dup2(null.fileno(), number)
+        stack.callback(flush, None)
+        yield
 
 
 @contextmanager

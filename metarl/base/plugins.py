@@ -79,6 +79,16 @@ def absolute(name: str) -> str:
     return name if file is None else f"{file.resolve()}:{name.rpartition(':')[2]}"
 
 
+def short_name(name: str) -> str:
+    """Return a name without where on this machine its files are, and without a variation's file.
+
+    ``/a/b.py:Class`` is ``b.py:Class``, and ``ant-vel+skills=/a/b#12`` is ``ant-vel+skills``.
+    """
+    file, mark, rest = name.rpartition(".py:")
+    words = (word.partition("=")[0] for word in rest.split("+"))
+    return file.rpartition("/")[2] + mark + "+".join(words)
+
+
 def digest(file: Path) -> str | None:
     """Return the sha256 of what was run of a plug-in's file, or else of what is in it now.
 

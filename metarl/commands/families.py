@@ -24,7 +24,7 @@ from metarl.runs.presets import presets_of
 from metarl.tasks.composition import GENERIC_VARIATIONS, REPLACEABLE, compose, variations
 from metarl.tasks.distribution import Choices, Interval, Param, TaskDistribution
 from metarl.tasks.family import TaskFamily
-from metarl.tasks.registry import find_family, list_families
+from metarl.tasks.registry import family_class, find_family, list_families
 from metarl.worlds.factory import make_worlds
 
 PIPE_WIDTH = 120
@@ -84,7 +84,7 @@ def describe_family(name: str) -> dict[str, Any]:
     try:
         family = find_family(name)
         spec = make_worlds(family, 1, 1).spec
-        varied = {key: _variation(family, key) for key in variations(type(family))}
+        varied = {key: _variation(family, key, name) for key in variations(type(family))}
     except UserError as error:
         return {"name": name, "error": str(error)}
     distribution = TaskDistribution(family)
@@ -111,8 +111,11 @@ def describe_family(name: str) -> dict[str, Any]:
 def _as_named(family: TaskFamily, name: str) -> str:
     """What to call a family in a command, with the variations of a product in their order.
 
-    The class of a file may be called something else than what finds it.
+    The class of a file may be called something else than what finds it, and a variation's file is
+    in the name that the user gave alone.
     """
+    if family.arguments:
+        return name
     if plugin_file(name) is not None:
         return str(getattr(type(family), "source", name))
     return family.name if "+" in name else name
@@ -127,11 +130,16 @@ def _shown(value: Any) -> Any:
     return "\n".join(map(shortened, value.split("\n"))) if isinstance(value, str) else value
 
 
-def _variation(family: TaskFamily, name: str) -> dict[str, Any]:
-    """What a variation adds to a family; nothing if they clash, as with one it has already."""
+def _variation(family: TaskFamily, name: str, of: str) -> dict[str, Any]:
+    """What a variation adds to a family; nothing if they clash, as with one it has already.
+
+    It may come before another one of a product, which then does not fit, as skills may not.
+    """
     cls = type(family)
     try:
         product = compose(cls, [name])
+        if "+" in of:
+            family_class(f"{of}+{name}")
     except UserError:
         return {}
     added = product.params[len(cls.params) :]

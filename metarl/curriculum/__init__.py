@@ -46,7 +46,7 @@ def make_sampler(
     if pool is not None and train.num_train_tasks not in (None, pool):
         raise UserError(
             f"num_train_tasks is {train.num_train_tasks}, and this learner keeps data of {pool} "
-            f"training tasks: leave it out, and give the learner's own setting"
+            f"training tasks: leave it out; the learner's settings, or its data, give their number"
         )
     if train.curriculum == "uniform":
         if pool is None and train.num_train_tasks is not None:

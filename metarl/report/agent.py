@@ -17,6 +17,7 @@ from typing import Any
 
 from metarl.base.errors import UserError
 from metarl.base.files import file_errors, whole_folder, write_json
+from metarl.base.plugins import short_name
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.checkpoint import Checkpoint
 from metarl.report.charts import plot_results
@@ -69,6 +70,12 @@ def shareable(run: Path | str) -> Checkpoint:
                 f"only registered names can be shared: the {kind} is '{name}'; give it a name with "
                 f"an entry point, and train under that name"
             )
+    family = str(header.get("family"))
+    if family != (short := short_name(family)):
+        raise UserError(
+            f"'{short}' cannot be shared: its tasks are those of a file, which an agent does not "
+            f"hold: {family}; `metarl export RUN --onnx FILE.onnx` writes the policy alone"
+        )
     checkpoint = checkpoints.load(path)
     if checkpoint.meta.get("exported"):
         raise UserError(f"'{run}' is an exported agent already")

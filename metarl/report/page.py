@@ -91,7 +91,7 @@ def render(runs: Sequence[RunSummary], *, live: bool = False, running: bool = Fa
     check_runs(runs)
     _tell_apart(runs)
     one = runs[0] if len(runs) == 1 else None
-    found, units = scores_of(runs), param_units(runs[0].family)
+    found, units = scores_of(runs), param_units(runs[0].source or runs[0].family)
     parameters = len(next(iter(found.values())).names) if found else 0
     ranked = []
     for n, run in enumerate(runs):
@@ -116,8 +116,8 @@ def check_runs(runs: Sequence[RunSummary]) -> None:
     """Raise UserError for what no page can show together: for before the work."""
     if not runs:
         raise UserError("a report needs at least one run")
-    if len({run.family.replace("+told", "") for run in runs}) > 1:
-        names = ", ".join(f"{run.label} ({run.family})" for run in runs)
+    if len({run.tasks_of for run in runs}) > 1:
+        names = ", ".join(f"{run.label} ({run.tasks_of})" for run in runs)
         raise UserError(f"runs of different families cannot be compared: {names}")
     if len(runs) > MOST_RUNS:
         raise UserError(f"a report compares at most {MOST_RUNS} runs, not {len(runs)}")

@@ -16,6 +16,7 @@ from typing import Any
 
 from metarl.base.errors import UserError
 from metarl.base.files import open_regular, read_json
+from metarl.base.plugins import short_name
 from metarl.base.versions import versions
 from metarl.curriculum import PREFIX as CURRICULUM
 from metarl.evaluation.protocol import Report
@@ -39,6 +40,7 @@ class RunSummary:
     path: Path
     label: str = ""
     family: str = "?"
+    """By the name that its evaluations have, too: see `short_name`."""
     algorithm: str = "?"
     seed: int | None = None
     iteration: int = 0
@@ -69,6 +71,17 @@ class RunSummary:
     """What a curriculum logs, such as the mean of a parameter in the tasks drawn, likewise."""
     checks: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """Those of `CHECKS` that the learner logs, likewise."""
+    source: str = ""
+    """The family as it is found again, with files and their digests."""
+
+    @property
+    def tasks_of(self) -> str:
+        """Whose tasks it has: the family without ``+told``, and which files its variations are of.
+
+        Two families of one name can differ in what is in those files.
+        """
+        digests = re.findall(r"#\w+", self.source.rpartition(".py:")[2])
+        return self.family.replace("+told", "") + "".join(digests)
 
     def note(self, text: str, split: str = "") -> None:
         """Add a line, once; paths in it are relative to the run."""
@@ -167,9 +180,10 @@ def _describe(run: RunSummary, config: object, header: object) -> None:
     both = (config if isinstance(config, dict) else {}) | (
         header if isinstance(header, dict) else {}
     )
-    # A file.py:Class is shown by its name: a page to pass on holds no path of this machine.
-    run.family = str(both.get("family", "?")).rpartition("/")[2]
-    run.algorithm = str(both.get("algorithm", "?")).rpartition("/")[2]
+    # Files are shown by their names: a page to pass on holds no path of this machine.
+    run.source = str(both.get("family", "?"))
+    run.family = short_name(run.source)
+    run.algorithm = short_name(str(both.get("algorithm", "?")))
     run.train = _table(config, "train") or _table(meta, "train")
     run.learner = _table(config, "learner") or _table(header, "learner_config")
     made = _table(config, "versions") or _table(header, "versions")

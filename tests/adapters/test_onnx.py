@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.refusals import refused
 from helpers.small_learners import small
 
 from metarl import TaskWorlds, UserError, find_family, find_learner
@@ -140,12 +141,22 @@ def test_a_state_of_several_worlds_is_cut_to_the_first() -> None:
     assert one_world(learner, state).memory[0].tolist() == [[0, 1, 2, 3, 4, 5, 6, 7]]
 
 
-@pytest.mark.parametrize("name", NOT_TRACED)
-def test_a_planner_and_a_transformer_are_refused(name, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [(name, {}) for name in NOT_TRACED]
+    + [("rl2", {"memory": memory}) for memory in ("s5", "transformer", "snail")],
+)
+def test_what_plans_or_looks_back_is_refused_in_one_line_alone(
+    name, settings, tmp_path, capfd
+) -> None:
+    """Torch prints the whole graph of s5, from C++."""
     worlds, cls = TaskWorlds("half-cheetah-vel", 1, 1), find_learner(name)
-    learner = cls(worlds.spec, cls.Config(**small(name, 1)), seed=0)
-    with pytest.raises(UserError, match="cannot be written to ONNX"):
+    learner = cls(worlds.spec, cls.Config(**(settings or small(name, 1))), seed=0)
+    capfd.readouterr()
+    with refused("cannot be written to ONNX"):
         write_onnx(learner, learner.begin(1, 1), worlds.family, tmp_path / "a.onnx")
+    print("after")
+    assert capfd.readouterr() == ("after\n", "")
 
 
 class Jumping(find_learner("ppo")):  # type: ignore[misc]

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from helpers.demonstrations import demonstrations_file
+from helpers.refusals import refused
 
 from metarl import Choices, Interval, Key, Param, TaskDistribution, UserError, evaluate
 from metarl.cli import main
@@ -123,6 +125,18 @@ def test_a_learner_with_a_pool_of_its_own_is_given_that_setting() -> None:
     assert list(numbers.values()) == [8, 16]
     with pytest.raises(UserError, match="their number is finite"):
         _planned(*_taken([*words, "inf"]))
+
+
+@pytest.mark.parametrize("name", ["mil", "contextual-bc"])
+def test_who_imitates_has_as_many_tasks_as_are_demonstrated(name: str) -> None:
+    file = demonstrations_file(tasks=3)
+    words = ["point-goal", name, "--tasks-per-iteration", "3", "--demos", file, "--num-tasks"]
+    runs, _, numbers = _planned(*_taken([*words, "3"]))
+    assert list(numbers.values()) == [3]
+    assert runs[0].parsed.train.num_train_tasks == 3
+    for given, wrong in ((["inf"], "inf"), (["4"], "4"), (["3", "8", "inf"], "8 inf")):
+        with refused(f"--num-tasks {wrong}: {name} trains on the 3 tasks", file, "--num-tasks 3"):
+            _planned(*_taken([*words, *given]))
 
 
 def test_the_table_leaves_out_what_a_row_lacks() -> None:

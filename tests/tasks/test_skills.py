@@ -12,7 +12,7 @@ from helpers.short_checks import checked_in_short
 
 from metarl import TaskDistribution, TaskWorlds, UserError, find_family
 from metarl.base.keys import Key
-from metarl.base.plugins import reference
+from metarl.base.plugins import reference, short_name
 from metarl.check.suite import CHECKS
 from metarl.tasks.composition import compose
 from metarl.tasks.registry import family_class
@@ -131,6 +131,19 @@ def test_the_whole_name_says_which_file_it_is_and_that_it_has_not_changed(file: 
     with pytest.raises(UserError, match=r"has changed: it holds other skills \(#\w+\) than"):
         family_class(whole)
     assert family_class(name) is not type(family)
+
+
+@pytest.mark.parametrize(
+    ("whole", "short"),
+    [
+        ("point-goal+skills=/a/b.safetensors#12ab+told", "point-goal+skills+told"),
+        ("/a+b=c/d.py:Mine+skills=/e/f.safetensors#1", "d.py:Mine+skills"),
+        ("gymnasium:ALE/Pong-v5", "gymnasium:ALE/Pong-v5"),
+        ("ant-vel+dynamics", "ant-vel+dynamics"),
+    ],
+)
+def test_a_short_name_has_no_place_of_this_machine(whole: str, short: str) -> None:
+    assert short_name(whole) == short
 
 
 def test_the_order_of_variations_makes_no_difference(file: str) -> None:

@@ -19,6 +19,7 @@ from metarl.base.distributed import world_size
 from metarl.base.errors import UserError, quoted
 from metarl.base.files import file_errors, finite, read_json, write_json
 from metarl.base.keys import Key
+from metarl.base.plugins import short_name
 from metarl.base.text import counted, decimals, shown
 from metarl.commands.arguments import check_counts, field_names, parse, take_option, whole_number
 from metarl.commands.training.sweep import (
@@ -137,16 +138,41 @@ def _planned(
             f"--num-tasks inf: {base.algorithm} keeps data of each training task, so their number "
             f"is finite"
         )
+    if not own:
+        _refuse_other_numbers(base, args.num_tasks, numbers)
     name = "train-tasks" if own else "num-train-tasks"
     refuse_rivals((name,), rest, "--num-tasks")
     swept = {name: [str(number) for number in numbers], "seed": list(args.seeds)}
-    default = Path(f"runs/{base.family.rpartition(':')[2]}-{base.algorithm}-overfitting")
+    names = (short_name(one).rpartition(":")[2] for one in (base.family, base.algorithm))
+    default = Path(f"runs/{'-'.join(names)}-overfitting")
     runs, folder = planned(swept, [*rest, "--out", args.out or str(default)], read_train)
     by_run = {}
     for run in runs:
         word = run.setting.partition("=")[2]
         by_run[run.folder] = None if word == "None" else int(word)
     return runs, folder, by_run
+
+
+def _refuse_other_numbers(base: Any, words: Sequence[str], numbers: Sequence[int | None]) -> None:
+    """Raise UserError for numbers of tasks that a learner cannot have: it has data of so many."""
+    from metarl.learning.learner import Learner
+    from metarl.learning.registry import find_learner
+    from metarl.tasks.registry import find_family
+    from metarl.worlds.factory import make_worlds
+
+    cls = find_learner(base.algorithm)
+    if cls.num_train_tasks is Learner.num_train_tasks:
+        return
+    spec = make_worlds(find_family(base.family), 1, 1).spec
+    has = cls(spec, base.learner).num_train_tasks
+    wrong = [word for word, number in zip(words, numbers, strict=True) if number != has]
+    if has is not None and wrong:
+        file = getattr(base.learner, "demos", None)
+        where = f"that are demonstrated in '{file}'" if file else "that it has data of"
+        raise UserError(
+            f"--num-tasks {' '.join(wrong)}: {base.algorithm} trains on the "
+            f"{counted(has, 'task')} {where}: give --num-tasks {has}"
+        )
 
 
 def _number(word: str) -> int | None:

@@ -89,7 +89,7 @@ def _resume(run: str, argv: list[str]) -> int:
         ("FAMILY", checkpoint.family, got.family),
         ("ALGORITHM", checkpoint.algorithm, got.algorithm),
     ):
-        if old not in (new, absolute(new)):
+        if old not in (new, absolute(new)) and not (what == "FAMILY" and _same_product(old, new)):
             raise UserError(f"{what} cannot change when a run goes on: it is {old}, not {new}")
     refuse_changes(checkpoint, got.train, got.learner)
     if finished(checkpoint, got.train):
@@ -101,6 +101,17 @@ def _resume(run: str, argv: list[str]) -> int:
         return 0
     resume_run(checkpoint, got.train, got.learner)
     return 0
+
+
+def _same_product(old: str, new: str) -> bool:
+    """Whether a family is a product that the user has named otherwise.
+
+    That is with a file without its digest, or with the variations in another order.
+    """
+    from metarl.base.plugins import reference
+    from metarl.tasks.registry import find_family
+
+    return "+" in new and reference(find_family(new)) == old
 
 
 def _take_said(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metarl.base.plugins import short_name
 from metarl.runs.progress import bar, say
 
 if TYPE_CHECKING:
@@ -35,5 +36,5 @@ def default_out(checkpoint: Checkpoint, split: str, settings: Sequence[str]) -> 
     name = "_".join(word.replace("/", "").strip() for word in settings) or split
     if Path(checkpoint.path).parent.name == "checkpoints":
         return Path(checkpoint.path).parent.parent / "videos" / f"{name}.mp4"
-    family = Path(checkpoint.family).name.replace(".py:", "-")
-    return Path(f"{family}-{Path(checkpoint.algorithm).name.replace('.py:', '-')}-{name}.mp4")
+    of = (Path(short_name(one)).name for one in (checkpoint.family, checkpoint.algorithm))
+    return Path(f"{'-'.join(of).replace('.py:', '-')}-{name}.mp4")
