@@ -14,7 +14,7 @@ tasks in either order, gives the same world. `FIELDS` lists what they may change
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
@@ -93,6 +93,15 @@ FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 a sensor reads, but ``geom_dataid``, which chooses the height field of a geom. An edit of any other
 field could break the model's layout, would be overwritten by MuJoCo, or would be seen by nobody."""
 _NAMES = frozenset(name for group in FIELDS.values() for name in group)
+DERIVED_FROM = frozenset(
+    {
+        *FIELDS["mass"], *FIELDS["place and size"], *FIELDS["soft bodies"],
+        *FIELDS["equality constraints"], *FIELDS["the ground"], "jnt_pos", "jnt_axis", "qpos0",
+        "qpos_spring", "dof_armature", "actuator_gear", "actuator_cranklength",
+        "actuator_armature", "tendon_armature", "tendon_lengthspring",
+    }
+)  # fmt: skip
+"""Those of which MuJoCo derives others when a task is set, such as inverse weights and lengths."""
 _SWITCHES = {
     "jnt_range": "jnt_limited", "jnt_actfrcrange": "jnt_actfrclimited",
     "tendon_range": "tendon_limited", "tendon_actfrcrange": "tendon_actfrclimited",
@@ -319,6 +328,27 @@ def shift(field: str, *names: str, index: int | None = None, each: bool = False)
 def assign(field: str, *names: str, index: int | None = None, each: bool = False) -> Edit:
     """Set a field to the parameter."""
     return Edit("assign", field, names, index, each)
+
+
+def check_varied(model: mujoco.MjModel, field: str, shape: Sequence[int], worlds: int) -> None:
+    """Raise UserError for a field that cannot change within an episode, or values of a wrong shape.
+
+    Args:
+        model: the nominal model.
+        field: what `Backend.vary` was asked for.
+        shape: of the values that it was given.
+        worlds: B.
+    """
+    if idle := Edit("assign", field).idle(model):
+        raise UserError(f"vary('{field}', …): {idle}")
+    if field in DERIVED_FROM:
+        raise UserError(
+            f"vary('{field}', …): MuJoCo derives other fields from it, which would stay as they "
+            f"were: only a parameter's edit can change it"
+        )
+    wanted = (worlds, *np.shape(nominal_value(model, field)))
+    if tuple(shape) != wanted:
+        raise UserError(f"vary('{field}', …): the values must be {wanted}, not {tuple(shape)}")
 
 
 def when(value: float, edit: Edit, to: float) -> Edit:

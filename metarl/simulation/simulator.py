@@ -22,7 +22,7 @@ from torch import Tensor
 from metarl.base.errors import UserError, did_you_mean
 from metarl.base.threads import threads_or_default
 from metarl.simulation.backend import Backend, State
-from metarl.simulation.edits import nominal_value
+from metarl.simulation.edits import check_varied, nominal_value
 from metarl.simulation.model_faults import BADQVEL, RAISED, explain, raised
 
 _POS = int(mujoco.mjtStage.mjSTAGE_POS)
@@ -164,7 +164,11 @@ class Simulator(Backend):
                 raise UserError(f"MuJoCo refuses an edit of {', '.join(fields)}: {why}") from None
 
     def vary(self, field: str, values: Tensor) -> None:
-        """Give a model field, of which nothing is derived, other values (B, …) until further."""
+        """Give a model field, of which nothing is derived, other values (B, …) until further.
+
+        Raises UserError for another field, or for values of another shape.
+        """
+        check_varied(self.model, field, values.shape, self.num_worlds)
         self.batch.expand(field)[:] = values.numpy()
         self._expanded.add(field)
         self.varied |= {field}

@@ -104,16 +104,22 @@ def check_within(family: TaskFamily) -> None:
                 f"{when.jitter!r:.80}"
             )
     if family.switch_at is not None:
-        _check_time(family, "switch_at", family.switch_at)
+        first = _check_time(family, "switch_at", family.switch_at)
+        length = family.horizon * family.dt
+        if first >= length:
+            raise UserError(
+                f"{where}: switch_at: episodes of {length:g} s end before the task begins, at "
+                f"{first:g} s at the earliest"
+            )
 
 
-def _check_time(family: TaskFamily, what: str, seconds: float | str) -> None:
-    """Refuse what is neither a positive time nor a parameter whose values are."""
+def _check_time(family: TaskFamily, what: str, seconds: float | str) -> float:
+    """Refuse what is neither a positive time nor a parameter whose values are; the least of it."""
     where, names = f"family '{family.name}': {what}", [param.name for param in family.params]
     if not isinstance(seconds, str):
         if isinstance(seconds, bool) or not is_finite(seconds) or seconds <= 0:
             raise UserError(f"{where}: the time must be positive, in s, not {seconds!r:.80}")
-        return
+        return float(seconds)
     if seconds not in names:
         raise UserError(f"{where}: there is no parameter '{seconds}'{did_you_mean(seconds, names)}")
     param = family.params[names.index(seconds)]
@@ -124,6 +130,7 @@ def _check_time(family: TaskFamily, what: str, seconds: float | str) -> None:
     lowest += [part.low for part in param.ood]
     if min(lowest) <= 0:
         raise UserError(f"{where}: parameter '{seconds}' must be positive, not {param.ranges}")
+    return min(lowest)
 
 
 def times(family: TaskFamily, seconds: float | str, values: np.ndarray) -> np.ndarray:

@@ -39,6 +39,16 @@ class Kinds:
         for kind in self._kinds.values():
             times(self._family, kind.seconds, tasks.values)
 
+    def intervals(self, values: np.ndarray) -> np.ndarray:
+        """Return (2, K, n) times in s, as tasks (n, P) begin and as they are after the switch."""
+        begin = self.before(values) if SWITCH in self._kinds else values
+        found = [
+            [times(self._family, kind.seconds, values if name == SWITCH else tasks)
+             for name, kind in self._kinds.items()]
+            for tasks in (begin, values)
+        ]  # fmt: skip
+        return np.array(found, np.float64).reshape(2, len(self._kinds), len(values))
+
     def before(self, values: np.ndarray) -> np.ndarray:
         """Return the tasks (n, P) that worlds begin with, of those that they switch to."""
         return np.where(self._kept, values, self._nominal)
@@ -50,7 +60,10 @@ class Schedule(Kinds):
     def __init__(self, family: TaskFamily, num_worlds: int) -> None:
         """Read what the family declares."""
         super().__init__(family)
-        self._seconds = np.zeros((len(self._kinds), num_worlds))
+        self._seconds = np.zeros((2, len(self._kinds), num_worlds))
+        """Of the task that worlds begin with, and of theirs; alike without a switch."""
+        self._switched = np.zeros(num_worlds, np.int64)
+        """0 or 1: which of the two they are in."""
         self._due = np.full((len(self._kinds), num_worlds), NEVER)
         """By the clock of the worlds, in steps."""
         self.first = NEVER
@@ -58,11 +71,11 @@ class Schedule(Kinds):
 
     def set_tasks(self, values: np.ndarray, ids: slice | np.ndarray) -> None:
         """Take the tasks (n, P) of the worlds `ids`, whose episodes begin next."""
-        for row, kind in zip(self._seconds, self._kinds.values(), strict=True):
-            row[ids] = times(self._family, kind.seconds, values)
+        self._seconds[:, :, ids] = self.intervals(values)
 
     def begin(self, ids: np.ndarray, clock: int, draws: Draws) -> None:
         """Begin an episode in the worlds `ids`, (n,): what is due waits for its first interval."""
+        self._switched[ids] = 0
         for k in range(len(self._kinds)):
             self._plan(k, ids, clock, draws)
         self._look_ahead()
@@ -76,13 +89,22 @@ class Schedule(Kinds):
             yield name, ids
             if name == SWITCH:
                 self._due[k, ids] = NEVER
+                self._switch(ids, clock, draws)
             else:
                 self._plan(k, ids, clock, draws)
         self._look_ahead()
 
+    def _switch(self, ids: np.ndarray, clock: int, draws: Draws) -> None:
+        """Plan anew what has another interval in the task that the worlds `ids` switch to."""
+        self._switched[ids] = 1
+        for k in range(len(self._kinds) - 1):
+            other = ids[self._seconds[0, k, ids] != self._seconds[1, k, ids]]
+            if len(other):
+                self._plan(k, other, clock, draws)
+
     def _plan(self, k: int, ids: np.ndarray, clock: int, draws: Draws) -> None:
         name, jitter = list(self._kinds)[k], list(self._kinds.values())[k].jitter
-        gap = self._seconds[k, ids]
+        gap = self._seconds[self._switched[ids], k, ids]
         if jitter:
             u = draws(ids, "interval", name).unit(1)[:, 0]
             gap = gap * (1.0 + jitter * (2.0 * u - 1.0))

@@ -156,14 +156,17 @@ def far_tasks(distribution: TaskDistribution, name: str) -> Tasks:
 def _played(worlds: TaskWorlds, actions: Tensor) -> Iterator[bytes]:
     """Seed and reset the worlds, and yield all bits of each step of actions (T, B, A).
 
+    But for what ``+told`` shows: that a task is told of is no difference to the robot.
+
     Raises UserError once the physics of all of them diverges: nothing can be compared then.
     """
     worlds.seed(_KEY)
     worlds.reset()
-    sim = worlds.simulator
+    sim, told = worlds.simulator, worlds.spec.told_size
     for action in actions:
         got = worlds.step(action)
         if got.diverged.all():
             raise UserError(f"family '{worlds.family.name}': the physics diverges in every world")
-        parts = (*got, sim.qpos, sim.qvel)
+        seen = [part[:, : part.shape[1] - told] for part in (got.obs, got.next_obs)]
+        parts = (*got._replace(obs=seen[0], next_obs=seen[1]), sim.qpos, sim.qvel)
         yield b"".join(part.numpy().tobytes() for part in parts)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.refusals import refused
+from helpers.robots import PENDULUM, robot
 from hypothesis import given
 from hypothesis import strategies as st
 from mujoco.batch import MODEL_FIELDS
@@ -23,6 +24,7 @@ from metarl import (
     UserError,
     assign,
     find_family,
+    pd,
     scale,
     shift,
     when,
@@ -205,6 +207,30 @@ def test_contact_pairs_and_equalities_go_by_name(edit: Edit, row: int) -> None:
     family = Gripper()
     assert edit.rows(family.compile()) == [row]
     check_plain_loop(family)  # where another implementation finds the rows
+
+
+@pytest.mark.parametrize(
+    ("field", "shape", "words"),
+    [
+        ("body_mass", (2, 2), "MuJoCo derives other fields from it"),
+        ("geom_size", (2, 2, 3), "MuJoCo derives other fields from it"),
+        ("jnt_qposadr", (2, 1), "is not a model field that a task can change"),
+        (
+            "actuator_delay",
+            (2, 1),
+            "ignores actuator_delay where actuator_history is 0",
+        ),
+        ("dof_damping", (1, 1), "the values must be (2, 1), not (1, 1)"),
+        ("opt.gravity", (2,), "the values must be (2, 3), not (2,)"),
+    ],
+)
+def test_what_cannot_vary_within_an_episode_is_refused(field, shape, words) -> None:
+    worlds = TaskWorlds(robot(PENDULUM, actuators=pd(9, 1, reach=1))(), 2, 1)
+    with refused(words):
+        worlds.simulator.vary(field, torch.ones(shape))
+    worlds.simulator.vary("dof_damping", torch.tensor([[1.0], [9.0]]).double())
+    worlds.step(torch.ones(2, 1))
+    assert worlds.simulator.world_model(1).dof_damping.tolist() == [9.0]
 
 
 def test_an_edit_that_mujoco_refuses_is_one_line() -> None:

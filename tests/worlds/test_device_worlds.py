@@ -98,7 +98,7 @@ def assert_near(mine: torch.Tensor, theirs: torch.Tensor) -> None:
         "half-cheetah-vel", "hopper-params", "walker2d-terrain-scan", "quadruped-vel",
         "ant-goal+command+history+noise+push", "hopper-params+varying-latency",
         "hopper-params+switch+told", "ant-crippled+switch+noise", "half-cheetah-vel+switch",
-        "half-cheetah-terrain+dynamics+switch",
+        "half-cheetah-terrain+dynamics+switch", "ant-goal+push+switch",
     ],
 )  # fmt: skip
 def test_worlds_do_what_worlds_do_that_ask_the_host(name: str) -> None:

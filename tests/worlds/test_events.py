@@ -103,6 +103,18 @@ def test_memory_is_of_the_episode_and_events_come_when_due() -> None:
     torch.testing.assert_close(seen[8, 0, 1:3], torch.stack((actions[0] * 0, actions[8])))
 
 
+def test_until_the_switch_events_come_as_in_the_nominal_task() -> None:
+    """Every 0.3 s at first, and every 0.1 s from 0.5 s on, where the interval begins anew."""
+    base = Cart.params[0]
+    period = Param("period", Interval(0.05, 1.0), nominal=0.3)
+    family = type("Hurried", (Cart,), {"switch_at": 0.5, "params": (base, period)})()
+    worlds = worlds_of(family, [[0.0, 0.1], [0.0, 0.3], [0.0, 0.8]])
+    seen = torch.stack(steps_of(worlds, 8)).double()[:, :, 3]
+    grown = torch.cat((seen[:1] > 0, seen[1:] != seen[:-1]))
+    # the second task's interval is the nominal one, which the switch does not disturb
+    assert [grown[:7, k].nonzero()[:, 0].tolist() for k in range(3)] == [[2, 5, 6], [2, 5], [2]]
+
+
 def test_a_reward_sees_the_memory_from_before_the_step() -> None:
     worlds = worlds_of(Cart(), [[0.0, 0.1]])
     paid = [float(worlds.step(torch.zeros(1, 1)).reward) for _ in range(9)]
@@ -240,6 +252,9 @@ BAD = {
     "memory of none": ({"memory": {"steps": (0,)}}, "such as (4,), at most 100000 numbers"),
     "memory too large": ({"memory": {"steps": (10**6,)}}, "not (1000000,)"),
     "switch": ({"switch_at": 0}, "switch_at: the time must be positive, in s, not 0"),
+    "switch after the end": (
+        {"switch_at": 0.8}, "switch_at: episodes of 0.8 s end before the task begins, at 0.8 s",
+    ),
     "switch parameter": ({"switch_at": "payloda"}, "switch_at: there is no parameter 'payloda'"),
     "signature": ({"remember": lambda self, sim: None}, "remember must take (self, sim, action,"),
     "unknown memory": (

@@ -16,6 +16,7 @@ from metarl import Choices, Interval, Param, UserError, assign, shift
 from metarl.check.notes import notes
 from metarl.check.suite import CheckError, check_parameters
 from metarl.cli import main
+from metarl.tasks.composition import compose
 from metarl.worlds.model_probe import idle_ends, inert_parameter, refuse_inert
 
 INERT = """
@@ -99,8 +100,9 @@ def test_what_moves_nothing_is_named(attributes: dict, words: str) -> None:
     else:
         with pytest.warns(UserWarning, match=words):
             refuse_inert(family(**attributes))
-    with pytest.raises(CheckError, match=words):
-        check_parameters(family(**attributes))
+    for one in (family(**attributes), compose(type(family(**attributes)), ["told"])()):
+        with pytest.raises(CheckError, match=words):  # to be told of a task is not to move
+            check_parameters(one)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError, did_you_mean
 from metarl.simulation.backend import Backend, State
+from metarl.simulation.edits import check_varied
 from metarl.simulation.model_faults import BADQVEL, explain
 from metarl.simulation.simulator import _ACC, _BY_VELOCITY, _NONE, _STATE, _VEL
 from metarl.simulation.warp.buffers import ROOM, Buffers
@@ -201,7 +202,11 @@ class WarpSimulator(Backend):
             self._models.derive(self._data)
 
     def vary(self, field: str, values: Tensor) -> None:
-        """Give a model field, of which nothing is derived, other values (B, …) until further."""
+        """Give a model field, of which nothing is derived, other values (B, …) until further.
+
+        Raises UserError for another field, or for values of another shape.
+        """
+        check_varied(self.model, field, values.shape, self.num_worlds)
         with on(self._place):
             if self._models.vary(field, values):
                 self._graphs.clear()
