@@ -171,13 +171,16 @@ def _edit_row(
         setattr(owner, name, _changed(edit, whole, value))
         return
     part = whole if option else whole[row : row + 1]
+    origin = 0.0 if edit.about is None else float(part[0, edit.about])
     part = part if component is None else part[..., component : component + 1]
     for position in np.ndindex(part.shape):
-        part[position] = _changed(edit, part[position], value)
+        part[position] = _changed(edit, part[position], value, origin)
 
 
-def _changed(edit: Edit, old: float, value: float) -> float:
+def _changed(edit: Edit, old: float, value: float, origin: float = 0.0) -> float:
     """The new value of one element, computed in float64."""
     if edit.kind == "assign":
         return value
-    return float(old) * value if edit.kind == "scale" else float(old) + value
+    if edit.kind == "shift":
+        return float(old) + value
+    return origin + (float(old) - origin) * value if edit.about is not None else float(old) * value
