@@ -303,7 +303,7 @@ def test_every_direct_dependency_is_pinned():
 def test_example_family_trains_with_the_example_learner(family, tmp_path, capsys, monkeypatch):
     """The plug-in examples work from their files, through the command line."""
     examples = ROOT / "docs" / "examples"
-    monkeypatch.setattr(type(find_family(f"{examples}/{family}")), "horizon", 20)
+    monkeypatch.setattr(type(find_family(f"{examples}/{family}")), "horizon", 25)
     words = f"train {examples}/{family} {examples}/my_learner.py:ConstantAction"
     flags = "--iterations 1 --tasks-per-iteration 2 --rollouts-per-task 2 --evaluate-tasks 2"
     code = cli.main([*words.split(), *flags.split(), "--out", str(tmp_path / "run")])
