@@ -8,27 +8,32 @@ import numpy as np
 from metarl.base.errors import UserError
 from metarl.check.trajectory import random_actions, sample_tasks, worlds_of
 from metarl.simulation.controls import holds_position
+from metarl.simulation.home import out_of_range
 from metarl.simulation.model_faults import can_land
 from metarl.simulation.names import actuator_names
-from metarl.tasks.family import TaskFamily, acts, without_termination
+from metarl.tasks.family import TaskFamily, acts, replace_attributes, without_termination
 from metarl.video.scene import find_root
 from metarl.worlds.model_probe import idle_ends
+from metarl.worlds.task_worlds import TaskWorlds
 
 _STEPS = 200
 """Steps in which actions must move something, and each term of the reward change."""
+_DEEP = 0.01
+"""m, how deep geoms may begin in each other. A contact rests within a few mm; MuJoCo's default one
+pushes so much out in about 0.02 s, at 0.5 m/s, so deeper ones throw a robot."""
 _LISTED = 4
 """Actuators that a note names; the others are counted."""
 
 
 def notes(family: TaskFamily) -> list[str]:
-    """Return the notes on a family, each one line: on its ground, actuators, terms and ranges."""
+    """Return the notes on a family, a line each: on ground, start, actuators, terms and ranges."""
     if not family.has_model:
         return []
     model = family.compile()
     on_controls = _on_controls(model) if family.actions is None else []
     return [
-        *_on_the_ground(family, model), *on_controls, *_on_actions(family, model),
-        *_on_terms(family), *_on_parameters(family),
+        *_on_the_ground(family, model), *_on_the_start(family), *on_controls,
+        *_on_actions(family, model), *_on_terms(family), *_on_parameters(family),
     ]  # fmt: skip
 
 
@@ -45,6 +50,40 @@ def _on_the_ground(family: TaskFamily, model: mujoco.MjModel) -> list[str]:
     if off & int(mujoco.mjtDisableBit.mjDSBL_CONTACT) or not can_land(model):
         found.append("the robot has no ground: nothing that is fixed to the world collides with it")
     return found
+
+
+def _on_the_start(family: TaskFamily) -> list[str]:
+    """Of where episodes of the nominal task begin: geoms within others, joints out of their ranges.
+
+    The physics throws a robot out of either. Joints count at a `home`: other models begin as they
+    are compiled, and gymnasium's ant so has its knees straight.
+    """
+    scales = ("reset_noise", "reset_speed_noise", "reset_base_noise")
+    still = replace_attributes(family, **dict.fromkeys(scales, 0.0))
+    try:
+        sim = TaskWorlds(still, 1, 1).simulator
+    except UserError:  # a check has said so
+        return []
+    model, state = sim.world_model(0), int(mujoco.mjtState.mjSTATE_INTEGRATION)
+    data = mujoco.MjData(model)
+    mujoco.mj_setState(model, data, sim.world_state(0), state)
+    mujoco.mj_fwdPosition(model, data)
+    fault = out_of_range(model, data.qpos) if family.home else ""
+    found = [f"{fault}: see home"] if fault else []
+    met = [one for one in data.contact if one.exclude == 0 and one.dist < -_DEEP]
+    if met:
+        deepest = min(met, key=lambda one: one.dist)
+        pair = " and ".join(_geom(model, int(geom)) for geom in deepest.geom)
+        found.append(f"{pair} begin {-100 * deepest.dist:.2g} cm inside each other: see home")
+    return found
+
+
+def _geom(model: mujoco.MjModel, geom: int) -> str:
+    """A geom in words; one without a name, or of a flex, goes by what it is part of."""
+    if geom < 0:
+        return "a flex"
+    name, body = model.geom(geom).name, model.body(int(model.geom_bodyid[geom])).name
+    return f"geom '{name}'" if name else f"a geom of body '{body}'" if body else f"geom {geom}"
 
 
 def _on_controls(model: mujoco.MjModel) -> list[str]:

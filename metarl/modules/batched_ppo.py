@@ -20,7 +20,7 @@ from metarl.base.keys import Key
 from metarl.modules import ppo
 from metarl.modules.ppo import Batch
 from metarl.modules.returns import generalized_advantages
-from metarl.modules.settings import Count, Layers
+from metarl.modules.settings import Count, Layers, Positive
 from metarl.networks.categorical import Categorical
 from metarl.networks.normalise import RunningMoments
 from metarl.networks.task_mlp import Gaussian, GaussianMLP
@@ -48,6 +48,9 @@ class PpoSettings(FeedForwardSettings):
 
     history: Count = 1
     """Steps that the policy sees, the present one too; from 2 on with the actions in between."""
+    told_weight: Positive = 1.0
+    """What the n numbers that ``+told`` adds to the observation weigh together, where every other
+    number weighs 1: each has 1 / √n of it, and so do its initial weights."""
 
 
 class Adam(NamedTuple):
@@ -106,26 +109,25 @@ class BatchedPpo:
             min_std=config.min_std, state_std=config.state_std and not spec.actions,
         )  # fmt: skip
         self.critic = GaussianMLP(inputs + critic_extra, 1, config.hidden)
-        self.obs_moments = RunningMoments(
-            spec.observation_size, device, weight=_weights(spec).to(device)
-        )
+        weight = _weights(spec, config.told_weight if isinstance(config, PpoSettings) else 1.0)
+        self.obs_moments = RunningMoments(spec.observation_size, device, weight=weight)
         self.return_moments = RunningMoments(1, device)
 
     def initial(self, key: Key) -> Tensor:
         """Return (1, D) initial parameters; those of the last layer of the policy are small.
 
-        What says what the task is begins with no weight: the oracle begins as the blind policy.
+        So are the first layers' of what says what the task is, by the weight that it has anyway.
         """
         actor, critic = (
             net.initial(key.fold(name).torch())
             for net, name in ((self.actor, "actor"), (self.critic, "critic"))
         )
         self.actor.split(actor[None])[-3].mul_(0.01)
-        told = self.spec.told_size
+        told, size = self.spec.told_size, self.spec.observation_size
         for net, part in ((self.actor, actor), (self.critic, critic)):
-            for k in range(self.history):
-                end = k * self.frame + self.spec.observation_size
-                net.split(part[None])[0][:, end - told : end] = 0.0
+            for k in range(self.history * (told > 0)):
+                rows = net.split(part[None])[0][:, k * self.frame : k * self.frame + size]
+                rows[:, -told:] *= self.obs_moments.weight[-told:, None].to(rows)
         return torch.cat((actor, critic))[None].to(self.device)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -340,16 +342,15 @@ class BatchedPpo:
         return loss, metrics / len(params)
 
 
-def _weights(spec: Spec) -> Tensor:
+def _weights(spec: Spec, told_weight: float) -> Tensor:
     """Return (O,) weights of what is observed: all 1, but for what says what the task is.
 
-    n numbers of ``+told`` get 1 / √n each, and together the weight of one. Of many, most matter
-    little; those too disturb the policy, by what the first layer makes of them, and less can then
-    be learned in an update of the desired divergence.
+    Of many numbers of ``+told`` most matter little; those too disturb the policy, by what the first
+    layer makes of them, and less can then be learned in an update of the desired divergence.
     """
     weights = torch.ones(spec.observation_size)
     if spec.told_size:
-        weights[-spec.told_size :] = spec.told_size**-0.5
+        weights[-spec.told_size :] = told_weight * spec.told_size**-0.5
     return weights
 
 

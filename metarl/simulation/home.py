@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import mujoco
@@ -24,6 +25,8 @@ HomePose = str | Mapping[str, float | Sequence[float]]
 """A keyframe's name; or joints, by name or pattern, and where they are: m or rad, 3 numbers of a
 free joint's place (m), 7 with its quaternion. Of several patterns for a joint the last one counts,
 and a joint without a name goes by that of its body."""
+_SLACK = 1e-3
+"""How far out of its range a joint may begin, rad or m: where somebody has rounded an end of it."""
 _NUMBERS = {
     int(mujoco.mjtJoint.mjJNT_FREE): (3, 7), int(mujoco.mjtJoint.mjJNT_BALL): (4,),
     int(mujoco.mjtJoint.mjJNT_SLIDE): (1,), int(mujoco.mjtJoint.mjJNT_HINGE): (1,),
@@ -40,7 +43,9 @@ class Home(NamedTuple):
     ctrl: np.ndarray
     """(nu,) of position actuators the pose, unless the keyframe has controls of its own."""
     act: np.ndarray
-    """(na,)"""
+    """(na,) of position actuators the control, unless the keyframe has activations of its own."""
+    history: np.ndarray
+    """(nhistory,) what delayed actuators remember: that the controls were always these."""
     mocap_pos: np.ndarray
     """(nmocap, 3)"""
     mocap_quat: np.ndarray
@@ -59,7 +64,8 @@ def home_of(model: mujoco.MjModel, home: HomePose) -> Home:
     """Return the home state of a compiled model.
 
     Raises:
-        UserError: there is no such keyframe or joint, or a joint takes other numbers.
+        UserError: there is no such keyframe or joint, or a joint takes other numbers, or
+            is placed out of its range. A keyframe may place it so: `metarl check` notes that.
     """
     if isinstance(home, str):
         known = all_names(model, mujoco.mjtObj.mjOBJ_KEY)
@@ -74,6 +80,10 @@ def home_of(model: mujoco.MjModel, home: HomePose) -> Home:
         pos, quat = data.mocap_pos.copy(), data.mocap_quat.copy()
     if not ctrl.any():
         _follow(model, qpos, ctrl)
+    if not act.any():
+        last = model.actuator_actadr + model.actuator_actnum - 1
+        which = is_servo(model) & (model.actuator_actnum > 0)
+        act[last[which]] = ctrl[which]
     places, dofs = [], []
     base = find_base(model)
     single = (int(mujoco.mjtJoint.mjJNT_SLIDE), int(mujoco.mjtJoint.mjJNT_HINGE))
@@ -84,17 +94,15 @@ def home_of(model: mujoco.MjModel, home: HomePose) -> Home:
     at = np.concatenate([np.zeros(0, int), *(joint_positions(model, j)[:3] for j in base.joints)])
     rates = np.flatnonzero(np.isin(model.dof_jntid, base.joints))
     return Home(
-        qpos, qvel, ctrl, act, pos.reshape(-1, 3), quat.reshape(-1, 4), np.array(places, int),
-        np.array(dofs, int), rates, at,
+        qpos, qvel, ctrl, act, _history(model, ctrl), pos.reshape(-1, 3), quat.reshape(-1, 4),
+        np.array(places, int), np.array(dofs, int), rates, at,
     )  # fmt: skip
 
 
 def _posed(model: mujoco.MjModel, pose: Mapping[str, float | Sequence[float]]) -> np.ndarray:
     """The (nq,) positions of a pose by joint, the others as in the model."""
-    names = [
-        model.joint(j).name or model.body(int(model.jnt_bodyid[j])).name for j in range(model.njnt)
-    ]
-    qpos = np.array(model.qpos0)
+    names = [_called(model, joint) for joint in range(model.njnt)]
+    qpos, placed = np.array(model.qpos0), set[int]()
     for pattern, value in pose.items():
         try:
             numbers = np.atleast_1d(np.asarray(value, np.float64))
@@ -107,8 +115,46 @@ def _posed(model: mujoco.MjModel, pose: Mapping[str, float | Sequence[float]]) -
                     f"joint '{names[joint]}' takes {' or '.join(map(str, takes))} finite "
                     f"numbers, not {value!r:.80}"
                 )
+            if len(numbers) > 3 and not 1e-6 < np.linalg.norm(numbers[-4:]) < math.inf:
+                raise UserError(
+                    f"joint '{names[joint]}' takes a quaternion of a length that is not 0, such as "
+                    f"(1, 0, 0, 0), not {value!r:.80}"
+                )
             qpos[joint_positions(model, joint)[: len(numbers)]] = numbers
+            placed.add(joint)
+    mujoco.mj_normalizeQuat(model, qpos)  # of a keyframe the compiler has done so
+    if fault := out_of_range(model, qpos, placed):
+        raise UserError(f"{fault}: write a home within it")
     return qpos
+
+
+def out_of_range(
+    model: mujoco.MjModel, qpos: np.ndarray, joints: Iterable[int] | None = None
+) -> str:
+    """Return in words which of some joints, or of all, positions (nq,) have out of its limits.
+
+    '' if none: those without limits, or where MuJoCo ignores them, have no range.
+    """
+    if model.opt.disableflags & int(mujoco.mjtDisableBit.mjDSBL_LIMIT):
+        return ""
+    for joint in range(model.njnt) if joints is None else sorted(joints):
+        if not model.jnt_limited[joint]:
+            continue
+        (low, high), at = model.jnt_range[joint], qpos[joint_positions(model, joint)]
+        unit = "m" if model.jnt_type[joint] == int(mujoco.mjtJoint.mjJNT_SLIDE) else "rad"
+        place = float(at[0])
+        if len(at) == 4:  # of a ball joint the angle of its rotation, whatever the axis
+            low, place = 0.0, 2 * math.atan2(float(np.linalg.norm(at[1:])), abs(place))
+        if not low - _SLACK <= place <= high + _SLACK:
+            return (
+                f"joint '{_called(model, joint)}' begins outside of its range: at {place:.4g}, and "
+                f"it takes {low:.4g} to {high:.4g} {unit}"
+            )
+    return ""
+
+
+def _called(model: mujoco.MjModel, joint: int) -> str:
+    return model.joint(joint).name or model.body(int(model.jnt_bodyid[joint])).name
 
 
 def _follow(model: mujoco.MjModel, qpos: np.ndarray, ctrl: np.ndarray) -> None:
@@ -120,6 +166,15 @@ def _follow(model: mujoco.MjModel, qpos: np.ndarray, ctrl: np.ndarray) -> None:
     ctrl[which] = (control_of_position(model) * data.actuator_length)[which]
     limited = which & model.actuator_ctrllimited.astype(bool)
     ctrl[limited] = np.clip(ctrl[limited], *model.actuator_ctrlrange[limited].T)
+
+
+def _history(model: mujoco.MjModel, ctrl: np.ndarray) -> np.ndarray:
+    """What delayed actuators remember if the controls (nu,) were always these, (nhistory,)."""
+    data = mujoco.MjData(model)
+    for i in map(int, np.flatnonzero(model.actuator_history[:, 0])):
+        values = np.full((int(model.actuator_history[i, 0]), 1), ctrl[i])
+        mujoco.mj_initCtrlHistory(model, data, i, None, values)
+    return data.history.copy()
 
 
 def begin_at(
@@ -138,7 +193,7 @@ def begin_at(
             way that it is turned stays.
     """
     live = {"qpos": sim.qpos, "qvel": sim.qvel, "ctrl": sim.ctrl}
-    for field in ("act", "mocap_pos", "mocap_quat"):
+    for field in ("act", "history", "mocap_pos", "mocap_quat"):
         if getattr(home, field).size:
             live[field] = sim.bind(field)
     for field, tensor in live.items():

@@ -28,7 +28,7 @@ from metarl.simulation.furnish import PD, Contact, furnish
 from metarl.simulation.home import Home, HomePose, begin_at, home_of, unit_quaternions
 from metarl.tasks.distribution import TaskDistribution, Tasks
 from metarl.tasks.events import Every, check_within
-from metarl.tasks.model_source import beside, check_compiled, model_warnings, not_built, spec_of
+from metarl.tasks.model_source import check_compiled, model_warnings, not_built, source_of
 from metarl.tasks.params import Param
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ class TaskFamily:
     def _compile(self) -> mujoco.MjModel:
         with model_warnings(self.name):
             try:
-                model = self.build(spec_of(beside(type(self))))
+                model = self.build(source_of(self))
             except (ValueError, OSError, TypeError, mujoco.FatalError) as error:
                 raise not_built(self.name, error) from None
         if not isinstance(model, mujoco.MjModel):

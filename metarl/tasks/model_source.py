@@ -1,19 +1,22 @@
-"""A family's model before it is compiled: where its file lies, and what is kept from the user."""
+"""A family's model before it is compiled: what is declared of it, and where its file lies."""
 
 from __future__ import annotations
 
 import inspect
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mujoco
+import numpy as np
 
 from metarl.base.errors import UserError, worded
+from metarl.simulation.furnish import PD, Contact
 from metarl.simulation.model_faults import nonfinite, raised
+from metarl.tasks.params import is_finite
 
 if TYPE_CHECKING:
     from metarl.tasks.family import TaskFamily
@@ -44,6 +47,12 @@ def spec_of(model: str | Path | mujoco.MjSpec) -> mujoco.MjSpec:
     if not Path(model).is_file():
         raise UserError(f"there is no model file {model}")
     return mujoco.MjSpec.from_file(str(model))
+
+
+def source_of(family: TaskFamily) -> mujoco.MjSpec:
+    """Return the specification of a family's model, once what the family declares is checked."""
+    check_attributes(family)
+    return spec_of(beside(type(family)))
 
 
 _NOT_THE_USERS = [Path(__file__).parents[1], Path(str(mujoco.__file__)).parent]
@@ -101,3 +110,68 @@ def check_compiled(family: TaskFamily, model: mujoco.MjModel) -> None:
             f"family '{family.name}': the model has no actuators, so no actions; `actuators = "
             f"pd(kp, kd, effort)` adds them"
         )
+
+
+# --- the types of what a family declares --------------------------------------------------------
+
+_NOISE = "a number of at least 0"
+_PATTERNS = "a name or a pattern, or several in a tuple"
+
+
+def check_attributes(family: TaskFamily) -> None:
+    """Raise UserError, one line, for an attribute that is not what it has to be."""
+    for name, fits, words in (
+        ("name", isinstance(family.name, str), "text in kebab-case"),
+        ("model", isinstance(family.model, str | Path | mujoco.MjSpec),
+         "MJCF as a string, a path to an MJCF file, or an MjSpec"),
+        ("home", isinstance(family.home, str) or _by_name(family.home),
+         'the name of a keyframe, or a dictionary of joints, such as {"*_knee": -1.8}'),
+        ("reset_noise", _is_scale(family.reset_noise), _NOISE),
+        ("reset_speed_noise",
+         family.reset_speed_noise is None or _is_scale(family.reset_speed_noise),
+         f"{_NOISE}, or None"),
+        ("reset_base_noise", _is_scale(family.reset_base_noise), _NOISE),
+        ("floor", isinstance(family.floor, bool | np.bool_), "True or False"),
+        ("contacts", _by_name(family.contacts),
+         'a dictionary by name, such as {"feet": contact("*_foot")}'),
+        ("observation_scale", _are_numbers(family.observation_scale),
+         "positive numbers: one, or a tuple of one for each of the observation"),
+        ("keep", isinstance(family.keep, tuple | list) and _all_text(family.keep),
+         'a tuple of names of fields, such as ("subtree_com",)'),
+    ):  # fmt: skip
+        if not fits:
+            _refuse(family, name, words, getattr(family, name))
+    parts = family.actuators if isinstance(family.actuators, tuple | list) else (family.actuators,)
+    for part in parts:
+        if isinstance(part, PD) and not _is_patterns(part.joints):
+            _refuse(family, "actuators: joints of pd(…)", _PATTERNS, part.joints)
+    for name, touch in family.contacts.items():
+        for each in (touch.first, touch.second) if isinstance(touch, Contact) else ():
+            if each is not None and not _is_patterns(each):
+                _refuse(family, f"contacts: what contact(…) takes for '{name}'", _PATTERNS, each)
+
+
+def _refuse(family: TaskFamily, what: str, words: str, value: object) -> None:
+    raise UserError(f"family '{family.name}': {what} must be {words}, not {value!r:.80}")
+
+
+def _is_scale(value: Any) -> bool:
+    """Whether noise can have such a scale."""
+    return not isinstance(value, bool) and is_finite(value) and value >= 0
+
+
+def _are_numbers(value: Any) -> bool:
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    return is_finite(value) or (several and all(is_finite(one) for one in value))
+
+
+def _by_name(value: object) -> bool:
+    return isinstance(value, Mapping) and _all_text(value)
+
+
+def _is_patterns(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, tuple | list) and _all_text(value))
+
+
+def _all_text(values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)

@@ -6,13 +6,12 @@ A frame is a step. Nothing is known of the environment's model, so there are no 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.text import shown
@@ -20,21 +19,47 @@ from metarl.learning.adaptation import adaptation_rounds
 from metarl.report.text import first_name
 from metarl.tasks.family import replace_attributes
 from metarl.tasks.gymnasium_family import GymnasiumFamily, maker_name
+from metarl.video import opengl
 from metarl.video.overlay import font
+from metarl.worlds.env_worker import EnvWorker
 from metarl.worlds.gymnasium_worlds import GymnasiumWorlds
 
 if TYPE_CHECKING:
     from metarl.learning.learner import Learner
     from metarl.tasks.distribution import Tasks
     from metarl.video.film import VideoConfig
+    from metarl.worlds.rollout import OnStep
     from metarl.worlds.vector import Transition
+
+
+_OF_OPENGL = re.compile("OpenGL|EGL|GLFW|OSMesa|display", re.IGNORECASE)
+
+
+class DrawingWorker(EnvWorker):
+    """A process whose environments draw without a display, as our own pictures are drawn."""
+
+    _no_opengl: str | None = None
+
+    def _guarded(self, work: Callable[[], object]) -> dict[str, Any]:
+        """Open OpenGL before anything else is done, and say what it lacks where that matters.
+
+        It is none of an environment that draws in another way.
+        """
+        if self._no_opengl is None:
+            self._no_opengl = opengl.lend()
+        got = super()._guarded(work)
+        if self._no_opengl and _OF_OPENGL.search(got["error"]):
+            got["error"] += f"; {self._no_opengl}"
+        return got
 
 
 class DrawingWorlds(GymnasiumWorlds):
     """Worlds that keep pictures of the first episode of the first world of each task."""
 
+    worker = DrawingWorker
+
     def __init__(self, family: GymnasiumFamily, num_worlds: int, height: int) -> None:
-        """Start one process.
+        """Start one process, and see whether it draws. Raises UserError if it doesn't.
 
         Args:
             family: whose environments are made to draw.
@@ -43,30 +68,29 @@ class DrawingWorlds(GymnasiumWorlds):
         """
         self.height = height
         self.pictures: list[list[Image.Image]] = []
+        """Of each task, in the episode that was filmed last."""
+        self._running: dict[int, int] = {}
         super().__init__(drawing(family), num_worlds, 1)
+        self._scaled(self.render([0])[0])
 
-    def reset(self, ids: Tensor | None = None) -> Tensor:
-        """Begin a new trial, and the pictures anew."""
-        obs = super().reset(ids)
-        self._running = torch.arange(len(self.tasks)) * self.worlds_per_task
+    def film(self) -> OnStep:
+        """Draw the first episodes, which begin now; return what to call after each step."""
+        self._running = {m: m * self.worlds_per_task for m in range(len(self.tasks))}
         self.pictures = [[] for _ in self._running]
-        self._keep(torch.zeros(self.num_worlds, dtype=torch.bool))
-        return obs
+        self._draw()
+        return self._after_step
 
-    def step(self, action: Tensor) -> Transition:
-        """Advance every world, and draw those whose first episode goes on."""
-        got = super().step(action)
-        self._keep(got.terminated | got.truncated | got.diverged)
-        return got
+    def _after_step(self, got: Transition) -> None:
+        ended = got.terminated | got.truncated | got.diverged
+        self._running = {m: world for m, world in self._running.items() if not ended[world]}
+        self._draw()
 
-    def _keep(self, ended: Tensor) -> None:
-        self._running = torch.where(ended[self._running.clamp(min=0)], -1, self._running)
-        if not (self._running >= 0).any():
+    def _draw(self) -> None:
+        if not self._running:
             return
-        drawn = self.render()
-        for m, world in enumerate(self._running.tolist()):
-            if world >= 0:
-                self.pictures[m].append(self._scaled(drawn[world]))
+        drawn = self.render(list(self._running.values()))
+        for m, picture in zip(self._running, drawn, strict=True):
+            self.pictures[m].append(self._scaled(picture))
 
     def _scaled(self, picture: Any) -> Image.Image:
         if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.dtype != np.uint8:
@@ -117,9 +141,14 @@ class PictureFilm:
         worlds = DrawingWorlds(family, len(tasks) * worlds_per_task, max(height, 64))
         worlds.set_tasks(tasks, worlds_per_task)
         returns, rounds = [], []
+
+        def watch(phase: str, k: int) -> OnStep:
+            shown = phase == "score" and k in (0, episodes)
+            return worlds.film() if shown else lambda got: None
+
         try:
             for k, (_, scored) in enumerate(
-                adaptation_rounds(learner, worlds, len(tasks), episodes, seed)
+                adaptation_rounds(learner, worlds, len(tasks), episodes, seed, watch)
             ):
                 returns.append(scored.return_by_task().cpu().numpy())
                 rounds = [*rounds[:1], worlds.pictures]

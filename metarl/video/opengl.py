@@ -41,8 +41,7 @@ def backends() -> tuple[str, ...]:
 
     GLFW is never one of them on Linux and macOS: it needs a display, and the main thread.
     """
-    wanted = os.environ.get("MUJOCO_GL", "").strip().lower()
-    if wanted in ("egl", "osmesa", "cgl"):
+    if (wanted := _wanted()) in ("egl", "osmesa", "cgl"):
         return (wanted,)
     return {"Linux": ("egl", "osmesa"), "Darwin": ("cgl",)}.get(platform.system(), ("glfw",))
 
@@ -74,6 +73,33 @@ def make_context(width: int, height: int) -> Any:
         debian, fedora = (", or ".join(names) for names in zip(*needed, strict=True))
         text += f"; install {debian} (Fedora: {fedora})"
     raise UserError(text)
+
+
+def lend() -> str:
+    """Let the code of others, such as gymnasium's environments, draw in this process as we do.
+
+    They would look for a display: gymnasium unless ``MUJOCO_GL`` says otherwise by now, and
+    `mujoco.Renderer` unless it did when MuJoCo was imported. So this is for a worker process of
+    theirs, and not for the user's. A display that ``MUJOCO_GL=glfw`` asks for is left to them.
+
+    Returns:
+        Why there is no headless OpenGL, in one line, or ''.
+    """
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if platform.system() != "Linux" or (display and _wanted() == "glfw"):
+        return ""
+    try:
+        make_context(8, 8).free()
+    except UserError as error:
+        return str(error)
+    for name in ("mujoco", "mujoco.gl_context", "mujoco.rendering.classic.gl_context"):
+        if name in sys.modules:
+            sys.modules[name].__dict__["GLContext"] = _context_class(_wanted())
+    return ""
+
+
+def _wanted() -> str:
+    return os.environ.get("MUJOCO_GL", "").strip().lower()
 
 
 def _reason(error: Exception) -> str:

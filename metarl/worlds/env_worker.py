@@ -34,8 +34,9 @@ FLAGS = ("terminated", "truncated", "diverged")
 class EnvWorker(gymnasium.Env[Any, np.ndarray]):
     """Several environments of one process, as one environment for AsyncVectorEnv to run.
 
-    A reset carries out the attribute `commands` (tasks, seeds, which worlds begin). The worker
-    begins the next episode of a world in the step that ends one, and never ends itself.
+    A reset carries out the attribute `commands` (tasks, seeds, which worlds begin), and `render`
+    draws the environments of `drawn`. The worker begins the next episode of a world in the step
+    that ends one, and never ends itself.
     """
 
     def __init__(self, family: GymnasiumFamily, active: int, size: int) -> None:
@@ -53,6 +54,7 @@ class EnvWorker(gymnasium.Env[Any, np.ndarray]):
         self.observation_space = Dict(spaces)
         self.action_space = wide((size, family.action.size), np.float64)
         self.commands: dict[str, Any] = {}
+        self.drawn: list[int] = []
         self._active = active
         self._envs: list[gymnasium.Env] = []
         self._episode = np.zeros(active, np.int64)
@@ -73,9 +75,9 @@ class EnvWorker(gymnasium.Env[Any, np.ndarray]):
         return self._out, 0.0, False, False, infos
 
     def render(self) -> tuple[list[Any], str]:  # type: ignore[override]
-        """Return what every environment draws, and in words what went wrong, or ''."""
+        """Return what each of `drawn` draws, and in words what went wrong, or ''."""
         pictures: list[Any] = []
-        infos = self._guarded(lambda: pictures.extend(env.render() for env in self._envs))
+        infos = self._guarded(lambda: pictures.extend(self._envs[k].render() for k in self.drawn))
         return pictures, infos["error"]
 
     def close(self) -> None:

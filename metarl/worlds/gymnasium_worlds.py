@@ -11,10 +11,10 @@ import contextlib
 import functools
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ class GymnasiumWorlds(VecWorlds):
     """B gymnasium environments behind the methods of VecWorlds, in processes."""
 
     family: GymnasiumFamily  # pyright: ignore[reportIncompatibleVariableOverride]
+    worker: ClassVar[type[EnvWorker]] = EnvWorker
+    """What runs in each process."""
 
     def __init__(
         self, family: GymnasiumFamily, num_worlds: int, threads: int | None = None
@@ -54,7 +56,7 @@ class GymnasiumWorlds(VecWorlds):
         sizes = [
             min(self.per_worker, num_worlds - i) for i in range(0, num_worlds, self.per_worker)
         ]
-        workers = [functools.partial(EnvWorker, family, n, self.per_worker) for n in sizes]
+        workers = [functools.partial(self.worker, family, n, self.per_worker) for n in sizes]
         _warn(
             f"family '{family.name}' is a gymnasium environment: it runs in processes of "
             "AsyncVectorEnv, many times slower than a family on TaskWorlds"
@@ -174,12 +176,21 @@ class GymnasiumWorlds(VecWorlds):
         if self._succeeds:
             self.reward_terms = {SUCCESS: success.nan_to_num(0.0)}
 
-    def render(self) -> list[Any]:
-        """Return what every environment draws: with the family's `render_mode`, a picture."""
+    def render(self, worlds: Sequence[int] | None = None) -> list[Any]:
+        """Return what environments draw: with the family's `render_mode`, a picture of each.
+
+        Args:
+            worlds: which of them draw; None is all.
+        """
+        chosen = range(self.num_worlds) if worlds is None else worlds
+        asked = [divmod(i, self.per_worker) for i in chosen]
+        places = [[k for at, k in asked if at == n] for n in range(len(self._vector.env_fns))]
         with self._watched("in render()"):
+            self._vector.set_attr("drawn", places)
             drawn = self._vector.call("render")
         self._raise({"error": [error for _, error in drawn]})
-        return [picture for pictures, _ in drawn for picture in pictures]
+        pictures = [iter(of_worker) for of_worker, _ in drawn]
+        return [next(pictures[at]) for at, _ in asked]
 
     def why_diverged(self) -> str:
         """Return what made transitions count as diverged; there is no model to look at."""

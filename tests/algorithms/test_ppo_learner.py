@@ -62,20 +62,22 @@ def test_what_it_is_told_weighs_as_one_number(family: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("history", [1, 3])
-def test_an_oracle_begins_blind_to_what_it_is_told(history: int) -> None:
-    worlds = TaskWorlds("walker2d-params+told", 2, 1)
-    ppo = Ppo(worlds.spec, PpoConfig(history=history)).ppo
-    params, window = ppo.initial(Key(0)), ppo.window(2)
-    blind = worlds.current._replace(obs=worlds.current.obs.clone())
-    blind.obs[:, -21:] = 7.0
-    for step in (worlds.current, blind):
-        first = step._replace(first=torch.ones(2, dtype=torch.bool))
-        action, after = ppo.act(params, first, window, None)
-        actions = [action, ppo.act(params, step._replace(first=~first.first), after, None)[0]]
-        if step is worlds.current:
-            expected = actions
-    assert all(map(torch.equal, actions, expected))
-    assert ppo.act(params, worlds.current, window, None)[0].any()
+def test_the_more_it_is_told_the_less_of_it_counts_at_first(history: int) -> None:
+    """The first weights of the 21 numbers are 1 / √21 of others, in each step that it sees."""
+    spec = TaskWorlds("walker2d-params+told", 2, 1).spec
+    settings = PpoSettings(history=history, told_weight=2.0)
+    plain = BatchedPpo(spec._replace(told_size=0), settings, torch.device("cpu"))
+    ppo = BatchedPpo(spec, settings, torch.device("cpu"))
+    for net, part in ((ppo.actor, slice(None, ppo.actor.num_params)),
+                      (ppo.critic, slice(ppo.actor.num_params, None))):  # fmt: skip
+        ours, theirs = (net.split(one.initial(Key(0))[:, part]) for one in (ppo, plain))
+        ratio = ours[0] / theirs[0]
+        for k in range(history):
+            frame = ratio[0, k * ppo.frame : (k + 1) * ppo.frame]
+            torch.testing.assert_close(frame[17:38], torch.full((21, 64), 2 / 21**0.5))
+            assert (frame[:17] == 1).all()
+            assert (frame[38:] == 1).all()
+        assert all(map(torch.equal, ours[1:], theirs[1:]))
 
 
 @pytest.mark.parametrize("name", ["varibad", "prototypes", "diayn"])

@@ -15,7 +15,7 @@ from metarl.simulation.root import Root, find_base
 from metarl.tasks.composition import compose
 
 BOX = '<body name="box" pos="3 0 .1"><freejoint/><geom name="box" size=".1"/></body>'
-GRIPPER = """<mujoco model="gripper"><worldbody><body name="hand">
+GRIPPER = """<mujoco model="gripper"><compiler angle="radian"/><worldbody><body name="hand">
 <joint name="lift" type="slide" axis="0 0 1" range="0 1"/><geom size=".05" mass="1"/>
 <body name="left" pos="0 .1 0"><joint name="left" axis="1 0 0" range="0 .8"/>
 <geom size=".02" mass=".1"/></body><body name="right" pos="0 -.1 0">
