@@ -114,10 +114,7 @@ class BatchedPpo:
         self.return_moments = RunningMoments(1, device)
 
     def initial(self, key: Key) -> Tensor:
-        """Return (1, D) initial parameters; those of the last layer of the policy are small.
-
-        So are the first layers' of what says what the task is, by the weight that it has anyway.
-        """
+        """Return (1, D) initial parameters: small in the policy's last layer, and of `+told`."""
         actor, critic = (
             net.initial(key.fold(name).torch())
             for net, name in ((self.actor, "actor"), (self.critic, "critic"))
@@ -343,14 +340,9 @@ class BatchedPpo:
 
 
 def _weights(spec: Spec, told_weight: float) -> Tensor:
-    """Return (O,) weights of what is observed: all 1, but for what says what the task is.
-
-    Of many numbers of ``+told`` most matter little; those too disturb the policy, by what the first
-    layer makes of them, and less can then be learned in an update of the desired divergence.
-    """
+    """Return (O,) what the numbers of an observation weigh as inputs; see `PpoSettings`."""
     weights = torch.ones(spec.observation_size)
-    if spec.told_size:
-        weights[-spec.told_size :] = told_weight * spec.told_size**-0.5
+    weights[spec.observation_size - spec.told_size :] = told_weight / max(1, spec.told_size) ** 0.5
     return weights
 
 

@@ -32,6 +32,7 @@ from metarl.simulation.controls import (
     control_of_position,
     control_range,
     drives_a_joint,
+    history_at,
     holds_position,
     is_servo,
 )
@@ -340,7 +341,8 @@ class Controller:
         self._held = [self._rest.clone() for _ in range(what.remembers)]
         self._history: Tensor | None = None
         if what.declared and sim.model.nhistory:
-            self._history = _history_at(what.rest, sim.model).to(sim.device, sim.dtype)
+            held = torch.from_numpy(history_at(sim.model, what.rest))
+            self._history = held.to(sim.device, sim.dtype)
 
     @property
     def remembered(self) -> list[Tensor]:
@@ -373,12 +375,3 @@ class Controller:
             command += alpha * (target - command)
             target = command
         ctrl.copy_(target)
-
-
-def _history_at(rest: np.ndarray, model: mujoco.MjModel) -> Tensor:
-    """Return (nhistory,) what delayed actuators remember if they were always at rest."""
-    data = mujoco.MjData(model)
-    for i in np.flatnonzero(model.actuator_history[:, 0]):
-        values = np.full((int(model.actuator_history[i, 0]), 1), rest[i])
-        mujoco.mj_initCtrlHistory(model, data, int(i), None, values)
-    return torch.from_numpy(data.history.copy())

@@ -51,6 +51,21 @@ def is_servo(model: mujoco.MjModel) -> np.ndarray:
     return servo & (model.actuator_biasprm[:, 0] == 0) & np.isin(model.actuator_dyntype, _DIRECT)
 
 
+def filtered(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
+    """Return the position actuators that follow their control by an activation, and which it is."""
+    which = np.flatnonzero(is_servo(model) & (model.actuator_actnum > 0))
+    return which, (model.actuator_actadr + model.actuator_actnum - 1)[which]
+
+
+def history_at(model: mujoco.MjModel, ctrl: np.ndarray) -> np.ndarray:
+    """Return (nhistory,) what delayed actuators remember if controls (nu,) were always these."""
+    data = mujoco.MjData(model)
+    for i in map(int, np.flatnonzero(model.actuator_history[:, 0])):
+        values = np.full((int(model.actuator_history[i, 0]), 1), ctrl[i])
+        mujoco.mj_initCtrlHistory(model, data, i, None, values)
+    return data.history.copy()
+
+
 DRAG = 3
 """Where in an actuator's biasprm `pd` notes a DC motor's drag; MuJoCo reads three numbers there."""
 

@@ -127,7 +127,7 @@ def furnish(
         _add_contacts(spec, name, touch)
     if home and not isinstance(home, str) and all(key.name != "home" for key in spec.keys):
         pose = home_of(spec.copy().compile(), home)
-        spec.add_key(name="home", qpos=pose.qpos, ctrl=pose.ctrl)
+        spec.add_key(name="home", qpos=pose.qpos, ctrl=pose.ctrl, act=pose.act)
 
 
 def _add_floor(spec: mujoco.MjSpec) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.simulation.backend import Backend
-from metarl.simulation.controls import control_of_position, is_servo
+from metarl.simulation.controls import control_of_position, filtered, history_at, is_servo
 from metarl.simulation.edits import joint_positions
 from metarl.simulation.names import all_names, matching
 from metarl.simulation.root import find_base
@@ -81,9 +81,8 @@ def home_of(model: mujoco.MjModel, home: HomePose) -> Home:
     if not ctrl.any():
         _follow(model, qpos, ctrl)
     if not act.any():
-        last = model.actuator_actadr + model.actuator_actnum - 1
-        which = is_servo(model) & (model.actuator_actnum > 0)
-        act[last[which]] = ctrl[which]
+        which, activations = filtered(model)
+        act[activations] = ctrl[which]
     places, dofs = [], []
     base = find_base(model)
     single = (int(mujoco.mjtJoint.mjJNT_SLIDE), int(mujoco.mjtJoint.mjJNT_HINGE))
@@ -94,7 +93,7 @@ def home_of(model: mujoco.MjModel, home: HomePose) -> Home:
     at = np.concatenate([np.zeros(0, int), *(joint_positions(model, j)[:3] for j in base.joints)])
     rates = np.flatnonzero(np.isin(model.dof_jntid, base.joints))
     return Home(
-        qpos, qvel, ctrl, act, _history(model, ctrl), pos.reshape(-1, 3), quat.reshape(-1, 4),
+        qpos, qvel, ctrl, act, history_at(model, ctrl), pos.reshape(-1, 3), quat.reshape(-1, 4),
         np.array(places, int), np.array(dofs, int), rates, at,
     )  # fmt: skip
 
@@ -166,15 +165,6 @@ def _follow(model: mujoco.MjModel, qpos: np.ndarray, ctrl: np.ndarray) -> None:
     ctrl[which] = (control_of_position(model) * data.actuator_length)[which]
     limited = which & model.actuator_ctrllimited.astype(bool)
     ctrl[limited] = np.clip(ctrl[limited], *model.actuator_ctrlrange[limited].T)
-
-
-def _history(model: mujoco.MjModel, ctrl: np.ndarray) -> np.ndarray:
-    """What delayed actuators remember if the controls (nu,) were always these, (nhistory,)."""
-    data = mujoco.MjData(model)
-    for i in map(int, np.flatnonzero(model.actuator_history[:, 0])):
-        values = np.full((int(model.actuator_history[i, 0]), 1), ctrl[i])
-        mujoco.mj_initCtrlHistory(model, data, i, None, values)
-    return data.history.copy()
 
 
 def begin_at(
