@@ -84,9 +84,8 @@ class RunningMoments:
         self._affine()
 
     def _affine(self) -> None:
-        scale = self.weight / self.std
-        self._scale.copy_(scale)  # in place, for a captured graph to see
-        self._offset.copy_(-self.mean * scale)
+        self._scale.copy_(self.weight / self.std)  # in place, for a captured graph to see
+        self._offset.copy_(self.weight * (-self.mean / self.std))
 
 
 class PopArt:
