@@ -250,7 +250,8 @@ def _command(run: RunSummary) -> str:
 
     words = ["metarl", "train", run.family, run.algorithm]
     words += ["--preset", PLAIN] if choose(run.family, run.algorithm) else []
-    defaults = asdict(TrainConfig()) | asdict(find_learner(run.algorithm).Config())
+    config = find_learner(run.algorithm).Config
+    defaults, paths = asdict(TrainConfig()) | asdict(config()), getattr(config, "paths", ())
     unshown = (
         "out", "progress", "print_every", "device", "threads", "keep_checkpoints", "track",
         "evaluate_ood",
@@ -260,6 +261,7 @@ def _command(run: RunSummary) -> str:
         default = list(default) if isinstance(default, tuple) else default
         if name in unshown or value == default or value is None:
             continue
+        value = Path(value).name if name in paths else value
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")

@@ -77,7 +77,9 @@ def test_what_an_agent_was_trained_with_stays_on_this_machine(tmp_path):
     result.write_text(json.dumps(found | {"command": "the command"}))
     agent = export_agent(out, tmp_path / "agent", result=result, threads=1)
     assert cli.main(["adapt", str(agent), "--set", "goal_x=0.8", "--out", str(saved)]) == 0
-    for file in (result, *agent.iterdir(), *saved.iterdir()):
+    again = export_agent(out, tmp_path / "again", threads=1)  # evaluated, and its command made up
+    assert "--teacher step_" in (again / "README.md").read_text()
+    for file in (result, *agent.iterdir(), *again.iterdir(), *saved.iterdir()):
         assert b"metarl-teacher" not in file.read_bytes(), file
     assert cli.main(["evaluate", str(agent), "--tasks", "2", "--threads", "1"]) == 0
 
@@ -96,6 +98,7 @@ def test_a_report_on_an_agent_needs_no_evaluation(agent, tmp_path, capsys):
 
 def test_the_card_has_the_numbers_of_the_result(agent):
     card = (agent / "README.md").read_text()
+    assert "with a trust-region meta-update. Trained on `point-goal`: " in card
     result = json.loads((agent / "result.json").read_text())
     for report in (result, result["ood"]):
         for seen, mean in zip(report["experience"], report["mean"], strict=True):
