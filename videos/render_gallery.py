@@ -85,9 +85,15 @@ SHOTS = {
     "ant-crippled-rl2": Shot(
         says="RL² runs in ants of which a leg may be dead or locked", seconds=6.0
     ),
+    "half-cheetah-crippled-es-maml": Shot(
+        split="ood", tasks=(0,), seconds=6.0,
+        says="ES-MAML tries what helps with a motor dead that none of its training had",
+    ),
 }  # fmt: skip
 """Agent -> what to show, in this order; of others, held-out tasks that their results choose."""
-NAMES = {"maml-trpo": "MAML-TRPO", "pearl": "PEARL", "rl2": "RL²", "ppo": "PPO"}
+NAMES = {
+    "maml-trpo": "MAML-TRPO", "pearl": "PEARL", "rl2": "RL²", "ppo": "PPO", "es-maml": "ES-MAML"
+}  # fmt: skip
 SPLITS = {"train": "training", "heldout": "held-out", "ood": "ood"}
 PANEL, FPS = 280, 12.5
 """Pixels of a picture, three of which are as wide as a README, and frames/s: 8 hundredths each."""
@@ -165,7 +171,7 @@ def caption(agent: Path) -> str:
     if shot.seconds is not None and shot.seconds < family.horizon * family.dt:
         said += f"; the first {shot.seconds:g} s of {family.horizon * family.dt:g} s"
     says = shot.says.format(algorithm=NAMES[report.algorithm], family=report.family)
-    where = f"{report.distinct_tasks} {split} tasks"
+    where = f"{report.distinct_tasks} {split} task{'s' * (report.distinct_tasks != 1)}"
     where += ", on which it was trained, too" * report.train_is_heldout
     if not shot.against:
         verdict = report.verdict() if rounds(report) else returned(report)

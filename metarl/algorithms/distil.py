@@ -46,6 +46,7 @@ class DistilConfig(Settings):
     """Settings of distillation."""
 
     paths: ClassVar[tuple[str, ...]] = ("teacher",)
+    """See `Settings`."""
 
     teacher: str | None = None
     """Run folder, checkpoint or agent's name of the teacher; needed to train, not to act."""

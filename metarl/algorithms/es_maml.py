@@ -48,6 +48,7 @@ class EsMamlConfig(Settings):
     """Settings of ES-MAML; σ and the step sizes are the authors'."""
 
     paths: ClassVar[tuple[str, ...]] = ("start",)
+    """See `Settings`."""
 
     adaptation: Literal["mc", "hill-climb"] = "mc"
     """Adapt by a Monte Carlo gradient, or keep the best of what was tried."""

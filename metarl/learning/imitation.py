@@ -34,6 +34,7 @@ class ImitationSettings(Settings):
     """Settings of what imitates demonstrations."""
 
     paths: ClassVar[tuple[str, ...]] = ("demos", "heldout_demos")
+    """See `Settings`."""
 
     demos: str | None = None
     """File of demonstrations of training tasks, at least two of each (`metarl demos --split
