@@ -50,6 +50,17 @@ def test_the_page_of_es_maml_has_the_table_of_its_file():
     assert module.filled(text, "es damage", module.table()) == text
 
 
+def test_the_pages_of_learners_have_the_ladder_s_results():
+    """`python experiments/ladder_pages.py --write` would change none of them."""
+    module = script("ladder_pages")
+    pages = module.pages(module.load(module.RESULTS))
+    assert {"promp.md", "cavia.md", "rl2.md", "varibad.md"} <= {path.name for path in pages}
+    for path, text in pages.items():
+        assert path.read_text(encoding="utf-8") == text, path
+    rows = module.table(module.load(module.RESULTS), ["e-rl2", "promp"]).splitlines()[2:6]
+    assert [row.split(" | ")[0] for row in rows] == ["| `e-rl2`"] * 2 + ["| `promp`"] * 2
+
+
 def test_a_seed_joins_those_of_the_same_settings(tmp_path, monkeypatch):
     """And replaces itself; differences are paired, stream by stream. Other settings begin anew."""
     module = script("ftml_stream")
