@@ -29,18 +29,21 @@ HEAD = (
     "|---|---|---|---|---|---|---|---|",
 )
 NOTE = """\
-From [the ladder](../ladder.md), which has the oracle's returns, scores, ood tasks and hardware. *Blind* is `ppo` on that family, with its
-env steps. *Minutes* are of training, on one thread of a busy machine. `python experiments/run_queue.py --only 'FAMILY-SETTING-'` trains one."""
+From [the ladder](../ladder.md), which has the oracle's returns, scores, ood tasks and hardware.
+*Blind* is `ppo` on that family, with its env steps. *Minutes* are of training, on one thread of a
+busy machine. `python experiments/run_queue.py --only 'FAMILY-SETTING-'` trains one."""
 
 
 def table(results: Results, lines: list[str]) -> str:
     """Return the table of some lines, on every family on which they were trained."""
-    rows = []
-    for family, found in results.items():
-        blind = [one for one in found.get("ppo", ()) if not outdated(one)] or found.get("ppo")
-        for line in (line for line in lines if found.get(line) and line in lines_of(family)):
-            rows.append((lines.index(line), _row(family, line, found[line], blind)))
-    return "\n".join((*HEAD, *(row for _, row in sorted(rows, key=lambda one: one[0])), "", NOTE))
+    rows = [
+        (lines.index(line), _row(family, line, found[line], found.get("ppo")))
+        for family, found in results.items()
+        for line in filter(found.get, lines)
+        if line in lines_of(family)
+    ]
+    ordered = [row for _, row in sorted(rows, key=lambda one: one[0])]
+    return "\n".join((*HEAD, *ordered, "", NOTE))
 
 
 def _row(
