@@ -103,7 +103,7 @@ def _gains(reports: dict[str, Report]) -> list[str]:
             continue
         gain, low, high = report.difference()
         lines.append(
-            f"Gain on {report.distinct_tasks} {split} tasks{report.mark()} over "
+            f"Gain on {counted(report.distinct_tasks, f'{split} task')}{report.mark()} over "
             f"{_over(report)}: {number(gain, True)} (interquartile mean, 95 % interval "
             f"{number(low, True)} to {number(high, True)}). {verdict(report)}"
         )
