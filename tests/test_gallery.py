@@ -128,7 +128,7 @@ def test_a_gif_is_small_smooth_and_as_wide_as_a_page(path: Path) -> None:
 def test_the_gallery_is_of_many_robots() -> None:
     robots = [name.split("-")[0] for name in gallery.SHOTS]
     assert {"half", "walker2d", "quadruped", "ant"} <= set(robots)
-    assert robots.count("half") <= 2
+    assert 2 * robots.count("half") <= len(robots)
     assert any("crippled" in name for name in gallery.SHOTS)
     assert any("terrain" in name for name in gallery.SHOTS)
 
