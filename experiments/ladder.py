@@ -155,14 +155,15 @@ def _row(family: str, line: str, lines: dict[str, list[dict[str, Any]]], episode
     found, got = lines[line], score(lines, line, episode)
     ood = [r["ood"]["mean"][episode] for r in found if r["ood"]]
     return (
-        f"| {family} | {line}{_dagger(found)} | {found[0]['experience'][episode]} "
-        f"| {np.mean([r['mean'][episode] for r in found]):.1f} "
+        f"| {family} | {line}{dagger(found)} | {found[0]['experience'][episode]} "
+        f"| {mean_of(found, episode):.1f} "
         f"| {f'{np.mean(ood):.1f}' if ood else 'none'} "
         f"| {got.words if got else ''} | {len(found)} |"
     )
 
 
-def _dagger(found: list[dict[str, Any]]) -> str:
+def dagger(found: list[dict[str, Any]]) -> str:
+    """Return the mark of results whose line has other settings by now."""
     return " †" if any(map(outdated, found)) else ""
 
 
@@ -193,12 +194,11 @@ def costs(results: Results) -> list[str]:
             found = results.get(family, {}).get(line, [])
             if not found:
                 continue
-            end = [r["curve"][-1] for r in found]
             took = [r["seconds"] for r in found if "seconds" in r]
             on = sorted({_hardware(r["hardware"]) for r in found if "hardware" in r})
             table.append(
-                f"| {family} | {line} | {_steps(found)} "
-                f"| {np.mean([e['seconds'] for e in end]) / 60:.0f} "
+                f"| {family} | {line} | {steps(found)} "
+                f"| {minutes(found)} "
                 f"| {found[0]['experience'][-1]} | {f'{np.mean(took):.0f}' if took else ''} "
                 f"| {'; '.join(on)} |"
             )
@@ -214,18 +214,19 @@ def witnesses(ours: Results, theirs: Results) -> list[str]:
     for family, agents in sorted(theirs.items()):
         beside = [ours.get(family, {}).get(line) for line in ("ppo", "rl2")]
         mine = " | ".join(
-            f"{_mean(found, 0):.1f} at {_steps(found)}" if found else "" for found in beside
+            f"{mean_of(found, 0):.1f} at {steps(found)}" if found else "" for found in beside
         )
         for agent, found in sorted(agents.items()):
             ood = [one["ood"]["mean"][0] for one in found if one["ood"]]
             table.append(
-                f"| {family} | {agent} | {_steps(found)} | {_mean(found, 0):.1f} "
+                f"| {family} | {agent} | {steps(found)} | {mean_of(found, 0):.1f} "
                 f"| {f'{np.mean(ood):.1f}' if ood else 'none'} | {mine} | {len(found)} |"
             )
     return table
 
 
-def _steps(found: list[dict[str, Any]]) -> str:
+def steps(found: list[dict[str, Any]]) -> str:
+    """Return for how many environment steps a line was trained, in words."""
     return f"{np.mean([one['curve'][-1]['env_steps'] for one in found]) / 1e6:.1f} M"
 
 
@@ -280,14 +281,14 @@ def best(results: Results) -> list[str]:
         learners = [line for line in lines if line not in ("ppo", "oracle")]
         if not ({"ppo", "oracle"} <= lines.keys() and learners):
             continue
-        line = max(learners, key=lambda one: _mean(lines[one], last(lines[one])))
+        line = max(learners, key=lambda one: mean_of(lines[one], last(lines[one])))
         k = last(lines[line])
         got = score(lines, line, k)
         table.append(
-            f"| {family} | {_mean(lines['ppo'], 0):.0f}{_dagger(lines['ppo'])} "
-            f"| **{line}**{_dagger(lines[line])} | {_mean(lines[line], 0):.0f} "
-            f"| {_mean(lines[line], k):.0f} (K = {lines[line][0]['experience'][k]}) "
-            f"| {_mean(lines['oracle'], 0):.0f}{_dagger(lines['oracle'])} | {_short(got)} "
+            f"| {family} | {mean_of(lines['ppo'], 0):.0f}{dagger(lines['ppo'])} "
+            f"| **{line}**{dagger(lines[line])} | {mean_of(lines[line], 0):.0f} "
+            f"| {mean_of(lines[line], k):.0f} (K = {lines[line][0]['experience'][k]}) "
+            f"| {mean_of(lines['oracle'], 0):.0f}{dagger(lines['oracle'])} | {_short(got)} "
             f"| {len(lines[line])} |"
         )
     return table
@@ -297,7 +298,13 @@ def _short(got: Score | None) -> str:
     return "–" if got is None or np.isnan(got.value) else got.words
 
 
-def _mean(found: list[dict[str, Any]], episode: int) -> float:
+def minutes(found: list[dict[str, Any]]) -> str:
+    """Return how many minutes a training of the line took."""
+    return f"{np.mean([one['curve'][-1]['seconds'] for one in found]) / 60:.0f}"
+
+
+def mean_of(found: list[dict[str, Any]], episode: int) -> float:
+    """Return what a round of a line returned, on average over tasks and seeds."""
     return float(np.mean([result["mean"][episode] for result in found]))
 
 

@@ -12,12 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from ladder import Results, last, load
+from ladder import Results, dagger, last, load, mean_of, minutes, steps
 from result_files import filled
-from run_queue import RESULTS, ROOT, lines_of, outdated
+from run_queue import RESULTS, ROOT, lines_of
 
-from metarl.base.text import si
 from metarl.cli import guarded
 from metarl.report.text import number
 
@@ -31,7 +29,8 @@ HEAD = (
 NOTE = """\
 From [the ladder](../ladder.md), which has the oracle's returns, scores, ood tasks and hardware.
 *Blind* is `ppo` on that family, with its env steps. *Minutes* are of training, on one thread of a
-busy machine. `python experiments/run_queue.py --only 'FAMILY-SETTING-'` trains one."""
+busy machine. `python experiments/run_queue.py --only 'FAMILY-SETTING-'` trains one. †: of settings
+that the line has no longer."""
 
 
 def table(results: Results, lines: list[str]) -> str:
@@ -50,22 +49,14 @@ def _row(
     family: str, line: str, seeds: list[dict[str, Any]], blind: list[dict[str, Any]] | None
 ) -> str:
     rounds = range(last(seeds) + 1)
-    means = [float(np.mean([one["mean"][k] for one in seeds])) for k in rounds]
-    beside = "–"
-    if blind:
-        return_of = float(np.mean([one["mean"][0] for one in blind]))
-        beside = f"{number(return_of)} ({si(_steps(blind))})"
-    minutes = np.mean([one["curve"][-1]["seconds"] for one in seeds]) / 60
+    beside = f"{number(mean_of(blind, 0))} ({steps(blind)}){dagger(blind)}" if blind else "–"
     cells = (
-        f"`{line}`" + " †" * any(map(outdated, seeds)), family, " → ".join(map(number, means)),
-        ", ".join(str(seeds[0]["experience"][k]) for k in rounds), beside, si(_steps(seeds)),
-        f"{minutes:.0f}", str(len(seeds)),
+        f"`{line}`{dagger(seeds)}", family,
+        " → ".join(number(mean_of(seeds, k)) for k in rounds),
+        ", ".join(str(seeds[0]["experience"][k]) for k in rounds), beside, steps(seeds),
+        minutes(seeds), str(len(seeds)),
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
-
-
-def _steps(seeds: list[dict[str, Any]]) -> int:
-    return int(seeds[0]["curve"][-1]["env_steps"])
 
 
 def pages(results: Results) -> dict[Path, str]:

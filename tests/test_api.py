@@ -1,6 +1,7 @@
 """The short way in Python."""
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 import metarl
 from metarl import UserError
 from metarl.adapters import SB3VecEnv
-from metarl.algorithms import MamlTrpo, MamlTrpoConfig, Pearl, Rl2, Rl2Config
+from metarl.algorithms import DistilConfig, MamlTrpo, MamlTrpoConfig, Pearl, Rl2, Rl2Config
 from metarl.base import threads
 from metarl.learning.registry import find_learner
+from metarl.modules.settings import Settings, for_others
 
 SMALL = {
     "tasks_per_iteration": 2, "rollouts_per_task": 2, "evaluate_tasks": 2, "evaluate_episodes": 1,
@@ -42,6 +44,18 @@ def test_a_number_of_steps_may_be_written_as_a_float(tmp_path) -> None:
         "point-goal", "maml-trpo", env_steps=1e3, hidden=(8,), out=str(tmp_path / "run"), **SMALL
     )
     assert len(run.report.mean) == 2
+
+
+def test_a_learner_may_have_a_setting_that_is_called_paths() -> None:
+    @dataclass(frozen=True)
+    class Config(Settings):
+        paths: int = 8
+
+    assert for_others(Config()) == {"paths": 8}
+
+
+def test_a_path_that_no_file_can_have_is_kept_as_it_is() -> None:
+    assert DistilConfig(teacher="x" * 5000).teacher == "x" * 5000
 
 
 def test_a_setting_that_does_not_exist_is_one_line() -> None:

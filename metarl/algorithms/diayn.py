@@ -108,7 +108,7 @@ class Diayn(Learner):
                 f"{max(columns)}"
             )
         self.columns = torch.tensor(columns, device=self.device)
-        wide = spec._replace(observation_size=size + config.skills, told_size=0)
+        wide = spec._replace(observation_size=size + config.skills)
         self.ppo = BatchedPpo(wide, config, self.device)
         self.params = self.ppo.initial(Key(seed, "policy"))
         self.adam = Adam.start(self.params)

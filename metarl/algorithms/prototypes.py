@@ -140,7 +140,7 @@ class Prototypes(Learner):
         self.obs_moments = RunningMoments(spec.observation_size, self.device)
         self.reward_moments = RunningMoments(1, self.device)
         told = config.prototypes + config.see_point * config.metric_size
-        wide = spec._replace(observation_size=spec.observation_size + told, told_size=0)
+        wide = spec._replace(observation_size=spec.observation_size + told)
         self.ppo = BatchedPpo(wide, config, self.device)
         self.params = self.ppo.initial(Key(seed, "policy"))
         self.adam = Adam.start(self.params)

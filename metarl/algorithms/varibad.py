@@ -160,7 +160,7 @@ class Varibad(Learner):
         self.obs_moments = RunningMoments(o, self.device)
         self.reward_moments = RunningMoments(1, self.device)
         told = sum(part.shape[-1] for part in self.begin(1, 1).belief)
-        wide = spec._replace(observation_size=o + told, told_size=0)
+        wide = spec._replace(observation_size=o + told)
         self.ppo = BatchedPpo(wide, config, self.device)
         self.params = self.ppo.initial(Key(seed, "policy"))
         self.adam = Adam.start(self.params)

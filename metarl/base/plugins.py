@@ -79,6 +79,11 @@ def absolute(name: str) -> str:
     return name if file is None else f"{file.resolve()}:{name.rpartition(':')[2]}"
 
 
+def folder_name(name: str) -> str:
+    """Return what a folder is called by: of ``/a/b.py:Class`` the class."""
+    return short_name(name).rpartition(":")[2]
+
+
 def short_name(name: str) -> str:
     """Return a name without where on this machine its files are, and without a variation's file.
 

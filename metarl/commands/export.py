@@ -179,12 +179,13 @@ def _check_shown(result: dict[str, Any]) -> None:
 def _difference(result: Any, checkpoint: Checkpoint) -> str | None:
     """Return in which way a result is not of this checkpoint; None if it is."""
     from metarl.learning.checkpoint import learner_config
+    from metarl.modules.settings import paths_of
     from metarl.run import MAY_CHANGE
 
     try:
         train, learner = result["config"]["train"], result["config"]["learner"]
         last = int(result["curve"][-1]["iteration"])
-        elsewhere = getattr(learner_config(checkpoint), "paths", ())
+        elsewhere = paths_of(learner_config(checkpoint))
         pairs = [
             ("family", result["family"], checkpoint.family),
             ("algorithm", result["algorithm"], checkpoint.algorithm),
@@ -245,13 +246,14 @@ def _command(run: RunSummary) -> str:
     other settings.
     """
     from metarl.learning.registry import find_learner
+    from metarl.modules.settings import paths_of
     from metarl.runs.config import TrainConfig
     from metarl.runs.presets import PLAIN, choose
 
     words = ["metarl", "train", run.family, run.algorithm]
     words += ["--preset", PLAIN] if choose(run.family, run.algorithm) else []
     config = find_learner(run.algorithm).Config
-    defaults, paths = asdict(TrainConfig()) | asdict(config()), getattr(config, "paths", ())
+    defaults, paths = asdict(TrainConfig()) | asdict(config()), paths_of(config)
     unshown = (
         "out", "progress", "print_every", "device", "threads", "keep_checkpoints", "track",
         "evaluate_ood",

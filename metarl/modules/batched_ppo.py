@@ -50,7 +50,8 @@ class PpoSettings(FeedForwardSettings):
     """Steps that the policy sees, the present one too; from 2 on with the actions in between."""
     told_weight: Positive = 1.0
     """What the n numbers that ``+told`` adds to the observation weigh together, where every other
-    number weighs 1: each has 1 / √n of it, and so do its initial weights."""
+    number weighs 1: each has 1 / √n of it, and so do its initial weights. Runs of
+    before there was this setting go on without."""
 
 
 class Adam(NamedTuple):
@@ -100,7 +101,9 @@ class BatchedPpo:
             actor_extra: further inputs of the actor, for a `policy` that gives them.
         """
         self.spec, self.config, self.device = spec, config, device
-        self.history = config.history if isinstance(config, PpoSettings) else 1
+        self.history, told, told_weight = 1, 0, 1.0
+        if isinstance(config, PpoSettings):  # else inputs of a learner's own come after
+            self.history, told, told_weight = config.history, spec.told_size, config.told_weight
         self.frame = spec.observation_size + (spec.action_size if self.history > 1 else 0)
         inputs = self.frame * self.history
         self.seen = inputs + actor_extra
@@ -109,7 +112,8 @@ class BatchedPpo:
             min_std=config.min_std, state_std=config.state_std and not spec.actions,
         )  # fmt: skip
         self.critic = GaussianMLP(inputs + critic_extra, 1, config.hidden)
-        weight = _weights(spec, config.told_weight if isinstance(config, PpoSettings) else 1.0)
+        weight = torch.ones(spec.observation_size)
+        weight[spec.observation_size - told :] = told_weight / max(1, told) ** 0.5
         self.obs_moments = RunningMoments(spec.observation_size, device, weight=weight)
         self.return_moments = RunningMoments(1, device)
 
@@ -120,11 +124,10 @@ class BatchedPpo:
             for net, name in ((self.actor, "actor"), (self.critic, "critic"))
         )
         self.actor.split(actor[None])[-3].mul_(0.01)
-        told, size = self.spec.told_size, self.spec.observation_size
+        weight = self.obs_moments.weight.to(actor)[:, None]
         for net, part in ((self.actor, actor), (self.critic, critic)):
-            for k in range(self.history * (told > 0)):
-                rows = net.split(part[None])[0][:, k * self.frame : k * self.frame + size]
-                rows[:, -told:] *= self.obs_moments.weight[-told:, None].to(rows)
+            for start in range(0, self.frame * self.history, self.frame):
+                net.split(part[None])[0][:, start : start + len(weight)] *= weight
         return torch.cat((actor, critic))[None].to(self.device)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -337,13 +340,6 @@ class BatchedPpo:
         error = (value - part.target).square()
         loss, metrics = ppo.objective(policy, error, part, total, self.config)
         return loss, metrics / len(params)
-
-
-def _weights(spec: Spec, told_weight: float) -> Tensor:
-    """Return (O,) what the numbers of an observation weigh as inputs; see `PpoSettings`."""
-    weights = torch.ones(spec.observation_size)
-    weights[spec.observation_size - spec.told_size :] = told_weight / max(1, spec.told_size) ** 0.5
-    return weights
 
 
 def training_returns(rollouts: Sequence[Rollout], ranks: Ranks = ALONE) -> dict[str, float]:

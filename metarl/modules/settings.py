@@ -14,7 +14,7 @@ import functools
 import math
 import os
 import types
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -73,20 +73,29 @@ class Settings:
         """Check every field. Raises UserError naming the first that cannot be."""
         for name, hint in _hints(type(self)).items():
             _check(name, getattr(self, name), hint)
-        for name in self.paths:
+        for name in paths_of(self):
             path = getattr(self, name)
             if not isinstance(path, str | Path | None):
                 raise UserError(f"{name} must be a path or a name, not {path!r:.80}")
             if path is not None:
-                path = os.fspath(path)
+                there = os.path.exists(path)  # of whatever no path can be, it says no
+                path = os.path.realpath(path) if there else os.fspath(path)
                 object.__setattr__(self, name, path)
-            if path and "\0" not in path and Path(path).exists():
-                object.__setattr__(self, name, str(Path(path).resolve()))
+
+
+def paths_of(config: Any) -> tuple[str, ...]:
+    """Return `Settings.paths` of a learner's settings; of another class a setting may be so called.
+
+    Args:
+        config: the settings, or their class.
+    """
+    own = "paths" in (field.name for field in fields(config))
+    return () if own else getattr(config, "paths", ())
 
 
 def for_others(config: Any) -> dict[str, Any]:
     """Return a learner's settings as a dict, without what is only on this machine: `paths`."""
-    return asdict(config) | dict.fromkeys(getattr(config, "paths", ()))
+    return asdict(config) | dict.fromkeys(paths_of(config))
 
 
 @dataclass(frozen=True)

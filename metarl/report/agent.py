@@ -20,6 +20,7 @@ from metarl.base.files import file_errors, whole_folder, write_json
 from metarl.base.plugins import short_name
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.checkpoint import Checkpoint
+from metarl.modules.settings import paths_of
 from metarl.report.charts import plot_results
 from metarl.report.model_card import model_card
 from metarl.report.run_summary import RESULT
@@ -52,7 +53,7 @@ def write_agent(
         learner, meta = checkpoints.restore(checkpoint), _meta(checkpoint.meta, half)
         checkpoints.write_files(draft, learner, checkpoint.family, checkpoint.step, meta)
         measured = result(draft)
-        measured["config"]["learner"] |= dict.fromkeys(getattr(learner.config, "paths", ()))
+        measured["config"]["learner"] |= dict.fromkeys(paths_of(learner.config))
         write_json(draft / RESULT, measured)
         plot_results([measured], draft / "curve.png")
         name = final.name if final.is_absolute() else final.as_posix()

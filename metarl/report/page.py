@@ -91,7 +91,7 @@ def render(runs: Sequence[RunSummary], *, live: bool = False, running: bool = Fa
     check_runs(runs)
     _tell_apart(runs)
     one = runs[0] if len(runs) == 1 else None
-    found, units = scores_of(runs), param_units(runs[0].source or runs[0].family)
+    found, units = scores_of(runs), param_units(runs[0].reference)
     parameters = len(next(iter(found.values())).names) if found else 0
     ranked = []
     for n, run in enumerate(runs):

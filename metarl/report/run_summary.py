@@ -75,6 +75,11 @@ class RunSummary:
     """The family as it is found again, with files and their digests."""
 
     @property
+    def reference(self) -> str:
+        """How the family is found."""
+        return self.source or self.family
+
+    @property
     def tasks_of(self) -> str:
         """Whose tasks it has: the family without ``+told``, and which files its variations are of.
 

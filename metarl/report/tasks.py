@@ -173,7 +173,7 @@ def task_charts(runs: Sequence[RunSummary], found: Found) -> list[Panel]:
     """Return the return over each task parameter, and for two parameters also maps."""
     if not found:
         return []
-    names, units = next(iter(found.values())).names, param_units(runs[0].source or runs[0].family)
+    names, units = next(iter(found.values())).names, param_units(runs[0].reference)
     charts = [_scatter(runs, found, p, units) for p in _most_telling(found)]
     return charts + (_maps(runs, found, units) if len(names) == 2 else [])
 
@@ -205,7 +205,7 @@ def _scatter(runs: Sequence[RunSummary], found: Found, p: int, units: dict[str, 
     """Draw the return before and after over one parameter; of several runs, only after."""
     name = next(iter(found.values())).names[p]
     points = [text for scores in found.values() for text in _point_texts(scores, units)]
-    param = family_params(runs[0].source or runs[0].family).get(name)
+    param = family_params(runs[0].reference).get(name)
     box = param.train if param is not None else None
 
     def draw(axes: Axes) -> None:

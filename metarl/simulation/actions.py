@@ -31,6 +31,7 @@ from metarl.simulation.backend import Backend
 from metarl.simulation.controls import (
     control_of_position,
     control_range,
+    drag_of,
     drives_a_joint,
     history_at,
     holds_position,
@@ -259,6 +260,7 @@ def _write_controllers(declared: Actions, model: mujoco.MjModel) -> None:
             raise UserError(f"torques(): {what} must be {least}, not {value[~fits][0]:g}")
     model.actuator_gaintype[:] = int(mujoco.mjtGain.mjGAIN_FIXED)
     model.actuator_biastype[:] = int(mujoco.mjtBias.mjBIAS_AFFINE)
+    model.actuator_damping[:] -= drag_of(model)  # of what a motor was before
     for field in ("gainprm", "biasprm", "gear", "ctrlrange", "ctrllimited"):
         getattr(model, f"actuator_{field}")[:] = 0
     model.actuator_gear[:, 0], model.actuator_gainprm[:, 0] = 1.0, kp

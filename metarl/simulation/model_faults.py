@@ -15,6 +15,8 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
+from metarl.simulation.controls import drag_of
+
 _OBJECTS = {
     "body": "body", "jnt": "joint", "dof": "joint", "geom": "geom", "site": "site", "cam": "camera",
     "light": "light", "mesh": "mesh", "hfield": "hfield", "mat": "material", "pair": "pair",
@@ -289,6 +291,7 @@ def _strength(model: mujoco.MjModel, drive: _Drive, factor: str, on: str) -> str
 
 def _drives(model: mujoco.MjModel, joint: int) -> Iterator[_Drive]:
     """The actuators that act on a joint directly or through a fixed tendon."""
+    drag = drag_of(model)
     for i in range(model.nu):
         share = _share(model, i, joint)
         if share == 0 or int(model.actuator_gaintype[i]) not in _LINEAR:
@@ -305,6 +308,7 @@ def _drives(model: mujoco.MjModel, joint: int) -> Iterator[_Drive]:
             force = min(force, float(np.abs(model.jnt_actfrcrange[joint]).max()))
         affine = int(model.actuator_biastype[i]) == int(mujoco.mjtBias.mjBIAS_AFFINE)
         kp, kv = -model.actuator_biasprm[i, 1:3] * gear**2 if affine else (0.0, 0.0)
+        kv += drag[i] * gear**2  # which is in the bias of a DC motor, too, and not in its sum
         yield _Drive(i, gear, gain, float(kp), float(kv), control, force)
 
 

@@ -136,7 +136,7 @@ def check_attributes(family: TaskFamily) -> None:
          'a dictionary by name, such as {"feet": contact("*_foot")}'),
         ("observation_scale", _are_numbers(family.observation_scale),
          "positive numbers: one, or a tuple of one for each of the observation"),
-        ("keep", isinstance(family.keep, tuple | list) and _all_text(family.keep),
+        ("keep", _is_several(family.keep) and _all_text(family.keep),
          'a tuple of names of fields, such as ("subtree_com",)'),
     ):  # fmt: skip
         if not fits:
@@ -161,8 +161,11 @@ def _is_scale(value: Any) -> bool:
 
 
 def _are_numbers(value: Any) -> bool:
-    several = isinstance(value, Iterable) and not isinstance(value, str)
-    return is_finite(value) or (several and all(is_finite(one) for one in value))
+    return is_finite(value) or (_is_several(value) and all(is_finite(one) for one in value))
+
+
+def _is_several(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str)
 
 
 def _by_name(value: object) -> bool:

@@ -6,7 +6,8 @@ import mujoco
 import pytest
 from helpers.robots import PENDULUM, robot
 
-from metarl import TaskWorlds, pd
+from metarl import TaskWorlds, pd, position_targets, torques
+from metarl.simulation.model_faults import advice
 from metarl.tasks.composition import compose
 
 
@@ -61,3 +62,18 @@ def test_a_dc_motor_whose_dynamics_vary_keeps_its_curve(task: dict, effort: floa
     assert torque(-9.0, 0.0, 0.8) == pytest.approx(effort * scale["strength"])
     assert torque(0.1, 0.0, 0.0) == pytest.approx(-3.0 * scale["kp"] * scale["strength"])
     assert torque(0.0, 1.0, 0.0) == pytest.approx(-0.8 * scale["kd"] * scale["strength"])
+
+
+def test_a_drag_above_kd_is_no_negative_damping() -> None:
+    family = robot(PENDULUM, actuators=pd(**DC | {"effort": 30.0}, reach=0.8))()
+    assert family.compiled.actuator_biasprm[0, 2] == pytest.approx(0.4)
+    assert "negative" not in advice(family.compile(), 0)
+
+
+def test_torques_take_the_place_of_a_dc_motor_with_its_drag() -> None:
+    motor = pd(20, 0.5, 23.5, no_load_speed=30, reach=1)
+    model = robot(
+        PENDULUM, actuators=motor, actions=torques(10, 1, 5, position_targets(0.5))
+    )().compile()
+    assert model.actuator_biasprm[0, :4].tolist() == [0, -10, -1, 0]
+    assert model.actuator_damping.tolist() == [0]

@@ -66,6 +66,7 @@ def test_what_is_as_good_as_the_type_is_taken() -> None:
     members = {"reset_noise": np.float32(0.1), "keep": ["subtree_com"], "reset_speed_noise": None}
     family = robot(ARM, floor=np.True_, reset_base_noise=0, **members)()
     assert TaskWorlds(family, 1, 1).simulator.snapshot(family.keep).kept["subtree_com"].numel()
+    assert robot(ARM, keep={"subtree_com"})().keep == {"subtree_com"}
 
 
 @pytest.mark.parametrize("keep", ["(3,)", "5", '"subtree_com"'])

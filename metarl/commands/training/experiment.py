@@ -20,7 +20,7 @@ import tyro
 
 from metarl.base.errors import UserError, did_you_mean
 from metarl.base.files import file_errors, read_json, write_json
-from metarl.base.plugins import short_name
+from metarl.base.plugins import folder_name
 from metarl.base.text import counted, si
 from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
@@ -127,8 +127,7 @@ def _main(family: str, settings: Mapping[str, Preset], argv: list[str]) -> int:
         )
     tuned = settings.get(name or "", next(iter(settings.values())))
     got = _parse(argv, tuned, prog)
-    named = short_name(family).rpartition(":")[2]
-    out = got.train.out or default_out(named, got.algorithm, got.train.seed)
+    out = got.train.out or default_out(folder_name(family), got.algorithm, got.train.seed)
     train = replace(got.train, out=out)
     run = train_or_resume(family, tuned.algorithm, train, got.learner, say=say)
     result = measure(run, got.measure, train)

@@ -19,7 +19,7 @@ from metarl.base.distributed import world_size
 from metarl.base.errors import UserError, quoted
 from metarl.base.files import file_errors, finite, read_json, write_json
 from metarl.base.keys import Key
-from metarl.base.plugins import short_name
+from metarl.base.plugins import folder_name
 from metarl.base.text import counted, decimals, shown
 from metarl.commands.arguments import check_counts, field_names, parse, take_option, whole_number
 from metarl.commands.training.sweep import (
@@ -143,7 +143,7 @@ def _planned(
     name = "train-tasks" if own else "num-train-tasks"
     refuse_rivals((name,), rest, "--num-tasks")
     swept = {name: [str(number) for number in numbers], "seed": list(args.seeds)}
-    names = (short_name(one).rpartition(":")[2] for one in (base.family, base.algorithm))
+    names = (folder_name(one) for one in (base.family, base.algorithm))
     default = Path(f"runs/{'-'.join(names)}-overfitting")
     runs, folder = planned(swept, [*rest, "--out", args.out or str(default)], read_train)
     by_run = {}

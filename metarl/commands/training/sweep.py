@@ -29,7 +29,7 @@ from metarl.base.distributed import (
 from metarl.base.errors import UserError, quoted
 from metarl.base.files import file_errors, finite, open_regular, read_json, write_json
 from metarl.base.keys import Key
-from metarl.base.plugins import short_name
+from metarl.base.plugins import folder_name
 from metarl.base.text import counted, decimals, shown
 from metarl.base.threads import available_cores
 from metarl.commands.arguments import take_option, whole_number
@@ -225,7 +225,7 @@ def placed(
     """
     out, rest = take_option(argv, "--out")
     base = read(rest)
-    names = [short_name(one).rpartition(":")[2] for one in (base.family, base.algorithm)]
+    names = [folder_name(one) for one in (base.family, base.algorithm)]
     own = Path(default_out(*names, seed=0))
     folder = Path(out) if out else own.with_name(kind.format(own.name.removesuffix("-seed0")))
     return base, folder, rest if base.train.threads else [*rest, "--threads", "1"]
