@@ -178,6 +178,43 @@ def beside_sb3() -> str:
     return f"{table(rows)}\n\n{fill(described)}"
 
 
+REASONS = {
+    "pearl": "gradient steps on old data, a thousand an iteration",
+    "amago": "gradient steps on old trials, a hundred an iteration",
+    "grbal": "planning, and gradient steps of the model",
+    "rebal": "planning, and gradient steps of the model",
+    "mann": "reads and writes of a memory at every step, also in the update",
+    "distil": "six passes over the trials, and a teacher that acts beside the student",
+}
+"""Why a learner's iteration is slow where that is no matter of a few per cent."""
+SLOW = 0.25
+
+
+def learners() -> str:
+    """What a whole iteration of each learner costs."""
+    result = load("learners")
+    rows = [
+        ("learner", "tasks × rollouts", "k env steps", "CPU s", "bare physics, s", "of bare speed",
+         "what takes the time, below a quarter"),
+    ]  # fmt: skip
+    for one in result["results"]:
+        share, name = one["share_of_bare_speed"], one["learner"]
+        why = REASONS.get(name, "small batches: most of it is starting small operations")
+        rows.append((
+            f"`{name}`" + ("" if one["family"] == "half-cheetah-vel" else f" on {one['family']}"),
+            f"{one['tasks']} × {one['rollouts_per_task']}", f"{one['env_steps'] / 1e3:.0f}",
+            f"{one['seconds']:.1f}", f"{one['seconds_bare_physics']:.2f}", f"{100 * share:.0f} %",
+            why if share < SLOW else "",
+        ))  # fmt: skip
+    described = (
+        f"`{result['command']}`, {result['date']}: CPU time of "
+        f"{counted(result['threads'], 'thread')} of: {result['hardware']['cpu']}, medians, the "
+        f"iteration and the bare physics of its steps taking turns, on a machine that was busy "
+        f"with other work. On half-cheetah-vel unless said, with the settings of the ladder."
+    )
+    return f"{table(rows)}\n\n{fill(described)}"
+
+
 ALGORITHMS = {"maml-trpo": "MAML-TRPO", "rl2": "RL²", "pearl": "PEARL", "ppo": "PPO"}
 
 
@@ -312,6 +349,7 @@ BLOCKS = {
     "growth": ("docs/cluster.md", growth),
     "beside-sb3": ("docs/algorithms/ppo.md", beside_sb3),
     "speed": ("docs/speed.md", speed),
+    "learners": ("docs/speed.md", learners),
     "pearl-update": ("docs/algorithms/pearl.md", pearl_update),
     "own-robot": ("docs/own-robot.md", own_robot),
 }

@@ -29,7 +29,7 @@ CHOOSE = {
     "amago": "as rl2, but old trials are to be used again (off-policy)",
     "pearl": "environment steps are dear, and hours of computing are not",
     "rma": "the task shows in how the robot moves, and the simulator knows it",
-    "distil": "there is a good policy already, such as an oracle",
+    "distil": "there is a good policy already, such as an oracle: it needs no rewards then",
     "maml-trpo": "weights may change on the robot, which gives tens of episodes with rewards",
     "promp": "as maml-trpo, by clipped steps in place of a trust region",
     "cavia": "as maml-trpo, but only a few numbers may change",
@@ -58,7 +58,7 @@ Returns are means over held-out tasks and seeds, in the first episode of a task 
 families that have a handful of tasks in all (\\*) the held-out ones are those of training.
 Learners were trained for different numbers of environment steps, so rows of one family are not a
 race: [the ladder](../ladder.md) gives all the same, and a score between the blind policy and the
-oracle.
+oracle. Of `distil` the teacher's are among them.
 """
 RANKED = """\
 ## By family
@@ -104,7 +104,7 @@ def summed(seeds: list[dict[str, Any]]) -> dict[str, Any]:
         "first": mean([seed["mean"][0] for seed in seeds]),
         "last": mean([seed["mean"][last] for seed in seeds]),
         "k": seeds[0]["experience"][last],
-        "steps": int(seeds[0]["curve"][-1]["env_steps"]),
+        "steps": int(seeds[0]["curve"][-1]["env_steps"]) + seeds[0].get("teacher_env_steps", 0),
         "still": mean([seed["stand_still"] for seed in seeds]),
         "seeds": len(seeds),
         "mark": "\\*" if Report.from_json(seeds[0], "a result").train_is_heldout else "",

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from ladder_profiles import PICTURE, draw, profiles
+from result_files import teacher_steps
 from run_queue import LINES, MILLIONS, OWN, RESULTS, ROOT, lines_of, outdated
 from witness import RESULTS as WITNESSED
 
@@ -66,13 +67,18 @@ learner's seeds; the blind policy and the oracle are taken as they are.
 COST = """\
 What training took, and how many episodes of a new task the learner has seen by its last round.
 `finetune` starts from the policy of `ppo`: its training is that of `ppo`, and its episodes come on
-top. *Evaluation* is the time of the held-out evaluation, with all of its tasks and rounds."""
+top. `distil` learns from the oracle, whose env steps stand behind its own. *Evaluation* is the time
+of the held-out evaluation, with all of its tasks and rounds."""
 WITNESSES = """\
 Agents of stable-baselines3 and sb3-contrib with the settings of those libraries, trained through
 `SB3VecEnv` on the same tasks and tested on the same held-out ones by the same protocol: what
 another code base makes of a family, made by `python experiments/witness.py FAMILY AGENT`. PPO and
 SAC are blind to the task, and so is `ppo`; RecurrentPPO has a memory and sees no rewards, so that
 it can infer dynamics and no goals. *Our ppo* and *our rl2* are those of the table above."""
+
+STUDENT = (
+    "`distil` is a student of the oracle: it learned from that one's actions, and not from rewards."
+)
 
 Results = dict[str, dict[str, list[dict[str, Any]]]]
 
@@ -226,8 +232,12 @@ def witnesses(ours: Results, theirs: Results) -> list[str]:
 
 
 def steps(found: list[dict[str, Any]]) -> str:
-    """Return for how many environment steps a line was trained, in words."""
-    return f"{np.mean([one['curve'][-1]['env_steps'] for one in found]) / 1e6:.1f} M"
+    """Return for how many environment steps a line was trained, and its teacher, in words."""
+    own, before = (
+        np.mean([count(one) for one in found]) / 1e6
+        for count in (lambda one: one["curve"][-1]["env_steps"], teacher_steps)
+    )
+    return f"{own:.1f} M" + (f" + {before:.1f} M" if before else "")
 
 
 def _hardware(of: dict[str, Any]) -> str:
@@ -312,7 +322,9 @@ def readme(text: str, results: Results) -> str:
     """Return README.md with the table between its marks."""
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    return "\n".join([before + BEGIN, *best(results), *daggers(results), END + after])
+    table = best(results)
+    student = ["", STUDENT] if any("**distil**" in row for row in table) else []
+    return "\n".join([before + BEGIN, *table, *daggers(results), *student, END + after])
 
 
 def own_settings() -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from ladder import load as load_ladder
 from result_files import load as load_results
+from result_files import teacher_steps
 from run_queue import RESULTS as LADDER
 
 from metarl import find_family
@@ -95,7 +96,7 @@ def our_row(line: str, runs: list[dict[str, Any]], horizon: int) -> str:
     words = [f"{spread(runs, 0)} first episode"]
     if last:
         words.append(f"{spread(runs, last)} after {counted(seen, 'episode')}")
-    steps = np.mean([run["curve"][-1]["env_steps"] for run in runs])
+    steps = np.mean([run["curve"][-1]["env_steps"] + teacher_steps(run) for run in runs])
     return f"| ours | {line} | {horizon} | {si(steps)} | {len(runs)} | {'; '.join(words)} |"
 
 

@@ -24,3 +24,8 @@ def load(folder: Path) -> Results:
         name = result.get("settings", result["algorithm"])
         found[result["family"], name].append(result)
     return dict(found)
+
+
+def teacher_steps(result: dict[str, Any]) -> int:
+    """Return for how many environment steps a student's teacher was trained; else 0."""
+    return int(result.get("teacher_env_steps", 0))

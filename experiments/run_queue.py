@@ -9,6 +9,7 @@ A *line* of the ladder is a learner, and the family that it learns on:
     ppo       PPO over the task distribution: blind to the task
     oracle    the same on FAMILY+told, which observes the task
     finetune  the policy of `ppo`, trained on in each held-out task
+    distil    a student of the oracle, on FAMILY
     rl2, varibad, maml-trpo, pearl, rma, prototypes
 
 Other learners, memories and objectives (`FEW`) are trained on two to four families. At the end
@@ -82,18 +83,20 @@ LONG = {"quadruped-terrain": 20, "quadruped-vel": 20}
 GRADIENTS = ("maml-trpo", "meta-sgd", "promp", "cavia", "reptile", "learned-optimizer", "es-maml")
 VARIANTS = ("mann", "hyper", "e-rl2", "mixture", "contrastive")
 SHORT = {
-    "pearl": 0.1, "amago": 1 / 3, **dict.fromkeys(VARIANTS, 0.5), **dict.fromkeys(GRADIENTS, 2.0)
+    "pearl": 0.1, "amago": 1 / 3, "distil": 0.2, **dict.fromkeys(VARIANTS, 0.5),
+    **dict.fromkeys(GRADIENTS, 2.0),
 }  # fmt: skip
 """Share of those steps that a line gets: PEARL's gradient steps take ten times as long, variants of
-RL² and VariBAD are to show whether they learn, and one update of those that adapt by gradients
-needs the rollouts of whole batches."""
+RL² and VariBAD are to show whether they learn, a student has a teacher, and one update of those
+that adapt by gradients needs the rollouts of whole batches."""
 FOUR = ("half-cheetah-vel", "half-cheetah-dynamics", "half-cheetah-dir", "walker2d-params")
 """Where three seeds matter most."""
 TWO = ("half-cheetah-vel", "half-cheetah-dynamics")
 FEW = {
     "mingru": FOUR, "s5": FOUR, "promp": TWO, "mann": TWO, "hyper": TWO, "e-rl2": TWO,
     "mixture": TWO, "contrastive": TWO, "meta-sgd": TWO, "cavia": TWO, "reptile": TWO,
-    "learned-optimizer": TWO, "es-maml": ("half-cheetah-vel",), "amago": TWO,
+    "learned-optimizer": TWO, "es-maml": ("half-cheetah-vel",), "amago": TWO, "distil": TWO,
+    "ftml": TWO,
 }  # fmt: skip
 """Lines that are trained on these families alone. For faults, ES-MAML begins with a policy that is
 told of them, in es_damage.py: its page says why it does not begin with nothing."""
@@ -208,10 +211,15 @@ def work(item: Item, threads: int) -> dict[str, Any]:
         blind = work(Item(item.family, "ppo", item.seed), threads)
         result = {**fine_tuned(item, train, learner), **{k: blind[k] for k in ("curve", "config")}}
     else:
+        more = {}
+        if item.line == "distil":
+            oracle = Item(item.family, "oracle", item.seed)
+            more["teacher_env_steps"] = work(oracle, threads)["curve"][-1]["env_steps"]
+            learner = replace(learner, teacher=str(oracle.run))
         family = item.family + ("+told" if item.line == "oracle" else "")
         run = train_or_resume(family, preset.algorithm, train, learner, say=say)
         episodes = 0 if item.line in ("ppo", "oracle") else 3
-        result = measure(run, Measure(test_episodes=episodes, test_rollouts=4), train)
+        result = measure(run, Measure(test_episodes=episodes, test_rollouts=4), train) | more
     command = f"python experiments/run_queue.py --only {item.result.stem}"
     return result | {"line": item.line, "settings": item.line, "command": command}
 

@@ -50,6 +50,30 @@ def test_the_page_of_es_maml_has_the_table_of_its_file():
     assert module.filled(text, "es damage", module.table()) == text
 
 
+def test_the_page_of_overfitting_has_the_table_of_its_files():
+    """`python experiments/overfitting.py --write` would not change it."""
+    module = script("overfitting")
+    text = module.PAGE.read_text(encoding="utf-8")
+    assert module.filled(text, "overfitting", module.table(module.load())) == text
+
+
+def test_what_few_training_tasks_cost_is_said_of_intervals_that_are_apart():
+    def row(tasks, held, near):
+        sets = {"train": (0, 0), "heldout": held, "near ood": near, "far ood": (0, 0)}
+        return {
+            "num_tasks": tasks,
+            "sets": {k: {"iqm": sum(v) / 2, "ci95": list(v)} for k, v in sets.items()},
+        }
+
+    found = {
+        "a": {"env_steps": 8e5, "rows": [row(8, (1, 2), (0, 9)), row(128, (3, 4), (0, 2))]},
+        "b": {"env_steps": 8e5, "rows": [row(8, (1, 3), (0, 9)), row(128, (2, 4), (0, 2.5))]},
+    }
+    *_, few, outside = script("overfitting").table(found).splitlines()
+    assert few.endswith("with intervals apart: a; not shown: b.")
+    assert outside.endswith("with intervals apart: a; of 2.")
+
+
 def test_the_pages_of_learners_have_the_ladder_s_results():
     """`python experiments/ladder_pages.py --write` would change none of them."""
     module = script("ladder_pages")

@@ -168,6 +168,7 @@ class Simulator(Backend):
 
         Raises UserError for another field, or for values of another shape.
         """
+        values = torch.as_tensor(values)  # what a family computed with numpy will do
         check_varied(self.model, field, values.shape, self.num_worlds)
         self.batch.expand(field)[:] = values.numpy()
         self._expanded.add(field)

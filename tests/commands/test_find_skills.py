@@ -5,11 +5,13 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.refusals import refused
 
 from envs.point import PointGoal
 from metarl.cli import main
+from metarl.commands.evaluating.opened import same_tasks
 from metarl.commands.export import export_agent
 from metarl.commands.training.overfitting import _planned, _taken
 from metarl.commands.training.sweep import planned
@@ -18,6 +20,7 @@ from metarl.commands.viewing.output import default_out
 from metarl.learning import checkpoint as checkpoints
 from metarl.report.page import check_runs
 from metarl.report.run_summary import evaluation_path, read_run
+from metarl.tasks.distribution import Tasks
 from metarl.tasks.variations.skills import Skills
 
 SHORT = ["--iterations", "1", "--tasks-per-iteration", "2", "--rollouts-per-task", "2",
@@ -68,6 +71,16 @@ def _there(run, monkeypatch) -> None:
 
 
 NAME = "point-goal+skills=mine/three.safetensors"
+
+
+def test_tasks_of_other_skills_are_others_though_as_many() -> None:
+    def of(family: str) -> Tasks:
+        return Tasks(family, ("skill",), np.arange(3.0)[:, None])
+
+    mine = of("point-goal+skills=/a/three.safetensors#12ab")
+    assert same_tasks(mine, of("point-goal+skills=/b/copy.safetensors#12ab+told"))
+    assert not same_tasks(mine, of("point-goal+skills=/a/three.safetensors#34cd"))
+    assert not same_tasks(of("point-goal"), mine)
 
 
 @pytest.mark.usefixtures("_there", "_empty_charts")

@@ -231,6 +231,8 @@ def test_what_cannot_vary_within_an_episode_is_refused(field, shape, words) -> N
     worlds.simulator.vary("dof_damping", torch.tensor([[1.0], [9.0]]).double())
     worlds.step(torch.ones(2, 1))
     assert worlds.simulator.world_model(1).dof_damping.tolist() == [9.0]
+    worlds.simulator.vary("dof_damping", np.array([[1.0], [3.0]]))
+    assert worlds.simulator.world_model(1).dof_damping.tolist() == [3.0]
 
 
 def test_an_edit_that_mujoco_refuses_is_one_line() -> None:

@@ -78,11 +78,24 @@ def opened(
 
 def refuse_others(run: str, family: TaskFamily, own: Tasks, tasks: Tasks, split: str) -> None:
     """Raise UserError if a run's tasks are not those that it is to be compared on."""
-    if own.names != tasks.names or not np.array_equal(own.values, tasks.values):
+    if not same_tasks(own, tasks):
         raise UserError(
             f"'{run}' was trained on {family.name}, whose {split} tasks are not those of "
             f"{tasks.family}: only runs on the same tasks can be compared"
         )
+
+
+def same_tasks(one: Tasks, other: Tasks) -> bool:
+    """Whether tasks are the same, though of two families, such as one that observes them.
+
+    Two sets of as many skills have the same values for other tasks.
+    """
+
+    def files(tasks: Tasks) -> list[str]:  # what they hold, wherever they are
+        return sorted(w.partition("#")[2] for w in tasks.family.split("+") if "#" in w)
+
+    values = one.names == other.names and np.array_equal(one.values, other.values)
+    return values and files(one) == files(other)
 
 
 def check_json(file: str | None) -> None:

@@ -9,7 +9,7 @@ from metarl.base.errors import UserError
 from metarl.base.files import check_writable
 from metarl.base.text import shown
 from metarl.commands.evaluating.on_run import parse_task
-from metarl.commands.evaluating.opened import Opened
+from metarl.commands.evaluating.opened import Opened, same_tasks
 from metarl.commands.viewing.output import default_out, draw
 from metarl.runs.progress import bar, say
 
@@ -27,7 +27,7 @@ def render_against(args: Render, config: VideoConfig) -> int:
     opened = [_opened(args, run) for run in (args.run, *args.against)]
     first = opened[0]
     for one in opened[1:]:
-        if one.tasks.names != first.tasks.names or (one.tasks.values != first.tasks.values).any():
+        if not same_tasks(one.tasks, first.tasks):
             raise UserError(
                 f"'{one.run}' was trained on {one.family.name} and '{first.run}' on "
                 f"{first.family.name}: they have not the same tasks"

@@ -206,6 +206,7 @@ class WarpSimulator(Backend):
 
         Raises UserError for another field, or for values of another shape.
         """
+        values = torch.as_tensor(values)  # what a family computed with numpy will do
         check_varied(self.model, field, values.shape, self.num_worlds)
         with on(self._place):
             if self._models.vary(field, values):
