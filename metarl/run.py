@@ -13,7 +13,7 @@ import torch
 from metarl.base import distributed
 from metarl.base.errors import UserError
 from metarl.base.files import file_errors
-from metarl.base.plugins import plugin_file
+from metarl.base.plugins import absolute, plugin_file, reference
 from metarl.base.threads import available_cores, set_threads, using
 from metarl.learning import checkpoint as checkpoints
 from metarl.learning.learner import Learner
@@ -149,6 +149,7 @@ def train_or_resume(
         family=family if plugin_file(family) else None,  # files that the caller names may be run
         algorithm=algorithm if plugin_file(algorithm) else None,
     )
+    refuse_other(checkpoint, family, algorithm)
     saved = train_config(checkpoint)
     train = replace(
         train, threads=train.threads or saved.threads,
@@ -258,6 +259,21 @@ def worlds_per_task(checkpoint: Checkpoint, wanted: int | None, tasks: int) -> i
             f"tasks x rollouts_per_task is {tasks * count} worlds; the limit is {MAX_WORLDS}"
         )
     return count
+
+
+def refuse_other(checkpoint: Checkpoint, family: str, algorithm: str) -> None:
+    """Raise UserError if a run is of another family, or of another algorithm, than it should be.
+
+    A product of variations may be named otherwise: in another order, or a file without its digest.
+    """
+    given = ("FAMILY", checkpoint.family, family), ("ALGORITHM", checkpoint.algorithm, algorithm)
+    for what, old, new in given:
+        product = what == "FAMILY" and "+" in new and reference(find_family(new)) == old
+        if old not in (new, absolute(new)) and not product:
+            raise UserError(
+                f"{what} cannot change when a run goes on: '{run_of(checkpoint)}' has {old}, not "
+                f"{new}; start another run with --out"
+            )
 
 
 def refuse_changes(checkpoint: Checkpoint, train: TrainConfig, learner_config: Any) -> None:

@@ -235,5 +235,5 @@ def commands(monkeypatch) -> list[list[str]]:
         return forked(run, **more)
 
     fake = SimpleNamespace(Popen=start, STDOUT=subprocess.STDOUT, PIPE=subprocess.PIPE)
-    monkeypatch.setattr("metarl.commands.training.sweep.subprocess", fake)
+    monkeypatch.setattr("metarl.commands.training.one_run.subprocess", fake)
     return seen

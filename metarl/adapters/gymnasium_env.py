@@ -131,7 +131,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.family = family_for_view(family, max_episode_steps)
         self.horizon = self.family.horizon
         self._arguments = {"task": task, "simulator": simulator, **options}
-        self.options = task_options(options)
+        self.options = task_options(options, ("task", "max_episode_steps", "simulator"))
         # The worlds would begin the next episode at once; here the last step is to be looked at.
         free = without_termination(self.family)
         free = replace_attributes(free, terminated=self._note_failure)

@@ -37,6 +37,10 @@ def _autoreset_mode(name: AutoresetMode | str) -> AutoresetMode:
         raise UserError(f"autoreset_mode is one of {modes}, not {name!r}") from None
 
 
+OWN = ("task", "autoreset_mode", "max_episode_steps", "threads", "simulator")
+"""Keywords of `GymVectorEnv` beside those of `TaskOptions`."""
+
+
 class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """B worlds as a gymnasium VectorEnv: they step together, on threads, in one process."""
 
@@ -78,7 +82,7 @@ class GymVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "max_episode_steps": max_episode_steps, "threads": threads, "simulator": simulator,
             **options,
         }  # fmt: skip
-        self.options = task_options(options)
+        self.options = task_options(options, OWN)
         self.worlds = worlds_for_view(self.family, self.family, num_envs, threads, simulator)
         self.num_envs = num_envs
         self.single_observation_space, self.single_action_space = spaces_of(self.worlds)

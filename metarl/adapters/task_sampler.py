@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -100,9 +100,14 @@ class TaskSampler:
         return Tasks(name, getattr(task, "names", self.distribution.names), rows)
 
 
-def task_options(options: Mapping[str, Any]) -> TaskOptions:
-    """Check the keywords of a view. Raises UserError."""
-    known = TaskOptions.__dataclass_fields__
+def task_options(options: Mapping[str, Any], own: Sequence[str]) -> TaskOptions:
+    """Check the keywords of a view. Raises UserError.
+
+    Args:
+        options: those that are not the view's own.
+        own: the names of the view's own, to be listed.
+    """
+    known = [*TaskOptions.__dataclass_fields__, *own]
     for name in options:
         if name not in known:
             raise UserError(

@@ -135,6 +135,14 @@ def whole_number(text: str) -> int:
 # --- every word, checked ------------------------------------------------------------------------
 
 
+def _switch(option: str, value: str, plain: bool) -> str:
+    """Return the option that ``--NAME=true`` or ``--NAME=false`` stands for, as in sweeps."""
+    if not plain or value.lower() not in ("true", "false"):
+        words = "true or false" if plain else "no value"
+        raise UserError(f"{option} takes {words}, and not '{value}'")
+    return option if value.lower() == "true" else f"--no-{option[2:]}"
+
+
 def _checked(argv: Sequence[str], flags: list[Flag], prog: str) -> list[str]:
     """Return the arguments as tyro takes them. Raises UserError on the first that is wrong."""
     known = {flag.option: flag for flag in flags if not flag.positional}
@@ -152,9 +160,7 @@ def _checked(argv: Sequence[str], flags: list[Flag], prog: str) -> list[str]:
             hint = _hint(option, flags, prog)
             raise UserError(f"unknown option '{name}'{hint}; see {prog} --help")
         if flag.kind is bool:
-            if attached:
-                raise UserError(f"{option} takes no value, and '{value}' is one")
-            options.append(option)
+            options.append(_switch(option, value, option in known) if attached else option)
             continue
         values = [value] if attached else []
         while tokens and not attached and not _is_option(tokens[0]):

@@ -355,7 +355,7 @@ def report_of(
         env_steps=sum(p.env_steps for p in played),
         seconds=round(sum(part.seconds for part in played), 3),
         diverged=sum(p.diverged for p in played), exploring=min(policy.exploring_rounds, rounds),
-        adapts_within=not policy.adapts_on_exploration,
+        adapts_within=not (policy.adapts_on_exploration or policy.adapts_to_demonstrations),
         train_is_heldout=split == "heldout" and TaskDistribution(family).shared_split,
         stand_still_by_task=mean_of_finished(torch.from_numpy(still)).tolist(), diagnostics=said,
     )  # fmt: skip

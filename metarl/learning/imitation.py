@@ -281,7 +281,9 @@ class Shown(Policy):
         self.policy, self.demonstrations = policy, demonstrations
         self.rows = demonstrations.rows_of(tasks)
         self.device = policy.device
-        for flag in ("name", "spec", "adapts_per_task", "adapts_on_exploration"):
+        for flag in (
+            "name", "spec", "adapts_per_task", "adapts_on_exploration", "adapts_to_demonstrations"
+        ):  # fmt: skip
             if hasattr(policy, flag):
                 setattr(self, flag, getattr(policy, flag))
 

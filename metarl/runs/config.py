@@ -64,7 +64,8 @@ class TrainConfig:
     curriculum_success: float | None = None
     """With --curriculum success: the return above which a task becomes harder."""
     curriculum_failure: float | None = None
-    """With --curriculum success: the return below which it becomes easier; default: half of it."""
+    """With --curriculum success: the return below which it becomes easier; default: half of it, or
+    twice where it is negative."""
     seed: int = 0
     """Of everything random: weights, tasks, initial states, actions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

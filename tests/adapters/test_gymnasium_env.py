@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 
 import gymnasium
@@ -145,6 +146,22 @@ def test_a_choice_that_is_not_there_is_refused() -> None:
             make()
         assert str(caught.value) == words + ", not 9"
     assert env.reset()[1]["task"] == {"fault": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("make", "own"),
+    [
+        (GymEnv, "task, max_episode_steps, simulator"),
+        (
+            functools.partial(GymVectorEnv, num_envs=2),
+            "task, autoreset_mode, max_episode_steps, threads, simulator",
+        ),
+    ],
+)
+def test_a_keyword_that_is_none_is_answered_with_all_that_are(make, own: str) -> None:
+    with pytest.raises(UserError, match="unknown option 'nosuch'; there are split,") as caught:
+        make("point-goal", nosuch=1)
+    assert str(caught.value).endswith(f"height, {own}")
 
 
 def test_frozen_tasks_take_turns() -> None:

@@ -72,7 +72,8 @@ def test_what_is_no_whole_number_is_refused(text):
         ),
         (["--layers"], "--layers needs a value"),
         (["--rate", "--progress"], "--rate needs a value"),
-        (["--progress=no"], "--progress takes no value"),
+        (["--progress=no"], "--progress takes true or false, and not 'no'"),
+        (["--no-progress=true"], "--no-progress takes no value, and not 'true'"),
         (["runs/y"], "'runs/y' is a word too many"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 from helpers.demonstrations import demonstrations_file
 from helpers.refusals import refused
 
+from envs.point import PointGoal
 from metarl import Choices, Interval, Key, Param, TaskDistribution, UserError, evaluate
 from metarl.cli import main
 from metarl.commands.training.overfitting import _planned, _taken, table
@@ -140,7 +141,7 @@ def test_who_imitates_has_as_many_tasks_as_are_demonstrated(name: str) -> None:
 
 
 def test_the_table_leaves_out_what_a_row_lacks() -> None:
-    one = {"iqm": 1.5, "ci95": [1.0, 2.0], "tasks": 30}
+    one = {"iqm": 1.5, "ci95": [1.0, 2.0], "tasks": 30, "few": False, "train_is_heldout": False}
     rows = [
         {"num_tasks": 8, "seeds": [1], "sets": {"train": one}},
         {"num_tasks": None, "seeds": [1, 2], "sets": {"heldout": one}},
@@ -149,3 +150,28 @@ def test_the_table_leaves_out_what_a_row_lacks() -> None:
     assert lines[1].split() == ["8", "1", "1.50", "[1.00,", "2.00]"]
     assert lines[2].split() == ["inf", "2", "1.50", "[1.00,", "2.00]"]
     assert lines[-1] == "of one seed: what another would give is not in the interval"
+
+
+@pytest.mark.usefixtures("_empty_charts", "commands")
+def test_who_imitates_is_shown_demonstrations_in_the_test(tmp_path, monkeypatch) -> None:
+    """Of the sets that have some; an evaluation of the learner by itself adapts to nothing."""
+    monkeypatch.setattr(PointGoal, "horizon", 5)
+    files = {split: demonstrations_file(split, tasks=3) for split in ("train", "heldout")}
+    words = (
+        "overfitting", "point-goal", "mil", "--demos", files["train"], "--heldout-demos",
+        files["heldout"], "--num-tasks", "3", "--test-tasks", "9", "--iterations", "1",
+        "--tasks-per-iteration", "3", "--rollouts-per-task", "1", "--evaluate-tasks", "3",
+        "--evaluate-episodes", "1", "--test-episodes", "1", "--device", "cpu",
+        "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert main(words) == 0
+    (row,) = json.loads((tmp_path / "out" / "overfitting.json").read_text())["rows"]
+    assert set(row["sets"]) == {"train", "heldout"}
+    held = row["sets"]["heldout"]
+    assert held["tasks"] == 3
+    run = next((tmp_path / "out").glob("*/curve.json"))
+    last = json.loads(run.read_text())[-1]
+    assert [held["mean_before"], held["mean"]] == [[last["before"]], [last["after"]]]
+    assert held["mean"] != held["mean_before"]
+    report = json.loads((run.parent / "evaluation" / "overfitting.json").read_text())
+    assert report["sets"]["heldout"]["adapts_within"] is False  # round 0 knows nothing of the task

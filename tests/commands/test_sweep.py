@@ -2,22 +2,26 @@
 
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from helpers.refusals import refused
 from safetensors.torch import load_file
 
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
 from metarl.cli import main
-from metarl.commands.training.sweep import limits, planned, take_sweep
+from metarl.commands.training.one_run import OneRun
+from metarl.commands.training.sweep import limits, over_seeds, planned, take_sweep
 from metarl.commands.training.train import guess_algorithm, parse_train
-from metarl.evaluation.statistics import interval_over_seeds, iqm
+from metarl.evaluation.statistics import interval_over_seeds, iqm, iqm_interval
 from metarl.learning import checkpoint as checkpoints
-from metarl.run import start_run
+from metarl.run import start_run, train_or_resume
 
 SMALL = (
     "point-goal", "ppo", "--iterations", "2", "--tasks-per-iteration", "4", "--rollouts-per-task",
@@ -86,6 +90,10 @@ def test_what_is_swept(argv, swept, rest) -> None:
         (["--sweep", "lr=wrong"], "lr"),
         (["--sweep", "nothing=1"], "nothing"),
         (["--seeds", "1", "1"], "a value is swept twice"),
+        (["--seeds", "1", "01"], "a value is swept twice"),
+        (["--seeds", "abc"], "--seeds needs values, as in --seeds 1 2 3, and 'abc' is none"),
+        (["--seeds", "-1"], "--seeds needs values, as in --seeds 1 2 3, and '-1' is none"),
+        (["--sweep", "state_std=true,maybe"], "--state-std takes true or false, and not 'maybe'"),
         (
             ["--seeds", "1", "2", "--seed", "3"],
             "--seed gives one value to what",
@@ -111,11 +119,78 @@ def test_a_number_of_jobs_that_is_none_is_one_line(jobs, tmp_path, capsys) -> No
     assert not (tmp_path / "out").exists()
 
 
+def test_a_switch_is_swept_by_true_and_false() -> None:
+    runs, _ = planned(*take_sweep([*SMALL, "--sweep", "state_std=true,False"]), read)
+    assert [run.parsed.learner.state_std for run in runs] == [True, False]
+    assert [run.setting for run in runs] == ["state-std=true", "state-std=False"]
+
+
 def test_a_comparison_says_what_its_intervals_do_not_hold() -> None:
-    assert limits(3, [30, 6]) == []
-    assert limits(1, [30]) == ["of one seed: what another would give is not in the interval"]
-    assert limits(2, [30, 5]) == ["5 tasks behind an interval: too few to rely on it"]
-    assert limits(2, [0])[0].startswith("0 tasks behind")
+    enough = {"tasks": 30, "few": False, "train_is_heldout": False}
+    few = {"tasks": 5, "few": True, "train_is_heldout": False}
+    assert limits(3, [enough, enough]) == []
+    assert limits(1, [enough]) == ["of one seed: what another would give is not in the interval"]
+    assert limits(2, [enough, few]) == ["5 tasks behind an interval: too few to rely on it"]
+    seen = limits(2, [enough | {"train_is_heldout": True}])
+    assert seen == ["train = held-out: these tasks are those of training"]
+
+
+def test_a_sweep_s_interval_is_that_of_an_evaluation() -> None:
+    """Of two directions, each a stratum: over all rows it would be the spread between the two."""
+    rng, direction = np.random.default_rng(0), np.tile([1.0, -1.0], 10)
+    returns = 400 + 600 * direction + rng.normal(0, 10, 20)
+    of = {"tasks": direction[:, None].tolist(), "returns": [[0.0, value] for value in returns]}
+    report = SimpleNamespace(**of, mean=[0.0, 1.0], stand_still=0.0, train_is_heldout=True)
+    found = over_seeds([report], Key("test").numpy())
+    centre, interval = iqm_interval(returns[:, None], of["tasks"], Key("test").numpy())
+    assert found["iqm"] == pytest.approx(centre[0])
+    assert np.ptp(found["ci95"]) == pytest.approx(np.ptp(interval[0]), rel=0.3)
+    assert np.ptp(found["ci95"]) < 20
+    assert (found["tasks"], found["few"], found["train_is_heldout"]) == (20, False, True)
+
+
+@pytest.mark.usefixtures("_empty_charts", "commands")
+def test_a_sweep_does_not_take_another_experiment_for_its_own(tmp_path, capsys) -> None:
+    """The same folder with another family, algorithm or setting: refused, and not reported."""
+    more = ["--seeds", "1", "--out", str(tmp_path / "out")]
+    assert main(["train", *SMALL, *more]) == 0
+    page = (tmp_path / "out" / "sweep.json").read_text()
+    other = [word if word != "8" else "9" for word in SMALL]
+    for words, what in (
+        (["half-cheetah-vel", *SMALL[1:]], "FAMILY cannot change"),
+        (["point-goal", "finetune", *SMALL[2:]], "ALGORITHM cannot change"),
+        (other, "hidden cannot change"),
+        ([*SMALL, "--evaluate-episodes", "1"], "evaluate_episodes cannot change"),
+    ):
+        capsys.readouterr()
+        assert main(["train", *words, *more]) == 2
+        said = capsys.readouterr().err
+        assert what in said
+        assert said.count("\n") == 1
+    assert (tmp_path / "out" / "sweep.json").read_text() == page
+
+
+def test_an_experiment_does_not_go_on_with_another_family(tmp_path) -> None:
+    parsed = read([*SMALL, "--out", str(tmp_path / "run")])
+    train = replace(parsed.train, progress=False)
+    start_run("point-goal", "ppo", train, parsed.learner)
+    with refused("FAMILY cannot change"):
+        train_or_resume("half-cheetah-vel", "ppo", train, parsed.learner)
+    assert train_or_resume("point-goal", "ppo", train, parsed.learner) == tmp_path / "run"
+
+
+def test_a_run_of_a_sweep_ends_with_what_started_it(tmp_path) -> None:
+    """`kill -9` of the sweep closes its standard input: it saves and ends, with no word of it."""
+    words = [*SMALL, "--threads", "1", "--checkpoint-every", "1000", "--out", str(tmp_path / "run")]
+    long = [word if word != "2" else "100000" for word in words]
+    process = OneRun("", tuple(long), read(long)).start(1)
+    log, until = tmp_path / "run" / "train.log", time.monotonic() + 60
+    while "iteration 1 " not in log.read_text() and time.monotonic() < until:
+        time.sleep(0.1)
+    process.stdin.close()
+    assert process.wait(60) != 0
+    assert "saved" in log.read_text()
+    assert checkpoints.newest(tmp_path / "run").is_dir()
 
 
 def test_the_interval_over_seeds_covers() -> None:

@@ -28,31 +28,43 @@ def evaluate_others(args: Evaluate, others: Sequence[Opened]) -> list[Report]:
     return reports
 
 
-def comparison(report: Report, others: Sequence[Report]) -> tuple[list[str], dict[str, Any]]:
-    """Return the lines that compare a report with others, and the scores as JSON."""
+def comparison(
+    report: Report, others: Sequence[Report], runs: Sequence[str]
+) -> tuple[list[str], dict[str, Any]]:
+    """Return the lines that compare a report with others, and the scores as JSON.
+
+    Args:
+        report: of the first run.
+        others: of the others, on the same tasks.
+        runs: the names of all of them, which tell those of one learner apart.
+    """
     from metarl.evaluation.score import adaptation_score, is_blind, is_oracle
 
     lines, every = ["mean return of each round, on the same tasks:"], (report, *others)
     width = max(len(one.family) for one in every)
-    for one in every:
+    learners = [f"{one.algorithm} on {one.family}" for one in every]
+    alike = len(set(learners)) < len(learners)
+    labels = _unique([f"{a} ({b})" if alike else a for a, b in zip(learners, runs, strict=True)])
+    for one, run in zip(every, runs, strict=True):
         curve = " ".join(f"{shown(mean, 1):>9}" for mean in one.mean)
-        lines.append(f"  {one.family:<{width}}  {one.algorithm:<10}{curve}")
+        whose = f"  {run}" if alike else ""
+        lines.append(f"  {one.family:<{width}}  {one.algorithm:<10}{curve}{whose}")
     blind, oracle = ([o for o in every if of(o)] for of in (is_blind, is_oracle))
+    plain = "+".join(word for word in report.family.split("+") if word != "told")
     if not blind or not oracle:
         missing = " and ".join(
             words for words, found in (
-                (f"of ppo on {report.family} (the blind policy)", blind),
-                (f"of ppo on {report.family}+told (the oracle)", oracle),
+                (f"of ppo on {plain} (the blind policy)", blind),
+                (f"of ppo on {plain}+told (the oracle)", oracle),
             ) if not found
         )  # fmt: skip
         lines.append(f"no adaptation score: add a run {missing} to --against")
         return lines, {}
     below, above = ([np.array(o.returns)[:, 0] for o in line] for line in (blind, oracle))
     scores: dict[str, Any] = {}
-    for one in every:
+    for label, one in zip(labels, every, strict=True):
         if is_blind(one) or is_oracle(one):
             continue
-        label = f"{one.algorithm} on {one.family}"
         for k, seen in enumerate(one.experience):
             score = adaptation_score([np.array(one.returns)[:, k]], below, above, one.tasks)
             after = counted(seen, "episode")
@@ -62,3 +74,9 @@ def comparison(report: Report, others: Sequence[Report]) -> tuple[list[str], dic
     worth = adaptation_score(below, below, above, report.tasks).worth
     lines.append(f"knowing the task is worth {worth[0]:.1f} [{worth[1]:.1f}, {worth[2]:.1f}] here")
     return lines, {"scores": scores, "worth": list(worth)}
+
+
+def _unique(labels: Sequence[str]) -> list[str]:
+    """Number labels that repeat, as those of one run that is named twice."""
+    found = [(one, labels[:k].count(one)) for k, one in enumerate(labels)]
+    return [f"{one} [{before + 1}]" if before else one for one, before in found]

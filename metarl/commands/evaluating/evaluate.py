@@ -69,7 +69,7 @@ def evaluate(argv: Sequence[str]) -> int:
         from metarl.commands.evaluating.against import comparison, evaluate_others
 
         reports = evaluate_others(args, others)
-        compared, scores = comparison(report, reports)
+        compared, scores = comparison(report, reports, (args.run, *args.against))
         lines = [*lines, *compared]
         more |= {"against": [one.to_json() for one in reports], **scores}
     if args.json == "-":

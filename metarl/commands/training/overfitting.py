@@ -22,9 +22,10 @@ from metarl.base.keys import Key
 from metarl.base.plugins import folder_name
 from metarl.base.text import counted, decimals, shown
 from metarl.commands.arguments import check_counts, field_names, parse, take_option, whole_number
+from metarl.commands.training.one_run import OneRun
 from metarl.commands.training.sweep import (
-    OneRun,
     limits,
+    over_seeds,
     planned,
     refuse_rivals,
     shares,
@@ -37,6 +38,7 @@ from metarl.runs.progress import bar, say
 
 if TYPE_CHECKING:
     from metarl.evaluation.protocol import Report
+    from metarl.worlds.policy import Policy
 
 PROG = "metarl overfitting"
 FORMAT = 1
@@ -220,6 +222,8 @@ def _test(args: Overfitting, run: OneRun, number: int | None) -> dict[str, Repor
     from metarl.evaluation.protocol import Report, evaluate
     from metarl.evaluation.shift import task_sets
     from metarl.learning import checkpoint as checkpoints
+    from metarl.learning.demonstrations import Demonstrations
+    from metarl.learning.imitation import Shown
     from metarl.run import load_run, worlds_for
     from metarl.tasks.distribution import TaskDistribution
 
@@ -228,7 +232,8 @@ def _test(args: Overfitting, run: OneRun, number: int | None) -> dict[str, Repor
     said = {name: value for name, value in given.items() if ":" in value}
     weights = checkpoints.verify(checkpoints.newest(run.folder))["sha256"]
     how = {"format": FORMAT, "weights": weights, "tasks": args.test_tasks,
-           "episodes": args.test_episodes, "seed": args.test_seed}  # fmt: skip
+           "episodes": args.test_episodes, "seed": args.test_seed,
+           "demonstrations": _demonstrated(run)}  # fmt: skip
     if path.is_file():
         with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # else: anew
             kept = dict(read_json(path))
@@ -237,34 +242,38 @@ def _test(args: Overfitting, run: OneRun, number: int | None) -> dict[str, Repor
     _, family, learner = load_run(str(run.folder), train.device, train.threads, **said)
     found = {}
     for name, tasks in task_sets(TaskDistribution(family), args.test_tasks, number).items():
+        policy: Policy = learner
+        if learner.adapts_to_demonstrations:
+            if name not in how["demonstrations"]:
+                continue
+            shown = Demonstrations.load(how["demonstrations"][name])
+            tasks = tasks[: len(shown.tasks)]
+            policy = Shown(learner, shown, tasks)
         count = len(tasks) * train.rollouts_per_task
         worlds = worlds_for(family, learner, count, train.threads)
         found[name] = evaluate(
-            learner, worlds, tasks, episodes=args.test_episodes, seed=args.test_seed, split=name
+            policy, worlds, tasks, episodes=args.test_episodes, seed=args.test_seed, split=name
         )
     with file_errors(path):
         write_json(path, {"how": how, "sets": {name: r.to_json() for name, r in found.items()}})
     return found
 
 
+def _demonstrated(run: OneRun) -> dict[str, str]:
+    """Return the set of tasks -> the file that has demonstrations of them, if there are any."""
+    files = {"train": "demos", "heldout": "heldout_demos"}
+    of = {name: getattr(run.parsed.learner, setting, None) for name, setting in files.items()}
+    return {name: file for name, file in of.items() if file}
+
+
 def _row(number: int | None, found: Sequence[tuple[int, dict[str, Report]]]) -> dict[str, Any]:
     """Return what the seeds of one number of training tasks reached on each set of tasks."""
-    import numpy as np
-
-    from metarl.evaluation.statistics import interval_over_seeds
-
     sets = {}
     for name in found[0][1]:
         reports = [by_set[name] for _, by_set in found]
-        rng = Key("overfitting", name).numpy()
-        last = np.array([[task[-1] for task in report.returns] for report in reports])
-        centre, low, high = interval_over_seeds(last, rng)
-        sets[name] = {
-            "tasks": int(np.isfinite(last).all(0).sum()), "iqm": centre, "ci95": [low, high],
-            "mean_before": [report.mean[0] for report in reports],
-            "mean": [report.mean[-1] for report in reports],
-            "stand_still": reports[0].stand_still,
-        }  # fmt: skip
+        cell = over_seeds(reports, Key("overfitting", name).numpy())
+        before, after = [report.mean[0] for report in reports], cell.pop("means")
+        sets[name] = cell | {"mean_before": before, "mean": after}
     return {"num_tasks": number, "seeds": [seed for seed, _ in found], "sets": sets}
 
 
@@ -286,4 +295,4 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(f"{number:>14} {len(row['seeds']):>6}{cells}")
     lines.append("interquartile means over tasks and seeds after adaptation, 95 % intervals")
     cells = [one for row in rows for one in row["sets"].values()]
-    return lines + limits(min(len(row["seeds"]) for row in rows), [one["tasks"] for one in cells])
+    return lines + limits(min(len(row["seeds"]) for row in rows), cells)

@@ -11,102 +11,38 @@ import itertools
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from metarl.base.distributed import (
-    environment_of_one,
     local_world_size,
     rank_of_process,
     world_size,
 )
 from metarl.base.errors import UserError, quoted
-from metarl.base.files import file_errors, finite, open_regular, read_json, write_json
+from metarl.base.files import file_errors, finite, read_json, write_json
 from metarl.base.keys import Key
 from metarl.base.plugins import folder_name
 from metarl.base.text import counted, decimals, shown
 from metarl.base.threads import available_cores
 from metarl.commands.arguments import take_option, whole_number
+from metarl.commands.training.one_run import OneRun
 from metarl.runs.config import default_out
 from metarl.runs.presets import say_tuned
 from metarl.runs.progress import bar, say
 from metarl.runs.signals import Ended, ending_by_signals, exit_code
 
 if TYPE_CHECKING:
+    from metarl.evaluation.protocol import Report
     from metarl.runs.config import TrainConfig
 
 MOST = 1000
 """Runs that one command may start."""
-
-
-@dataclass(frozen=True)
-class OneRun:
-    """One run of a sweep."""
-
-    setting: str
-    """NAME=VALUE of what is swept, or ''"""
-    argv: tuple[str, ...]
-    """What `metarl train` is given"""
-    parsed: Any
-    """FAMILY, ALGORITHM, and the settings, as `metarl train` reads them"""
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return Path(self.parsed.train.out)
-
-    def finished(self) -> bool:
-        """Whether it has been trained to its end."""
-        from metarl.learning import checkpoint as checkpoints
-        from metarl.runs.config import finished
-
-        if not self.resumable():
-            return False
-        given = {"family": self.parsed.family, "algorithm": self.parsed.algorithm}
-        files = {name: value for name, value in given.items() if ":" in value}
-        newest = checkpoints.load(checkpoints.newest(self.folder), **files)
-        return finished(newest, self.parsed.train)
-
-    def resumable(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
-        from metarl.runs.run_folder import has_trained
-
-        return has_trained(self.folder)
-
-    def command(self) -> list[str]:
-        """Return the words that train it, or go on with it."""
-        again = ("--resume", str(self.folder)) if self.resumable() else ()
-        return ["train", *self.argv, *again]
-
-    def start(self, threads: int) -> subprocess.Popen[bytes]:
-        """Run its command in a process of its own that prints to RUN/train.log.
-
-        The standard input of that process ends when this one does.
-        """
-        with file_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            log = open_regular(self.folder / "train.log", "ab")
-        environment = environment_of_one()
-        one_thread = {"OMP_NUM_THREADS": str(threads)}
-        with log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "metarl", *self.command()], stdin=subprocess.PIPE,
-                stdout=log, stderr=subprocess.STDOUT, env=environment | one_thread,
-            )  # fmt: skip
-
-    def last_words(self) -> str:
-        """Return the last line that it printed."""
-        try:
-            with open_regular(self.folder / "train.log", errors="replace") as log:
-                return log.read().strip().rpartition("\n")[2]
-        except OSError:
-            return ""
 
 
 EXAMPLES = {"--seeds": "1 2 3", "--sweep": "inner_lr=0.05,0.1", "--space": "inner_lr=0.01:0.3:log"}
@@ -140,7 +76,9 @@ def take_sweep(
             setting, equals, words = text.partition("=")
             found = [word for word in words.split(",") if word]
             if not (setting and equals and found):
-                raise UserError(f"{name} needs values, as in {name} {EXAMPLES[name]}")
+                wrong = tokens and not values and not tokens[0].startswith("--")
+                got = f", and '{tokens[0]}' is none" if wrong else ""
+                raise UserError(f"{name} needs values, as in {name} {EXAMPLES[name]}{got}")
             swept.setdefault(setting.replace("_", "-"), []).extend(found)
     refuse_rivals(swept, rest, "/".join(options))
     return swept, rest
@@ -246,10 +184,11 @@ def planned(
         setting = " ".join(f"{name}={value}" for name, value in named.items())
         seed = dict(chosen).get("seed", str(base.train.seed))
         label = "-".join([*setting.replace("/", "_").split(), f"seed{seed}"])
-        flags = [word for name, value in chosen for word in (f"--{name}", value)]
+        flags = [f"--{name}={value}" for name, value in chosen]
         words = [*rest, *flags, "--out", str(folder / label)]
         runs.append(OneRun(setting, tuple(words), read(words)))
-    if len({run.folder for run in runs}) < len(runs):
+    settings = {repr((replace(run.parsed.train, out=None), run.parsed.learner)) for run in runs}
+    if len(settings) < len(runs):  # 1 and 01 are one seed
         raise UserError("a value is swept twice")
     return runs, folder
 
@@ -354,47 +293,60 @@ def summarise(runs: Sequence[OneRun], out: Path) -> None:
             f"{name}{len(row['seeds']):>5}{row['iqm']:>9.{digits}f}   "
             f"[{low:.{digits}f}, {high:.{digits}f}]"
         )
-    for line in limits(min(len(row["seeds"]) for row in rows), [row["tasks"] for row in rows]):
+    for line in limits(min(len(row["seeds"]) for row in rows), rows):
         say(line)
     some = f", of the first {MOST_RUNS} runs" * (len(runs) > MOST_RUNS)
     say(f"wrote {out / 'sweep.json'} and {out / 'report.html'}{some}")
     say(f"next: metarl evaluate {quoted(runs[0].folder)}")
 
 
-def limits(seeds: int, tasks: Sequence[int]) -> list[str]:
+def over_seeds(reports: Sequence[Report], rng: np.random.Generator) -> dict[str, Any]:
+    """Return what the seeds of one setting reached in their last round, on the same tasks.
+
+    The interval is of a bootstrap over seeds, and over tasks within each (Agarwal et al. 2021).
+
+    Returns:
+        ``tasks`` that did not diverge, and whether they are ``few``; ``iqm`` and ``ci95``;
+        ``means`` of the seeds; ``stand_still``; ``train_is_heldout``.
+    """
+    from metarl.evaluation.statistics import centre_over_seeds, too_few
+
+    returns = np.array([[task[-1] for task in report.returns] for report in reports])
+    first, known = reports[0], np.isfinite(returns).all(0)
+    centre, low, high = centre_over_seeds(returns, first.tasks, rng)
+    return {
+        "tasks": int(known.sum()), "few": bool(too_few(np.array(first.tasks)[known])),
+        "iqm": centre, "ci95": [low, high], "means": [report.mean[-1] for report in reports],
+        "stand_still": first.stand_still, "train_is_heldout": first.train_is_heldout,
+    }  # fmt: skip
+
+
+def limits(seeds: int, cells: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return in words what intervals over seeds and tasks do not hold.
 
     Args:
         seeds: the fewest behind an interval.
-        tasks: how many tasks that did not diverge are behind each.
+        cells: what `over_seeds` returned of each.
     """
-    from metarl.evaluation.statistics import FEWEST
-
     found = []
+    if any(one["train_is_heldout"] for one in cells):
+        found.append("train = held-out: these tasks are those of training")
     if seeds == 1:
         found.append("of one seed: what another would give is not in the interval")
-    if min(tasks) <= FEWEST:
-        found.append(f"{counted(min(tasks), 'task')} behind an interval: too few to rely on it")
+    if few := [one["tasks"] for one in cells if one["few"]]:
+        found.append(f"{counted(min(few), 'task')} behind an interval: too few to rely on it")
     return found
 
 
 def _row(setting: str, group: Sequence[OneRun]) -> dict[str, Any]:
-    """Return what the seeds of one setting reached in their last held-out evaluation.
-
-    The interval is of a bootstrap over seeds, and over tasks within each (Agarwal et al. 2021).
-    """
+    """Return what the seeds of one setting reached in their last held-out evaluation."""
     from metarl.evaluation.protocol import Report
-    from metarl.evaluation.statistics import interval_over_seeds
 
     reports = []
     for folder in (run.folder / "evaluation" for run in group):
         files, missing = folder.glob("heldout_step_*.json"), folder / "heldout_step_*.json"
         reports.append(Report.load(max(files, default=missing)))
-    returns = np.array([[task[-1] for task in report.returns] for report in reports])
-    centre, low, high = interval_over_seeds(returns, Key("sweep").numpy())
     return {
         "setting": setting, "seeds": [run.parsed.train.seed for run in group],
-        "tasks": int(np.isfinite(returns).all(0).sum()), "iqm": centre, "ci95": [low, high],
-        "means": [report.mean[-1] for report in reports],
-        "stand_still": reports[0].stand_still, "runs": [run.folder.name for run in group],
+        **over_seeds(reports, Key("sweep").numpy()), "runs": [run.folder.name for run in group],
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import tyro
 
 from metarl.base.distributed import restarted
 from metarl.base.errors import UserError, quoted
-from metarl.base.plugins import KINDS, absolute, plugin_file
+from metarl.base.plugins import KINDS, plugin_file
 from metarl.commands.arguments import field_names, parse, take_option
+from metarl.commands.training.one_run import STARTED, accompany
 from metarl.learning.registry import find_learner, list_learners
 from metarl.runs.config import TrainConfig, with_target
 from metarl.runs.presets import PLAIN, say_tuned, start_from
@@ -53,6 +55,9 @@ def train(argv: list[str]) -> int:
 
         return sweep(argv, read_train)
     run, rest = take_option(argv, "--resume")
+    begun = os.environ.pop(STARTED, None)  # by a sweep, in a folder that it gave
+    if begun:
+        accompany(Path(take_option(rest, "--out")[0] or str(run)))
     if run is not None and not wants_help:
         return _resume(run, rest)
     algorithm = guess_algorithm(rest)
@@ -68,14 +73,15 @@ def train(argv: list[str]) -> int:
         say_tuned(got.family, got.algorithm, got.preset)
     from metarl.run import start_run, train_or_resume
 
-    begin = train_or_resume if restarted() else start_run  # by torchrun, after a rank was lost
+    again = restarted() or begun  # by torchrun, after a rank was lost
+    begin = train_or_resume if again else start_run
     begin(got.family, got.algorithm, got.train, got.learner)
     return 0
 
 
 def _resume(run: str, argv: list[str]) -> int:
     from metarl.learning import checkpoint as checkpoints
-    from metarl.run import refuse_changes, resume_run, run_of, train_config
+    from metarl.run import refuse_changes, refuse_other, resume_run, run_of, train_config
     from metarl.runs.config import finished
 
     said, argv = _take_said(argv)
@@ -85,12 +91,7 @@ def _resume(run: str, argv: list[str]) -> int:
         checkpoint.algorithm,
         (checkpoint.family, train_config(checkpoint), checkpoints.learner_config(checkpoint)),
     )
-    for what, old, new in (
-        ("FAMILY", checkpoint.family, got.family),
-        ("ALGORITHM", checkpoint.algorithm, got.algorithm),
-    ):
-        if old not in (new, absolute(new)) and not (what == "FAMILY" and _same_product(old, new)):
-            raise UserError(f"{what} cannot change when a run goes on: it is {old}, not {new}")
+    refuse_other(checkpoint, got.family, got.algorithm)
     refuse_changes(checkpoint, got.train, got.learner)
     if finished(checkpoint, got.train):
         where = run_of(checkpoint)
@@ -101,17 +102,6 @@ def _resume(run: str, argv: list[str]) -> int:
         return 0
     resume_run(checkpoint, got.train, got.learner)
     return 0
-
-
-def _same_product(old: str, new: str) -> bool:
-    """Whether a family is a product that the user has named otherwise.
-
-    That is with a file without its digest, or with the variations in another order.
-    """
-    from metarl.base.plugins import reference
-    from metarl.tasks.registry import find_family
-
-    return "+" in new and reference(find_family(new)) == old
 
 
 def _take_said(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
 import sqlite3
-import threading
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from metarl.base.errors import UserError
 from metarl.base.keys import Key
+from metarl.commands.training.one_run import accompany
 from metarl.runs.callback import Callback, Run
 from metarl.runs.config import TrainConfig, goal
-from metarl.runs.run_folder import lock
 from metarl.runs.signals import TrainingStopped
 
 if TYPE_CHECKING:
@@ -36,8 +33,6 @@ STARTUP = 4
 """Trials that are finished before one is pruned."""
 PATIENCE = 2
 """Tenths of a run before it is pruned."""
-ORPHANED = 60.0
-"""Seconds that a trial waits for the process of one that was killed to leave its folder."""
 
 
 def need_optuna() -> ModuleType:
@@ -143,8 +138,7 @@ def run_trial(argv: Sequence[str], read: Callable[[Sequence[str]], Any]) -> int:
     """
     file, number, objective, prune, words = _given(argv)
     got = read(words)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _wait_for(Path(got.train.out))
+    accompany(Path(got.train.out))
     study = open_study(Path(file), prune=prune == "1")
     if number not in (one.number for one in study.trials if one.state.name == "RUNNING"):
         raise UserError(f"the study '{file}' has no trial {number} that has begun and not ended")
@@ -169,22 +163,3 @@ def _given(argv: Sequence[str]) -> tuple[str, int, str, str, Sequence[str]]:
             "out, or run a trial by itself with `metarl train`"
         )
     return file, int(number), objective, prune, words
-
-
-def _end_with_parent() -> None:
-    """Stop this process, which saves its state, when the one that started it is gone."""
-    if not os.read(0, 1):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _wait_for(folder: Path) -> None:
-    """Wait until no process trains in a folder: one whose search was killed is about to end."""
-    until = time.monotonic() + ORPHANED
-    while True:
-        try:
-            lock(folder).close()
-            return
-        except UserError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.1)

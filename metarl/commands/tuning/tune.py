@@ -20,7 +20,8 @@ from metarl.base.errors import UserError, did_you_mean, quoted
 from metarl.base.files import file_errors, read_json, write_bytes
 from metarl.base.text import counted, decimals
 from metarl.commands.arguments import check_counts, parse, take_option
-from metarl.commands.training.sweep import MOST, OneRun, placed, shares, take_sweep, train_all
+from metarl.commands.training.one_run import OneRun
+from metarl.commands.training.sweep import MOST, placed, shares, take_sweep, train_all
 from metarl.commands.training.train import read_train
 from metarl.commands.tuning.space import Space, read_space
 from metarl.commands.tuning.trial import handle, need_optuna, open_study, run_trial, score
