@@ -4,8 +4,8 @@
 
 Each with its settings and its iteration of the ladder (`metarl presets ladder`), or of the family
 that it is for, in CPU time of one thread: `meta_step.py`, one process after the other. Learners
-that are given are measured anew, and the rest of the file stays. Those that learn from files are
-not in it: contextual-bc and mil learn from demonstrations.
+that are given are measured anew, and the rest of the file stays. Not in it: contextual-bc and mil,
+which learn from files, and pearl, whose first iterations fill its replay.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ FAMILY = "half-cheetah-vel"
 LADDER = (
     "ppo", "rl2", "mingru", "mann", "hyper", "varibad", "mixture", "contrastive", "prototypes",
     "rma", "distil", "maml-trpo", "meta-sgd", "promp", "cavia", "reptile", "learned-optimizer",
-    "ftml", "es-maml", "pearl", "amago",
+    "ftml", "es-maml", "amago",
 )  # fmt: skip
 ELSEWHERE = {"grbal": "half-cheetah-crippled", "rebal": "half-cheetah-crippled", "diayn": FAMILY}
 """Learner -> the family with whose preset it is measured."""
-GIVEN = {"distil": {"teacher": f"{FAMILY}+told-ppo"}, "rma": {"teacher_iterations": 100}}
-"""Settings that a learner needs beside those; of RMA phase 1 is measured."""
-ROUNDS = {"grbal": 1, "rebal": 1, "pearl": 1}
+GIVEN = {
+    "distil": {"teacher": f"{FAMILY}+told-ppo"}, "rma": {"teacher_iterations": 100},
+    "grbal": {"random_iterations": 0}, "rebal": {"random_iterations": 0},
+}  # fmt: skip
+"""Settings that a learner has beside those; of RMA phase 1 is measured, and planning of models."""
+ROUNDS = {"grbal": 1, "rebal": 1}
 """Where an iteration takes long, and planning or gradient steps are nearly all of it."""
 
 

@@ -23,13 +23,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import numpy as np
 from common import environment, interleave, paired_ratio, write_json
 
 MIB = 2**20
@@ -50,8 +48,6 @@ def measure(tasks: int, args: argparse.Namespace) -> dict[str, Any]:
     algorithm = find_learner(args.algorithm)
     learner = algorithm(worlds.spec, config(algorithm.Config, args.settings), seed=0)
     drawn = TaskDistribution(family).sample(tasks, Key(0, "benchmark").numpy())
-    if learner.num_train_tasks is not None:  # it keeps data of each, by its number
-        drawn = replace(drawn, ids=np.arange(tasks))
     metrics: list[dict[str, float]] = []
 
     def meta_step() -> float:

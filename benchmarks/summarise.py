@@ -179,7 +179,6 @@ def beside_sb3() -> str:
 
 
 REASONS = {
-    "pearl": "gradient steps on old data, a thousand an iteration",
     "amago": "gradient steps on old trials, a hundred an iteration",
     "grbal": "planning, and gradient steps of the model",
     "rebal": "planning, and gradient steps of the model",

@@ -79,6 +79,7 @@ class QuadrupedTerrain(OnTerrain, Quadruped):
     keep = ("ctrl",)
     reward_weights = {  # noqa: RUF012
         "turning": 0.5, "posture": -1.0, "effort": -5e-5, "action_rate": -0.01,
+        "velocity_error": 0.0, "turning_error": 0.0,
     }  # fmt: skip
     top_speed = 3.5
     terrain = Terrain(height=0.2, length=0.6, reach=20.0, cell=0.1, bump_cell=0.15, flat=0.5)
@@ -114,7 +115,8 @@ class QuadrupedTerrain(OnTerrain, Quadruped):
         exp(−‖v_xy − c_xy‖²/σ) + 0.5 exp(−(ω_z − c_yaw)²/σ) − 0.5 v_z² − 0.02 ‖ω_xy‖² − 0.5 ‖g_xy‖²
         − 5e-5 ‖τ‖² − 0.01 ‖a − a'‖², in the trunk's frame: v its velocity (m/s), ω its rates
         (rad/s), g gravity's direction, τ the torques (N·m) at the end of the step, a' the action
-        before. The three in the middle are one term, `posture`.
+        before. The three in the middle are one term, `posture`. The errors of both velocities, m/s
+        and rad/s, are measured and not paid.
         """
         velocity = self.root.linear_velocity(sim)
         rates, down = self.root.angular_velocity(sim), self.root.gravity(sim)
@@ -129,6 +131,8 @@ class QuadrupedTerrain(OnTerrain, Quadruped):
             "posture": posture + 0.5 * down[:, :2].square().sum(1),
             "effort": self.torques(sim, task["strength"]).square().sum(1),
             "action_rate": change.square().sum(1),
+            "velocity_error": linear.sqrt(),
+            "turning_error": turning.sqrt(),
         }
 
     def terminated(self, sim: Backend) -> Tensor:

@@ -74,7 +74,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         for line, result in results.items()
         for row in result["rows"]
     ]
-    return "\n".join((*HEAD, *rows, "", *findings(results)))
+    lacks = ", ".join(line for line in THOUSANDS if line not in results)
+    missing = [f"- Not trained yet: {lacks}."] if lacks else []
+    return "\n".join((*HEAD, *rows, "", *missing, *findings(results)))
 
 
 def cell(found: dict[str, Any]) -> str:

@@ -57,6 +57,16 @@ def test_the_page_of_overfitting_has_the_table_of_its_files():
     assert module.filled(text, "overfitting", module.table(module.load())) == text
 
 
+def test_the_pages_of_the_quadrupeds_have_what_their_legs_learned():
+    """`python experiments/legs.py --write` would change neither."""
+    module = script("legs")
+    for path, text in module.pages().items():
+        assert path.read_text(encoding="utf-8") == text
+    assert module.table({}) == (
+        "Not trained yet, for as long as that: `rma` and `rl2` with a privileged critic."
+    )
+
+
 def test_what_few_training_tasks_cost_is_said_of_intervals_that_are_apart():
     def row(tasks, held, near):
         sets = {"train": (0, 0), "heldout": held, "near ood": near, "far ood": (0, 0)}

@@ -75,6 +75,10 @@ SHOTS = {
         says="RL² finds out within its first episode which way an ant is to run", seconds=6.0
     ),
     "quadruped-vel-ppo": Shot(says="A quadruped walks with payloads and grip that differ"),
+    "quadruped-vel-rma": Shot(
+        says="RMA feels what it carries and stands on, and follows its commands",
+        against=("quadruped-vel-ppo",), seconds=6.0,
+    ),
     "walker2d-params-rl2": Shot(
         says="RL² walks in a body that it has not been in before",
         against=("walker2d-params-ppo",), seconds=6.0,
@@ -92,7 +96,8 @@ SHOTS = {
 }  # fmt: skip
 """Agent -> what to show, in this order; of others, held-out tasks that their results choose."""
 NAMES = {
-    "maml-trpo": "MAML-TRPO", "pearl": "PEARL", "rl2": "RL²", "ppo": "PPO", "es-maml": "ES-MAML"
+    "maml-trpo": "MAML-TRPO", "pearl": "PEARL", "rl2": "RL²", "ppo": "PPO", "es-maml": "ES-MAML",
+    "rma": "RMA",
 }  # fmt: skip
 SPLITS = {"train": "training", "heldout": "held-out", "ood": "ood"}
 PANEL, FPS = 280, 12.5

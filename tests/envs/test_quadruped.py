@@ -148,6 +148,7 @@ def test_perfect_tracking_by_hand() -> None:
         return {name: weights.get(name, 1.0) * float(term[0]) for name, term in terms.items()}
 
     nothing = {"posture": 0.0, "effort": 0.0, "action_rate": 0.0}
+    nothing |= {"velocity_error": 0.0, "turning_error": 0.0}
     assert paid() == pytest.approx({"velocity": 1.0, "turning": 0.5} | nothing, abs=1e-12)
     sim.qpos[:, 7] += 0.1  # 6 N·m at one joint: 5e-5 · 36
     assert sum(paid().values()) == pytest.approx(1.5 - 0.0018, abs=1e-12)
