@@ -185,7 +185,7 @@ REASONS = {
     "mann": "reads and writes of a memory at every step, also in the update",
     "distil": "six passes over the trials, and a teacher that acts beside the student",
 }
-"""Why a learner's iteration is slow where that is no matter of a few per cent."""
+"""What is known of why a learner's iteration is slow; of others, which of its halves is."""
 SLOW = 0.25
 
 
@@ -198,7 +198,10 @@ def learners() -> str:
     ]  # fmt: skip
     for one in result["results"]:
         share, name = one["share_of_bare_speed"], one["learner"]
-        why = REASONS.get(name, "small batches: most of it is starting small operations")
+        update = one["seconds_update"] / (one["seconds_sampling"] + one["seconds_update"])
+        why = REASONS.get(
+            name, f"the update is {100 * update:.0f} % of it, and collecting the rest"
+        )
         rows.append((
             f"`{name}`" + ("" if one["family"] == "half-cheetah-vel" else f" on {one['family']}"),
             f"{one['tasks']} × {one['rollouts_per_task']}", f"{one['env_steps'] / 1e3:.0f}",

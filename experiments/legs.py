@@ -77,10 +77,11 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write the pages")
     args = parser.parse_args(argv)
-    for family, path in PAGES.items():
+    for family in PAGES:
         print(f"{family}:\n{table(load(family))}\n")
-        if args.write:
-            path.write_text(pages()[path], encoding="utf-8")
+    if args.write:
+        for path, text in pages().items():
+            path.write_text(text, encoding="utf-8")
     return 0
 
 

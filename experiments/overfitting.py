@@ -17,13 +17,14 @@ import sys
 from typing import Any
 
 from result_files import filled
-from run_queue import ROOT, presets_of
+from run_queue import ROOT
 
 from metarl.base.files import read_json, write_json
 from metarl.base.versions import hardware, versions
 from metarl.cli import guarded
 from metarl.cli import main as metarl
 from metarl.report.text import number
+from metarl.runs.presets import presets_of
 from metarl.runs.progress import say
 
 FAMILY, SEED = "half-cheetah-vel", 1

@@ -57,6 +57,13 @@ def test_the_page_of_overfitting_has_the_table_of_its_files():
     assert module.filled(text, "overfitting", module.table(module.load())) == text
 
 
+def test_the_page_of_mil_has_the_table_of_its_files():
+    """`python experiments/imitation.py --write` would not change it."""
+    module = script("imitation")
+    text = module.PAGE.read_text(encoding="utf-8")
+    assert module.filled(text, "imitation", module.table()) == text
+
+
 def test_the_pages_of_the_quadrupeds_have_what_their_legs_learned():
     """`python experiments/legs.py --write` would change neither."""
     module = script("legs")

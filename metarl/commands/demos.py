@@ -67,14 +67,15 @@ def demos(argv: Sequence[str]) -> int:
     from metarl.learning.demonstrator import record
     from metarl.run import load_run, worlds_for
     from metarl.runs.config import MAX_WORLDS
+    from metarl.tasks.composition import untold
 
     checkpoint, family, learner = load_run(args.run, args.device, args.threads, **args.said())
     tasks, split = _tasks(args, family)
     count = len(tasks) * args.episodes
     if count > MAX_WORLDS:
         raise UserError(f"tasks x episodes is {count} worlds; the limit is {MAX_WORLDS}")
-    plain = "+".join(word for word in family.name.split("+") if word != "told")
-    path = Path(args.out or f"{plain.rpartition(':')[2]}-{split}-demos.safetensors")
+    plain = untold(family.name).rpartition(":")[2]
+    path = Path(args.out or f"{plain}-{split}-demos.safetensors")
     check_writable(path)
     worlds = worlds_for(family, learner, count, args.threads)
     words = f"{tasks.counted(f'{split} task')}, {counted(args.episodes, 'episode')} each"

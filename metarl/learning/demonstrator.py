@@ -17,7 +17,7 @@ from metarl.base.keys import Key
 from metarl.base.versions import versions
 from metarl.learning.adaptation import adaptation_rounds, check_episodes
 from metarl.learning.demonstrations import CHOSEN, Demonstrations
-from metarl.tasks.composition import observed
+from metarl.tasks.composition import observed, untold
 from metarl.tasks.distribution import Tasks
 from metarl.worlds.policy import Policy
 from metarl.worlds.rollout import OnStep, Rollout
@@ -63,7 +63,7 @@ def record(
 
     seen = Key("demonstrations", seed).seed()
     data = [d for _, d in adaptation_rounds(policy, worlds, len(tasks), rounds, seen, watch)][-1]
-    name = "+".join(word for word in family.name.split("+") if word != "told")
+    name = untold(family.name)
     plain = Tasks(name, tasks.names, tasks.values)
     facts = {
         "agent": {"family": family.name, "algorithm": policy.name}, "rounds": rounds, "seed": seed,

@@ -286,9 +286,13 @@ def other_tasks(of: TaskFamily, own: TaskFamily) -> str:
 
     "" if it was not.
     """
-    plain = ("+".join(w for w in one.name.split("+") if w != "told") for one in (of, own))
-    other = len(set(plain)) > 1
+    other = untold(of.name) != untold(own.name)
     return f"was trained on '{of.name}', and not on '{own.name}'" if other else ""
+
+
+def untold(name: str) -> str:
+    """Return the name of a family without ``+told``."""
+    return "+".join(word for word in name.split("+") if word != "told")
 
 
 GENERIC_VARIATIONS: Mapping[str, Variation] = MappingProxyType(

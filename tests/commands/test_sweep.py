@@ -91,6 +91,7 @@ def test_what_is_swept(argv, swept, rest) -> None:
         (["--sweep", "nothing=1"], "nothing"),
         (["--seeds", "1", "1"], "a value is swept twice"),
         (["--seeds", "1", "01"], "a value is swept twice"),
+        (["--sweep", "curriculum_param=a/b,a_b"], "a value is swept twice"),
         (["--seeds", "abc"], "--seeds needs values, as in --seeds 1 2 3, and 'abc' is none"),
         (["--seeds", "-1"], "--seeds needs values, as in --seeds 1 2 3, and '-1' is none"),
         (["--sweep", "state_std=true,maybe"], "--state-std takes true or false, and not 'maybe'"),

@@ -39,6 +39,7 @@ def comparison(
         runs: the names of all of them, which tell those of one learner apart.
     """
     from metarl.evaluation.score import adaptation_score, is_blind, is_oracle
+    from metarl.tasks.composition import untold
 
     lines, every = ["mean return of each round, on the same tasks:"], (report, *others)
     width = max(len(one.family) for one in every)
@@ -50,8 +51,8 @@ def comparison(
         whose = f"  {run}" if alike else ""
         lines.append(f"  {one.family:<{width}}  {one.algorithm:<10}{curve}{whose}")
     blind, oracle = ([o for o in every if of(o)] for of in (is_blind, is_oracle))
-    plain = "+".join(word for word in report.family.split("+") if word != "told")
     if not blind or not oracle:
+        plain = untold(report.family)
         missing = " and ".join(
             words for words, found in (
                 (f"of ppo on {plain} (the blind policy)", blind),

@@ -188,7 +188,8 @@ def planned(
         words = [*rest, *flags, "--out", str(folder / label)]
         runs.append(OneRun(setting, tuple(words), read(words)))
     settings = {repr((replace(run.parsed.train, out=None), run.parsed.learner)) for run in runs}
-    if len(settings) < len(runs):  # 1 and 01 are one seed
+    distinct = min(len(settings), len({run.folder for run in runs}))
+    if distinct < len(runs):  # 1 and 01 are one seed, a/b and a_b one folder
         raise UserError("a value is swept twice")
     return runs, folder
 
