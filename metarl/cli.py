@@ -140,8 +140,11 @@ def guarded(command: Callable[[list[str]], int], argv: list[str], *, unheard: bo
         stack.enter_context(warnings.catch_warnings())
         warnings.showwarning = say
         logging.getLogger("matplotlib").addFilter(_of_no_folder)
-        with ending_by_signals():
-            code = _code(command, argv)
+        try:
+            with ending_by_signals():
+                code = _code(command, argv)
+        except KeyboardInterrupt as stop:  # came after the command, or while its end was told
+            code = exit_code(stop)
         out.flush()
         if out.lost and not (code or unheard or isinstance(out.lost, BrokenPipeError)):
             _say(f"metarl: error: cannot write to the standard output: {out.lost.strerror}")

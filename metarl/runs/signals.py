@@ -63,10 +63,14 @@ def exit_code(stop: KeyboardInterrupt) -> int:
 def ending_by_signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that it removes its half-made files.
 
-    One that is ignored, as under nohup, stays so; and one that has a handler keeps it.
+    One that is ignored, as under nohup, stays so; and one that has a handler keeps it. One that
+    comes as the block ends may be raised out of the ``with`` itself, or come too late to matter.
     """
+    open_ = True
 
     def end(signum: int, _: FrameType | None) -> None:
+        if not open_:
+            return
         name = signal.Signals(signum).name
         raise Ended(f"ended by {name}", EXIT_CODES[signal.Signals(signum)])
 
@@ -78,6 +82,7 @@ def ending_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        open_ = False
         for signum, handler in before.items():
             signal.signal(signum, handler)
 

@@ -269,6 +269,37 @@ def test_a_signal_ends_any_command_in_one_line_and_leaves_nothing_half(name, tmp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_that_comes_as_the_command_ends_is_no_traceback(name, monkeypatch, capfd):
+    """As from torchrun, which ends a rank that is ending by itself since another has died."""
+    number = getattr(signal, name)
+    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)]
+
+    def told(command, argv):  # its end is told, and the signal is not caught in there any more
+        signal.raise_signal(number)
+        return 2
+
+    monkeypatch.setattr(cli, "_code", told)
+    assert cli.guarded(lambda _: 0, []) == 128 + number
+    assert capfd.readouterr() == ("", "")
+    assert handlers == [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)]
+
+
+def test_a_signal_that_comes_while_handlers_are_given_back_does_nothing(monkeypatch):
+    own, real = signal.getsignal(signal.SIGTERM), signal.signal
+
+    def again(number, handler):
+        before = real(number, handler) if handler is not own else signal.getsignal(number)
+        if handler is own:
+            signal.raise_signal(signal.SIGTERM)
+            real(number, handler)
+        return before
+
+    monkeypatch.setattr(signal, "signal", again)
+    assert cli.guarded(lambda _: 3, []) == 3
+    assert signal.getsignal(signal.SIGTERM) is own
+
+
 def test_what_is_ignored_stays_so_and_handlers_are_given_back():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
