@@ -44,7 +44,7 @@ def built(clone: Path, how: str, out: Path) -> Path:
     """Have setuptools build a wheel, as pip does."""
     out.mkdir()
     words = [sys.executable, "-c", BUILD, str(clone), how, str(out)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "experimental" not in done.stderr
     return out / done.stdout.splitlines()[-1]
@@ -62,7 +62,7 @@ def test_a_script_above_the_clone_finds_the_package(clone, tmp_path):
     for how in (["script.py"], ["-c", (clone.parent / "script.py").read_text()]):
         done = subprocess.run(
             [sys.executable, "-ES", *how], cwd=clone.parent, capture_output=True, text=True,
-            timeout=60, check=False,
+            timeout=300, check=False,
         )  # fmt: skip
         assert done.stdout.split() == [
             str(clone / "metarl" / "__init__.py"), str(clone / "envs" / "__init__.py"),

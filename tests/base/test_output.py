@@ -61,7 +61,7 @@ def test_an_output_that_is_lost_drops_the_rest():
 def test_commands_without_an_output(words, where, code, said, tmp_path):
     done = subprocess.run(
         f"{sys.executable} -m metarl.cli {words} {where}; exit ${{PIPESTATUS[0]}}",
-        shell=True, executable="/bin/bash", capture_output=True, text=True, timeout=120,
+        shell=True, executable="/bin/bash", capture_output=True, text=True, timeout=300,
         cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == code, done.stderr

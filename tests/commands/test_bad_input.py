@@ -118,7 +118,7 @@ def test_a_pipe_in_a_run_folder_is_not_waited_for(name, run, tmp_path):
     (copy / name).unlink(missing_ok=True)
     os.mkfifo(copy / name)
     page = ["report", str(copy), "--tasks", "2", "--episodes", "0", "--threads", "1"]
-    done = run_forked(lambda: main([*page, "--out", str(tmp_path / "page.html")]), timeout=100)
+    done = run_forked(lambda: main([*page, "--out", str(tmp_path / "page.html")]), timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     if name == "curve.json":
         assert "cannot read 'curve.json': it is no regular file" in done.stdout

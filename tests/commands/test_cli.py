@@ -23,7 +23,7 @@ from metarl.tasks.composition import compose
 
 def metarl(*argv: str, **more) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "metarl.cli", *argv], capture_output=True,
-                          text=True, timeout=120, **more)  # fmt: skip
+                          text=True, timeout=300, **more)  # fmt: skip
 
 
 # --- help --------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def test_help_does_not_wait_for_what_is_slow():
         "    main(words.split())\n"
         "    print(words, [m for m in slow if m in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stderr.splitlines() == [f"{words} []" for words in pages]
 
 
@@ -263,7 +263,7 @@ def test_a_signal_ends_any_command_in_one_line_and_leaves_nothing_half(name, tmp
     process = forked(lambda: cli.guarded(work, []))
     assert process.stdout.readline() == "begun\n"
     process.send_signal(number)
-    said = process.communicate(timeout=30)[1].splitlines()
+    said = process.communicate(timeout=300)[1].splitlines()
     assert process.returncode == 128 + number
     assert said == ["metarl: interrupted" if name == "SIGINT" else f"metarl: ended by {name}"]
     assert not list(tmp_path.iterdir())

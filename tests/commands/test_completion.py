@@ -47,7 +47,7 @@ def script(tmp_path_factory) -> Path:
 )
 def test_bash_offers(script, words, offered):
     command = ["bash", "--norc", "-c", TRY, "bash", str(script), "metarl", *words.split()]
-    got = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    got = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert set(got.stdout.split()) == offered
 
 

@@ -170,7 +170,7 @@ def test_live_opens_a_window(run, screen):
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(4)]
     process.send_signal(signal.SIGINT)
-    rest = process.communicate(timeout=200)
+    rest = process.communicate(timeout=300)
     assert [line[:8] for line in lines[1:]] == ["round 0:", "round 1:", "round 0:"], rest
     assert "Traceback" not in rest[1]
 

@@ -185,7 +185,7 @@ def test_a_run_of_a_sweep_ends_with_what_started_it(tmp_path) -> None:
     words = [*SMALL, "--threads", "1", "--checkpoint-every", "1000", "--out", str(tmp_path / "run")]
     long = [word if word != "2" else "100000" for word in words]
     process = OneRun("", tuple(long), read(long)).start(1)
-    log, until = tmp_path / "run" / "train.log", time.monotonic() + 60
+    log, until = tmp_path / "run" / "train.log", time.monotonic() + 300
     while "iteration 1 " not in log.read_text() and time.monotonic() < until:
         time.sleep(0.1)
     process.stdin.close()

@@ -87,7 +87,7 @@ def picture(path, **environment: str) -> tuple[np.ndarray, str]:
     hidden = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY", "PYOPENGL_PLATFORM")
     kept = {k: v for k, v in os.environ.items() if k not in hidden}
     done = subprocess.run(
-        [sys.executable, "-c", PICTURE, str(path)], capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", PICTURE, str(path)], capture_output=True, text=True, timeout=300,
         env=kept | environment, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -127,6 +127,6 @@ def test_two_cameras_of_one_thread_do_not_disturb_each_other():
 def test_an_environment_that_is_not_closed_ends_in_silence():
     """MuJoCo ends EGL at exit, and contexts that are left by then complain of it."""
     done = subprocess.run(
-        [sys.executable, "-c", LEFT_OPEN], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", LEFT_OPEN], capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "(48, 64, 3)\n", "")

@@ -264,15 +264,15 @@ def test_it_plays_in_a_window(trained_run):
         lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         reading = threading.Thread(target=lambda: [lines.put(x) for x in process.stdout or ()])
         reading.start()
-        assert lines.get(timeout=120).startswith("task: goal_x=")
-        assert lines.get(timeout=60).startswith("episode 1")
+        assert lines.get(timeout=300).startswith("task: goal_x=")
+        assert lines.get(timeout=300).startswith("episode 1")
         if shutil.which("xdotool"):
             press(screen, "m")
             wait_for(lines, "it knows nothing")
             press(screen, "n")
             wait_for(lines, "task: ")
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=300) == 130
         reading.join()
         assert "Traceback" not in process.stderr.read()  # type: ignore[union-attr]
     finally:
@@ -292,6 +292,6 @@ def press(screen: dict[str, str], letter: str) -> None:
 
 
 def wait_for(lines: queue.SimpleQueue, begins: str) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not lines.get(timeout=max(0.1, end - time.monotonic())).startswith(begins):
         pass
