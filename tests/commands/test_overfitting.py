@@ -1,6 +1,7 @@
 """`metarl overfitting`: runs by number of training tasks, tested near and far from those."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -156,10 +157,13 @@ def test_the_table_leaves_out_what_a_row_lacks() -> None:
 def test_who_imitates_is_shown_demonstrations_in_the_test(tmp_path, monkeypatch) -> None:
     """Of the sets that have some; an evaluation of the learner by itself adapts to nothing."""
     monkeypatch.setattr(PointGoal, "horizon", 5)
-    files = {split: demonstrations_file(split, tasks=3) for split in ("train", "heldout")}
+    files = {
+        split: shutil.copy(demonstrations_file(split, tasks=3), tmp_path / f"{split}.safetensors")
+        for split in ("train", "heldout")
+    }
     words = (
-        "overfitting", "point-goal", "mil", "--demos", files["train"], "--heldout-demos",
-        files["heldout"], "--num-tasks", "3", "--test-tasks", "9", "--iterations", "1",
+        "overfitting", "point-goal", "mil", "--demos", str(files["train"]), "--heldout-demos",
+        str(files["heldout"]), "--num-tasks", "3", "--test-tasks", "9", "--iterations", "1",
         "--tasks-per-iteration", "3", "--rollouts-per-task", "1", "--evaluate-tasks", "3",
         "--evaluate-episodes", "1", "--test-episodes", "1", "--device", "cpu",
         "--out", str(tmp_path / "out"),
@@ -175,3 +179,9 @@ def test_who_imitates_is_shown_demonstrations_in_the_test(tmp_path, monkeypatch)
     assert held["mean"] != held["mean_before"]
     report = json.loads((run.parent / "evaluation" / "overfitting.json").read_text())
     assert report["sets"]["heldout"]["adapts_within"] is False  # round 0 knows nothing of the task
+
+    # As recorded anew under the same name.
+    shutil.copy(demonstrations_file("heldout", tasks=2), files["heldout"])
+    assert main(words) == 0
+    (row,) = json.loads((tmp_path / "out" / "overfitting.json").read_text())["rows"]
+    assert row["sets"]["heldout"]["tasks"] == 2  # no test of other demonstrations is kept

@@ -38,6 +38,7 @@ from metarl.runs.progress import bar, say
 
 if TYPE_CHECKING:
     from metarl.evaluation.protocol import Report
+    from metarl.learning.demonstrations import Demonstrations
     from metarl.worlds.policy import Policy
 
 PROG = "metarl overfitting"
@@ -222,7 +223,6 @@ def _test(args: Overfitting, run: OneRun, number: int | None) -> dict[str, Repor
     from metarl.evaluation.protocol import Report, evaluate
     from metarl.evaluation.shift import task_sets
     from metarl.learning import checkpoint as checkpoints
-    from metarl.learning.demonstrations import Demonstrations
     from metarl.learning.imitation import Shown
     from metarl.run import load_run, worlds_for
     from metarl.tasks.distribution import TaskDistribution
@@ -231,9 +231,10 @@ def _test(args: Overfitting, run: OneRun, number: int | None) -> dict[str, Repor
     given = {"family": run.parsed.family, "algorithm": run.parsed.algorithm}
     said = {name: value for name, value in given.items() if ":" in value}
     weights = checkpoints.verify(checkpoints.newest(run.folder))["sha256"]
+    demonstrated = _demonstrated(run)
     how = {"format": FORMAT, "weights": weights, "tasks": args.test_tasks,
            "episodes": args.test_episodes, "seed": args.test_seed,
-           "demonstrations": _demonstrated(run)}  # fmt: skip
+           "demonstrations": {name: one.digest for name, one in demonstrated.items()}}  # fmt: skip
     if path.is_file():
         with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # else: anew
             kept = dict(read_json(path))
@@ -244,11 +245,10 @@ def _test(args: Overfitting, run: OneRun, number: int | None) -> dict[str, Repor
     for name, tasks in task_sets(TaskDistribution(family), args.test_tasks, number).items():
         policy: Policy = learner
         if learner.adapts_to_demonstrations:
-            if name not in how["demonstrations"]:
+            if name not in demonstrated:
                 continue
-            shown = Demonstrations.load(how["demonstrations"][name])
-            tasks = tasks[: len(shown.tasks)]
-            policy = Shown(learner, shown, tasks)
+            tasks = tasks[: len(demonstrated[name].tasks)]
+            policy = Shown(learner, demonstrated[name], tasks)
         count = len(tasks) * train.rollouts_per_task
         worlds = worlds_for(family, learner, count, train.threads)
         found[name] = evaluate(
@@ -259,11 +259,13 @@ def _test(args: Overfitting, run: OneRun, number: int | None) -> dict[str, Repor
     return found
 
 
-def _demonstrated(run: OneRun) -> dict[str, str]:
-    """Return the set of tasks -> the file that has demonstrations of them, if there are any."""
+def _demonstrated(run: OneRun) -> dict[str, Demonstrations]:
+    """Return the set of tasks -> the demonstrations of them, if there are any."""
+    from metarl.learning.demonstrations import Demonstrations
+
     files = {"train": "demos", "heldout": "heldout_demos"}
     of = {name: getattr(run.parsed.learner, setting, None) for name, setting in files.items()}
-    return {name: file for name, file in of.items() if file}
+    return {name: Demonstrations.load(file) for name, file in of.items() if file}
 
 
 def _row(number: int | None, found: Sequence[tuple[int, dict[str, Report]]]) -> dict[str, Any]:
