@@ -12,7 +12,7 @@ A *line* of the ladder is a learner, and the family that it learns on:
     distil    a student of the oracle, on FAMILY
     rl2, varibad, maml-trpo, pearl, rma, prototypes
 
-Other learners, memories and objectives (`FEW`) are trained on two to four families. At the end
+Other learners, memories and objectives (`FEW`) are trained on two to six families. At the end
 come the legs: RMA, and RL² with a privileged critic, on the quadrupeds, for many more steps; their
 results go to ``experiments/results/legs/`` and into no table.
 
@@ -92,11 +92,13 @@ that adapt by gradients needs the rollouts of whole batches."""
 FOUR = ("half-cheetah-vel", "half-cheetah-dynamics", "half-cheetah-dir", "walker2d-params")
 """Where three seeds matter most."""
 TWO = ("half-cheetah-vel", "half-cheetah-dynamics")
+TOLD = (*TWO, "half-cheetah-dir", "half-cheetah-terrain", "ant-dir", "ant-goal")
+"""Where the oracle leads the blind policy, so that a student of it has something to learn."""
 FEW = {
     "mingru": FOUR, "s5": FOUR, "promp": TWO, "mann": TWO, "hyper": TWO, "e-rl2": TWO,
     "mixture": TWO, "contrastive": TWO, "meta-sgd": TWO, "cavia": TWO, "reptile": TWO,
-    "learned-optimizer": TWO, "es-maml": ("half-cheetah-vel",), "amago": TWO, "distil": TWO,
-    "ftml": TWO,
+    "learned-optimizer": TWO, "es-maml": ("half-cheetah-vel",), "amago": TWO, "ftml": TWO,
+    "distil": TOLD,
 }  # fmt: skip
 """Lines that are trained on these families alone. For faults, ES-MAML begins with a policy that is
 told of them, in es_damage.py: its page says why it does not begin with nothing."""
