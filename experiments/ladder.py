@@ -38,7 +38,7 @@ The adaptation score is (X − blind) / (oracle − blind), of mean returns: 0 i
 seeds. With one seed, what another one would give is not in the interval. *No score*: the oracle is
 not shown to be better than the blind policy, so that there is nothing to be gained by knowing the
 task, or the training was too short to show it. *Episodes* is how many of the task the learner had
-seen.
+seen: those that adapt between episodes have in a round as many as in training, others one.
 
 Made by `python experiments/ladder.py --write` from the files that `make results` wrote. All of it
 ran on CPUs, one thread each, on a machine that was busy with other work: minutes are wall-clock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from helpers.scripts import experiment
@@ -141,16 +142,14 @@ def test_the_queue_lists_what_is_done(ladder, tmp_path, monkeypatch, capsys):
     ]  # fmt: skip
 
 
-def test_the_queue_works_and_goes_on(ladder, tmp_path, monkeypatch, capsys):
-    """A small queue: blind, oracle and fine-tuning on point-goal, from nothing to three files."""
-    from dataclasses import replace
-
+def small_queue(monkeypatch, tmp_path, lines, **tiny):
+    """Make these lines, with these settings, the whole queue. Returns its lines and its items."""
     import run_queue
 
-    tiny = {"tasks_per_iteration": 2, "evaluate_tasks": 2, "hidden": [8], "epochs": 1}
+    tiny = {"tasks_per_iteration": 2, "evaluate_tasks": 2, "hidden": [8], **tiny}
     small = {
         name: replace(run_queue.LINES[name], settings=run_queue.LINES[name].settings | tiny)
-        for name in ("ppo", "oracle", "finetune")
+        for name in lines
     }
     monkeypatch.setattr(PointGoal, "horizon", 4)
     monkeypatch.setattr(run_queue, "RESULTS", tmp_path / "results")
@@ -160,6 +159,15 @@ def test_the_queue_works_and_goes_on(ladder, tmp_path, monkeypatch, capsys):
     items = [run_queue.Item("point-goal", line, 1) for line in small]
     monkeypatch.setattr(run_queue, "queue", lambda: items)
     monkeypatch.setattr(run_queue.os, "nice", lambda _: 0)
+    return small, items
+
+
+def test_the_queue_works_and_goes_on(ladder, tmp_path, monkeypatch, capsys):
+    """A small queue: blind, oracle and fine-tuning on point-goal, from nothing to three files."""
+    import run_queue
+
+    lines = ("ppo", "oracle", "finetune")
+    small, items = small_queue(monkeypatch, tmp_path, lines, epochs=1)
     assert run_queue.main([]) == 0
     results = {item.line: json.loads(item.result.read_text()) for item in items}
     assert results["oracle"]["family"] == "point-goal+told"
@@ -177,6 +185,27 @@ def test_the_queue_works_and_goes_on(ladder, tmp_path, monkeypatch, capsys):
     assert train["tasks_per_iteration"] == 4
     assert run_queue.main(["--list"]) == 0
     assert "to do" not in capsys.readouterr().out
+
+
+def test_rounds_of_who_adapts_between_episodes_are_those_of_training(
+    ladder, tmp_path, monkeypatch, capsys
+):
+    """A result of other rounds is tested anew, and nothing is trained anew for it."""
+    import run_queue
+
+    tiny = {"rollouts_per_task": 3, "inner_steps": 1}
+    _, (item,) = small_queue(monkeypatch, tmp_path, ("reptile",), **tiny)
+    assert run_queue.main([]) == 0
+    first = json.loads(item.result.read_text())
+    assert first["experience"] == [0, 3, 6, 9]
+    item.result.write_text(json.dumps(first | {"experience": [0, 4, 8, 12], "returns": []}))
+    capsys.readouterr()
+    assert run_queue.main(["--list"]) == 0
+    assert capsys.readouterr().out == "to do  point-goal-reptile-seed1\n"
+    assert run_queue.main([]) == 0
+    assert "has finished training; testing it" in capsys.readouterr().out
+    again = json.loads(item.result.read_text())
+    assert [again[k] for k in ("experience", "returns")] == [first["experience"], first["returns"]]
 
 
 def test_results_of_other_settings_are_marked_until_they_are_trained_anew(ladder):
