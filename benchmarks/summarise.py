@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,15 +199,11 @@ def learners() -> str:
     ]  # fmt: skip
     for one in result["results"]:
         share, name = one["share_of_bare_speed"], one["learner"]
-        update = one["seconds_update"] / (one["seconds_sampling"] + one["seconds_update"])
-        why = REASONS.get(
-            name, f"the update is {100 * update:.0f} % of it, and collecting the rest"
-        )
         rows.append((
             f"`{name}`" + ("" if one["family"] == "half-cheetah-vel" else f" on {one['family']}"),
             f"{one['tasks']} × {one['rollouts_per_task']}", f"{one['env_steps'] / 1e3:.0f}",
             f"{one['seconds']:.1f}", f"{one['seconds_bare_physics']:.2f}", f"{100 * share:.0f} %",
-            why if share < SLOW else "",
+            why_slow(one),
         ))  # fmt: skip
     described = (
         f"`{result['command']}`, {result['date']}: CPU time of "
@@ -217,6 +214,40 @@ def learners() -> str:
     return f"{table(rows)}\n\n{fill(described)}"
 
 
+def why_slow(one: dict[str, Any]) -> str:
+    """What takes the time of an iteration that is slower than `SLOW`, and nothing of others."""
+    if one["share_of_bare_speed"] >= SLOW:
+        return ""
+    update = one["seconds_update"] / (one["seconds_sampling"] + one["seconds_update"])
+    halves = f"the update is {100 * update:.0f} % of it, and collecting the rest"
+    return REASONS.get(one["learner"], halves)
+
+
+def cost(*names: str) -> str:
+    """How fast a whole iteration of some learners is, for the page of one."""
+    found = {one["learner"]: one for one in load("learners")["results"]}
+    said = []
+    for name in names:
+        why = why_slow(found[name])
+        said.append(
+            f"`{name}` {100 * found[name]['share_of_bare_speed']:.0f} %"
+            + (f" ({why})" if why else "")
+        )
+    return fill(
+        f"How fast a whole iteration is, with 100 % for the bare simulation of its steps: "
+        f"{'; '.join(said)}. [How that is measured](../speed.md#a-whole-iteration-of-each-learner)."
+    )
+
+
+COSTS = {
+    "rl2": ("rl2", "mingru", "mann", "hyper"), "varibad": ("varibad", "mixture", "contrastive"),
+    "meta-sgd": ("meta-sgd",), "maml-trpo": ("maml-trpo",),
+    **{name: (name,) for name in (
+        "ppo", "prototypes", "rma", "distil", "promp", "cavia", "reptile", "learned-optimizer",
+        "ftml", "es-maml", "amago", "grbal", "rebal", "diayn",
+    )},
+}  # fmt: skip
+"""Page of an algorithm -> the learners and settings whose speed it tells."""
 ALGORITHMS = {"maml-trpo": "MAML-TRPO", "rl2": "RL²", "pearl": "PEARL", "ppo": "PPO"}
 
 
@@ -354,6 +385,10 @@ BLOCKS = {
     "learners": ("docs/speed.md", learners),
     "pearl-update": ("docs/algorithms/pearl.md", pearl_update),
     "own-robot": ("docs/own-robot.md", own_robot),
+    **{
+        f"cost {name}": (f"docs/algorithms/{name}.md", partial(cost, *of_it))
+        for name, of_it in COSTS.items()
+    },
 }
 """Name of the marks -> the page, and what makes the text."""
 

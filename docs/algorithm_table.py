@@ -47,6 +47,25 @@ CHOOSE = {
     "ppo": "the baseline without adaptation; on `FAMILY+told` the oracle",
 }
 """A learner -> take it if …; in the order of the table."""
+SETTINGS = {
+    "mingru": ("rl2", "RL² with `--memory mingru`", "as rl2, and training time is dear"),
+    "s5": ("rl2", "RL² with `--memory s5`", "as mingru, with another recurrence"),
+    "mann": ("rl2", "RL² with `--memory mann`", "what is remembered is to be addressed: research"),
+    "hyper": ("rl2", "RL² with `--memory hyper`", "memory is to make the weights: research"),
+    "e-rl2": ("rl2", "RL² with `--credit e-rl2`", "the first episode may be spent on exploring"),
+    "mixture": ("varibad", "VariBAD with `--objective mixture`", "tasks are of several kinds"),
+    "contrastive": (
+        "varibad", "VariBAD with `--objective contrastive`",
+        "the decoder has nothing that it could predict",
+    ),
+    "meta-sgd": (
+        "maml-trpo", "MAML-TRPO with `--learn-inner-lr`",
+        "as maml-trpo, and each weight may have a step size of its own",
+    ),
+}  # fmt: skip
+"""A setting that has results of its own -> its learner, what it is, and take it if …."""
+PAGES = {"meta-sgd": "meta-sgd"}
+"""Settings with a page; the others are on their learner's."""
 INTRO = """\
 # Which learner
 
@@ -56,9 +75,10 @@ reason for.
 
 Returns are means over held-out tasks and seeds, in the first episode of a task → after K more; of
 families that have a handful of tasks in all (\\*) the held-out ones are those of training.
-Learners were trained for different numbers of environment steps, so rows of one family are not a
-race: [the ladder](../ladder.md) gives all the same, and a score between the blind policy and the
-oracle. Of `distil` the teacher's are among them.
+The last rows of the first table are settings of a learner that have results of their own. Learners
+were trained for different numbers of environment steps, so rows of one family are not a race: [the
+ladder](../ladder.md) gives all the same, and a score between the blind policy and the oracle. Of
+`distil` the teacher's are among them.
 """
 RANKED = """\
 ## By family
@@ -70,7 +90,7 @@ difference may be luck; [Results](../results.md) has seeds and intervals.
 
 
 def measured() -> dict[str, dict[str, dict[str, Any]]]:
-    """Return learner -> family -> first, last, K, env steps and seeds of its longest training."""
+    """Return learner or setting -> family -> what its longest training came to, as `summed`."""
     found: dict[tuple[str, str], dict[Path, list[dict[str, Any]]]] = defaultdict(
         lambda: defaultdict(list)
     )
@@ -85,6 +105,8 @@ def measured() -> dict[str, dict[str, dict[str, Any]]]:
             # other settings of a learner have other labels
             if together or label in (learner, result["split"]):
                 found[learner, family][path.parent].append(result)
+            elif SETTINGS.get(label, "")[0:1] == (learner,):
+                found[label, family][path.parent].append(result)
     rows: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for (learner, family), folders in sorted(found.items()):
         rows[learner][family] = max(
@@ -138,8 +160,11 @@ def page() -> str:
     for name, when in CHOOSE.items():
         what = first_line(find_learner(name)).rstrip(".")
         lines.append(f"| [{name}]({name}.md) | {what} | {adapts(name)} | {when} |")
+    for name, (learner, what, when) in SETTINGS.items():
+        to = PAGES.get(name, learner)
+        lines.append(f"| [{name}]({to}.md) | {what} | {adapts(learner)} | {when} |")
     lines += ["", "## What ours reached", "", "| learner | family | result |", "|---|---|---|"]
-    for name in CHOOSE:
+    for name in (*CHOOSE, *SETTINGS):
         for family, row in rows.get(name, {}).items():
             lines.append(f"| {name} | {family}{row['mark']} | {returns(row)} |")
         if name not in rows:
@@ -156,8 +181,11 @@ def ranked(rows: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
         "|---|---|---|---|",
     ]
     for family in sorted({family for found in rows.values() for family in found}):
-        found = {name: rows[name][family] for name in CHOOSE if family in rows.get(name, {})}
-        found = {k: v for k, v in found.items() if not find_learner(k).adapts_to_demonstrations}
+        found = {
+            name: rows[name][family] for name in (*CHOOSE, *SETTINGS)
+            if family in rows.get(name, {})
+            and not find_learner(SETTINGS.get(name, (name,))[0]).adapts_to_demonstrations
+        }  # fmt: skip
         if len(found) < 2:
             continue
         first = max(found, key=lambda name: found[name]["first"])

@@ -21,6 +21,7 @@ from metarl.learning.registry import find_learner
 from metarl.runs.config import MAX_WORLDS, TrainConfig, default_out, finished
 from metarl.runs.run_folder import has_trained
 from metarl.runs.runner import IterationFunction, meta_train
+from metarl.runs.signals import TrainingStopped
 from metarl.simulation.warp.choice import NATIVE, Physics
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.family import TaskFamily
@@ -138,12 +139,26 @@ def train_or_resume(
 
     Returns:
         The run folder.
+
+    Raises:
+        TrainingStopped: as `meta_train`; the same call goes on with the run.
     """
     name = find_family(family).name
     run = Path(train.out or default_out(name, algorithm, train.seed))
     train = replace(train, out=str(run))
-    if not has_trained(run):
-        return start_run(family, algorithm, train, learner, callbacks)
+    try:
+        if not has_trained(run):
+            return start_run(family, algorithm, train, learner, callbacks)
+        return _go_on(run, family, algorithm, train, learner, say, callbacks)
+    except TrainingStopped as stop:
+        raise stop.for_the_same_command() from None
+
+
+def _go_on(
+    run: Path, family: str, algorithm: str, train: TrainConfig, learner: object,
+    say: Callable[[str], object], callbacks: Sequence[Callback | IterationFunction],
+) -> Path:  # fmt: skip
+    """Go on with a run that has a checkpoint, if its settings are these; see `train_or_resume`."""
     checkpoint = checkpoints.load(
         checkpoints.newest(run),
         family=family if plugin_file(family) else None,  # files that the caller names may be run

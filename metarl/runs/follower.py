@@ -44,9 +44,9 @@ class Follower(Runner):
     def save(self, *, again: bool = False) -> None:
         """Write nothing."""
 
-    def how_to_resume(self) -> str:
+    def how_to_resume(self) -> tuple[str, str]:
         """Return what is not printed."""
-        return f"rank {self.ranks.rank} stopped"
+        return f"rank {self.ranks.rank} stopped", "rank 0 says how to go on"
 
     def summarise(self) -> None:
         """Print nothing."""

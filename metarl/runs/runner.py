@@ -165,7 +165,7 @@ class Runner:
             for callback in self.callbacks:
                 callback.on_end(self)
             if self.stop.signum is not None:
-                raise TrainingStopped(self.how_to_resume(), self.stop.signum, self.folder.path)
+                raise TrainingStopped(*self.how_to_resume(), self.stop.signum, self.folder.path)
         self.summarise()
         return self.folder.path
 
@@ -371,12 +371,12 @@ class Runner:
 
     # --- the end --------------------------------------------------------------------------------
 
-    def how_to_resume(self) -> str:
-        """Return one line on what is saved and how to go on."""
+    def how_to_resume(self) -> tuple[str, str]:
+        """Return what is saved, and how to go on."""
         kept = checkpoints.newest(self.folder.path)
         return (
-            f"stopped after iteration {self.position.iteration}; saved {kept}; "
-            f"go on with: metarl train --resume {quoted(self.folder.path)}"
+            f"stopped after iteration {self.position.iteration}; saved {kept}",
+            f"go on with: metarl train --resume {quoted(self.folder.path)}",
         )
 
     def summarise(self) -> None:

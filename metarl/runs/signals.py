@@ -48,10 +48,16 @@ class TrainingStopped(Ended):
     A KeyboardInterrupt, so that a script which trains several runs stops as a whole.
     """
 
-    def __init__(self, message: str, signum: int, run: Path) -> None:
-        """Say what stopped, by which signal, and where the run folder is."""
-        super().__init__(message, EXIT_CODES[signal.Signals(signum)])
-        self.run = run
+    def __init__(self, saved: str, how: str, signum: int, run: Path) -> None:
+        """Say what is saved, how to go on, which signal it was, and where the run folder is."""
+        super().__init__(f"{saved}; {how}", EXIT_CODES[signal.Signals(signum)])
+        self.saved, self.signum, self.run = saved, signum, run
+
+    def for_the_same_command(self) -> TrainingStopped:
+        """Return it as of a command that goes on by itself when it is given again."""
+        return TrainingStopped(
+            self.saved, "the same command goes on with it", self.signum, self.run
+        )
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:

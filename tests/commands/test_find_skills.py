@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from helpers.refusals import refused
 
 from envs.point import PointGoal
+from metarl.algorithms import Diayn
 from metarl.cli import main
 from metarl.commands.evaluating.opened import same_tasks
 from metarl.commands.export import export_agent
@@ -48,6 +50,29 @@ def test_skills_are_found_and_trained_on(tmp_path, capsys, monkeypatch) -> None:
     error = capsys.readouterr().err
     assert "three.safetensors' is missing" in error
     assert error.count("\n") == 1
+
+
+def test_the_search_goes_on_when_the_same_command_is_given_again(tmp_path, capsys, monkeypatch):
+    """Ctrl-C says so, and names no command that would train on and write no skills."""
+    monkeypatch.setattr(PointGoal, "horizon", 5)
+    update = Diayn.update
+
+    def interrupted(self, *args):
+        signal.raise_signal(signal.SIGINT)
+        return update(self, *args)
+
+    monkeypatch.chdir(tmp_path)
+    words = ["skills", "point-goal", "--count", "3", "--env-steps", "8000", "--threads", "1",
+             "--out", "three.safetensors", "--run", "run"]  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(Diayn, "update", interrupted)
+        assert main(words) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("metarl: stopped after iteration 1; saved ")
+    assert said.endswith("; the same command goes on with it")
+    assert main(words) == 0
+    assert "going on with" in capsys.readouterr().out
+    assert Skills.load(tmp_path / "three.safetensors").count == 3
 
 
 @pytest.fixture(scope="module")
