@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,19 @@ class Demonstrations:
             first=first, prev_action=before, prev_reward=earned, tasks=len(which),
             extras={DEMONSTRATED: valid},
         )  # fmt: skip
+
+    def first(self, tasks: int) -> Demonstrations:
+        """Return those of the first tasks alone.
+
+        Raises UserError if there are fewer.
+        """
+        if not 1 <= tasks <= len(self.tasks):
+            raise UserError(
+                f"the demonstrations are of {counted(len(self.tasks), 'task')}, and not of "
+                f"{tasks}: record more with `metarl demos --tasks {tasks}`"
+            )
+        parts = {name: getattr(self, name)[:tasks] for name in _KINDS}
+        return replace(self, tasks=self.tasks[:tasks], **parts)
 
     # --- the file ------------------------------------------------------------------------------
 

@@ -42,6 +42,8 @@ class ImitationSettings(Settings):
     heldout_demos: str | None = None
     """File of demonstrations of held-out tasks, for the evaluations of a training: without one they
     show no adaptation."""
+    train_tasks: Count | None = None
+    """Learn from so many of the demonstrated tasks, the first; default: from all."""
     std: NonNegative = 0.1
     """Standard deviation of the actions where it explores, in units of half the action range."""
     updates: Count = 20
@@ -111,7 +113,8 @@ class Lessons:
                     f"{self.name} learns from demonstrations: give --demos FILE, which "
                     f"`metarl demos RUN --split train` records"
                 )
-            self.training = Demonstrations.load(self.config.demos)
+            found, wanted = Demonstrations.load(self.config.demos), self.config.train_tasks
+            self.training = found if wanted is None else found.first(wanted)
         return self.training
 
     def check(self, worlds: VecWorlds) -> Demonstrations:

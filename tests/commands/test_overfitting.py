@@ -130,15 +130,16 @@ def test_a_learner_with_a_pool_of_its_own_is_given_that_setting() -> None:
 
 
 @pytest.mark.parametrize("name", ["mil", "contextual-bc"])
-def test_who_imitates_has_as_many_tasks_as_are_demonstrated(name: str) -> None:
+def test_who_imitates_has_at_most_as_many_tasks_as_are_demonstrated(name: str) -> None:
     file = demonstrations_file(tasks=3)
     words = ["point-goal", name, "--tasks-per-iteration", "3", "--demos", file, "--num-tasks"]
-    runs, _, numbers = _planned(*_taken([*words, "3"]))
-    assert list(numbers.values()) == [3]
-    assert runs[0].parsed.train.num_train_tasks == 3
-    for given, wrong in ((["inf"], "inf"), (["4"], "4"), (["3", "8", "inf"], "8 inf")):
-        with refused(f"--num-tasks {wrong}: {name} trains on the 3 tasks", file, "--num-tasks 3"):
-            _planned(*_taken([*words, *given]))
+    runs, _, numbers = _planned(*_taken([*words, "2", "3"]))
+    assert list(numbers.values()) == [2, 3]
+    assert [run.parsed.learner.train_tasks for run in runs] == [2, 3]
+    with refused("their number is finite"):
+        _planned(*_taken([*words, "3", "inf"]))
+    with refused("of 3 tasks, and not of 8", "--tasks 8"):
+        _planned(*_taken([*words, "3", "8"]))
 
 
 def test_the_table_leaves_out_what_a_row_lacks() -> None:
@@ -163,17 +164,18 @@ def test_who_imitates_is_shown_demonstrations_in_the_test(tmp_path, monkeypatch)
     }
     words = (
         "overfitting", "point-goal", "mil", "--demos", str(files["train"]), "--heldout-demos",
-        str(files["heldout"]), "--num-tasks", "3", "--test-tasks", "9", "--iterations", "1",
-        "--tasks-per-iteration", "3", "--rollouts-per-task", "1", "--evaluate-tasks", "3",
+        str(files["heldout"]), "--num-tasks", "2", "3", "--test-tasks", "9", "--iterations", "1",
+        "--tasks-per-iteration", "2", "--rollouts-per-task", "1", "--evaluate-tasks", "3",
         "--evaluate-episodes", "1", "--test-episodes", "1", "--device", "cpu",
         "--out", str(tmp_path / "out"),
     )  # fmt: skip
     assert main(words) == 0
-    (row,) = json.loads((tmp_path / "out" / "overfitting.json").read_text())["rows"]
-    assert set(row["sets"]) == {"train", "heldout"}
-    held = row["sets"]["heldout"]
+    rows = json.loads((tmp_path / "out" / "overfitting.json").read_text())["rows"]
+    assert [set(row["sets"]) for row in rows] == [{"train", "heldout"}] * 2
+    assert [row["sets"]["train"]["tasks"] for row in rows] == [2, 3]
+    held = rows[1]["sets"]["heldout"]
     assert held["tasks"] == 3
-    run = next((tmp_path / "out").glob("*/curve.json"))
+    run = next((tmp_path / "out").glob("train-tasks=3*/curve.json"))
     last = json.loads(run.read_text())[-1]
     assert [held["mean_before"], held["mean"]] == [[last["before"]], [last["after"]]]
     assert held["mean"] != held["mean_before"]
@@ -183,5 +185,5 @@ def test_who_imitates_is_shown_demonstrations_in_the_test(tmp_path, monkeypatch)
     # As recorded anew under the same name.
     shutil.copy(demonstrations_file("heldout", tasks=2), files["heldout"])
     assert main(words) == 0
-    (row,) = json.loads((tmp_path / "out" / "overfitting.json").read_text())["rows"]
-    assert row["sets"]["heldout"]["tasks"] == 2  # no test of other demonstrations is kept
+    rows = json.loads((tmp_path / "out" / "overfitting.json").read_text())["rows"]
+    assert rows[1]["sets"]["heldout"]["tasks"] == 2  # no test of other demonstrations is kept

@@ -260,3 +260,14 @@ def test_records_are_the_same_on_any_number_of_threads() -> None:
     again = record(as_policy(goes_there), worlds, tasks, split="train")
     one = demonstrated("train", 3, 3)
     assert all(torch.equal(t, one.tensors()[name]) for name, t in again.tensors().items())
+
+
+def test_the_first_tasks_are_those_of_the_file() -> None:
+    found = Demonstrations.load(demonstrations_file(tasks=3))
+    two = found.first(2)
+    assert len(two.tasks) == 2
+    assert np.array_equal(two.tasks.values, found.tasks.values[:2])
+    assert torch.equal(two.obs, found.obs[:2])
+    assert two.returns.shape == (2, found.per_task)
+    with refused("of 3 tasks, and not of 4: record more with `metarl demos --tasks 4`"):
+        found.first(4)

@@ -141,7 +141,9 @@ def _planned(
             f"--num-tasks inf: {base.algorithm} keeps data of each training task, so their number "
             f"is finite"
         )
-    if not own:
+    if own and hasattr(base.learner, "demos"):
+        _refuse_more_than_demonstrated(base.learner, numbers)
+    elif not own:
         _refuse_other_numbers(base, args.num_tasks, numbers)
     name = "train-tasks" if own else "num-train-tasks"
     refuse_rivals((name,), rest, "--num-tasks")
@@ -154,6 +156,14 @@ def _planned(
         word = run.setting.partition("=")[2]
         by_run[run.folder] = None if word == "None" else int(word)
     return runs, folder, by_run
+
+
+def _refuse_more_than_demonstrated(learner: Any, numbers: Sequence[int | None]) -> None:
+    """Raise UserError for more tasks than a learner's file demonstrates."""
+    from metarl.learning.demonstrations import Demonstrations
+
+    if learner.demos is not None:
+        Demonstrations.load(learner.demos).first(max(number or 1 for number in numbers))
 
 
 def _refuse_other_numbers(base: Any, words: Sequence[str], numbers: Sequence[int | None]) -> None:
@@ -170,11 +180,9 @@ def _refuse_other_numbers(base: Any, words: Sequence[str], numbers: Sequence[int
     has = cls(spec, base.learner).num_train_tasks
     wrong = [word for word, number in zip(words, numbers, strict=True) if number != has]
     if has is not None and wrong:
-        file = getattr(base.learner, "demos", None)
-        where = f"that are demonstrated in '{file}'" if file else "that it has data of"
         raise UserError(
             f"--num-tasks {' '.join(wrong)}: {base.algorithm} trains on the "
-            f"{counted(has, 'task')} {where}: give --num-tasks {has}"
+            f"{counted(has, 'task')} that it has data of: give --num-tasks {has}"
         )
 
 
