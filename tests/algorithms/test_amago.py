@@ -1,17 +1,15 @@
 """AMAGO: what it acts on is what it learns from, targets and filter by plain loops, and a toy."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 import torch
+from helpers.side import Side
 from torch import Tensor
 
-from envs.point import PointGoal
 from metarl import TaskDistribution, TaskWorlds, UserError, evaluate
 from metarl.algorithms.amago import Amago, AmagoConfig, Draws, _packed, cloned
 from metarl.base.keys import Key
-from metarl.simulation.backend import Backend, State
 from metarl.worlds.vector import Spec
 
 SMALL = {
@@ -238,19 +236,6 @@ def test_settings_that_cannot_work_are_refused(settings: dict, message: str) -> 
 
 
 # --- a toy ----------------------------------------------------------------------------------------
-
-
-class Side(PointGoal):
-    """Push forward or back, whichever pays: 2 a - a² or -2 a - a² for the first action a."""
-
-    name = "side"
-    horizon = 8
-
-    def reward(
-        self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Return (B,), at most 1; what is best for both sides together is 0."""
-        return 2 * action[:, 0] * task["goal_x"].sign() - action[:, 0].square()
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """RL²: sequences aligned with what was collected, advantages by hand, and a memory that is used."""
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from helpers.families import mostly_slow
 from helpers.refusals import refused
+from helpers.side import Side
 from small_rl2 import TASKS, collected, learner, point, shaken
 
 from metarl import (
@@ -183,6 +185,31 @@ def test_it_learns_to_use_its_memory() -> None:
     assert second["kept"] > first + 2.0
     assert second["zeroed"] < second["kept"] - 2.0
     assert second["swapped"] < second["kept"] - 5.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["mann", "hyper", "s5"])
+def test_other_memories_learn_which_side_pays(memory: str) -> None:
+    first, second = on_which_side(30, memory=memory, gamma=0.5)
+    assert 2.0 < first < second
+    assert second > 5.0
+
+
+@pytest.mark.slow
+def test_it_learns_what_it_is_paid_for_in_the_second_episode_alone() -> None:
+    _, second = on_which_side(60, credit="e-rl2", gamma=0.8)
+    assert second > 5.0
+
+
+def on_which_side(iterations: int, **settings) -> np.ndarray:
+    """Returns of both episodes. Blind to the task at most 0 is to be had, who knows it has 8."""
+    worlds = TaskWorlds(Side(), 50, 1)
+    distribution = TaskDistribution(worlds.family)
+    agent = Rl2(worlds.spec, Rl2Config(units=16, hidden=16, lr=3e-3, **settings))
+    for i in range(iterations):
+        agent.meta_step(worlds, distribution.sample(50, Key(0, i).numpy()), Key(1, i))
+    tasks = distribution.split("heldout", 50)
+    return np.mean(evaluate(agent, worlds, tasks, episodes=1, seed=0).returns, axis=0)
 
 
 @torch.no_grad()
