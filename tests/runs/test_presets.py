@@ -45,7 +45,7 @@ def test_what_was_measured_was_measured_with_these_settings():
     ("family", "algorithm", "name", "found"),
     [("half-cheetah-vel", "rl2", None, "half-cheetah-vel/rl2"),
      ("half-cheetah-vel", "rl2", "none", None),
-     ("half-cheetah-vel", "ppo", None, None),
+     ("half-cheetah-crippled", "ppo", None, None),
      ("half-cheetah-vel", "pearl", "pearl-full", "half-cheetah-vel/pearl-full"),
      ("half-cheetah-vel+told", "rl2", None, None),
      ("half-cheetah-vel+told", "ppo", "ladder/oracle", "ladder/oracle"),
