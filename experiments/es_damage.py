@@ -3,10 +3,11 @@
 ``RUN`` of --told is of ppo on FAMILY+told, and of --blind on FAMILY. ES-MAML begins with the policy
 of the first, to which what it was told is a context to try others in its place, and looks for a
 good one by hill climbing: 20 rollouts a round. Writes results/es-maml/FAMILY-seedN.json, with N
-the seed of training, and of those on half-cheetah-crippled the table that the page of ES-MAML has
-(``--write``: only that). The page has the commands that trained these runs.
+the seed of training, and the table that the page of ES-MAML has (``--write``: only that). The page
+has the commands that trained these runs.
 """
 
+import itertools
 import json
 import sys
 from argparse import ArgumentParser, Namespace
@@ -30,11 +31,9 @@ from metarl.runs.progress import say
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results" / "es-maml"
-SHOWN = "half-cheetah-crippled-seed*.json"
+SHOWN = "*-crippled-seed*.json"
 PAGE = ROOT / "docs" / "algorithms" / "es-maml.md"
-SPLITS = {
-    "heldout": "one of five, as in training", "ood": "the back thigh's, never in training"
-}  # fmt: skip
+SPLITS = {"heldout": "as in training", "ood": "never in training"}
 
 
 def main(argv: list[str]) -> int:
@@ -89,20 +88,28 @@ def measure(args: Namespace) -> None:
 def table() -> str:
     """Return the page's table: a row for each split and seed, and gains of a round and two."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob(SHOWN))]
+    results.sort(key=lambda result: result["family"], reverse=True)
     each = results[0]["settings"]["rollouts"]
     rows = [
-        "| dead motor | seed | blind | told | context: before "
+        "| family | damage | seed | blind | told | context: before "
         f"| after {each} rollouts | after {2 * each} "
         f"| gain of {each} rollouts | gain of {2 * each} |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for split, words in SPLITS.items():
-        for result in results:
+    for family in dict.fromkeys(result["family"] for result in results):
+        of_it = [result for result in results if result["family"] == family]
+        for split, result in itertools.product(SPLITS, of_it):
             found = result[split]
             means = [found[name]["mean"][0] for name in ("blind", "told")]
             means += found["context"]["mean"]
             gains = ["{:+.0f} [{:+.0f}, {:+.0f}]".format(*g) for g in found["context"]["gain"]]
-            cells = (words, str(result["seed"]), *(f"{mean:.0f}" for mean in means), *gains)
+            cells = (
+                family,
+                SPLITS[split],
+                str(result["seed"]),
+                *(f"{mean:.0f}" for mean in means),
+                *gains,
+            )
             rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
