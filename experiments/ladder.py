@@ -15,6 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import ladder_curves
 import numpy as np
 from ladder_profiles import PICTURE, draw, profiles
 from result_files import teacher_steps
@@ -346,6 +347,9 @@ def page(results: Results) -> str:
     parts += ["\n## Over families\n", f"{AFTER}\n", *summary(results)]
     if scored(results):
         parts += ["\n## Performance profiles\n", PROFILES]
+    if learned := ladder_curves.curves(dict(_trained(results))):
+        parts += ["\n## Learning curves\n", f"{ladder_curves.TEXT}\n"]
+        parts += ladder_curves.table(learned)
     if theirs := load(WITNESSED):
         parts += ["\n## Independent witnesses\n", f"{WITNESSES}\n", *witnesses(results, theirs)]
     return "\n".join([*parts, "\n## What it cost\n", f"{COST}\n", *costs(results)]) + "\n"
@@ -354,7 +358,7 @@ def page(results: Results) -> str:
 def main(argv: list[str]) -> int:
     """Print the page, or write it."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--write", action="store_true", help="write docs/ladder.md and its picture")
+    parser.add_argument("--write", action="store_true", help="write the page and its pictures")
     results = load(RESULTS)
     text = page(results)
     if parser.parse_args(argv).write:
@@ -362,6 +366,10 @@ def main(argv: list[str]) -> int:
         README.write_text(readme(README.read_text("utf-8"), results), encoding="utf-8")
         if found := scored(results):
             draw(profiles(found), PICTURE)
+        trained = dict(_trained(results))
+        still = {name: lines["ppo"][0]["stand_still"] for name, lines in trained.items()
+                 if lines.get("ppo")}  # fmt: skip
+        ladder_curves.draw(ladder_curves.curves(trained), still, ladder_curves.PICTURE)
     else:
         print(text)
     return 0

@@ -36,6 +36,45 @@ def test_the_picture_is_made_from_the_files(ladder):
     assert ladder_profiles.PICTURE.stat().st_size < 100_000
 
 
+def test_the_curves_are_made_from_the_files(ladder):
+    import ladder_curves
+
+    trained = dict(ladder._trained(ladder.load(ladder.RESULTS)))
+    assert ladder_curves.drawn(ladder_curves.PICTURE) == ladder_curves.curves(trained)
+    assert ladder_curves.PICTURE.stat().st_size < 300_000
+
+
+def test_a_line_is_ahead_from_where_it_stays_above_the_blind_one(ladder):
+    """Of means over seeds that were tested at other steps, and as far as both were trained."""
+    import ladder_curves
+
+    def seed(*points: tuple[float, float], teacher: int = 0) -> dict:
+        rows = [{"env_steps": 1e6 * at, "before": value} for at, value in points]
+        return {"curve": rows, "teacher_env_steps": teacher}
+
+    found = ladder_curves.curves({
+        "f": {
+            "ppo": [seed((0, 0.0), (3, 30.0))],  # 10 a million
+            "rl2": [seed((0, -10.0), (1, 0.0), (2, 60.0), (4, 60.0)), seed((0, -10.0), (4, 30.0))],
+            "oracle": [seed((0, 1.0), (3, 31.0))],
+            "distil": [seed((0, 0.0), (1, 5.0), teacher=2_000_000)],
+        },
+        "none": {"rl2": [seed((0, 0.0), (3, 30.0))]},
+    })  # fmt: skip
+    assert list(found) == ["f"]  # nothing to compare with on the other
+    lines = found["f"]
+    assert lines["rl2"]["mean"][0] == -10.0
+    assert (lines["rl2"]["low"][-1], lines["rl2"]["high"][-1]) == (30.0, 60.0)
+    assert lines["distil"]["steps"][0] == 2.0
+    # Means at 1 M: (0 + 0) / 2 = 0, below 10; at 2 M: (60 + 10) / 2 = 35, above 20. They meet at
+    # 0 + 35 (x - 1) = 10 x, x = 1.4.
+    at = ladder_curves.ahead_from(lines["rl2"], lines["ppo"])
+    assert 1.4 < at < 1.4 + 0.3
+    assert ladder_curves.ahead_from(lines["oracle"], lines["ppo"]) == 0.0
+    assert ladder_curves.ahead_from(lines["distil"], lines["ppo"]) is None
+    assert ladder_curves.table(found)[2] == f"| f | the start | {at:.1f} M | 4.0 M |"
+
+
 def test_every_result_belongs_to_the_queue(ladder):
     import run_queue
 
