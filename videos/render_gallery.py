@@ -75,6 +75,10 @@ SHOTS = {
         says="RL² finds out within its first episode which way an ant is to run", seconds=6.0
     ),
     "quadruped-vel-ppo": Shot(says="A quadruped walks with payloads and grip that differ"),
+    "quadruped-vel-rl2": Shot(
+        says="RL² feels what it carries and stands on, and follows its commands",
+        against=("quadruped-vel-ppo",), seconds=6.0,
+    ),
     "quadruped-vel-rma": Shot(
         says="RMA feels what it carries and stands on, and follows its commands",
         against=("quadruped-vel-ppo",), seconds=6.0,
