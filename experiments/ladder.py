@@ -19,7 +19,7 @@ import ladder_curves
 import numpy as np
 from ladder_profiles import PICTURE, draw, profiles
 from result_files import teacher_steps
-from run_queue import LINES, MILLIONS, OWN, RESULTS, ROOT, lines_of, outdated
+from run_queue import LINES, MILLIONS, OWN, RESULTS, ROOT, lines_of, outdated, stale
 from witness import RESULTS as WITNESSED
 
 from metarl.base.keys import Key
@@ -171,7 +171,7 @@ def _row(family: str, line: str, lines: dict[str, list[dict[str, Any]]], episode
 
 def dagger(found: list[dict[str, Any]]) -> str:
     """Return the mark of results whose line has other settings by now."""
-    return " †" if any(map(outdated, found)) else ""
+    return " †" if any(map(stale, found)) else ""
 
 
 def daggers(results: Results) -> list[str]:
@@ -179,14 +179,12 @@ def daggers(results: Results) -> list[str]:
     had: dict[str, set[str]] = {}
     for lines in results.values():
         for line, found in lines.items():
-            for name, value in (pair for one in found for pair in outdated(one).items()):
+            for name, value in (pair for one in found for pair in stale(one).items()):
                 had.setdefault(line, set()).add(f"{name}={value}")
     if not had:
         return []
     said = "; ".join(f"{line} {', '.join(sorted(of))}" for line, of in had.items())
-    text = (
-        f"† Of settings that the line has no longer, until `make results` trains it anew: {said}."
-    )
+    text = f"† Of settings or a test of before, until `make results` makes it anew: {said}."
     return ["", *textwrap.wrap(text, 100)]
 
 

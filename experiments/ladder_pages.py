@@ -30,7 +30,7 @@ NOTE = """\
 From [the ladder](../ladder.md), which has the oracle's returns, scores, ood tasks and hardware.
 *Blind* is `ppo` on that family, with its env steps. *Minutes* are of training, on one thread of a
 busy machine. `python experiments/run_queue.py --only 'FAMILY-SETTING-'` trains one. †: of settings
-that the line has no longer."""
+or a test of before."""
 
 
 def table(results: Results, lines: list[str]) -> str:

@@ -147,18 +147,13 @@ class Item(NamedTuple):
         """Whether there is a result, of the settings and the test that the line has now."""
         if not self.result.is_file():
             return False
-        found = json.loads(self.result.read_text("utf-8"))
-        return not outdated(found) and not self.tested_otherwise(found)
+        return not stale(json.loads(self.result.read_text("utf-8")))
 
     def test(self) -> Measure:
         """Return how the line is tested after training."""
         rollouts = self.preset.configs()[0].rollouts_per_task if self.line in BETWEEN else 4
         episodes = 0 if self.line in ("ppo", "oracle") else 3
         return Measure(test_episodes=episodes, test_rollouts=rollouts)
-
-    def tested_otherwise(self, result: dict[str, Any]) -> bool:
-        """Whether a result's test had rounds of another number of episodes than the line's now."""
-        return self.line in BETWEEN and result["experience"][1] != self.test().test_rollouts
 
 
 def outdated(result: dict[str, Any]) -> dict[str, Any]:
@@ -171,6 +166,14 @@ def outdated(result: dict[str, Any]) -> dict[str, Any]:
     settings = Item(family, result["line"], train["seed"]).preset.settings.items()
     aside = ("evaluate", "print", "checkpoint")
     return {k: had.get(k) for k, now in settings if not k.startswith(aside) and had.get(k) != now}
+
+
+def stale(result: dict[str, Any]) -> dict[str, Any]:
+    """Return that, and how many episodes a round of the test had if it would have others now."""
+    item = Item(result["family"].replace("+told", ""), result["line"], result["seed"])
+    had = {"test_rollouts": result["experience"][1]} if item.line in BETWEEN else {}
+    now = item.test().test_rollouts
+    return outdated(result) | {k: had for k, had in had.items() if had != now}
 
 
 def queue() -> list[Item]:

@@ -238,11 +238,13 @@ def test_rounds_of_who_adapts_between_episodes_are_those_of_training(
     first = json.loads(item.result.read_text())
     assert first["experience"] == [0, 3, 6, 9]
     item.result.write_text(json.dumps(first | {"experience": [0, 4, 8, 12], "returns": []}))
+    assert run_queue.stale(json.loads(item.result.read_text())) == {"test_rollouts": 4}
     capsys.readouterr()
     assert run_queue.main(["--list"]) == 0
     assert capsys.readouterr().out == "to do  point-goal-reptile-seed1\n"
     assert run_queue.main([]) == 0
     assert "has finished training; testing it" in capsys.readouterr().out
+    assert run_queue.stale(json.loads(item.result.read_text())) == {}
     again = json.loads(item.result.read_text())
     assert [again[k] for k in ("experience", "returns")] == [first["experience"], first["returns"]]
 
@@ -255,7 +257,7 @@ def test_results_of_other_settings_are_marked_until_they_are_trained_anew(ladder
     page = ladder.page({family: lines})
     assert f"| {family} | ppo † | 0 | 1.0 |" in page
     assert f"| {family} | rl2 | 0 | 2.0 |" in page
-    assert "until `make results` trains it anew: ppo\ntasks_per_iteration=3." in page
+    assert "`make results` makes it anew: ppo tasks_per_iteration=3." in " ".join(page.split())
 
 
 def test_witnesses_stand_beside_ours(ladder):
