@@ -99,7 +99,7 @@ def test_the_pages_of_learners_have_the_ladder_s_results():
     for path, text in pages.items():
         assert path.read_text(encoding="utf-8") == text, path
     rows = module.table(module.load(module.RESULTS), ["e-rl2", "promp"]).splitlines()[2:6]
-    assert [row.split(" | ")[0] for row in rows] == ["| `e-rl2`"] * 2 + ["| `promp`"] * 2
+    assert [row.split("`")[1] for row in rows] == ["e-rl2"] * 2 + ["promp"] * 2
 
 
 def test_a_seed_joins_those_of_the_same_settings(tmp_path, monkeypatch):
