@@ -115,7 +115,7 @@ def furnish(
         UserError: a name or pattern matches nothing, or a joint has an actuator already.
     """
     if floor:
-        _add_floor(spec)
+        add_floor(spec)
     parts = (actuators,) if isinstance(actuators, PD) else actuators
     if not (isinstance(parts, tuple | list) and all(isinstance(part, PD) for part in parts)):
         raise UserError(f"actuators must be pd(…), or several in a tuple, not {actuators!r:.80}")
@@ -130,7 +130,7 @@ def furnish(
         spec.add_key(name="home", qpos=pose.qpos, ctrl=pose.ctrl, act=pose.act)
 
 
-def _add_floor(spec: mujoco.MjSpec) -> None:
+def add_floor(spec: mujoco.MjSpec) -> None:
     """Add an infinite plane that every solid geom meets, and a light, where there are none."""
     geoms = list(spec.geoms)
     grounds = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_HFIELD)

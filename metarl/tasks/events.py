@@ -64,6 +64,29 @@ class Memory(dict[str, Tensor]):
         )
 
 
+def claim(
+    family: TaskFamily, variation: str, memory: Mapping[str, tuple[int, ...]],
+    events: Mapping[str, Every] | None = None,
+) -> None:  # fmt: skip
+    """Give a family the memory and the events of a variation.
+
+    Raises UserError, one line, if it has some of these names of its own: the one would be taken for
+    the other.
+    """
+    events = events or {}
+    for what, had, more in (
+        ("a memory", family.memory, memory), ("an event", family.events, events),
+    ):  # fmt: skip
+        for name in more:
+            if name in had:
+                raise UserError(
+                    f"family '{family.name}': {variation}: it has {what} named '{name}' of its "
+                    f"own: call that otherwise"
+                )
+    family.memory = {**family.memory, **memory}
+    family.events = {**family.events, **events}
+
+
 def give_memory(family: TaskFamily, sim: Backend) -> None:
     """Give the worlds of a simulator the memory that a family declares, all 0."""
     sim.memory = Memory(

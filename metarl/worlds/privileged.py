@@ -15,14 +15,24 @@ if TYPE_CHECKING:
     from metarl.worlds.vector import VecWorlds
 
 
-def check_privileged(family: TaskFamily, shown: Tensor | None, num_worlds: int) -> int:
-    """Return P, how many numbers the family shows critics. Raises UserError for a wrong shape."""
+def check_privileged(
+    family: TaskFamily, shown: Tensor | None, num_worlds: int, size: int | None = None
+) -> int:
+    """Return P, how many numbers the family shows critics.
+
+    Raises UserError for a wrong shape, or if it was `size` before and is not now.
+    """
     if shown is None:
         return 0
     if shown.ndim != 2 or len(shown) != num_worlds or not shown.shape[1]:
         raise UserError(
             f"family '{family.name}': privileged() returned shape {tuple(shown.shape)}, "
             f"expected ({num_worlds}, P), with at least one number, or None"
+        )
+    if size not in (None, shown.shape[1]):
+        raise UserError(
+            f"family '{family.name}': privileged() returned {shown.shape[1]} numbers for each "
+            f"world, and {size} before: it has to be as many at every step"
         )
     return shown.shape[1]
 

@@ -397,4 +397,6 @@ class TaskWorlds(VecWorlds):
         """What only critics may see now, (B, P) float32; None if the family has no such thing."""
         if not hasattr(self, "spec") or not self.spec.privileged_size:
             return None
-        return copied(self._ask("privileged", self.simulator, self.task), torch.float32)
+        shown = self._ask("privileged", self.simulator, self.task)
+        check_privileged(self.family, shown, self.num_worlds, self.spec.privileged_size)
+        return copied(shown, torch.float32)

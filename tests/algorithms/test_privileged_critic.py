@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.refusals import refused
 
 from metarl import (
     Choices,
@@ -178,3 +179,27 @@ def test_the_old_name_of_the_setting_is_the_new_one(cls, tmp_path) -> None:
     assert read_train(overruled).learner.critic == "plain"
     with pytest.raises(UserError, match="critic must be one of plain, privileged, not 'own'"):
         config(critic="own")
+
+
+@pytest.mark.parametrize(
+    ("later", "words"),
+    [
+        (lambda sim: sim.qpos[:, :3], "returned 3 numbers for each world, and 2 before"),
+        (lambda sim: None, "returned NoneType, expected"),
+        (lambda sim: sim.qpos[:, 0], "returned shape (4,), expected (4, P)"),
+    ],
+)
+def test_what_is_shown_stays_as_wide_as_it_began(later, words: str) -> None:
+    """In a line that names the family, and not where rows are put together."""
+    steps = iter(range(100))
+    family = replace_attributes(
+        find_family("half-cheetah-vel"), name="mine",
+        privileged=lambda sim, task: later(sim) if next(steps) > 5 else sim.qpos[:, :2],
+    )  # fmt: skip
+    worlds = TaskWorlds(family, TASKS * EACH, 1)
+    worlds.set_tasks(TaskDistribution(worlds.family).split("train", TASKS), EACH)
+    worlds.seed(Key(0))
+    with refused("family 'mine': privileged() " + words):
+        worlds.reset()
+        for _ in range(10):
+            worlds.step(torch.zeros(TASKS * EACH, worlds.spec.action_size))

@@ -224,3 +224,13 @@ def test_friction_is_the_feet_s() -> None:
         slid.append(float((worlds.simulator.qpos[:, 0] - start).mean()))
     assert slid[0] > 0.15
     assert slid[1] < 0.05
+
+
+def test_critics_are_shown_how_fast_the_trunk_is_and_the_ground_around_it() -> None:
+    worlds = standing()
+    sim, family = worlds.simulator, worlds.family
+    shown = family.privileged(sim, worlds.task)
+    assert shown.shape == (4, worlds.spec.privileged_size) == (4, 3 + 39)
+    assert torch.equal(shown[:, :3], family.root.linear_velocity(sim))
+    ground = family.heights(sim)
+    torch.testing.assert_close(shown[:, 3:], ground - sim.qpos[:, 2:3])

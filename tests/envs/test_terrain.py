@@ -6,8 +6,9 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from helpers.refusals import refused
 
-from metarl import TaskDistribution, Tasks, TaskWorlds, find_family
+from metarl import Key, TaskDistribution, Tasks, TaskWorlds, find_family
 from metarl.tasks.family import TaskFamily, without_termination
 from metarl.tasks.registry import list_families
 from metarl.tasks.variations.fields import (
@@ -20,6 +21,7 @@ from metarl.tasks.variations.fields import (
     _steps,
     bank,
 )
+from metarl.tasks.variations.terrain import OnTerrain
 from metarl.worlds.task_worlds import TaskWorlds as Worlds
 
 BLIND = sorted(name for name in list_families() if name.endswith("-terrain"))
@@ -250,3 +252,38 @@ def test_a_video_names_the_ground() -> None:
     """Ground 34 = 4 × 8 + 2 is the third kind, steps, of seed 8."""
     words = find_family("half-cheetah-terrain").describe({"ground": 34.0, "difficulty": 0.6})
     assert words == ["steps 8", "difficulty 0.6"]
+
+
+def test_bumps_are_as_fine_as_the_rest_unless_said_otherwise() -> None:
+    plain, same = (Terrain(0.4, 1.0, 6.0, cell=0.2, **more) for more in ({}, {"bump_cell": 0.2}))
+    for ground in range(4):
+        assert np.array_equal(plain.field(ground), same.field(ground))
+
+
+BALL = """
+<mujoco>
+  <worldbody>
+    <body name="ball" pos="0 0 1"><freejoint/><geom size=".1"/>
+      <body><joint name="arm" axis="0 1 0"/><geom size=".05"/></body>
+    </body>
+  </worldbody>
+  <actuator><motor joint="arm"/></actuator>
+</mujoco>
+"""
+
+
+def test_a_robot_of_one_s_own_on_terrain_needs_a_plane() -> None:
+    """Which it may be given; the heights of the scan are then of the ground around it."""
+    robot = type("Rolls", (OnTerrain, TaskFamily), {
+        "name": "rolls", "model": BALL, "horizon": 10, "terrain": SMALL, "top_speed": 1.0,
+        "params": SMALL.params(), "scan": True, "scan_x": (0.0, 0.5),
+        "observe": lambda self, sim, task: self.with_scan(sim, sim.qpos),
+        "reward": lambda self, sim, before, action, task: sim.qpos[:, 0],
+    })  # fmt: skip
+    with refused("family 'rolls': a terrain rises out of a plane, and the model has none named"):
+        robot()
+    family = type("Floored", (robot,), {"floor": True})()
+    worlds = TaskWorlds(family, 1, 1)
+    worlds.set_tasks(family.distribution.nominal(), 1)
+    worlds.seed(Key(0))
+    assert worlds.reset()[0, -2:].tolist() == pytest.approx([-1.0, -1.0], abs=0.1)

@@ -23,6 +23,7 @@ from metarl.check.suite import (
 )
 from metarl.check.trajectory import hurried
 from metarl.tasks.composition import compose
+from metarl.tasks.events import every
 from metarl.tasks.family import replace_attributes
 
 BALL = """
@@ -234,6 +235,13 @@ ARM = f"{Path(__file__).parents[2]}/docs/examples/my_arm.py:MyArm"
          "history_length must be from 1 to 1000, not 0"),
         (lambda: compose(type("B", (Ball,), {"observation_scale": (1.0,)}), ["noise"])(),
          "observation_scale has 1 numbers, and the observation 3"),
+        *((lambda own=own, name=name: compose(type("B", (Ball,), own), [name])(), words)
+          for own, name, words in (
+            ({"memory": {"push": (3,)}}, "push", "+push: it has a memory named 'push' of its own"),
+            ({"events": {"push": every(0.1)}}, "push", "+push: it has an event named 'push' of"),
+            ({"memory": {"seen": (2,)}}, "history", "+history: it has a memory named 'seen'"),
+            ({"memory": {"noise": (2,)}}, "noise", "+noise: it has a memory named 'noise' of"),
+        )),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_in_one_line(make, words: str) -> None:

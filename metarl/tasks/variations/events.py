@@ -17,7 +17,7 @@ from metarl.base.errors import UserError
 from metarl.base.keys import BatchedRNG
 from metarl.simulation.backend import Backend, State
 from metarl.simulation.root import Root, find_base
-from metarl.tasks.events import every
+from metarl.tasks.events import claim, every
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.params import Interval, Param
 from metarl.tasks.variations.terrain import robot_box
@@ -45,8 +45,8 @@ class Push(TaskFamily):
         mine = model.body_rootid[model.jnt_bodyid] == model.body_rootid[base.body]
         self._pushed = base.body if base.kind != "fixed" else int(model.jnt_bodyid[mine].max())
         self._mass = float(model.body_subtreemass[self._pushed])
-        self.memory = {**self.memory, "push": (3,), "unpushed": (3,)}
-        self.events = {**self.events, "push": every("push_interval", jitter=0.5)}
+        when = every("push_interval", jitter=0.5)
+        claim(self, "+push", {"push": (3,), "unpushed": (3,)}, {"push": when})
 
     def event(
         self, name: str, sim: Backend, ids: Tensor, task: Mapping[str, Tensor], rng: BatchedRNG
@@ -111,8 +111,8 @@ class Command(TaskFamily):
         self._widths = (speed / 8, speed / 8, speed * self._turns / 4)[:size]
         if not isinstance(self.observation_scale, int | float):
             self.observation_scale = (*self.observation_scale, *self._widths)
-        self.memory = {**self.memory, "command": (size,)}
-        self.events = {**self.events, "command": every(*_times(self, 1 / 4), jitter=0.5)}
+        when = every(*_times(self, 1 / 4), jitter=0.5)
+        claim(self, "+command", {"command": (size,)}, {"command": when})
 
     def initial_state(self, sim: Backend, ids: Tensor, rng: BatchedRNG) -> None:
         """Begin as the family does, and draw the first command, as shares of `command_speed`."""

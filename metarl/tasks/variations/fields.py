@@ -49,9 +49,10 @@ class Terrain:
     """The field covers x in [−reach, reach]: farther than the robot can get in an episode."""
     cell: float
     """Distance of grid points along x."""
-    bump_cell: float = 0.0
-    """The same along x and y for the bumps of a robot that is not planar: coarser, since those
-    fields need points all over, which take memory where they are drawn."""
+    bump_cell: float | None = None
+    """The same along x and y for the bumps of a robot that is not planar, which had better be
+    coarser, since those fields need points all over, which take memory where they are drawn; None:
+    as `cell`."""
     planar: bool = False
     """Whether the robot moves in the plane y = 0, so that y needs no reach and no detail."""
     flat: float = 1.5
@@ -60,7 +61,11 @@ class Terrain:
     def columns(self, ground: int) -> int:
         """Grid points along x."""
         bumps = not self.planar and KINDS[ground % 4] == "roughness"
-        return 2 * math.ceil(self.reach / (self.bump_cell if bumps else self.cell)) + 1
+        return 2 * math.ceil(self.reach / (self._bump_cell if bumps else self.cell)) + 1
+
+    @property
+    def _bump_cell(self) -> float:
+        return self.cell if self.bump_cell is None else self.bump_cell
 
     @property
     def width(self) -> float:
@@ -79,7 +84,7 @@ class Terrain:
         x = np.linspace(-self.reach, self.reach, self.columns(ground))
         rows = self.rows(ground)
         if kind == "roughness":
-            spacing = max(0.5 * self.length, 2 * self.bump_cell)
+            spacing = max(0.5 * self.length, 2 * self._bump_cell)
             v = _roughness(rng, x, np.linspace(-self.width, self.width, rows), spacing)
             away = np.abs(x) if self.planar else np.maximum(np.abs(x), np.abs(x)[:, None])
         else:

@@ -19,7 +19,7 @@ from metarl.base.keys import BatchedRNG
 from metarl.simulation.backend import Backend
 from metarl.simulation.edits import shift
 from metarl.tasks.distribution import Tasks
-from metarl.tasks.events import every
+from metarl.tasks.events import claim, every
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.params import Interval, Param
 
@@ -70,8 +70,8 @@ class VaryingLatency(Latency):
         """Make room for the draw, and plan the next."""
         super().__init__()
         self._own_delay = torch.from_numpy(self.compiled.actuator_delay.copy())
-        self.memory = {**self.memory, "delay": (1,)}
-        self.events = {**self.events, "delay": every(REDRAWN, jitter=0.5)}
+        when = every(REDRAWN, jitter=0.5)
+        claim(self, "+varying-latency", {"delay": (1,)}, {"delay": when})
 
     def latest(self, tasks: Tasks) -> np.ndarray:
         """Return (M,) the longest delay of each task, s."""

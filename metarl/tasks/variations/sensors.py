@@ -16,7 +16,7 @@ from metarl.base.errors import UserError, user_code
 from metarl.base.keys import BatchedRNG
 from metarl.simulation.backend import Backend
 from metarl.simulation.simulator import Simulator
-from metarl.tasks.events import give_memory
+from metarl.tasks.events import claim, give_memory
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.params import Interval, Param
 
@@ -36,7 +36,7 @@ class Noise(TaskFamily):
     def __init__(self) -> None:
         """Make room for the noise of one observation."""
         super().__init__()
-        self.memory = {**self.memory, "noise": (observed_size(self, super().observe),)}
+        claim(self, "+noise", {"noise": (observed_size(self, super().observe),)})
 
     def initial_state(self, sim: Backend, ids: Tensor, rng: BatchedRNG) -> None:
         """Begin as the family does, and draw the noise of the first observation."""
@@ -69,7 +69,7 @@ class History(TaskFamily):
             )
         seen = observed_size(self, super().observe)
         width = seen + self.command_map.size
-        self.memory = {**self.memory, "history": (steps, width), "seen": (seen,)}
+        claim(self, "+history", {"history": (steps, width), "seen": (seen,)})
 
     def act(self, sim: Backend, action: Tensor, task: Mapping[str, Tensor]) -> None:
         """Note the observation that the agent acted on, and the action: (B, A), clipped."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.simulation.backend import Backend
+from metarl.simulation.furnish import add_floor
 from metarl.simulation.ground import GEOM, Ground, HeightScan
 from metarl.simulation.root import Root, find_base
 from metarl.tasks.family import TaskFamily
@@ -57,6 +58,13 @@ class OnTerrain(TaskFamily):
         cls = type(self)
         if cls not in _BUILT:  # millions of elevations take a second, a copy takes none
             spec = spec.copy()
+            if self.floor:
+                add_floor(spec)
+            if spec.geom(self.plane) is None:
+                raise UserError(
+                    f"family '{self.name}': a terrain rises out of a plane, and the model has none "
+                    f"named '{self.plane}': set plane to its name, or floor = True"
+                )
             self.terrain.add_to(spec, self.plane)
             if len(_BUILT) >= _KEPT:
                 _BUILT.pop(next(iter(_BUILT)))
