@@ -40,6 +40,8 @@ class Trace(NamedTuple):
     qpos: Tensor
     """After the step; of the next episode where one began."""
     qvel: Tensor
+    privileged: Tensor
+    """What critics may see then, (T, B, P), P = 0 of a family that shows nothing."""
 
     def worlds(self, which: Tensor) -> Trace:
         """Return the trace of some worlds: indices, or a (B,) mask."""
@@ -96,10 +98,11 @@ def run(
         if fault and t == fault.step:
             getattr(sim, fault.field)[fault.world] = fault.value
         got = worlds.step(action)
+        shown = got.obs[:, :0] if worlds.privileged is None else worlds.privileged.clone()
         steps.append(
             Trace(
                 got.obs, got.next_obs, got.reward, got.terminated, got.truncated, got.diverged,
-                sim.qpos.clone(), sim.qvel.clone(),
+                sim.qpos.clone(), sim.qvel.clone(), shown,
             )
         )  # fmt: skip
     return Trace(*(torch.stack(part) for part in zip(*steps, strict=True)))

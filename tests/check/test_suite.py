@@ -84,6 +84,14 @@ def mixed_observe(self, sim, task):
     return obs - obs.mean(0)
 
 
+def mixed_privileged(self, sim, task):
+    return sim.qvel - sim.qvel.mean(0)
+
+
+def nan_privileged(self, sim, task):
+    return torch.where(sim.qpos > 0.05, torch.nan, sim.qpos)
+
+
 def flat_observe(self, sim, task):
     return sim.qpos[:, 0]
 
@@ -136,6 +144,8 @@ def half_blind_reward(self, sim, before, action, task) -> torch.Tensor:
         (broken(reward=crash), "Observations, rewards", "RuntimeError: out of cheese (line"),
         (broken(initial_state=random_start), "Resets and draws", "from `rng`"),
         (broken(observe=mixed_observe), "A world does not depend", "that world's row alone"),
+        (broken(privileged=mixed_privileged), "A world does not depend", "privileged of world 0"),
+        (broken(privileged=nan_privileged), "Everything stays finite", "privileged() is not fin"),
         (broken(observe=flat_observe), "Observations, rewards", "observe() returned shape"),
         (broken(terminated=always), "Episodes are cut", "every episode ends"),
         (broken(reward=teleporting_reward), "The worlds equal a plain loop", "at step 1"),
