@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -214,3 +214,26 @@ def _frame(error: BaseException, file: Path) -> traceback.FrameSummary | None:
     """Return the innermost frame of an error in a plug-in's file, if there is one."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
     return frames[-1] if frames else None
+
+
+def check_methods(own: object, base: type, names: Iterable[str], where: str) -> None:
+    """Raise UserError, one line, if a method cannot be called as that of its base class is.
+
+    Args:
+        own: an object of a class that derives from `base`.
+        base: whose methods say what they are called with.
+        names: of the methods.
+        where: words that name `own`.
+    """
+    for name in names:
+        wanted = list(inspect.signature(getattr(base, name)).parameters.values())[1:]
+        named = {one.name: one for one in wanted if one.kind is one.KEYWORD_ONLY}
+        placed = [one.name for one in wanted if one.kind is not one.KEYWORD_ONLY]
+        try:
+            inspect.signature(getattr(own, name)).bind(*placed, **named)
+        except TypeError:
+            star = ["*"] if named else []
+            raise UserError(
+                f"{where}: {name} must take ({', '.join(('self', *placed, *star, *named))}), not "
+                f"{inspect.signature(getattr(type(own), name))}"
+            ) from None

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metarl.base.distributed import ALONE, Ranks
 from metarl.base.errors import UserError, check_kinds
+from metarl.base.plugins import check_methods
 from metarl.base.threads import check_defaults
 from metarl.worlds.policy import Policy
 from metarl.worlds.vector import Spec
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from metarl.tasks.variations.skills import Skills
     from metarl.worlds.rollout import Rollout
     from metarl.worlds.vector import VecWorlds
+
+
+METHODS = ("begin", "act", "act_and_record", "adapt", "collect", "update", "meta_step")
+"""What rollouts and runs call of a learner; nothing of what critics may see is handed to `act`."""
 
 
 class Learner(Policy):
@@ -68,6 +73,7 @@ class Learner(Policy):
                 f"{' × '.join(map(str, spec.actions))} choices: use rl2"
             )
         check_defaults()
+        check_methods(self, Learner, METHODS, f"algorithm '{self.name}'")
         for name, value in getattr(config, "__dict__", {}).items():
             numbers = value if isinstance(value, tuple) else (value,)
             if any(isinstance(n, int) and abs(n) >= 2**31 for n in numbers):

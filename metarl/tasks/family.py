@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError
 from metarl.base.keys import BatchedRNG
+from metarl.base.plugins import check_methods
 from metarl.simulation.actions import Actions, Commands, commands, with_controllers
 from metarl.simulation.furnish import PD, Contact, furnish
 from metarl.simulation.home import Home, HomePose, begin_at, home_of, unit_quaternions
@@ -351,15 +351,7 @@ class TaskFamily:
             if value > MOST_STEPS:
                 raise UserError(f"{where}: {field} must be at most {MOST_STEPS}, not {value}")
         check_within(self)
-        for method in (name for name in METHODS if acts(self, name)):
-            names = list(inspect.signature(getattr(TaskFamily, method)).parameters)
-            try:
-                inspect.signature(getattr(self, method)).bind(*names[1:])
-            except TypeError:
-                raise UserError(
-                    f"{where}: {method} must take ({', '.join(names)}), not "
-                    f"{inspect.signature(getattr(type(self), method))}"
-                ) from None
+        check_methods(self, TaskFamily, [name for name in METHODS if acts(self, name)], where)
 
 
 def class_name(family: type[TaskFamily]) -> str:

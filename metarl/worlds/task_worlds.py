@@ -75,14 +75,12 @@ class TaskWorlds(VecWorlds):
         self._count_episodes()
         self.seed(Key(0))
         self.set_tasks(self.family.distribution.nominal(), num_worlds)
-        obs = self.reset()
-        sizes = obs.shape[1], self.family.command_map.size, self.family.horizon
+        sizes = self.reset().shape[1], self.family.command_map.size, self.family.horizon
         with self._guards["privileged"]:
             blind = self.family.privileged(self.simulator, self.task) is None
         shown = None if blind else self._ask("privileged", self.simulator, self.task)
         shown = check_privileged(self.family, shown, num_worlds)
-        tasks = self.family.distribution.task_size
-        self.spec = Spec(*sizes, (), tasks, shown, self._told_size())
+        self.spec = Spec(*sizes, (), self.family.distribution.task_size, shown, self._told_size())
         self.privileged = self._privileged()
 
     def _count_episodes(self) -> None:

@@ -203,3 +203,16 @@ def test_what_is_shown_stays_as_wide_as_it_began(later, words: str) -> None:
         worlds.reset()
         for _ in range(10):
             worlds.step(torch.zeros(TASKS * EACH, worlds.spec.action_size))
+
+
+class Peeks(Ppo):
+    """A learner that asks to act on what critics may see."""
+
+    def act(self, step, state, *, explore, noise, privileged):  # type: ignore[override]
+        return super().act(step, state, explore=explore, noise=noise)
+
+
+def test_a_learner_that_asks_to_act_on_it_is_refused() -> None:
+    wanted = "act must take (self, step, state, *, explore, noise), not (self, step, state, *,"
+    with refused("algorithm 'ppo': " + wanted):
+        Peeks(ready().spec, PpoConfig(**SMALL[Ppo]))
