@@ -117,3 +117,10 @@ class HeightScan:
         cos, sin = yaw.cos(), yaw.sin()
         y = self.root.position(sim, 1)
         return self.ground(sim, x + cos * ahead - sin * left, y + sin * ahead + cos * left)
+
+
+def terrain_of(model: mujoco.MjModel) -> Ground | None:
+    """Return the terrain that OnTerrain and ``+terrain`` added to a model, or None."""
+    geom = mujoco.mj_name2id(model, int(mujoco.mjtObj.mjOBJ_GEOM), GEOM)
+    field = geom >= 0 and model.geom_type[geom] == int(mujoco.mjtGeom.mjGEOM_HFIELD)
+    return Ground(model) if field else None

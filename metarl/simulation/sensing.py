@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metarl.base.errors import UserError, did_you_mean
 from metarl.simulation.backend import Backend
-from metarl.simulation.ground import Ground
+from metarl.simulation.ground import Ground, terrain_of
 from metarl.simulation.names import find
 
 _OBJECTS = {
@@ -71,14 +71,15 @@ class Places:
             model: compiled.
             names: by name or pattern.
             kind: what they are.
-            ground: what heights count from; None is z = 0.
+            ground: what heights count from; None is the terrain of OnTerrain and ``+terrain`` where
+                the model has one, and else z = 0.
 
         Raises:
             UserError: a name or pattern matches nothing.
         """
         if kind not in _OBJECTS:
             raise UserError(f"Places: kind must be one of {', '.join(_OBJECTS)}, not {kind!r:.40}")
-        self._field, self.ground = _PLACES[kind], ground
+        self._field, self.ground = _PLACES[kind], ground or terrain_of(model)
         self._ids = torch.tensor(find(model, _OBJECTS[kind], names))
 
     def __call__(self, sim: Backend) -> Tensor:

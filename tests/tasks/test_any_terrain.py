@@ -10,7 +10,7 @@ from helpers.refusals import refused
 from helpers.robots import ALL, DOG, robot
 
 from envs.variations import gymnasium_model
-from metarl import Interval, Param, TaskDistribution, pd, scale
+from metarl import Interval, Key, Param, Places, TaskDistribution, pd, scale
 from metarl.check.trajectory import run, worlds_of
 from metarl.tasks.composition import compose
 from metarl.worlds.model_probe import inert_parameter
@@ -83,3 +83,23 @@ TILTED = ALL["wheeled"].replace('type="plane"', 'type="plane" euler="0 10 0"')
 def test_who_does_not_fit_is_told_in_one_line(mjcf: str, words: str) -> None:
     with refused(words):
         compose(robot(mjcf), ["terrain"])
+
+
+def test_heights_of_feet_are_over_the_terrain_that_a_variation_added() -> None:
+    """And over z = 0 without it, and where the terrain does not stand out of the plane."""
+
+    def measured(family) -> tuple[torch.Tensor, torch.Tensor]:
+        places = Places(family.compiled, "*_foot")
+        worlds = worlds_of(family, TaskDistribution(family).sample(8, Key(1).numpy()))
+        worlds.reset()
+        sim = worlds.simulator
+        sim.qpos[:, 0] += 5.0  # far from the flat ground around the start
+        sim.refresh(None)
+        return places.heights(sim), places(sim)[..., 2]
+
+    plain = DOGGED()
+    heights, z = measured(plain)
+    assert torch.equal(heights, z)
+    heights, z = measured(compose(DOGGED, ["terrain"])())
+    assert (heights - z).abs().amax(1).gt(0.01).any()
+    assert (heights <= z + 1e-9).all()  # the terrain is never below the plane
