@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import pickle
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -161,7 +162,8 @@ class Ranks:
         if self.size == 1:
             return [mine]
         found: list[Any] = [None] * self.size
-        self._exchange(lambda dist: dist.all_gather_object(found, mine), 0)
+        size = len(pickle.dumps(mine)) * (self.size - 1)
+        self._exchange(lambda dist: dist.all_gather_object(found, mine), size)
         return found
 
     def every(self, mine: Sequence[T]) -> list[T]:

@@ -77,7 +77,10 @@ class TrainingProgress:
             if before is None or after is None
             else f"  return {shown(before, 1)} → {shown(after, 1)}"
         )
-        text = f"iteration {iteration}  {si(steps_per_second)} env steps/s  {left} left{returns}"
+        sent = metrics.get("megabytes_sent")
+        traffic = "" if sent is None else f"  {sent:.2g} MB sent"
+        speed = f"{si(steps_per_second)} env steps/s"
+        text = f"iteration {iteration}  {speed}  {left} left{returns}{traffic}"
         if self._bar is not None:
             self._bar.update(self._task, completed=min(done, self._total), description=text)
         elif iteration % self._print_every == 0 or iteration == 1 or done >= self._total:

@@ -258,6 +258,7 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_with_the_same_bits(
     output = process.communicate()[0]
     assert process.returncode == 0, output
     assert "Traceback" not in output
+    assert " MB sent" in output
     one, two = weights(whole), weights(killed)
     assert all(torch.equal(one[name], two[name]) for name in one)
     curves = [json.loads((run / "curve.json").read_text()) for run in (whole, killed)]
@@ -281,3 +282,11 @@ def test_a_rank_that_hangs_is_noticed(tmp_path) -> None:
     seen += process.communicate()[0]
     assert line in seen
     assert process.returncode != 0
+
+
+def test_rows_that_go_to_other_ranks_are_counted(monkeypatch) -> None:
+    sizes: list[int] = []
+    ranks = Ranks(3, 0, 3)
+    monkeypatch.setattr(ranks, "_exchange", lambda call, size: sizes.append(size))
+    ranks.objects([torch.zeros(1000)])
+    assert 2 * 4000 < sizes[0] < 2 * 5000  # float32, to two others
