@@ -10,8 +10,10 @@ or a session for itself: what takes long and is used once belongs in one test.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -23,6 +25,14 @@ os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="metarl-state-")
 
 import pytest
 from hypothesis import settings
+
+# Signals that are ignored here, as in the background of a script, would be by what tests start.
+for _number, _plain in (
+    (signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)
+):  # fmt: skip
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        with contextlib.suppress(ValueError):  # in a thread of a worker
+            signal.signal(_number, _plain)
 
 # No deadline: the first example pays for compiling a model. No random example: a failure repeats.
 settings.register_profile("metarl", deadline=None, derandomize=True, max_examples=50)

@@ -273,8 +273,6 @@ def test_a_signal_ends_any_command_in_one_line_and_leaves_nothing_half(name, tmp
 def test_a_signal_that_comes_as_the_command_ends_is_no_traceback(name, monkeypatch, capfd):
     """As from torchrun, which ends a rank that is ending by itself since another has died."""
     number = getattr(signal, name)
-    plain = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
-    before = signal.signal(number, plain)  # it is ignored under nohup
     handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)]
 
     def told(command, argv):  # its end is told, and the signal is not caught in there any more
@@ -282,12 +280,9 @@ def test_a_signal_that_comes_as_the_command_ends_is_no_traceback(name, monkeypat
         return 2
 
     monkeypatch.setattr(cli, "_code", told)
-    try:
-        assert cli.guarded(lambda _: 0, []) == 128 + number
-        assert capfd.readouterr() == ("", "")
-        assert handlers == [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)]
-    finally:
-        signal.signal(number, before)
+    assert cli.guarded(lambda _: 0, []) == 128 + number
+    assert capfd.readouterr() == ("", "")
+    assert handlers == [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)]
 
 
 def test_a_signal_that_comes_while_handlers_are_given_back_does_nothing(monkeypatch):
