@@ -64,8 +64,6 @@ SETTINGS = {
     ),
 }  # fmt: skip
 """A setting that has results of its own -> its learner, what it is, and take it if …."""
-PAGES = {"meta-sgd": "meta-sgd"}
-"""Settings with a page; the others are on their learner's."""
 INTRO = """\
 # Which learner
 
@@ -161,7 +159,7 @@ def page() -> str:
         what = first_line(find_learner(name)).rstrip(".")
         lines.append(f"| [{name}]({name}.md) | {what} | {adapts(name)} | {when} |")
     for name, (learner, what, when) in SETTINGS.items():
-        to = PAGES.get(name, learner)
+        to = name if PAGE.with_name(f"{name}.md").is_file() else learner
         lines.append(f"| [{name}]({to}.md) | {what} | {adapts(learner)} | {when} |")
     lines += ["", "## What ours reached", "", "| learner | family | result |", "|---|---|---|"]
     for name in (*CHOOSE, *SETTINGS):

@@ -109,8 +109,7 @@ class QuadrupedTerrain(OnTerrain, Quadruped):
 
     def privileged(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, 42): the trunk's velocity in its frame (m/s), and the heights of the scan."""
-        heights = self.heights(sim) - self.root.position(sim, 2)
-        return torch.cat((self.root.linear_velocity(sim), heights), dim=1)
+        return torch.cat((self.root.linear_velocity(sim), self.scanned(sim)), dim=1)
 
     def reward(
         self, sim: Backend, before: State, action: Tensor, task: Mapping[str, Tensor]

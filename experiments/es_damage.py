@@ -103,13 +103,8 @@ def table() -> str:
             means = [found[name]["mean"][0] for name in ("blind", "told")]
             means += found["context"]["mean"]
             gains = ["{:+.0f} [{:+.0f}, {:+.0f}]".format(*g) for g in found["context"]["gain"]]
-            cells = (
-                family,
-                SPLITS[split],
-                str(result["seed"]),
-                *(f"{mean:.0f}" for mean in means),
-                *gains,
-            )
+            named = (family, SPLITS[split], str(result["seed"]))
+            cells = (*named, *(f"{mean:.0f}" for mean in means), *gains)
             rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from result_files import drawn_numbers, teacher_steps
 
 from metarl.report.charts import PALETTE
 
@@ -46,7 +45,7 @@ def curves(results: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]]) -> Cur
 
 def _tests(result: dict[str, Any]) -> list[tuple[float, float]]:
     """Return env steps and first episode of each test in a training; nothing of fewer than two."""
-    taught = result.get("teacher_env_steps", 0)
+    taught = teacher_steps(result)
     rows = [row for row in result["curve"] if row.get("before") is not None]
     return [(row["env_steps"] + taught, row["before"]) for row in rows] if len(rows) > 1 else []
 
@@ -134,5 +133,4 @@ def _draw_family(axes: Axes, lines: Mapping[str, dict[str, list[float]]], still:
 
 def drawn(path: Path) -> Curves:
     """Return the curves of a picture, from its description."""
-    text = re.search(r"<dc:description>(.*?)</dc:description>", path.read_text("utf-8"), re.S)
-    return json.loads(unescape(text[1])) if text else {}
+    return drawn_numbers(path)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from html import unescape
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from result_files import drawn_numbers
 
 from metarl.base.keys import Key
 from metarl.evaluation.score import task_scores
@@ -80,5 +79,4 @@ def draw(found: Profiles, path: Path) -> None:
 
 def drawn(path: Path) -> Profiles:
     """Return the profiles of a picture, from its description."""
-    text = re.search(r"<dc:description>(.*?)</dc:description>", path.read_text("utf-8"), re.S)
-    return json.loads(unescape(text[1]))["profiles"] if text else {}
+    return drawn_numbers(path).get("profiles", {})

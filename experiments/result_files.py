@@ -1,7 +1,9 @@
 """The files in experiments/results/, for the scripts that make pages of them."""
 
 import json
+import re
 from collections import defaultdict
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +31,10 @@ def load(folder: Path) -> Results:
 def teacher_steps(result: dict[str, Any]) -> int:
     """Return for how many environment steps a student's teacher was trained; else 0."""
     return int(result.get("teacher_env_steps", 0))
+
+
+def drawn_numbers(picture: Path) -> Any:
+    """Return the JSON that an SVG of matplotlib's has for its description; {} if it has none."""
+    text = picture.read_text("utf-8")
+    found = re.search(r"<dc:description>(.*?)</dc:description>", text, re.S)
+    return json.loads(unescape(found[1])) if found else {}

@@ -169,11 +169,12 @@ def outdated(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def stale(result: dict[str, Any]) -> dict[str, Any]:
-    """Return that, and how many episodes a round of the test had if it would have others now."""
+    """Return `outdated`, and how many episodes a round of the test had if that is others now."""
     item = Item(result["family"].replace("+told", ""), result["line"], result["seed"])
-    had = {"test_rollouts": result["experience"][1]} if item.line in BETWEEN else {}
-    now = item.test().test_rollouts
-    return outdated(result) | {k: had for k, had in had.items() if had != now}
+    found = outdated(result)
+    if item.line in BETWEEN and result["experience"][1] != item.test().test_rollouts:
+        found["test_rollouts"] = result["experience"][1]
+    return found
 
 
 def queue() -> list[Item]:

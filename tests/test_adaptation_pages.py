@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -36,18 +38,15 @@ def test_a_table_of_streams_by_hand():
     assert second == "| b | −2 | earns most | 0.46 | 7 steps [5, 9] |"
 
 
-def test_the_page_of_ftml_has_the_table_of_its_file():
-    """`python experiments/ftml_stream.py --write` would not change it."""
-    module = script("ftml_stream")
+@pytest.mark.parametrize(
+    ("name", "mark"),
+    [("ftml_stream", "ftml streams"), ("es_damage", "es damage"), ("imitation", "imitation")],
+)
+def test_a_page_has_the_table_of_its_files(name: str, mark: str) -> None:
+    """`python experiments/NAME.py --write` would not change it."""
+    module = script(name)
     text = module.PAGE.read_text(encoding="utf-8")
-    assert module.filled(text, "ftml streams", module.table()) == text
-
-
-def test_the_page_of_es_maml_has_the_table_of_its_file():
-    """`python experiments/es_damage.py --write` would not change it."""
-    module = script("es_damage")
-    text = module.PAGE.read_text(encoding="utf-8")
-    assert module.filled(text, "es damage", module.table()) == text
+    assert module.filled(text, mark, module.table()) == text
 
 
 def test_the_page_of_overfitting_has_the_table_of_its_files():
@@ -55,13 +54,6 @@ def test_the_page_of_overfitting_has_the_table_of_its_files():
     module = script("overfitting")
     text = module.PAGE.read_text(encoding="utf-8")
     assert module.filled(text, "overfitting", module.table(module.load())) == text
-
-
-def test_the_page_of_mil_has_the_table_of_its_files():
-    """`python experiments/imitation.py --write` would not change it."""
-    module = script("imitation")
-    text = module.PAGE.read_text(encoding="utf-8")
-    assert module.filled(text, "imitation", module.table()) == text
 
 
 def test_the_pages_of_the_quadrupeds_have_what_their_legs_learned():

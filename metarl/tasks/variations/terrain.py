@@ -95,9 +95,11 @@ class OnTerrain(TaskFamily):
             sim: the worlds.
             observed: (B, O) the blind observation.
         """
-        if not self.scan:
-            return observed
-        return torch.cat((observed, self.heights(sim) - self.root.position(sim, 2)), dim=1)
+        return torch.cat((observed, self.scanned(sim)), dim=1) if self.scan else observed
+
+    def scanned(self, sim: Backend) -> Tensor:
+        """Return (B, N) the heights of the ground around the root, relative to the root (m)."""
+        return self.heights(sim) - self.root.position(sim, 2)
 
     def told(self, sim: Backend, task: Mapping[str, Tensor]) -> Tensor:
         """Return (B, n + N) the parameters, and the heights of the scan relative to the root, in m.
